@@ -1,0 +1,1 @@
+"""Stage 2: images and masks to crop stores."""

@@ -1,0 +1,118 @@
+"""Vocabularies of labels: which classes a run knows, by name and by index."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpa.errors import UserError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The classes of a run, in the order of their indices.
+
+    Parameters
+    ----------
+    name
+        What a recipe calls it, for example ``"hpa28"``.
+    classes
+        The name of each class; the position is the class index.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.classes)}
+
+    def index(self, name: str) -> int:
+        """Return the index of the class called `name`.
+
+        Raises
+        ------
+        UserError
+            If no class has that name.
+        """
+        if name not in self._index:
+            raise UserError(f"expected a class of the vocabulary {self.name}, found {name!r}")
+        return self._index[name]
+
+    def parse(self, text: str, separator: str | None = None) -> tuple[int, ...]:
+        """Read a target such as ``"16 0"`` into sorted, distinct class indices.
+
+        Parameters
+        ----------
+        text
+            Class indices joined by `separator`; an empty text is the empty target.
+        separator
+            What stands between the indices; None means any white space.
+
+        Raises
+        ------
+        UserError
+            If a part is not an integer in ``0..len(self) - 1``.
+        """
+        indices = set()
+        for part in text.split(separator):
+            if not (part.isascii() and part.isdigit() and int(part) < len(self)):
+                raise UserError(f"expected labels 0..{len(self) - 1}, found {part!r} in {text!r}")
+            indices.add(int(part))
+        return tuple(sorted(indices))
+
+    def format(self, target: Iterable[int], separator: str = " ") -> str:
+        """Write a target as its sorted class indices joined by `separator`."""
+        return separator.join(str(index) for index in sorted(target))
+
+    def multi_hot(self, targets: Iterable[Iterable[int]]) -> NDArray[np.bool_]:
+        """Turn N targets into a boolean array of shape (N, K), K the number of classes."""
+        rows = [tuple(target) for target in targets]
+        hot = np.zeros((len(rows), len(self)), dtype=bool)
+        for row, target in zip(hot, rows, strict=True):
+            row[list(target)] = True
+        return hot
+
+
+HPA28: Final = Vocabulary(
+    "hpa28",
+    (
+        "Nucleoplasm",
+        "Nuclear membrane",
+        "Nucleoli",
+        "Nucleoli fibrillar center",
+        "Nuclear speckles",
+        "Nuclear bodies",
+        "Endoplasmic reticulum",
+        "Golgi apparatus",
+        "Peroxisomes",
+        "Endosomes",
+        "Lysosomes",
+        "Intermediate filaments",
+        "Actin filaments",
+        "Focal adhesion sites",
+        "Microtubules",
+        "Microtubule ends",
+        "Cytokinetic bridge",
+        "Mitotic spindle",
+        "Microtubule organizing center",
+        "Centrosome",
+        "Lipid droplets",
+        "Plasma membrane",
+        "Cell junctions",
+        "Mitochondria",
+        "Aggresome",
+        "Cytosol",
+        "Cytoplasmic bodies",
+        "Rods & rings",
+    ),
+)
+"""The 28 classes of the Kaggle 2018 competition, in its numbering."""
+
+VOCABULARIES: Final = {HPA28.name: HPA28}

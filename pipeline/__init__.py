@@ -1,0 +1,1 @@
+"""The roof: calls the stages in sequence for a person."""
