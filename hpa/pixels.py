@@ -1,0 +1,146 @@
+"""Reading the planes of images, reading and writing label images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hpa.channels import Channel
+from hpa.errors import ImageError
+from hpa.files import write_bytes
+
+ONLY_PLANE: Final = -1
+"""Plane number of a file that must hold one gray plane and nothing else."""
+
+MOST_LABELS: Final = 65_535
+"""A uint16 label image holds no more objects."""
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+def read_plane(path: Path, plane: int = ONLY_PLANE) -> Pixels:
+    """Read one plane of an image file.
+
+    Parameters
+    ----------
+    path
+        A PNG, TIFF or JPEG file, 8 or 16 bit.
+    plane
+        Which plane to take, in the file's own order (red, green, blue for colour files); `ONLY_PLANE`
+        where the file must be gray.
+
+    Returns
+    -------
+    ndarray
+        Shape (H, W), uint8 or uint16.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, unreadable, cut short, of another type or without that plane.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"missing file {path.name}") from None
+    except OSError as error:
+        raise ImageError(f"unreadable file {path.name}: {error.strerror}") from None
+    image: Any = _decode(content, path.name)
+    if plane == ONLY_PLANE:
+        if image.ndim != 2:
+            raise ImageError(f"{path.name}: expected one gray plane, found {image.shape[2]}")
+        return cast(Pixels, image)
+    if image.ndim == 2:
+        image = image[..., np.newaxis]
+    if not 0 <= plane < image.shape[2]:
+        raise ImageError(f"{path.name}: expected a plane {plane}, found {image.shape[2]} planes")
+    if image.shape[2] >= 3:  # OpenCV's order is blue, green, red
+        plane = {0: 2, 2: 0}.get(plane, plane)
+    return cast(Pixels, np.ascontiguousarray(image[..., plane]))
+
+
+def _decode(content: bytes, name: str) -> Pixels:
+    # OpenCV fills the rest of a PNG that was cut short with zeros and says nothing.
+    if content.startswith(b"\x89PNG") and b"IEND" not in content[-64:]:
+        raise ImageError(f"truncated PNG {name}")
+    try:
+        image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if content else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError(f"{name} is not an image that can be decoded")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"{name}: expected 8 or 16 bit, found {image.dtype}")
+    return cast(Pixels, image)
+
+
+def read_channels(image: Mapping[str, Any], channels: Sequence[Channel]) -> Pixels:
+    """Read some channels of one image.
+
+    Parameters
+    ----------
+    image
+        A row of the image table (`hpa.images`).
+    channels
+        Which channels, in the order wanted.
+
+    Returns
+    -------
+    ndarray
+        Shape (C, H, W), uint8 or uint16.
+
+    Raises
+    ------
+    ImageError
+        If a plane cannot be read or the planes differ in size or depth.
+    """
+    planes: list[Pixels] = []
+    for channel in channels:
+        try:
+            planes.append(read_plane(Path(image[f"path_{channel}"]), int(image[f"plane_{channel}"])))
+        except ImageError as error:
+            raise ImageError(f"{channel} channel: {error}") from None
+        if planes[-1].shape != planes[0].shape:
+            raise ImageError(
+                f"channels of different size: {channels[0]} {planes[0].shape}, {channel} {planes[-1].shape}"
+            )
+        if planes[-1].dtype != planes[0].dtype:
+            raise ImageError(
+                f"channels of different depth: {channels[0]} {planes[0].dtype}, {channel} {planes[-1].dtype}"
+            )
+    return cast(Pixels, np.stack(planes))
+
+
+def write_labels(path: Path, labels: NDArray[np.integer[Any]]) -> None:
+    """Write a label image as a 16-bit PNG, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    labels
+        Shape (H, W), 0 for background and 1..n for objects.
+
+    Raises
+    ------
+    ImageError
+        If it has more objects than 16 bits can number.
+    """
+    if labels.size and labels.max() > MOST_LABELS:
+        raise ImageError(f"expected at most {MOST_LABELS} objects, found {labels.max()}")
+    _, content = cv2.imencode(".png", labels.astype(np.uint16), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    write_bytes(path, content.tobytes())
+
+
+def read_labels(path: Path) -> NDArray[np.uint16]:
+    """Read a label image of shape (H, W).
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read.
+    """
+    return read_plane(path).astype(np.uint16, copy=False)
