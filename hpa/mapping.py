@@ -29,18 +29,23 @@ Context = TypeVar("Context")
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of consecutive image ids.
+    """Some consecutive rows of the image table.
 
     Parameters
     ----------
     index
         Its number, from 0.
-    image_ids
-        Its images, in the order of the image table.
+    images
+        Its rows, in the order of the table (`hpa.images`, and what a stage joined to it).
     """
 
     index: int
-    image_ids: tuple[str, ...]
+    images: pd.DataFrame
+
+    @property
+    def image_ids(self) -> list[str]:
+        """The ids of its images."""
+        return list(self.images["image_id"])
 
     @property
     def name(self) -> str:
@@ -48,9 +53,9 @@ class Chunk:
         return f"{self.index:05d}"
 
 
-def cut_chunks(image_ids: Sequence[str], size: int = CHUNK_IMAGES) -> list[Chunk]:
-    """Cut image ids into chunks of `size`, the last one shorter."""
-    return [Chunk(i, tuple(image_ids[start : start + size])) for i, start in enumerate(range(0, len(image_ids), size))]
+def cut_chunks(images: pd.DataFrame, size: int = CHUNK_IMAGES) -> list[Chunk]:
+    """Cut the image table into chunks of `size` rows, the last one shorter."""
+    return [Chunk(i, images.iloc[start : start + size]) for i, start in enumerate(range(0, len(images), size))]
 
 
 def map_chunks(
@@ -89,12 +94,12 @@ def map_chunks(
         The parts, in the order of the chunks.
     """
     todo = [chunk for chunk in chunks if not _is_complete(_part(folder, chunk))]
-    images = sum(len(chunk.image_ids) for chunk in chunks)
+    images = sum(len(chunk.images) for chunk in chunks)
     with progress(what, images) as advance:
-        advance(images - sum(len(chunk.image_ids) for chunk in todo))
+        advance(images - sum(len(chunk.images) for chunk in todo))
         one = partial(_process_and_commit, process, context, folder)
         for chunk in _finished(one, todo, workers, preload):
-            advance(len(chunk.image_ids))
+            advance(len(chunk.images))
     parts = [pd.read_parquet(_part(folder, chunk)) for chunk in chunks]
     return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else parts[0]
 
