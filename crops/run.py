@@ -2,8 +2,10 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,7 +127,7 @@ def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
     return part.reindex(columns=[*COLUMNS, REASON, FAILURE]).astype({REASON: object, FAILURE: object})
 
 
-def _cut_image(context: _Context, image: dict[str, object]) -> tuple[Cut, pd.DataFrame]:
+def _cut_image(context: _Context, image: Mapping[Any, Any]) -> tuple[Cut, pd.DataFrame]:
     section = context.section
     pixels = to_8_bit(read_channels(image, context.channels))
     nothing = pd.DataFrame({"cell_label": pd.Series(dtype="int32"), REASON: pd.Series(dtype=object)})

@@ -77,7 +77,7 @@ def _decode(content: bytes, name: str) -> Pixels:
     return cast(Pixels, image)
 
 
-def read_channels(image: Mapping[str, Any], channels: Sequence[Channel]) -> Pixels:
+def read_channels(image: Mapping[Any, Any], channels: Sequence[Channel]) -> Pixels:
     """Read some channels of one image.
 
     Parameters

@@ -1,0 +1,102 @@
+"""The main job, shown on a synthetic atlas: no download, a known truth, one table at the end."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from segment.masks import read_masks
+
+from hpa.atlas import synthesize
+from hpa.files import write_json
+from hpa.work import WorkFolder, locked, open_work
+from pipeline.init import init
+from pipeline.recipe import load_recipe
+from pipeline.stages import run_stages
+from pipeline.truth import score_against_truth
+
+RECIPE: Final = Path(__file__).parent.parent / "recipes" / "demo.toml"
+
+TINY: Final = ("classify.epochs=1", "crops.size_px=32", "data.folds=2")
+"""Settings of `--tiny`: every part runs, nothing is learned."""
+
+
+def demo(
+    root: Path, recipe: Path, images: int, test: int, seed: int, *, tiny: bool = False, device: str = "auto"
+) -> int:
+    """Make a synthetic atlas, run every stage on it, score it against its truth, print a table.
+
+    Parameters
+    ----------
+    root
+        The work folder; the atlas goes to its folder ``atlas``, the figures to ``demo.json``.
+    recipe
+        The recipe.
+    images, test
+        How many train and test images are drawn.
+    seed
+        Of the atlas.
+    tiny
+        A few small steps instead, to see that everything runs.
+    device
+        Where the networks run.
+
+    Returns
+    -------
+    int
+        The highest exit code of the stages.
+    """
+    started = time.monotonic()
+    atlas = root / "atlas"
+    seconds = {}
+    if not atlas.exists():
+        print(f"synthesize: {images} train and {test} test images to {atlas}")
+        unfinished = root / "atlas.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        synthesize(unfinished, images, test, seed)
+        unfinished.rename(atlas)
+        seconds["synthesize"] = round(time.monotonic() - started, 1)
+    work = WorkFolder(root)
+    if not work.recipe.exists():
+        init(root, atlas, load_recipe(recipe, TINY if tiny else ()))
+    with locked(root):
+        ran = run_stages(open_work(root), device=device)
+        figures = _figures(work, atlas / "truth")
+        figures["seconds"] = seconds | ran.seconds | {"all": round(time.monotonic() - started, 1)}
+        write_json(root / "demo.json", figures)
+    _print(root, figures)
+    return ran.code
+
+
+def _figures(work: WorkFolder, truth: Path) -> dict[str, Any]:
+    masks = read_masks(work)
+    metrics = json.loads((work.root / "aggregate" / "metrics.json").read_text())
+    return {
+        "images": len(masks),
+        "cells": int(masks["n_cells"].sum()),
+        "oof_macro_f1": metrics["macro_f1"],
+        **score_against_truth(work, truth),
+    }
+
+
+def _print(root: Path, figures: dict[str, Any]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    rows = {
+        "images, cells": f"{figures['images']}, {figures['cells']}",
+        "segmentation AP@0.5 on test images": f"{figures['segmentation_ap50']:.3f}",
+        "macro F1 of images, out of fold": f"{figures['oof_macro_f1']:.3f}",
+        "macro F1 of images, test truth": f"{figures['test_macro_f1']:.3f}",
+        "  every class for every image": f"{figures['baseline_every_class']:.3f}",
+        "  the most frequent classes": f"{figures['baseline_most_frequent']:.3f}",
+        "macro F1 of single cells, test truth": f"{figures['cell_macro_f1']:.3f} "
+        f"({figures['cell_matched_share']:.0%} of {figures['test_cells']} cells matched at IoU 0.5)",
+        "seconds": ", ".join(f"{name} {seconds:.0f}" for name, seconds in figures["seconds"].items()),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console = Console(width=110)
+    console.print(table)
+    console.print(f"look at {root}/segment/figures, {root}/aggregate/metrics.json and {root}/aggregate/submission.csv")

@@ -1,0 +1,77 @@
+"""The stages in sequence, for a person who does not want to type them one by one."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hpa.work import WorkFolder
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What `run_stages` says of its run.
+
+    Parameters
+    ----------
+    code
+        The highest exit code of the stages.
+    seconds
+        Of each stage.
+    """
+
+    code: int
+    seconds: dict[str, float]
+
+
+def run_stages(
+    work: WorkFolder,
+    *,
+    model: WorkFolder | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    overwrite: bool = False,
+) -> Ran:
+    """Run segment, crops, classify (train and predict) and aggregate, resuming what is unfinished.
+
+    A stage that had more failures than allowed does not stop the others.
+
+    Parameters
+    ----------
+    work
+        The work folder, held by the caller.
+    model
+        A trained work folder; then nothing is trained or tuned.
+    device
+        Where the networks run: "auto", "cpu", "cuda", ...
+    workers
+        Processes where work is mapped over images; 0 lets each stage choose.
+    overwrite
+        Begin every stage anew.
+
+    Raises
+    ------
+    UserError
+        If a stage cannot run.
+    """
+    import segment.run
+
+    import aggregate.run
+    import classify.run
+    import crops.run
+
+    stages: dict[str, Callable[[], int]] = {
+        "segment": lambda: segment.run.run(work, device=device, workers=workers, overwrite=overwrite),
+        "crops": lambda: crops.run.run(work, workers=workers, overwrite=overwrite),
+        "train": lambda: classify.run.train(work, device=device, overwrite=overwrite),
+        "predict": lambda: classify.run.predict(work, device=device, overwrite=overwrite, model=model),
+        "aggregate": lambda: aggregate.run.run(work, model=model, overwrite=overwrite),
+    }
+    if model:
+        del stages["train"]
+    code, seconds = 0, {}
+    for name, stage in stages.items():
+        started = time.monotonic()
+        code = max(code, stage())
+        seconds[name] = round(time.monotonic() - started, 1)
+        print(f"{name}: {seconds[name]:.1f} s")
+    return Ran(code, seconds)

@@ -1,0 +1,110 @@
+"""Scores against the truth of a synthetic atlas: what no real data set can tell."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from segment.masks import read_mask, read_masks
+
+from aggregate.thresholds import decide, read_thresholds
+from classify.probabilities import probability_columns, read_probabilities
+from hpa.pixels import read_labels
+from hpa.scores import macro_f1
+from hpa.vocabulary import Vocabulary
+from hpa.work import WorkFolder
+from segment.score import average_precision, match_cells
+
+
+def score_against_truth(work: WorkFolder, truth: Path, window: str = "cells") -> dict[str, Any]:
+    """Score the test images of a finished run.
+
+    Parameters
+    ----------
+    work
+        The finished work folder.
+    truth
+        The folder ``truth`` of the atlas it was made from.
+    window
+        Which window's crop probabilities are held against the cells.
+
+    Returns
+    -------
+    dict
+        segmentation_ap50 (mean over test images), test_macro_f1, baseline_every_class, baseline_most_frequent (the
+        best macro F1 of predicting the m most frequent train classes for every image, over all m),
+        distinct_predictions, cell_macro_f1 over cells matched at IoU 0.5, cell_matched_share.
+    """
+    vocabulary = work.data.classes
+    images = pd.read_csv(truth / "images.csv", dtype=str, keep_default_na=False)
+    test = images[images["split"] == "test"]
+    targets = _targets(test["target"], vocabulary)
+    submission = pd.read_csv(work.root / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
+    predicted = _targets(submission.set_index("Id").loc[test["image_id"], "Predicted"], vocabulary)
+    train = _targets(images.loc[images["split"] == "train", "target"], vocabulary)
+    matched = _match_test_cells(work, truth, list(test["image_id"]))
+    return {
+        "test_images": len(test),
+        "segmentation_ap50": float(np.mean([ap for ap, _ in matched.values()])),
+        "test_macro_f1": macro_f1(targets, predicted),
+        "baseline_every_class": macro_f1(targets, np.ones_like(targets)),
+        "baseline_most_frequent": _most_frequent(targets, train),
+        "distinct_predictions": int(submission["Predicted"].nunique()),
+        **_score_cells(work, truth, {image_id: pairs for image_id, (_, pairs) in matched.items()}, window),
+    }
+
+
+def _targets(texts: pd.Series, vocabulary: Vocabulary) -> NDArray[np.bool_]:
+    return vocabulary.multi_hot(vocabulary.parse(text) for text in texts)
+
+
+def _most_frequent(targets: NDArray[np.bool_], train: NDArray[np.bool_]) -> float:
+    constant = np.zeros_like(targets)
+    scores = []
+    for c in np.argsort(-train.sum(axis=0), kind="stable"):
+        constant[:, c] = True
+        scores.append(macro_f1(targets, constant))
+    return max(scores)
+
+
+def _match_test_cells(
+    work: WorkFolder, truth: Path, image_ids: list[str]
+) -> dict[str, tuple[float, NDArray[np.int64]]]:
+    segmented = set(read_masks(work)["image_id"])
+    matched = {}
+    for image_id in image_ids:
+        if image_id not in segmented:
+            matched[image_id] = (0.0, np.empty((0, 2), dtype=np.int64))
+            continue
+        mask, reference = read_mask(work, image_id), read_labels(truth / "cells" / f"{image_id}.png")
+        matched[image_id] = (average_precision(mask, reference), match_cells(mask, reference))
+    return matched
+
+
+def _score_cells(
+    work: WorkFolder, truth: Path, matched: dict[str, NDArray[np.int64]], window: str
+) -> dict[str, float | int]:
+    """Hold the crops of matched cells against the cells' own labels, at the thresholds of the images."""
+    vocabulary = work.data.classes
+    columns = probability_columns(vocabulary)
+    crops = read_probabilities(work.root / "classify" / window / "probabilities.parquet", vocabulary)
+    crops = crops.groupby(["image_id", "cell_label"])[columns].mean()
+    cells = pd.read_csv(truth / "cells.csv", dtype={"image_id": str, "target": str}, keep_default_na=False)
+    cells = cells[cells["image_id"].isin(list(matched))]
+    pairs = pd.DataFrame(
+        [(image_id, p, t) for image_id, rows in matched.items() for p, t in rows],
+        columns=["image_id", "predicted_label", "cell_label"],
+    )
+    rows = cells.merge(pairs, on=["image_id", "cell_label"])
+    # A segmented cell that the crops stage dropped has no probabilities and counts as unmatched.
+    rows = rows.merge(
+        crops.reset_index().rename(columns={"cell_label": "predicted_label"}), on=["image_id", "predicted_label"]
+    )
+    thresholds = read_thresholds(work.root / "aggregate" / "thresholds.json", vocabulary)
+    predictions = decide(rows[columns].to_numpy(np.float32), thresholds.values, "blank", vocabulary)
+    return {
+        "test_cells": len(cells),
+        "cell_matched_share": len(rows) / max(len(cells), 1),
+        "cell_macro_f1": macro_f1(_targets(rows["target"], vocabulary), predictions),
+    }
