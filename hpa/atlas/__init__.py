@@ -1,0 +1,6 @@
+"""The synthetic atlas: images drawn from biology, in the layout of the competition, with the truth of every cell."""
+
+from hpa.atlas.scene import Scene, draw_scene
+from hpa.atlas.write import synthesize
+
+__all__ = ["Scene", "draw_scene", "synthesize"]

@@ -1,0 +1,239 @@
+"""Growing a field of view: where cells lie, how they divide, and the outlines of cells and nuclei."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from skimage.measure import label as connected
+
+from hpa.atlas.field import ANAPHASE, INTERPHASE, METAPHASE, PROMETAPHASE, TELOPHASE, Field, Population
+from hpa.atlas.noise import Image, smooth_noise
+from hpa.atlas.styles import CellLine
+
+ANGLES = 256
+
+
+def grow_field(
+    rng: np.random.Generator, line: CellLine, shape: tuple[int, int], *, dividing: float = 0.03, telophase: float = 0.02
+) -> Field:
+    """Fill a frame with cells of one line.
+
+    Parameters
+    ----------
+    rng
+        Where all chance comes from.
+    line
+        The style of the cells.
+    shape
+        Height and width in px; the field of view is the same at every size.
+    dividing, telophase
+        Share of the cells in mitosis, and of those that have just divided.
+    """
+    scale = shape[0] / 512
+    population = _place(rng, line, shape, scale)
+    population = _divide(rng, population, dividing, telophase)
+    owner, nuclei, reach, around = _outline(rng, line, population, shape, scale)
+    owner = _keep_nucleated_piece(owner, nuclei)
+    nuclei = np.where(nuclei == owner, nuclei, 0).astype(np.int32)
+    return Field(line, scale, population, owner, nuclei, reach, around)
+
+
+def _place(rng: np.random.Generator, line: CellLine, shape: tuple[int, int], scale: float) -> Population:
+    """Scatter cells over the frame and a margin around it, each as far as it can from the others."""
+    variety = float(rng.lognormal(0, 0.16))
+    diameter = line.diameter_px * scale * variety
+    margin = 0.7 * diameter * np.sqrt(line.elongation)
+    extent = np.array(shape) + 2 * margin
+    coverage = line.coverage * float(rng.uniform(0.65, 1.25))
+    count = max(2, int(coverage * extent.prod() / (np.pi / 4 * diameter**2 * np.exp(2 * line.spread**2))))
+    islands = smooth_noise(rng, (64, 64), 26)
+    radius = (diameter / 2 * rng.lognormal(0, line.spread, count)).astype(np.float32)
+    centre = np.zeros((count, 2), np.float32)
+    for index in range(count):
+        tries = rng.random((14, 2)) * extent - margin
+        grid = np.clip((tries + margin) / extent * 64, 0, 63).astype(int)
+        score = line.clumping * islands[grid[:, 0], grid[:, 1]] * 0.9
+        if index:
+            gap = np.linalg.norm(tries[:, None] - centre[None, :index], axis=2) / (radius[:index] + radius[index])
+            score = score + 3.5 * np.minimum(gap.min(axis=1), 1.0 if line.clumping > 0.3 else 1.6)
+        centre[index] = tries[score.argmax()]
+    drift = smooth_noise(rng, (64, 64), 40)
+    grid = np.clip((centre + margin) / extent * 64, 0, 63).astype(int)
+    common = rng.uniform(0, np.pi) + 0.5 * drift[grid[:, 0], grid[:, 1]]
+    angle = common + (1 - line.alignment) * rng.uniform(-np.pi / 2, np.pi / 2, count)
+    elongation = 1 + (line.elongation - 1) * rng.lognormal(0, 0.45, count)
+    nucleus_px = radius * line.nucleus * rng.lognormal(0, 0.10, count) * (radius / np.median(radius)) ** -0.35
+    shift = rng.normal(0, 0.13, (count, 2)) * radius[:, None]
+    return Population(
+        centre=centre,
+        nucleus=(centre + shift).astype(np.float32),
+        radius_px=radius,
+        nucleus_px=nucleus_px.astype(np.float32),
+        angle=angle.astype(np.float32),
+        elongation=elongation.astype(np.float32),
+        stage=np.zeros(count, np.int8),
+        sister=np.full(count, -1, np.int32),
+    )
+
+
+def _divide(rng: np.random.Generator, cells: Population, dividing: float, telophase: float) -> Population:
+    """Let some cells round up and condense their chromosomes, and set some as sisters side by side."""
+    stage, sister = cells.stage.copy(), cells.sister.copy()
+    centre, nucleus = cells.centre.copy(), cells.nucleus.copy()
+    radius, elongation, angle = cells.radius_px.copy(), cells.elongation.copy(), cells.angle.copy()
+    nucleus_px = cells.nucleus_px.copy()
+    mitotic = rng.random(len(cells)) < dividing
+    stage[mitotic] = rng.choice([PROMETAPHASE, METAPHASE, METAPHASE, ANAPHASE], int(mitotic.sum()))
+    radius[mitotic] *= 0.72
+    elongation[mitotic] = 1.08
+    nucleus[mitotic] = centre[mitotic]
+    angle[mitotic] = rng.uniform(0, np.pi, int(mitotic.sum()))
+    for mother in np.flatnonzero((rng.random(len(cells)) < telophase) & ~mitotic):
+        others = np.linalg.norm(centre - centre[mother], axis=1)
+        others[(stage != INTERPHASE) | (np.arange(len(cells)) == mother)] = np.inf
+        other = int(others.argmin())
+        if stage[mother] != INTERPHASE or not np.isfinite(others[other]):
+            continue
+        pair = [int(mother), other]
+        stage[pair], sister[pair] = TELOPHASE, pair[::-1]
+        radius[pair] = radius[mother] * 0.75
+        nucleus_px[pair] = nucleus_px[mother] * 0.82
+        elongation[pair] = 1.15
+        turn = float(rng.uniform(0, np.pi))
+        apart = 2.25 * radius[mother] * np.array([np.sin(turn), np.cos(turn)])
+        centre[other] = centre[mother] + apart
+        nucleus[pair] = centre[pair]
+        angle[pair] = turn + np.pi / 2
+    return replace(
+        cells, centre=centre, nucleus=nucleus, radius_px=radius, nucleus_px=nucleus_px,
+        elongation=elongation, angle=angle, stage=stage, sister=sister,
+    )  # fmt: skip
+
+
+def _outline(
+    rng: np.random.Generator, line: CellLine, cells: Population, shape: tuple[int, int], scale: float
+) -> tuple[NDArray[np.int32], NDArray[np.int32], Image, Image]:
+    """Draw every outline, nearest cell first come: owner, nuclei, reach and around of `Field`."""
+    rows, columns = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij")
+    slow = [2.0 * scale * smooth_noise(rng, shape, 22 * scale) for _ in range(2)]
+    fine = [1.0 * scale * smooth_noise(rng, shape, 7 * scale) for _ in range(2)]
+    smooth_rows, smooth_columns = rows + 0.4 * slow[0], columns + 0.4 * slow[1]
+    rows += np.float32(line.ruffle) * (slow[0] + fine[0])
+    columns += np.float32(line.ruffle) * (slow[1] + fine[1])
+    owner, nuclei = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    nearest, core = np.ones(shape, np.float32), np.ones(shape, np.float32)
+    around = np.full(shape, 9, np.float32)
+    for index in range(len(cells)):
+        mitotic = PROMETAPHASE <= cells.stage[index] <= ANAPHASE
+        outline = _outline_of_cell(rng, line, bool(cells.stage[index] != INTERPHASE))
+        radius = float(cells.radius_px[index])
+        half = 1.15 * radius * float(np.sqrt(cells.elongation[index])) * float(outline.max())
+        window = _window(cells.centre[index], half, shape)
+        if window is None:
+            outline = _outline_of_nucleus(rng, line)
+            continue
+        here = rows[window], columns[window]
+        metric = _metric(here, cells.centre[index], radius, cells.elongation[index], cells.angle[index], outline)
+        if mitotic:
+            kernel = _chromosomes(here, cells, index)
+            ring = metric * 2
+        else:
+            shaped = _outline_of_nucleus(rng, line)
+            stretch = 1 + 0.45 * (float(cells.elongation[index]) - 1) ** 0.7
+            here = smooth_rows[window], smooth_columns[window]
+            kernel = _metric(
+                here, cells.nucleus[index], float(cells.nucleus_px[index]), stretch, cells.angle[index], shaped
+            )
+            metric = np.minimum(metric, kernel / 1.18)
+            ring = kernel
+        first = metric < nearest[window]
+        owner[window][first] = index + 1
+        around[window][first] = ring[first]
+        nearest[window][first] = metric[first]
+        inner = kernel < core[window]
+        nuclei[window][inner] = index + 1
+        core[window][inner] = kernel[inner]
+        owner[window][inner] = index + 1
+        nearest[window][inner] = np.minimum(metric, 0.5 * kernel)[inner]
+        around[window][inner] = ring[inner]
+    return owner, nuclei, nearest, around
+
+
+def _window(centre: NDArray[np.float32], half: float, shape: tuple[int, int]) -> tuple[slice, slice] | None:
+    """Return the part of the frame within `half` px of `centre`, None if there is none."""
+    low = np.maximum(np.floor(centre - half), 0).astype(int)
+    high = np.minimum(np.ceil(centre + half) + 1, shape).astype(int)
+    if (high - low < 2).any():
+        return None
+    return slice(low[0], high[0]), slice(low[1], high[1])
+
+
+def _metric(
+    here: tuple[Image, Image],
+    centre: NDArray[np.float32],
+    radius_px: float,
+    elongation: float,
+    angle: float,
+    outline: Image,
+) -> Image:
+    """Return how far out each pixel lies: 0 at the centre, 1 on the outline."""
+    rows, columns = here[0] - centre[0], here[1] - centre[1]
+    sine, cosine = np.float32(np.sin(angle)), np.float32(np.cos(angle))
+    root = np.float32(np.sqrt(elongation))
+    along = (columns * cosine + rows * sine) / (root * np.float32(radius_px))
+    across = (rows * cosine - columns * sine) * (root / np.float32(radius_px))
+    distance, turn = cv2.cartToPolar(along, across)
+    index = (turn * np.float32(ANGLES / (2 * np.pi))).astype(np.int32) % ANGLES
+    return np.asarray(distance / outline[index], dtype=np.float32)
+
+
+def _outline_of_cell(rng: np.random.Generator, line: CellLine, dividing: bool) -> Image:
+    """Draw a cell's outline as the radius in each of 256 directions, around 1."""
+    turn = np.arange(ANGLES) * (2 * np.pi / ANGLES)
+    amplitude = (0.25 if dividing else 1.0) * line.lobes * rng.normal(0, 1, 6) / np.array([1.2, 1.2, 1.4, 2, 2.5, 3])
+    phase = rng.uniform(0, 2 * np.pi, 6)
+    radius = np.exp((amplitude[:, None] * np.cos(np.arange(1, 7)[:, None] * turn + phase[:, None])).sum(axis=0))
+    for _ in range(0 if dividing else rng.poisson(line.processes)):
+        # thin processes leave along the long axis more often than across it
+        where = rng.choice([0, np.pi]) + rng.normal(0, 0.7)
+        off = np.angle(np.exp(1j * (turn - where)))
+        radius += rng.uniform(0.3, 1.0) * np.exp(-(np.abs(off / rng.uniform(0.10, 0.25)) ** 1.3))
+    return np.asarray(np.clip(radius, 0.45, 2.4), dtype=np.float32)
+
+
+def _outline_of_nucleus(rng: np.random.Generator, line: CellLine) -> Image:
+    """Draw a nucleus's outline; one in ten is lobed or creased."""
+    turn = np.arange(ANGLES) * (2 * np.pi / ANGLES)
+    lobed = rng.random() < 0.6 * line.nucleus_lobes / 0.1 * 0.3
+    amplitude = (3.0 if lobed else 1.0) * line.nucleus_lobes * rng.normal(0, 0.55, 5)
+    phase = rng.uniform(0, 2 * np.pi, 5)
+    radius = np.exp((amplitude[:, None] * np.cos(np.arange(2, 7)[:, None] * turn + phase[:, None])).sum(axis=0))
+    return np.asarray(np.clip(radius, 0.5, 1.6), dtype=np.float32)
+
+
+def _chromosomes(here: tuple[Image, Image], cells: Population, index: int) -> Image:
+    """Return the metric of condensed chromosomes: a clump, a plate across the axis, or two parting plates."""
+    rows, columns = here[0] - cells.centre[index][0], here[1] - cells.centre[index][1]
+    sine, cosine = np.sin(cells.angle[index]), np.cos(cells.angle[index])
+    along, across = columns * cosine + rows * sine, rows * cosine - columns * sine
+    size = np.float32(cells.nucleus_px[index])
+    if cells.stage[index] == PROMETAPHASE:
+        return np.asarray(np.hypot(along, across) / (0.8 * size), dtype=np.float32)
+    if cells.stage[index] == METAPHASE:
+        return np.asarray(np.hypot(along / (0.30 * size), across / (0.95 * size)), dtype=np.float32)
+    apart = np.abs(along) - 0.62 * size + 0.25 * across**2 / size
+    return np.asarray(np.hypot(apart / (0.22 * size), across / (0.80 * size)), dtype=np.float32)
+
+
+def _keep_nucleated_piece(owner: NDArray[np.int32], nuclei: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Drop the pieces that a neighbour cut off from the rest of a cell."""
+    pieces = connected(owner, connectivity=1)  # type: ignore[no-untyped-call]
+    sizes = np.bincount(pieces.ravel())
+    weight = sizes + 1_000_000 * (np.bincount(pieces.ravel(), (nuclei == owner).ravel() & (owner > 0).ravel()) > 0)
+    first = np.zeros(len(sizes), np.int64)
+    first[pieces.ravel()] = owner.ravel()
+    best = np.zeros(int(owner.max()) + 1)
+    np.maximum.at(best, first, weight)
+    keep = (weight == best[first]) & (first > 0)
+    return np.where(keep[pieces], owner, 0).astype(np.int32)

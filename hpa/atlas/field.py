@@ -1,0 +1,135 @@
+"""The geometry of one field of view: where the cells and their nuclei lie, and how far each pixel is from what."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hpa.atlas.noise import Image
+from hpa.atlas.styles import CellLine
+
+INTERPHASE: Final = 0
+PROMETAPHASE: Final = 1
+METAPHASE: Final = 2
+ANAPHASE: Final = 3
+TELOPHASE: Final = 4
+"""Stages of a cell. A cell in telophase has a sister, with which it shares a bridge."""
+
+
+@dataclass(frozen=True)
+class Population:
+    """One row for each of N cells that reach into the frame, all lengths in px.
+
+    Parameters
+    ----------
+    centre, nucleus
+        Row and column of the middle of the cell and of its nucleus, float32 (N, 2).
+    radius_px, nucleus_px
+        Radius of the disc of the same area, float32 (N,).
+    angle
+        Direction of the long axis, in radians from the columns towards the rows, float32 (N,).
+    elongation
+        Ratio of the long to the short axis, float32 (N,).
+    stage
+        Interphase or a stage of division, int8 (N,).
+    sister
+        Index of the other daughter of a cell in telophase, -1 for all others, int32 (N,).
+    """
+
+    centre: NDArray[np.float32]
+    nucleus: NDArray[np.float32]
+    radius_px: NDArray[np.float32]
+    nucleus_px: NDArray[np.float32]
+    angle: NDArray[np.float32]
+    elongation: NDArray[np.float32]
+    stage: NDArray[np.int8]
+    sister: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.radius_px)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of view, of height H and width W.
+
+    Parameters
+    ----------
+    line
+        The style of its cells.
+    scale
+        Pixels of this frame for one pixel of a 512 px frame: every length is multiplied by it.
+    population
+        The N cells that reach into the frame.
+    owner
+        Which cell a pixel belongs to, 0 for none and 1..N, int32 (H, W).
+    nuclei
+        The same for nuclei, int32 (H, W).
+    reach
+        How far out a pixel lies in its cell: 0 in the middle, 1 at the outline, float32 (H, W).
+    around
+        Distance from the middle of the own nucleus, 1 at its outline, float32 (H, W).
+    """
+
+    line: CellLine
+    scale: float
+    population: Population
+    owner: NDArray[np.int32]
+    nuclei: NDArray[np.int32]
+    reach: Image
+    around: Image
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in px."""
+        return self.owner.shape[0], self.owner.shape[1]
+
+    @cached_property
+    def edge_px(self) -> Image:
+        """Distance to the outline of the own cell, 0 outside, float32 (H, W)."""
+        return depth(self.owner)
+
+    @cached_property
+    def rim_px(self) -> Image:
+        """Distance to the outline of the own nucleus from inside, 0 outside, float32 (H, W)."""
+        return depth(self.nuclei)
+
+    @cached_property
+    def off_nucleus_px(self) -> Image:
+        """Distance to the nearest nucleus, 0 inside, float32 (H, W)."""
+        outside = (self.nuclei == 0).astype(np.uint8)
+        return np.asarray(cv2.distanceTransform(outside, cv2.DIST_L2, 3), dtype=np.float32)
+
+    @cached_property
+    def cytoplasm(self) -> Image:
+        """1 in a cell outside its nucleus, float32 (H, W)."""
+        return np.asarray((self.owner > 0) & (self.nuclei == 0), dtype=np.float32)
+
+    @cached_property
+    def karyoplasm(self) -> Image:
+        """1 in a nucleus, float32 (H, W)."""
+        return (self.nuclei > 0).astype(np.float32)
+
+    @cached_property
+    def nearness(self) -> Image:
+        """1 at the nucleus falling to 0 at the outline of the cell, 0 in nucleus and background, float32 (H, W)."""
+        share = self.edge_px / (self.edge_px + self.off_nucleus_px + 1e-3)
+        return np.asarray(share * self.cytoplasm, dtype=np.float32)
+
+    def of_cells(self, values: NDArray[np.float32]) -> Image:
+        """Spread one value a cell, shape (N,), over the cells' pixels; 0 in the background."""
+        return np.concatenate([np.zeros(1, np.float32), values])[self.owner]
+
+
+def depth(labels: NDArray[np.int32]) -> Image:
+    """Return each pixel's distance in px to the nearest pixel of another label, 0 in the background.
+
+    The frame cuts cells: its edge is no outline.
+    """
+    inner = labels > 0
+    inner[:-1] &= labels[:-1] == labels[1:]
+    inner[:, :-1] &= labels[:, :-1] == labels[:, 1:]
+    return np.asarray(cv2.distanceTransform(inner.astype(np.uint8), cv2.DIST_L2, 3), dtype=np.float32)

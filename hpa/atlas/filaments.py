@@ -1,0 +1,152 @@
+"""Filaments: curved lines that grow from a start, keep their direction, bend, and turn back at the cell's edge."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hpa.atlas.field import Field
+from hpa.atlas.noise import Image, blur, splat
+
+
+@dataclass(frozen=True)
+class Filaments:
+    """F filaments of T steps each.
+
+    Parameters
+    ----------
+    points
+        Rows and columns in px, float32 (T, F, 2).
+    alive
+        Whether a filament still grows at a step, bool (T, F).
+    cell
+        Owner of each filament, 1..N, int32 (F,).
+    """
+
+    points: NDArray[np.float32]
+    alive: NDArray[np.bool_]
+    cell: NDArray[np.int32]
+
+    def ends(self) -> NDArray[np.float32]:
+        """Return the last point of every filament, float32 (F, 2)."""
+        last = np.maximum(self.alive.sum(axis=0) - 1, 0)
+        return np.asarray(self.points[last, np.arange(len(last))], dtype=np.float32)
+
+    def draw(
+        self, weights: NDArray[np.float32], shape: tuple[int, int], taper: NDArray[np.float32] | None = None
+    ) -> Image:
+        """Add up the light of all filaments; `weights` (F,) a filament, `taper` (T,) along it."""
+        light = np.broadcast_to(weights, self.alive.shape)
+        if taper is not None:
+            light = light * taper[:, None]
+        return splat(self.points[self.alive], np.ascontiguousarray(light[self.alive]), shape)
+
+
+def grow(
+    rng: np.random.Generator,
+    field: Field,
+    start: NDArray[np.float32],
+    heading: NDArray[np.float32],
+    cell: NDArray[np.int32],
+    *,
+    steps: int,
+    step_px: float,
+    bend: float,
+    follow: float = 0.0,
+    margin_px: float = 5.0,
+) -> Filaments:
+    """Grow filaments side by side until they leave their cell.
+
+    Parameters
+    ----------
+    rng, field
+        Chance and the cells.
+    start, heading, cell
+        Where (F, 2), in which direction in radians (F,), and in which cell 1..N (F,) each begins.
+    steps, step_px
+        How long they may grow.
+    bend
+        Standard deviation of the turn in a step, in radians; a filament keeps half of its curvature.
+    follow
+        How strongly they turn around the nucleus, 0 to 1.
+    margin_px
+        From how far the edge of the cell turns them back inside.
+    """
+    height, width = field.shape
+    away = blur(field.edge_px, 2.0 * field.scale)
+    away_rows = cv2.Sobel(away, cv2.CV_32F, 0, 1, ksize=3)
+    away_columns = cv2.Sobel(away, cv2.CV_32F, 1, 0, ksize=3)
+    margin = np.float32(margin_px * field.scale)
+    middle = field.population.nucleus[cell - 1]
+    position, curvature = start.astype(np.float32), np.zeros(len(start), np.float32)
+    heading = heading.astype(np.float32)
+    points = np.empty((steps, len(start), 2), np.float32)
+    alive = np.zeros((steps, len(start)), bool)
+    living = np.ones(len(start), bool)
+    turns = rng.standard_normal((steps, len(start)), dtype=np.float32) * np.float32(bend)
+    for step in range(steps):
+        at_row = position[:, 0].astype(np.int32)
+        at_column = position[:, 1].astype(np.int32)
+        at_row.clip(0, height - 1, out=at_row)
+        at_column.clip(0, width - 1, out=at_column)
+        living &= (field.owner[at_row, at_column] == cell) | (
+            (position < -8).any(axis=1)
+            | (position[:, 0] >= height)
+            | (position[:, 1] >= width)
+            | (position < 0).any(axis=1)
+        )
+        points[step], alive[step] = position, living
+        curvature = 0.6 * curvature + turns[step]
+        heading = heading + curvature
+        near = np.clip(1 - away[at_row, at_column] / margin, 0, 1)
+        inward = np.arctan2(away_rows[at_row, at_column], away_columns[at_row, at_column])
+        off = np.sin(inward - heading)
+        heading += near * 0.6 * off
+        if follow:
+            spoke = np.arctan2(position[:, 0] - middle[:, 0], position[:, 1] - middle[:, 1])
+            heading += np.float32(follow) * np.sin(2 * (spoke + np.pi / 2 - heading)) / 2
+        position += np.float32(step_px) * np.stack([np.sin(heading), np.cos(heading)], axis=1)
+    return Filaments(points, alive, cell)
+
+
+def organising_centres(rng: np.random.Generator, field: Field) -> NDArray[np.float32]:
+    """Place each cell's organising centre just outside its nucleus, on the side of most cytoplasm; float32 (N, 2)."""
+    cells = field.population
+    toward = cells.centre - cells.nucleus + rng.normal(0, 0.25, (len(cells), 2)) * cells.radius_px[:, None]
+    toward /= np.linalg.norm(toward, axis=1, keepdims=True) + 1e-6
+    return np.asarray(cells.nucleus + 1.12 * toward * cells.nucleus_px[:, None], dtype=np.float32)
+
+
+def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.float32]) -> Filaments:
+    """Grow the microtubules of every cell that is not in mitosis.
+
+    Most leave from around the organising centre, some from the nucleus's surface; a share of them rings the nucleus.
+    """
+    line, cells = field.line, field.population
+    visible = np.bincount(field.owner.ravel(), minlength=len(cells) + 1)[1:]
+    size = np.sqrt(visible * 4 / np.pi) / (100 * field.scale)
+    number = np.where((cells.stage == 0) | (cells.stage == 4), np.minimum(line.filaments * size**1.3, 700), 0).astype(
+        int
+    )
+    cell = np.repeat(np.arange(1, len(cells) + 1, dtype=np.int32), number)
+    index = cell - 1
+    total = len(cell)
+    turn = rng.uniform(0, 2 * np.pi, total)
+    spread = np.where(rng.random(total) < 0.45, 0.35, 1.0) * cells.nucleus_px[index]
+    spokes = np.stack([np.sin(turn), np.cos(turn)], axis=1)
+    from_centre = rng.random(total) < 0.5
+    origin = np.where(from_centre[:, None], centres[index], cells.nucleus[index])
+    reach = np.where(from_centre, spread * rng.random(total), cells.nucleus_px[index] * rng.uniform(0.85, 1.5, total))
+    start = origin + spokes * reach[:, None]
+    aim = cells.angle[index] + np.pi * rng.integers(0, 2, total)
+    pull = np.clip((cells.elongation[index] - 1) / 2, 0, 0.8)
+    heading = turn + pull * np.sin(2 * (aim - turn)) / 2 * 1.5 + rng.normal(0, 0.35, total)
+    ringed = rng.random(total) < line.ring
+    heading = np.where(ringed, turn + np.pi / 2 * rng.choice([-1, 1], total), heading)
+    step_px = 1.0 * field.scale
+    steps = int(np.clip(np.percentile(cells.radius_px, 70) * 1.5 / step_px, 30, 130))
+    return grow(
+        rng, field, start.astype(np.float32), heading.astype(np.float32), cell,
+        steps=steps, step_px=step_px, bend=line.bend * 0.35, follow=0.10 * line.ring, margin_px=4.0,
+    )  # fmt: skip

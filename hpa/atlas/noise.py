@@ -1,0 +1,70 @@
+"""Random fields: smooth, mottled and grained, and points put into an image with sub-pixel weight."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.float32]
+
+
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: float) -> Image:
+    """Draw a smooth Gaussian field of unit variance whose features are about `scale_px` wide.
+
+    It is drawn on a coarse grid and resized, so that wide features cost no more than fine ones.
+    """
+    step = max(scale_px / 2, 1.0)
+    rows, columns = (int(np.ceil(length / step)) + 3 for length in shape)
+    grid = rng.standard_normal((rows, columns), dtype=np.float32)
+    if step > 1.0:
+        full = cv2.resize(
+            grid, (int(np.ceil(columns * step)), int(np.ceil(rows * step))), interpolation=cv2.INTER_CUBIC
+        )
+        field = full[int(step) : int(step) + shape[0], int(step) : int(step) + shape[1]]
+    else:
+        field = cv2.GaussianBlur(grid, (0, 0), max(scale_px / 2, 0.3))[: shape[0], : shape[1]]
+    return np.ascontiguousarray(field / (field.std() + 1e-6))
+
+
+def octaves(
+    rng: np.random.Generator, shape: tuple[int, int], scales_px: Sequence[float], weights: Sequence[float]
+) -> Image:
+    """Sum smooth fields of several widths, scaled back to unit variance."""
+    total = np.zeros(shape, dtype=np.float32)
+    for scale_px, weight in zip(scales_px, weights, strict=True):
+        total += np.float32(weight) * smooth_noise(rng, shape, scale_px)
+    return total / np.float32(np.sqrt(np.square(weights).sum()))
+
+
+def splat(points: NDArray[np.float32], weights: NDArray[np.float32], shape: tuple[int, int]) -> Image:
+    """Add points to an empty image, each shared among its four nearest pixels.
+
+    Parameters
+    ----------
+    points
+        Rows and columns in px, shape (N, 2); points outside the frame are left out.
+    weights
+        Light of each point, shape (N,).
+    shape
+        Height and width in px.
+    """
+    inside = (points >= 0).all(axis=1) & (points[:, 0] < shape[0] - 1) & (points[:, 1] < shape[1] - 1)
+    points, weights = points[inside], weights[inside]
+    corner = points.astype(np.int32)
+    fraction = points - corner
+    flat = corner[:, 0] * shape[1] + corner[:, 1]
+    image = np.zeros(shape[0] * shape[1])
+    for down in (0, 1):
+        along_rows = fraction[:, 0] if down else 1 - fraction[:, 0]
+        for right in (0, 1):
+            along_columns = fraction[:, 1] if right else 1 - fraction[:, 1]
+            image += np.bincount(flat + down * shape[1] + right, weights * along_rows * along_columns, image.size)
+    return image.reshape(shape).astype(np.float32)
+
+
+def blur(image: Image, sigma_px: float) -> Image:
+    """Blur an image with a Gaussian of standard deviation `sigma_px`."""
+    if sigma_px < 0.2:
+        return image
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma_px), dtype=np.float32)

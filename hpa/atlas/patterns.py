@@ -1,0 +1,62 @@
+"""The 28 protein patterns by class index: what is drawn for which name, and which cells can show it."""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpa.atlas import patterns_cytoplasm as cytoplasm
+from hpa.atlas import patterns_cytoskeleton as skeleton
+from hpa.atlas import patterns_nuclear as nuclear
+from hpa.atlas.field import ANAPHASE, METAPHASE, TELOPHASE, Population
+from hpa.atlas.noise import Image
+from hpa.atlas.stains import Stained
+from hpa.vocabulary import HPA28
+
+Pattern = Callable[[np.random.Generator, Stained], Image]
+
+_BY_NAME: Final[dict[str, Pattern]] = {
+    "Nucleoplasm": nuclear.nucleoplasm,
+    "Nuclear membrane": nuclear.nuclear_membrane,
+    "Nucleoli": nuclear.nucleoli,
+    "Nucleoli fibrillar center": nuclear.fibrillar_centre,
+    "Nuclear speckles": nuclear.nuclear_speckles,
+    "Nuclear bodies": nuclear.nuclear_bodies,
+    "Endoplasmic reticulum": cytoplasm.endoplasmic_reticulum,
+    "Golgi apparatus": cytoplasm.golgi,
+    "Peroxisomes": cytoplasm.peroxisomes,
+    "Endosomes": cytoplasm.endosomes,
+    "Lysosomes": cytoplasm.lysosomes,
+    "Intermediate filaments": skeleton.intermediate_filaments,
+    "Actin filaments": skeleton.actin_filaments,
+    "Focal adhesion sites": skeleton.focal_adhesions,
+    "Microtubules": skeleton.microtubules,
+    "Microtubule ends": skeleton.microtubule_ends,
+    "Cytokinetic bridge": skeleton.cytokinetic_bridge,
+    "Mitotic spindle": skeleton.mitotic_spindle,
+    "Microtubule organizing center": skeleton.organising_centre,
+    "Centrosome": skeleton.centrosome,
+    "Lipid droplets": cytoplasm.lipid_droplets,
+    "Plasma membrane": cytoplasm.plasma_membrane,
+    "Cell junctions": cytoplasm.cell_junctions,
+    "Mitochondria": cytoplasm.mitochondria,
+    "Aggresome": cytoplasm.aggresome,
+    "Cytosol": cytoplasm.cytosol,
+    "Cytoplasmic bodies": cytoplasm.cytoplasmic_bodies,
+    "Rods & rings": nuclear.rods_and_rings,
+}
+PATTERNS: Final[tuple[Pattern, ...]] = tuple(_BY_NAME[name] for name in HPA28.classes)
+"""The function that draws each class, at the class's index."""
+
+BRIDGE: Final = HPA28.index("Cytokinetic bridge")
+SPINDLE: Final = HPA28.index("Mitotic spindle")
+
+
+def can_carry(label: int, cells: Population) -> NDArray[np.bool_]:
+    """Tell which cells can show a class: spindles need cells in mitosis, bridges need sisters; bool (N,)."""
+    if label == SPINDLE:
+        return (cells.stage >= METAPHASE) & (cells.stage <= ANAPHASE)
+    if label == BRIDGE:
+        return np.asarray(cells.stage == TELOPHASE)
+    return np.ones(len(cells), bool)

@@ -1,0 +1,111 @@
+"""Protein patterns of the cytoskeleton and of dividing cells. Each gives light (H, W), about 1 where bright."""
+
+import numpy as np
+
+from hpa.atlas.field import TELOPHASE
+from hpa.atlas.filaments import Filaments, grow
+from hpa.atlas.noise import Image, blur, smooth_noise, splat
+from hpa.atlas.scatter import dots, lights, scatter
+from hpa.atlas.stains import Stained, spindles
+
+
+def intermediate_filaments(rng: np.random.Generator, stained: Stained) -> Image:
+    """A wavy net, densest and often coiled beside the nucleus, reaching out in bundles."""
+    field, s = stained.field, stained.field.scale
+    at, cell = scatter(rng, field, field.cytoplasm * field.nearness**2, 65, 0.3)
+    heading = rng.uniform(0, 2 * np.pi, len(at)).astype(np.float32)
+    net = grow(rng, field, at, heading, cell, steps=55, step_px=0.9 * s, bend=0.16, follow=0.05)
+    taper = np.linspace(1.2, 0.4, 55).astype(np.float32)
+    light = net.draw(lights(rng, len(cell), 0.6), field.shape, taper) / s * (1 - 0.75 * field.karyoplasm)
+    return np.asarray(np.minimum(0.55 * blur(light, 0.6 * s), 2.5) + 0.04 * field.cytoplasm, dtype=np.float32)
+
+
+def actin_filaments(rng: np.random.Generator, stained: Stained) -> Image:
+    """Straight parallel stress fibres across the cell and a line along its edge."""
+    field, s = stained.field, stained.field.scale
+    cells = field.population
+    at, cell = scatter(rng, field, (field.owner > 0).astype(np.float32), 34, 0.3)
+    angle = cells.angle[cell - 1] + rng.normal(0, 0.10, len(at)) + np.pi * rng.integers(0, 2, len(at))
+    fibres = grow(rng, field, at, angle.astype(np.float32), cell, steps=60, step_px=1.0 * s, bend=0.006, margin_px=1.0)
+    light = 0.6 * blur(fibres.draw(lights(rng, len(cell)), field.shape) / s, 0.6 * s)
+    edge = np.exp(-(((field.edge_px - 1 * s) / (1.5 * s)) ** 2)) * (field.owner > 0)
+    edge = 0.7 * edge * np.exp(0.5 * smooth_noise(rng, field.shape, 14 * s))
+    return np.asarray(np.minimum(light, 2) + edge + 0.12 * (field.owner > 0), dtype=np.float32)
+
+
+def focal_adhesions(rng: np.random.Generator, stained: Stained) -> Image:
+    """Short streaks pointing outwards, mostly near the edge."""
+    field, s = stained.field, stained.field.scale
+    near_edge = np.exp(-(((field.edge_px - 6 * s) / (5 * s)) ** 2)) + 0.08
+    at, cell = scatter(rng, field, (near_edge * (field.owner > 0)).astype(np.float32), 34)
+    middle = field.population.nucleus[cell - 1]
+    spoke = np.arctan2(at[:, 0] - middle[:, 0], at[:, 1] - middle[:, 1]) + rng.normal(0, 0.3, len(at))
+    streaks = grow(rng, field, at, spoke.astype(np.float32), cell, steps=9, step_px=0.7 * s, bend=0.03, margin_px=0.5)
+    light = blur(streaks.draw(lights(rng, len(cell)), field.shape), 0.8 * s) * s
+    return np.asarray(1.4 * light + 0.10 * (field.owner > 0), dtype=np.float32)
+
+
+def microtubules(rng: np.random.Generator, stained: Stained) -> Image:
+    """The filaments of the red stain."""
+    own = np.exp(0.2 * smooth_noise(rng, stained.field.shape, 3 * stained.field.scale))
+    return np.asarray(np.minimum(stained.tubulin / 6, 2.5) * own, dtype=np.float32)
+
+
+def microtubule_ends(rng: np.random.Generator, stained: Stained) -> Image:
+    """Comets at the outer ends of the filaments."""
+    field, s, filaments = stained.field, stained.field.scale, stained.filaments
+    last = np.maximum(filaments.alive.sum(axis=0) - 1, 0)
+    light = lights(rng, len(last), 0.5) * (rng.random(len(last)) < 0.6)
+    comet = np.zeros(field.shape, np.float32)
+    for back in range(6):
+        step = np.maximum(last - back, 0)
+        comet += splat(
+            filaments.points[step, np.arange(len(last))], (light * (1 - back / 7)).astype(np.float32), field.shape
+        )
+    return np.asarray(2.2 * blur(comet, 0.7 * s) * s + 0.04 * stained.tubulin / 6, dtype=np.float32)
+
+
+def cytokinetic_bridge(rng: np.random.Generator, stained: Stained) -> Image:
+    """A short bright bar between two sisters, with a dark gap in its middle."""
+    field, s, cells = stained.field, stained.field.scale, stained.field.population
+    image = np.zeros(field.shape, np.float32)
+    for index in np.flatnonzero((cells.stage == TELOPHASE) & (np.arange(len(cells)) < cells.sister)):
+        other = cells.sister[index]
+        apart = cells.centre[other] - cells.centre[index]
+        middle = (cells.centre[other] + cells.centre[index]) / 2
+        along = np.linspace(-1, 1, 60)
+        along = along[np.abs(along) > 0.12]
+        bend = rng.normal(0, 1.0) * s * (1 - along**2)
+        unit = apart / (np.linalg.norm(apart) + 1e-6)
+        bar = middle + 7 * s * along[:, None] * unit + bend[:, None] * np.array([unit[1], -unit[0]])
+        image += splat(bar.astype(np.float32), np.full(len(bar), 0.35, np.float32), field.shape)
+    return 5 * blur(image, 0.9 * s) * np.float32(s)
+
+
+def mitotic_spindle(rng: np.random.Generator, stained: Stained) -> Image:
+    """The spindle of dividing cells."""
+    return spindles(rng, stained.field) + np.float32(0.05) * stained.field.cytoplasm
+
+
+def organising_centre(rng: np.random.Generator, stained: Stained) -> Image:
+    """A fuzzy spot beside the nucleus where filaments meet."""
+    field = stained.field
+    light = lights(rng, len(field.population))
+    halo = dots(field, stained.centres, 0.35 * light, 4.0)
+    return dots(field, stained.centres, light, 1.9) + halo * (field.owner > 0) + np.float32(0.05) * field.cytoplasm
+
+
+def centrosome(rng: np.random.Generator, stained: Stained) -> Image:
+    """One or two tight dots beside the nucleus."""
+    field, s = stained.field, stained.field.scale
+    light = lights(rng, len(field.population))
+    turn = rng.uniform(0, 2 * np.pi, len(light))
+    apart = np.where(rng.random(len(light)) < 0.6, rng.uniform(2, 4, len(light)), 0) * s
+    second = stained.centres + apart[:, None] * np.stack([np.sin(turn), np.cos(turn)], axis=1)
+    pair = np.concatenate([stained.centres, second]).astype(np.float32)
+    return dots(field, pair, np.tile(light, 2), 1.0) + np.float32(0.06) * (field.owner > 0).astype(np.float32)
+
+
+def tips(filaments: Filaments) -> int:
+    """Count filaments that grew at all."""
+    return int(filaments.alive.any(axis=0).sum())

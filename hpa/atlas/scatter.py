@@ -1,0 +1,58 @@
+"""Putting small round things into cells: where they may lie, how many, how large."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpa.atlas.field import Field
+from hpa.atlas.noise import Image, blur, splat
+
+Points = NDArray[np.float32]
+
+
+def scatter(
+    rng: np.random.Generator, field: Field, density: Image, number: float, spread: float = 0.4
+) -> tuple[Points, NDArray[np.int32]]:
+    """Draw places in every cell.
+
+    Parameters
+    ----------
+    rng, field
+        Chance and the cells.
+    density
+        Where in a cell they may lie, not negative, float32 (H, W); each cell counts by itself.
+    number
+        Median number in a whole cell; a cell cut by the frame gets its visible part.
+    spread
+        Sigma of the logarithm of the number.
+
+    Returns
+    -------
+    tuple
+        Rows and columns in px, float32 (K, 2), and the owner 1..N of each, int32 (K,).
+    """
+    cells = field.population
+    owner = field.owner.ravel()
+    weight = np.where(owner > 0, density.ravel(), 0)
+    total = np.bincount(owner, weight, len(cells) + 1)
+    visible = np.bincount(owner, minlength=len(cells) + 1)
+    whole = np.concatenate([[1.0], np.pi * cells.radius_px**2])
+    wanted = number * rng.lognormal(0, spread, len(cells) + 1) * np.minimum(visible / whole, 1.2) * (total > 0)
+    wanted[0] = 0
+    chance = np.cumsum(weight * (wanted / np.maximum(total, 1e-9))[owner])
+    count = rng.poisson(wanted.sum())
+    if count == 0 or chance[-1] <= 0:
+        return np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
+    pixel = np.minimum(np.searchsorted(chance, rng.random(count) * chance[-1]), len(owner) - 1)
+    at = np.stack(np.unravel_index(pixel, field.shape), axis=1) + rng.uniform(-0.5, 0.5, (count, 2))
+    return at.astype(np.float32), owner[pixel].astype(np.int32)
+
+
+def dots(field: Field, at: Points, light: NDArray[np.float32], sigma_px: float) -> Image:
+    """Draw Gaussian dots whose peaks are as bright as `light`; `sigma_px` is for a frame of 512 px."""
+    sigma = sigma_px * field.scale
+    return blur(splat(at, light, field.shape), sigma) * np.float32(2 * np.pi * max(sigma, 0.4) ** 2)
+
+
+def lights(rng: np.random.Generator, count: int, sigma: float = 0.4) -> NDArray[np.float32]:
+    """Draw brightnesses around 1."""
+    return rng.lognormal(-(sigma**2) / 2, sigma, count).astype(np.float32)

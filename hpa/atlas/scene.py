@@ -1,0 +1,147 @@
+"""One field of view: the four channels, the cells, the nuclei and what each cell carries."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hpa.atlas.cells import grow_field
+from hpa.atlas.field import Field
+from hpa.atlas.labels import draw_carriers, draw_shares
+from hpa.atlas.noise import Image, blur, smooth_noise
+from hpa.atlas.optics import record
+from hpa.atlas.patterns import BRIDGE, PATTERNS, SPINDLE
+from hpa.atlas.stains import Stained, stain
+from hpa.atlas.styles import CELL_LINES, SHARES
+from hpa.channels import CHANNELS, Channel
+from hpa.errors import UserError
+from hpa.vocabulary import HPA28
+
+NUCLEUS_SEEN_PX = 60.0
+"""A cell is labelled if at least this area of its nucleus lies in the frame (at 512 px): no nucleus, no cell."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One synthetic field of view with its truth.
+
+    Parameters
+    ----------
+    channels
+        uint8 (4, H, W), in the order of `hpa.channels.CHANNELS`.
+    cells
+        Label image of the cells, 0 background, 1..n, uint16 (H, W).
+    nuclei
+        Label image of the nuclei; a nucleus carries the label of its cell, uint16 (H, W).
+    targets
+        The classes that cell 1, 2, .. n carries; empty for a negative cell.
+    """
+
+    channels: NDArray[np.uint8]
+    cells: NDArray[np.uint16]
+    nuclei: NDArray[np.uint16]
+    targets: list[tuple[int, ...]]
+
+
+def draw_scene(
+    seed: tuple[int, ...],
+    *,
+    size_px: int = 512,
+    cell_line: int | None = None,
+    target: tuple[int, ...] = (),
+    shares: tuple[float, ...] | None = None,
+    protein: bool = True,
+) -> Scene:
+    """Draw one field of view, a pure function of its arguments.
+
+    Parameters
+    ----------
+    seed
+        Entropy: the same numbers give the same pixels.
+    size_px
+        Height and width. The field of view is the same at every size, as if one image were resized.
+    cell_line
+        Index into `hpa.atlas.styles.CELL_LINES`; None draws one as often as the atlas images it.
+    target
+        Classes of the image, 0..27.
+    shares
+        For each class of `target` the share of cells that carry it; None draws them as in reality.
+    protein
+        False leaves the green channel black, which is faster.
+
+    Raises
+    ------
+    UserError
+        If an argument is outside its range.
+    """
+    _check(size_px, cell_line, target, shares)
+    # one stream a part, so that leaving out the protein changes nothing else
+    style, geometry, stains, proteins, camera = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(5)
+    )
+    line = CELL_LINES[
+        int(style.choice(len(CELL_LINES), p=np.array(SHARES) / sum(SHARES))) if cell_line is None else cell_line
+    ]
+    field = grow_field(
+        geometry, line, (size_px, size_px),
+        dividing=0.14 if SPINDLE in target else 0.025, telophase=0.10 if BRIDGE in target else 0.012,
+    )  # fmt: skip
+    stained = stain(stains, field)
+    shares = draw_shares(proteins, target) if shares is None else shares
+    carried = draw_carriers(proteins, field.population, target, shares)
+    focus = _focus(camera, field)
+    light: dict[Channel, Image] = {"red": stained.tubulin, "blue": stained.dna, "yellow": stained.reticulum}
+    channels = np.zeros((len(CHANNELS), size_px, size_px), np.uint8)
+    for position, channel in enumerate(CHANNELS):
+        if channel in light:
+            channels[position] = record(camera, field, light[channel], channel, focus)
+    if protein:
+        green = _protein(proteins, stained, carried)
+        channels[CHANNELS.index("green")] = record(proteins, field, green, "green", focus)
+    cells, nuclei, kept = _labels(field)
+    targets = [tuple(int(label) for label in np.flatnonzero(carried[index])) for index in kept]
+    return Scene(channels, cells, nuclei, targets)
+
+
+def _check(size_px: int, cell_line: int | None, target: tuple[int, ...], shares: tuple[float, ...] | None) -> None:
+    if size_px < 64:
+        raise UserError(f"expected a size of at least 64 px, found {size_px}")
+    if cell_line is not None and not 0 <= cell_line < len(CELL_LINES):
+        raise UserError(f"expected a cell line 0..{len(CELL_LINES) - 1}, found {cell_line}")
+    if not all(0 <= label < len(HPA28) for label in target):
+        raise UserError(f"expected labels 0..{len(HPA28) - 1}, found {target}")
+    if shares is not None and len(shares) != len(target):
+        raise UserError(f"expected a share for each of {len(target)} labels, found {len(shares)}")
+
+
+def _focus(rng: np.random.Generator, field: Field) -> Image:
+    """Draw how far out of focus each cell and region is, 0 to 1."""
+    cells = field.population
+    away = np.where(rng.random(len(cells)) < 0.10, rng.uniform(0.4, 1, len(cells)), rng.beta(1, 12, len(cells)))
+    tilt = np.clip(smooth_noise(rng, field.shape, 300 * field.scale) - 1.2, 0, 1) * 0.5
+    return blur(
+        np.asarray(np.clip(field.of_cells(away.astype(np.float32)) + tilt, 0, 1), dtype=np.float32), 3 * field.scale
+    )
+
+
+def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.bool_]) -> Image:
+    """Draw the green light: every pattern on its carriers, over a faint background in every cell."""
+    field = stained.field
+    expression = rng.lognormal(0, 0.35, len(field.population))
+    light = 0.05 * (field.owner > 0) * (0.5 + 0.5 * np.clip(field.edge_px / (8 * field.scale), 0, 1))
+    for label in np.flatnonzero(carried.any(axis=0)):
+        amount = np.where(carried[:, label], expression, 0).astype(np.float32)
+        spread = cv2.dilate(field.of_cells(amount), np.ones((3, 3), np.uint8))
+        light = light + PATTERNS[label](rng, stained) * spread * np.float32(rng.uniform(0.5, 1.2))
+    return np.asarray(light, dtype=np.float32)
+
+
+def _labels(field: Field) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
+    """Number the cells whose nucleus is seen 1..n, from top to bottom; also their indices in the population."""
+    seen = np.bincount(field.nuclei.ravel(), minlength=len(field.population) + 1)
+    seen[0] = 0
+    kept = np.flatnonzero(seen >= NUCLEUS_SEEN_PX * field.scale**2)
+    number = np.zeros(len(seen), np.uint16)
+    number[kept] = np.arange(1, len(kept) + 1)
+    return number[field.owner], number[field.nuclei], kept - 1

@@ -1,0 +1,146 @@
+"""The three reference stains: DNA (blue), microtubules (red) and endoplasmic reticulum (yellow)."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hpa.atlas.field import ANAPHASE, METAPHASE, PROMETAPHASE, Field
+from hpa.atlas.filaments import Filaments, microtubules, organising_centres
+from hpa.atlas.noise import Image, blur, octaves, smooth_noise, splat
+
+
+@dataclass(frozen=True)
+class Stained:
+    """A field with its organelles, before any optics: light per pixel, about 1 where a structure is bright.
+
+    Parameters
+    ----------
+    field
+        The cells.
+    nucleoli
+        1 in a nucleolus, float32 (H, W), and the middle of each, float32 (M, 2), with its radius, float32 (M,).
+    centres
+        Organising centre of each cell, float32 (N, 2).
+    filaments
+        The microtubules.
+    dna, tubulin, reticulum
+        Light of the three stains, float32 (H, W).
+    """
+
+    field: Field
+    nucleoli: Image
+    nucleolus_at: NDArray[np.float32]
+    nucleolus_px: NDArray[np.float32]
+    centres: NDArray[np.float32]
+    filaments: Filaments
+    dna: Image
+    tubulin: Image
+    reticulum: Image
+
+
+def stain(rng: np.random.Generator, field: Field) -> Stained:
+    """Draw the organelles that the three reference stains show."""
+    nucleoli, at, radius = _nucleoli(rng, field)
+    centres = organising_centres(rng, field)
+    filaments = microtubules(rng, field, centres)
+    return Stained(
+        field, nucleoli, at, radius, centres, filaments,
+        _dna(rng, field, nucleoli),
+        _tubulin(rng, field, filaments, centres),
+        _reticulum(rng, field),
+    )  # fmt: skip
+
+
+def discs(
+    shape: tuple[int, int], at: NDArray[np.float32], radius_px: NDArray[np.float32], light: NDArray[np.float32]
+) -> Image:
+    """Draw filled discs at sub-pixel places, each over what is there."""
+    image = np.zeros(shape, np.float32)
+    for (row, column), radius, value in zip(at, radius_px, light, strict=True):
+        place = (round(float(column) * 16), round(float(row) * 16))
+        cv2.circle(image, place, max(round(float(radius) * 16), 4), float(value), -1, cv2.LINE_8, 4)
+    return image
+
+
+def _nucleoli(rng: np.random.Generator, field: Field) -> tuple[Image, NDArray[np.float32], NDArray[np.float32]]:
+    cells = field.population
+    number = np.where(cells.stage == 0, rng.poisson(field.line.nucleoli, len(cells)), 0)
+    index = np.repeat(np.arange(len(cells)), number)
+    turn, far = rng.uniform(0, 2 * np.pi, len(index)), np.sqrt(rng.random(len(index))) * 0.62
+    at = cells.nucleus[index] + (far * cells.nucleus_px[index])[:, None] * np.stack([np.sin(turn), np.cos(turn)], 1)
+    radius = cells.nucleus_px[index] * rng.lognormal(np.log(0.15), 0.3, len(index))
+    image = discs(field.shape, at.astype(np.float32), radius.astype(np.float32), np.ones(len(index), np.float32))
+    warp = 1.2 * field.scale
+    image = blur(image * field.karyoplasm, warp)
+    image = np.clip((image - 0.45 + 0.15 * smooth_noise(rng, field.shape, 4 * field.scale) * (image > 0.05)) * 4, 0, 1)
+    return image.astype(np.float32), at.astype(np.float32), radius.astype(np.float32)
+
+
+def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
+    """Mottled chromatin, dark nucleoli, a denser rim; condensed chromosomes in mitosis."""
+    s, cells = field.scale, field.population
+    mottle = octaves(rng, field.shape, (10 * s, 4.5 * s, 2.2 * s), (0.5, 0.8, 0.7))
+    light = np.exp(0.22 * mottle) * (1 - 0.62 * nucleoli)
+    light *= (
+        1 - 0.28 * np.exp(-field.rim_px / (1.3 * s)) + 0.20 * np.exp(-(((field.rim_px - 2.2 * s) / (1.2 * s)) ** 2))
+    )
+    if field.line.chromocentres:
+        number = rng.poisson(field.line.chromocentres, len(cells))
+        index = np.repeat(np.arange(len(cells)), number)
+        turn, far = rng.uniform(0, 2 * np.pi, len(index)), np.sqrt(rng.random(len(index))) * 0.85
+        at = cells.nucleus[index] + (far * cells.nucleus_px[index])[:, None] * np.stack([np.sin(turn), np.cos(turn)], 1)
+        spots = splat(at.astype(np.float32), rng.uniform(0.5, 1.5, len(index)).astype(np.float32), field.shape)
+        light += 22 * s * s * blur(spots, 1.6 * s)
+    condensed = (cells.stage >= PROMETAPHASE) & (cells.stage <= ANAPHASE)
+    amount = rng.lognormal(0, 0.22, len(cells)) * np.where(condensed, 1.9, 1.0)
+    clump = np.where(cells.stage == PROMETAPHASE, 1.0, 0.0).astype(np.float32)
+    light *= np.exp(0.9 * field.of_cells(clump) * smooth_noise(rng, field.shape, 5 * s))
+    return np.asarray(light * field.karyoplasm * field.of_cells(amount.astype(np.float32)), dtype=np.float32)
+
+
+def _tubulin(rng: np.random.Generator, field: Field, filaments: Filaments, centres: NDArray[np.float32]) -> Image:
+    """Filaments, a haze between them, less above the nucleus, and spindles in mitosis."""
+    s, cells, line = field.scale, field.population, field.line
+    weights = rng.lognormal(0, 0.5, len(filaments.cell)).astype(np.float32)
+    light = filaments.draw(weights, field.shape) / s
+    haze = field.cytoplasm * (0.35 + field.nearness) * np.exp(0.35 * smooth_noise(rng, field.shape, 7 * s))
+    light = light + 4 * line.haze * haze
+    light = light * (1 - 0.62 * np.clip(field.rim_px / (4 * s), 0, 1))
+    amount = rng.lognormal(0, 0.32, len(cells))
+    light = light * field.of_cells(amount.astype(np.float32)) + 3 * spindles(rng, field)
+    return np.asarray(light, dtype=np.float32)
+
+
+def spindles(rng: np.random.Generator, field: Field) -> Image:
+    """Draw the spindle of each cell in mitosis: fibres between two poles, meeting the plate in the middle."""
+    cells, s = field.population, field.scale
+    image = np.zeros(field.shape, np.float32)
+    for index in np.flatnonzero((cells.stage >= METAPHASE) & (cells.stage <= ANAPHASE)):
+        axis = np.array([np.sin(cells.angle[index]), np.cos(cells.angle[index])])
+        side = np.array([axis[1], -axis[0]])
+        size = float(cells.nucleus_px[index])
+        along = np.linspace(-1, 1, 60)
+        bulge = rng.uniform(-0.85, 0.85, 40)[:, None] * np.sqrt(1 - along**2 + 1e-3)
+        fibres = cells.centre[index] + 0.95 * size * (along[None, :, None] * axis + bulge[:, :, None] * side)
+        image += splat(
+            fibres.reshape(-1, 2).astype(np.float32), np.full(fibres.shape[0] * 60, 0.08, np.float32), field.shape
+        )
+        poles = (cells.centre[index] + 0.95 * size * np.stack([axis, -axis])).astype(np.float32)
+        image += 6 * s * blur(splat(poles, np.ones(2, np.float32), field.shape), 1.5 * s)
+    return blur(image, 0.7 * s)
+
+
+def _reticulum(rng: np.random.Generator, field: Field) -> Image:
+    """Bright around the nucleus and thinning outwards, granular, dim above the nucleus, uneven between cells."""
+    s, cells, line = field.scale, field.population, field.line
+    grain = octaves(rng, field.shape, (14 * s, 5 * s, 2.0 * s), (0.5, 0.6, 0.9))
+    reach = np.clip(line.er_reach * rng.lognormal(0, 0.15, len(cells)), 0.4, 1.2).astype(np.float32)
+    fade = np.clip(field.nearness / np.maximum(1.35 - field.of_cells(reach), 0.15), 0, 1.0)
+    near = np.exp(-field.off_nucleus_px / (7 * s))
+    light = field.cytoplasm * (0.06 + fade**1.3 * (0.55 + 0.45 * field.nearness) + 0.25 * near)
+    light = light * np.exp(0.55 * line.er_grain * grain)
+    light = light + 0.18 * field.karyoplasm * np.exp(0.15 * grain)
+    amount = rng.lognormal(0, 0.4, len(cells)) * np.where(cells.stage > 0, 1.2, 1.0)
+    return np.asarray(light * field.of_cells(amount.astype(np.float32)), dtype=np.float32)

@@ -1,0 +1,99 @@
+"""Cell lines: each is a style of size, shape, crowding, texture and stain contrast."""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class CellLine:
+    """How the cells of one line look. Lengths are at 512 px a frame; the rest are ratios.
+
+    Parameters
+    ----------
+    name
+        The line it is modelled on.
+    diameter_px, spread
+        Median equivalent diameter before neighbours compete for the room, and the sigma of its logarithm.
+    elongation
+        Median ratio of the long to the short axis.
+    lobes, ruffle
+        How far the outline departs from an ellipse, in slow lobes and in fine folds.
+    processes
+        Mean number of thin processes of a cell.
+    coverage
+        Share of the frame that cells aim to cover; above 1 they press into a sheet.
+    clumping
+        0: spread evenly, 1: islands with wide gaps.
+    alignment
+        0: every direction, 1: all cells lie along one direction.
+    nucleus
+        Diameter of the nucleus as a share of the cell's.
+    nucleus_lobes
+        How far nuclei depart from ellipses.
+    nucleoli
+        Mean number of nucleoli.
+    chromocentres
+        Mean number of bright spots of dense DNA (the mouse lines have many).
+    er_reach
+        How far the ER reaches from the nucleus to the edge (1: all the way).
+    er_grain
+        Contrast of the ER's texture.
+    filaments
+        Number of microtubules of a cell of 100 px.
+    bend
+        How much microtubules bend, in radians a step.
+    ring
+        Share of microtubules that run around the nucleus instead of outwards.
+    haze
+        Diffuse tubulin between the filaments, relative to them.
+    """
+
+    name: str
+    diameter_px: float
+    spread: float
+    elongation: float
+    lobes: float
+    ruffle: float
+    processes: float
+    coverage: float
+    clumping: float
+    alignment: float
+    nucleus: float
+    nucleus_lobes: float
+    nucleoli: float
+    chromocentres: float
+    er_reach: float
+    er_grain: float
+    filaments: float
+    bend: float
+    ring: float
+    haze: float
+
+
+CELL_LINES: Final[tuple[CellLine, ...]] = (
+    # name, diameter, spread, elongation, lobes, ruffle, processes, coverage, clumping, alignment, nucleus, its lobes,
+    # nucleoli, chromocentres, ER reach, ER grain, filaments, bend, ring, haze
+    CellLine("U-2 OS", 122, .30, 1.45, .16, .9, .5, .72, .2, .2, .47, .06, 3.0, .0, .75, .8, 150, .16, .15, .15),
+    CellLine("A-431", 92, .30, 1.35, .12, .6, .2, .95, .6, .1, .55, .05, 3.0, .0, .95, .6, 120, .20, .30, .25),
+    CellLine("U-251 MG", 126, .35, 1.90, .22, 1.0, 1.0, .62, .1, .3, .43, .06, 3.5, .0, .65, .9, 150, .12, .15, .10),
+    CellLine("HEK 293", 72, .25, 1.35, .18, 1.0, .6, .90, .8, .1, .60, .08, 2.5, .0, 1.00, .5, 60, .25, .45, .40),
+    CellLine("A549", 112, .28, 1.60, .15, .8, .4, .70, .3, .2, .48, .05, 2.5, .0, .80, .8, 130, .17, .25, .15),
+    CellLine("SH-SY5Y", 76, .28, 2.00, .22, .8, 1.6, .60, .6, .2, .58, .10, 3.0, .0, .95, .5, 70, .14, .35, .30),
+    CellLine("RH-30", 120, .32, 2.20, .18, .8, .9, .68, .1, .5, .42, .05, 3.0, .0, .75, .8, 140, .11, .15, .15),
+    CellLine("SK-MEL-30", 104, .30, 1.90, .22, .8, 1.2, .52, .3, .3, .46, .07, 2.5, .0, .85, .7, 120, .15, .25, .20),
+    CellLine("HAP1", 78, .22, 1.45, .16, .9, .5, .80, .7, .1, .55, .06, 3.0, .0, .90, .6, 80, .20, .30, .30),
+    CellLine("PC-3", 110, .35, 1.60, .20, 1.2, .8, .60, .3, .1, .50, .20, 3.0, .0, .80, .8, 130, .18, .20, .15),
+    CellLine("HeLa", 100, .26, 1.55, .16, .9, .6, .66, .3, .1, .50, .10, 3.5, .0, .85, .7, 120, .18, .25, .15),
+    CellLine("HaCaT", 106, .30, 1.30, .10, .5, .1, 1.05, .5, .1, .45, .05, 3.0, .0, .90, .6, 140, .16, .15, .15),
+    CellLine("hTCEpi", 160, .25, 1.25, .10, .5, .1, .85, .2, .1, .38, .04, 3.0, .0, .70, .7, 260, .14, .10, .10),
+    CellLine("NIH 3T3", 120, .30, 1.90, .24, .9, 1.4, .55, .1, .2, .42, .04, 1.0, 14.0, .70, .8, 130, .12, .15, .10),
+    CellLine("BJ", 170, .28, 3.20, .14, .7, .8, .70, .1, .9, .34, .04, 2.5, .0, .70, .8, 220, .07, .10, .10),
+    CellLine("REH", 54, .18, 1.12, .06, .6, .1, .34, .4, .0, .74, .12, 2.0, .0, 1.00, .5, 40, .25, .70, .50),
+    CellLine("CACO-2", 84, .30, 1.30, .10, .5, .1, 1.10, .4, .1, .55, .08, 2.5, .0, .95, .5, 80, .20, .35, .35),
+)  # fmt: skip
+"""The lines of the atlas. The first eleven stand in the order of their share of hand-labelled real cells."""
+
+SHARES: Final[tuple[float, ...]] = (
+    0.24, 0.15, 0.14, 0.06, 0.06, 0.04, 0.05, 0.04, 0.03, 0.04, 0.03, 0.03, 0.02, 0.02, 0.02, 0.015, 0.015,
+)  # fmt: skip
+"""How often each line is imaged: the atlas images U-2 OS, A-431 and U-251 MG far more than the others."""
