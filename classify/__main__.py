@@ -1,0 +1,61 @@
+"""Stage 3: train a classifier of crops for every fold, and let each fold's model speak about crops it never saw.
+
+    python -m classify train work/my
+    python -m classify predict work/my
+
+train   reads  recipe.toml, images.parquet, folds.parquet, crops/<window>/.
+        writes classify/<window>/fold-<k>/: checkpoint.pt, history.csv, run.json. A run that was killed goes on after
+        its last finished epoch.
+predict reads  the same and classify/<window>/fold-<k>/checkpoint.pt.
+        writes classify/<window>/probabilities.parquet, and predict/ with a part a fold and run.json.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpa.command import call, new_app
+
+app = new_app(__doc__)
+
+Work = Annotated[Path, typer.Argument(help="The work folder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Overwrite = Annotated[bool, typer.Option(help="Begin anew.")]
+
+
+@app.command()
+def train(
+    work: Work,
+    device: Device = "auto",
+    fold: Annotated[list[int] | None, typer.Option(help="Train only this fold; may be given several times.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the model of every fold."""
+    from classify.run import train as run_train
+    from hpa.work import locked, open_work
+
+    folder = open_work(work)
+    with locked(work):
+        raise typer.Exit(run_train(folder, device=device, overwrite=overwrite, folds=fold))
+
+
+@app.command()
+def predict(work: Work, device: Device = "auto", overwrite: Overwrite = False) -> None:
+    """Write out-of-fold and test probabilities."""
+    from classify.run import predict as run_predict
+    from hpa.work import locked, open_work
+
+    folder = open_work(work)
+    with locked(work):
+        raise typer.Exit(run_predict(folder, device=device, overwrite=overwrite))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    return call(app, "python -m classify", arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
