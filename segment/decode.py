@@ -1,0 +1,90 @@
+"""From the network's answer for one image to its cells and nuclei at the size of the source."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segment import cells as growing
+from segment.cellpose_core import follow, masks_of_flows
+from segment.config import SegmentSection
+from segment.network import NUCLEUS, NUCLEUS_CORE, OUTPUTS
+from segment.nuclei import nuclei_of_channel, nuclei_of_logits
+from segment.objects import TYPICAL_CELL_PX2, Labels, large_only
+from segment.smooth import enlarge
+
+_STEPS: Final = 60  # the flow of a pixel two typical diameters away has arrived
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The cells and nuclei of one image.
+
+    Parameters
+    ----------
+    cells
+        Shape (H, W), uint16, 0 background, 1..n.
+    nuclei
+        Shape (H, W), uint16; a nucleus carries the label of the cell that owns it.
+    """
+
+    cells: NDArray[np.uint16]
+    nuclei: NDArray[np.uint16]
+
+
+def decode(
+    answer: NDArray[np.float32], nucleus_plane: NDArray[np.float32], section: SegmentSection, shape: tuple[int, int]
+) -> Masks:
+    """Make cells and nuclei from the outputs of a network.
+
+    Parameters
+    ----------
+    answer
+        Shape (K, h, w) at the size the network works at; the last three are flow rows, flow columns, cell logit.
+        K is 5 for the compact network (`segment.network`), which finds nuclei too, and 3 for the big ones.
+    nucleus_plane
+        Shape (h, w), the nucleus channel that the network saw.
+    section
+        How masks are made.
+    shape
+        Height and width of the source.
+    """
+    level = _logit(section.cell_threshold)
+    flows, cell = answer[-3:-1], answer[-1]
+    if len(answer) == OUTPUTS:
+        nucleus, nucleus_level = answer[NUCLEUS], _logit(section.nucleus_threshold)
+        nuclei = nuclei_of_logits(nucleus, answer[NUCLEUS_CORE], level=nucleus_level, least_area=section.least_nucleus)
+    else:
+        nuclei = nuclei_of_channel(nucleus_plane, least_area=section.least_nucleus)
+        nucleus, nucleus_level = np.where(nuclei > 0, 1, -1).astype(np.float32), 0.0
+    if section.postprocess == "nuclei":
+        cells = _cells_of_nuclei(flows, cell, nuclei, level)
+    else:
+        least_px = max(1, round(section.least_cell * TYPICAL_CELL_PX2))
+        masks = masks_of_flows(flows, cell, level=level, flow_error=section.flow_error, least_px=least_px)
+        cells, nuclei = masks.astype(np.int32), growing.owners(nuclei, masks)
+    cells = large_only(cells, section.least_cell)
+    nuclei = np.where(nuclei > 0, cells, 0)
+    return _consecutive(enlarge(cells, cell, level, shape), enlarge(nuclei, nucleus, nucleus_level, shape))
+
+
+def _logit(probability: float) -> float:
+    return float(np.log(probability / (1 - probability)))
+
+
+def _cells_of_nuclei(flows: NDArray[np.float32], cell: NDArray[np.float32], nuclei: Labels, level: float) -> Labels:
+    cells = growing.grow(cell, nuclei, cell > level)
+    if not cells.any():
+        return cells
+    ends = follow(flows, cells > 0, _STEPS)
+    return growing.connected(growing.follow_to_nuclei(cells, ends), nuclei)
+
+
+def _consecutive(cells: NDArray[np.uint16], nuclei: NDArray[np.uint16]) -> Masks:
+    # A sliver between neighbours can vanish on the finer grid, so the numbers are given at the end.
+    present = np.bincount(cells.ravel()) > 0
+    present[0] = False
+    number = (np.cumsum(present) * present).astype(np.uint16)
+    owned = np.where(nuclei == cells, nuclei, 0)
+    return Masks(number[cells], number[owned])

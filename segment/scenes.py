@@ -1,0 +1,70 @@
+"""Synthetic images made ready for training: drawn, reduced, with Cellpose's flows computed once."""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from typing import Final
+
+import cv2
+import numpy as np
+import torch
+
+from hpa.atlas import draw_scene
+from hpa.channels import CHANNELS
+from hpa.progress import progress
+from segment.cellpose_core import flows_of_labels
+from segment.nuclei import cores_of
+from segment.reduce import reduce_labels, reduce_planes
+from segment.styles import Sample, reach_of
+
+SIDES_PX: Final = (112, 128, 144, 160, 176, 192, 208)
+"""Sides of the frame at which the network learns: 157 px is where a typical cell has its typical diameter."""
+
+ER_AND_NUCLEUS: Final = (CHANNELS.index("yellow"), CHANNELS.index("blue"))
+
+_STREAM: Final = 7_301  # keeps these scenes apart from those of every atlas, whatever its seed
+
+
+def draw_sample(seed: int, number: int) -> Sample:
+    """Draw one synthetic image for training.
+
+    Parameters
+    ----------
+    seed
+        Of the training run.
+    number
+        Of the image.
+
+    Returns
+    -------
+    Sample
+        Its side is one of `SIDES_PX`.
+    """
+    rng = np.random.default_rng((_STREAM, seed, number))
+    side = int(rng.choice(SIDES_PX))
+    scene = draw_scene((_STREAM, seed, number), protein=False)
+    shape = (side, side)
+    cells, nuclei = reduce_labels(scene.cells, shape), reduce_labels(scene.nuclei, shape)
+    return Sample(
+        planes=reduce_planes(scene.channels[list(ER_AND_NUCLEUS)], shape).astype(np.float16),
+        cells=cells,
+        nuclei=nuclei,
+        flows=flows_of_labels(cells).astype(np.float16),
+        core=cores_of(nuclei),
+        reach=reach_of(cells, nuclei),
+    )
+
+
+def draw_samples(seed: int, images: int, workers: int) -> list[Sample]:
+    """Draw images 0, 1, .. for training; the same for any number of `workers`."""
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"), initializer=_one_thread)
+    samples = []
+    with pool, progress("draw", images) as advance:
+        for sample in pool.map(draw_sample, [seed] * images, range(images), chunksize=4):
+            samples.append(sample)
+            advance(1)
+    return samples
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)

@@ -1,0 +1,245 @@
+"""How well predicted masks agree with reference masks, as Cellpose and StarDist measure it.
+
+A predicted and a reference cell match when their intersection over union (IoU) reaches a threshold. Average precision
+at that threshold is TP / (TP + FP + FN) of an image (the mean over images is reported), F1 is 2 TP / (2 TP + FP + FN)
+pooled over all cells.
+
+Sources: Caicedo et al., 2018 Data Science Bowl (Nature Methods 2019); Schmidt et al., StarDist (2018); Stringer et
+al., Cellpose (2021).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+Labels = NDArray[np.integer[Any]]
+
+THRESHOLDS: Final = (0.5, 0.75, 0.9)
+"""IoU thresholds that are reported."""
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """The pairs of cells of two label images that share a pixel.
+
+    Parameters
+    ----------
+    predicted, truth
+        Shape (n,), the labels of each pair.
+    iou
+        Shape (n,), intersection over union of each pair, in (0, 1].
+    n_predicted, n_truth
+        Number of cells in each image.
+    """
+
+    predicted: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    iou: NDArray[np.float64]
+    n_predicted: int
+    n_truth: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Matched cells (TP), predicted ones without a match (FP), reference ones without a match (FN)."""
+
+    tp: int
+    fp: int
+    fn: int
+
+    @property
+    def average_precision(self) -> float:
+        """TP / (TP + FP + FN); 1 where there was nothing to find and nothing was found."""
+        total = self.tp + self.fp + self.fn
+        return self.tp / total if total else 1.0
+
+    @property
+    def f1(self) -> float:
+        """2 TP / (2 TP + FP + FN); 1 where there was nothing to find and nothing was found."""
+        total = 2 * self.tp + self.fp + self.fn
+        return 2 * self.tp / total if total else 1.0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
+
+def overlaps(predicted: Labels, truth: Labels) -> Overlaps:
+    """Count the pixels that cells of two label images share.
+
+    Only pairs that do share a pixel are formed, so memory grows with the pixels, not with n x m.
+
+    Parameters
+    ----------
+    predicted, truth
+        Shape (H, W), 0 for background; labels need not be consecutive.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(f"expected label images of one shape, found {predicted.shape} and {truth.shape}")
+    labels_p, at_p, areas_p = np.unique(predicted, return_inverse=True, return_counts=True)
+    labels_t, at_t, areas_t = np.unique(truth, return_inverse=True, return_counts=True)
+    pairs, shared = np.unique(at_p.ravel().astype(np.int64) * len(labels_t) + at_t.ravel(), return_counts=True)
+    p, t = np.divmod(pairs, len(labels_t))
+    cells = (labels_p[p] != 0) & (labels_t[t] != 0)
+    p, t, shared = p[cells], t[cells], shared[cells]
+    return Overlaps(
+        predicted=labels_p[p].astype(np.int64),
+        truth=labels_t[t].astype(np.int64),
+        iou=shared / (areas_p[p] + areas_t[t] - shared),
+        n_predicted=int((labels_p != 0).sum()),
+        n_truth=int((labels_t != 0).sum()),
+    )
+
+
+def matches(pairs: Overlaps, iou: float = 0.5) -> NDArray[np.int64]:
+    """Choose among overlapping pairs the matches at a threshold, each cell at most once.
+
+    Parameters
+    ----------
+    pairs
+        The overlaps of two label images.
+    iou
+        Least intersection over union of a match, above 0.
+
+    Returns
+    -------
+    ndarray
+        Shape (n, 2), predicted and reference label, sorted: as many matches as possible, and among
+        such choices the one with the largest sum of IoU.
+
+    Raises
+    ------
+    ValueError
+        If `iou` is not in (0, 1].
+    """
+    if not 0 < iou <= 1:
+        raise ValueError(f"expected an IoU threshold in (0, 1], found {iou}")
+    good = pairs.iou >= iou
+    candidates = np.stack([pairs.predicted[good], pairs.truth[good]], axis=1)
+    if len(candidates) and any(np.unique(side, return_counts=True)[1].max() > 1 for side in candidates.T):
+        # Only at thresholds of 0.5 and below can a cell have two candidates.
+        candidates = candidates[_assign(candidates, pairs.iou[good])]
+    return candidates[np.lexsort(candidates.T[::-1])]
+
+
+def _assign(candidates: NDArray[np.int64], iou: NDArray[np.float64]) -> NDArray[np.intp]:
+    sides = [np.unique(side, return_inverse=True) for side in candidates.T]
+    (rows, at_row), (columns, at_column) = sides
+    gain = np.zeros((len(rows), len(columns)))
+    # One more match outweighs any sum of IoU.
+    gain[at_row, at_column] = 1 + iou / (2 * min(gain.shape))
+    which = np.full(gain.shape, -1)
+    which[at_row, at_column] = np.arange(len(candidates))
+    chosen: NDArray[np.intp] = which[linear_sum_assignment(gain, maximize=True)]
+    return chosen[chosen >= 0]
+
+
+def match_cells(predicted: Labels, truth: Labels, iou: float = 0.5) -> NDArray[np.int64]:
+    """Match the cells of two label images.
+
+    Parameters
+    ----------
+    predicted, truth
+        Shape (H, W), 0 for background.
+    iou
+        Least intersection over union of a match.
+
+    Returns
+    -------
+    ndarray
+        Shape (n, 2), predicted and reference label of each match.
+    """
+    return matches(overlaps(predicted, truth), iou)
+
+
+def count(pairs: Overlaps, iou: float = 0.5) -> Counts:
+    """Count matched and unmatched cells at a threshold."""
+    tp = len(matches(pairs, iou))
+    return Counts(tp, pairs.n_predicted - tp, pairs.n_truth - tp)
+
+
+def average_precision(predicted: Labels, truth: Labels, iou: float = 0.5) -> float:
+    """Return TP / (TP + FP + FN) of one image at an IoU threshold."""
+    return count(overlaps(predicted, truth), iou).average_precision
+
+
+def score_images(images: Iterable[tuple[str, Labels, Labels]]) -> pd.DataFrame:
+    """Score several images.
+
+    Parameters
+    ----------
+    images
+        Image id, predicted labels, reference labels.
+
+    Returns
+    -------
+    DataFrame
+        One row an image and threshold: image_id, iou, tp, fp, fn, ap.
+    """
+    rows = []
+    for image_id, predicted, truth in images:
+        pairs = overlaps(predicted, truth)
+        for iou in THRESHOLDS:
+            found = count(pairs, iou)
+            rows.append((image_id, iou, found.tp, found.fp, found.fn, found.average_precision))
+    return pd.DataFrame(rows, columns=["image_id", "iou", "tp", "fp", "fn", "ap"])
+
+
+def summarise(scores: pd.DataFrame, *, seed: int = 0, draws: int = 2000) -> pd.DataFrame:
+    """Average the scores of several images.
+
+    Parameters
+    ----------
+    scores
+        What `score_images` returned, at least one image.
+    seed, draws
+        Of the bootstrap.
+
+    Returns
+    -------
+    DataFrame
+        One row a threshold: iou, images, cells (of the reference), mean_ap, pooled_f1 and, for both, the bounds of
+        the 95% interval of a bootstrap over cells: mean_ap_low, mean_ap_high, pooled_f1_low, pooled_f1_high.
+    """
+    rows = []
+    for iou, part in scores.groupby("iou"):
+        counts = [Counts(*row) for row in part[["tp", "fp", "fn"]].itertuples(index=False)]
+        pooled = sum(counts, start=Counts(0, 0, 0))
+        ap, f1 = _bootstrap(counts, np.random.default_rng(seed), draws)
+        rows.append(
+            (iou, len(part), pooled.tp + pooled.fn, part["ap"].mean(), *_interval(ap), pooled.f1, *_interval(f1))
+        )
+    columns = ["iou", "images", "cells", "mean_ap", "mean_ap_low", "mean_ap_high"]
+    return pd.DataFrame(rows, columns=[*columns, "pooled_f1", "pooled_f1_low", "pooled_f1_high"])
+
+
+def _bootstrap(
+    counts: Sequence[Counts], rng: np.random.Generator, draws: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # A cell is a match, a cell too many or a cell missed: drawing cells again is drawing these three counts again.
+    tp, fp, fn = np.zeros(draws), np.zeros(draws), np.zeros(draws)
+    ap = np.zeros(draws)
+    for one in counts:
+        total = one.tp + one.fp + one.fn
+        if not total:
+            ap += one.average_precision
+            continue
+        drawn = rng.multinomial(total, np.array([one.tp, one.fp, one.fn]) / total, size=draws)
+        ap += drawn[:, 0] / total
+        tp, fp, fn = tp + drawn[:, 0], fp + drawn[:, 1], fn + drawn[:, 2]
+    cells = 2 * tp + fp + fn
+    return ap / len(counts), np.divide(2 * tp, cells, out=np.ones(draws), where=cells > 0)
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

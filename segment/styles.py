@@ -1,0 +1,141 @@
+"""Style randomisation: one synthetic image in many looks, so that a network learns shapes and not one look."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from segment.objects import windows
+from segment.reduce import normalise
+
+Planes = NDArray[np.float32]
+ER, NUCLEUS = 0, 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A synthetic image at the size the network works at, with what is true of it.
+
+    Parameters
+    ----------
+    planes
+        Shape (2, h, w), float16, ER and nucleus.
+    cells, nuclei
+        Shape (h, w), uint16.
+    flows
+        Shape (2, h, w), float16, rows and columns.
+    core
+        Shape (h, w), bool, inner parts of nuclei.
+    reach
+        Shape (h, w), float16, distance from the nucleus as a share of the farthest pixel of the cell.
+    """
+
+    planes: NDArray[np.float16]
+    cells: NDArray[np.uint16]
+    nuclei: NDArray[np.uint16]
+    flows: NDArray[np.float16]
+    core: NDArray[np.bool_]
+    reach: NDArray[np.float16]
+
+
+def reach_of(cells: NDArray[np.integer[Any]], nuclei: NDArray[np.integer[Any]]) -> NDArray[np.float16]:
+    """Return how far each pixel is from its nucleus, as a share of the farthest pixel of its cell.
+
+    Parameters
+    ----------
+    cells, nuclei
+        Shape (H, W), labels.
+    """
+    reach = np.zeros(cells.shape, dtype=np.float16)
+    for label, window in windows(cells):
+        own, nucleus = cells[window] == label, nuclei[window] == label
+        if not nucleus.any():
+            continue
+        away = ndimage.distance_transform_edt(~nucleus)
+        reach[window][own] = (away / max(1.0, away[own].max()))[own]
+    return reach
+
+
+def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
+    """Draw one look of a sample.
+
+    Parameters
+    ----------
+    sample
+        The image.
+    rng
+        Where the look comes from.
+
+    Returns
+    -------
+    ndarray
+        Shape (2, h, w), normalised as at prediction.
+    """
+    planes = sample.planes.astype(np.float32)
+    planes *= _cell_gains(sample.cells, rng)
+    if rng.random() < 0.6:
+        planes[ER] *= _thinning(sample, rng)
+    planes /= np.maximum(np.percentile(planes, 99, axis=(1, 2), keepdims=True), 1e-3)
+    if rng.random() < 0.5:
+        planes = planes + rng.uniform(0, 0.25, size=(2, 1, 1)).astype(np.float32) * planes[::-1]
+    planes += _haze(planes.shape, rng)
+    planes *= _texture(planes.shape, rng)
+    planes = np.clip(planes, 0, None) ** np.exp(rng.normal(0, 0.3, size=(2, 1, 1))).astype(np.float32)
+    if rng.random() < 0.4:
+        planes = ndimage.gaussian_filter(planes, (0, *[rng.uniform(0, 1.3)] * 2))
+    if rng.random() < 0.3:
+        _add_debris(planes, rng)
+    planes = _noisy(planes, rng)
+    planes = np.clip(planes - rng.uniform(0, 0.06, size=(2, 1, 1)), 0, rng.uniform(0.8, 3.0, size=(2, 1, 1)))
+    gain = np.exp(rng.normal(0, 0.1, size=(2, 1, 1)))
+    return (normalise(planes.astype(np.float32)) * gain).astype(np.float32)
+
+
+def _cell_gains(cells: NDArray[np.uint16], rng: np.random.Generator) -> Planes:
+    # Neighbours differ: expression, thickness, focus.
+    spread = rng.uniform(0, [[0.7], [0.4]])
+    gains = np.exp(rng.normal(0, 1, size=(2, int(cells.max()) + 1)) * spread).astype(np.float32)
+    gains[:, 0] = 1
+    return ndimage.gaussian_filter(gains[:, cells], (0, 0.7, 0.7)).astype(np.float32)
+
+
+def _thinning(sample: Sample, rng: np.random.Generator) -> Planes:
+    # Flat cells: the ER thins out towards the edge, in some to nothing.
+    steep = rng.uniform(0, 3) * rng.uniform(0.5, 1.5, size=int(sample.cells.max()) + 1)
+    faded: Planes = np.exp(-steep[sample.cells] * sample.reach.astype(np.float32)).astype(np.float32)
+    return faded
+
+
+def _smooth_field(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> Planes:
+    field = ndimage.gaussian_filter(rng.normal(0, 1, size=shape), sigma, mode="wrap")
+    scaled: Planes = (field / max(field.std(), 1e-6)).astype(np.float32)
+    return scaled
+
+
+def _haze(shape: tuple[int, ...], rng: np.random.Generator) -> Planes:
+    strength = rng.uniform(0, 0.06, size=2) * (rng.random(2) < 0.5)
+    sigma = rng.uniform(5, 30)
+    return np.stack([s * np.clip(1 + _smooth_field((shape[1], shape[2]), sigma, rng), 0, None) for s in strength])
+
+
+def _texture(shape: tuple[int, ...], rng: np.random.Generator) -> Planes:
+    strength = rng.uniform(0, 0.35, size=2)
+    sigma = rng.uniform(0.5, 2.5)
+    return np.stack([np.exp(s * _smooth_field((shape[1], shape[2]), sigma, rng)) for s in strength])
+
+
+def _add_debris(planes: Planes, rng: np.random.Generator) -> None:
+    spots = np.zeros(planes.shape, dtype=np.float32)
+    n = int(rng.integers(1, 12))
+    rows, columns = rng.integers(planes.shape[1], size=n), rng.integers(planes.shape[2], size=n)
+    spots[rng.integers(2, size=n), rows, columns] = rng.uniform(3, 40, size=n)
+    planes += ndimage.gaussian_filter(spots, (0, *[rng.uniform(0.6, 1.8)] * 2))
+
+
+def _noisy(planes: Planes, rng: np.random.Generator) -> Planes:
+    read, shot = rng.uniform(0, 0.04, size=2)
+    noise = rng.normal(0, 1, size=planes.shape) * (read + shot * np.sqrt(np.clip(planes, 0, None)))
+    noisy: Planes = planes + noise.astype(np.float32)
+    return noisy
