@@ -49,8 +49,9 @@ def antibody_groups(antibodies: Sequence[str | None]) -> NDArray[np.int32]:
 def assign_folds(targets: NDArray[np.bool_], groups: NDArray[np.int32], k: int, seed: int) -> NDArray[np.int16]:
     """Split images into k folds that keep groups together and share out every class evenly.
 
-    Greedy, after the iterative stratification of Sechidis et al. (2011), with groups in place of samples: the class
-    with the fewest unplaced groups first, its largest groups first, each to the fold that lacks the class most.
+    Greedy, after the iterative stratification of Sechidis et al. (2011), with groups in place of samples: the groups
+    of the rarest class first, of those the largest first, each to the fold that then lies nearest to an even share of
+    every class. Nearness is the chi-squared distance, so that rare classes count as much as frequent ones.
 
     Parameters
     ----------
@@ -79,22 +80,20 @@ def assign_folds(targets: NDArray[np.bool_], groups: NDArray[np.int32], k: int, 
     # A last column counts the images themselves, so that images without any label are shared out too.
     counts = np.zeros((n_groups, targets.shape[1] + 1))
     np.add.at(counts, groups, np.column_stack([targets, np.ones(len(targets))]))
-    need = np.repeat(counts.sum(axis=0, keepdims=True) / k, k, axis=0)
     tie = np.random.default_rng(seed).permutation(n_groups)
-    fold_of = np.full(n_groups, -1, dtype=np.int16)
-    for c in _rarest_first(counts):
-        members = np.flatnonzero((counts[:, c] > 0) & (fold_of < 0))
-        for group in members[np.lexsort((tie[members], -counts[members].sum(axis=1), -counts[members, c]))]:
-            # Equal need for the class: the fold that lacks most images, then the first.
-            fold = np.lexsort((np.arange(k), -need[:, -1], -need[:, c]))[0]
-            fold_of[group] = fold
-            need[fold] -= counts[group]
+    rarity = np.argsort(np.argsort((counts > 0).sum(axis=0), kind="stable"))
+    rarest = np.where(counts > 0, rarity, counts.shape[1]).min(axis=1)
+    order = np.lexsort((tie, -counts.sum(axis=1), rarest))
+    # Adding g to a fold that holds a, where t would be even, changes sum((a - t)^2 / t) by 2 g.a/t + what is the same
+    # for every fold.
+    weights = 1 / np.maximum(counts.sum(axis=0), 1)
+    held = np.zeros((k, counts.shape[1]))
+    fold_of = np.empty(n_groups, dtype=np.int16)
+    for group in order:
+        fold = int(np.argmin(held @ (counts[group] * weights)))
+        fold_of[group] = fold
+        held[fold] += counts[group]
     return fold_of[groups]
-
-
-def _rarest_first(counts: NDArray[np.float64]) -> list[int]:
-    groups_with = (counts[:, :-1] > 0).sum(axis=0)
-    return [*(int(c) for c in np.argsort(groups_with, kind="stable") if groups_with[c]), counts.shape[1] - 1]
 
 
 def write_folds(path: Path, folds: pd.DataFrame) -> None:

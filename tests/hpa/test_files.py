@@ -1,0 +1,66 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hpa.files import remove_partials, sha256, whole, write_bytes, write_csv, write_json, write_parquet
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_bytes(path, b"old")
+
+    def fail_half_way() -> None:
+        with whole(path) as partial:
+            partial.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_killed_write_leaves_a_partial_that_can_be_removed(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from hpa.files import whole\n"
+        "with whole(Path(sys.argv[1]) / 'a.npy') as partial:\n"
+        "    partial.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert killed.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    assert not (tmp_path / "a.npy").exists()
+    remove_partials(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sha256_of_a_known_text(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "abc", b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_tables_are_bytes_for_bytes_the_same(tmp_path: Path) -> None:
+    table = pd.DataFrame({"image_id": ["b", "a"], "n": [1, 2]})
+    for name in ("one", "two"):
+        write_parquet(tmp_path / f"{name}.parquet", table)
+        write_csv(tmp_path / f"{name}.csv", table)
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+    assert (tmp_path / "one.csv").read_bytes() == b"image_id,n\nb,1\na,2\n"
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "one.parquet"), table)
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"f1": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError):
+        write_bytes(tmp_path / "a", b"")
