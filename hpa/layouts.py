@@ -62,7 +62,8 @@ def index(data: Path, layout: str, vocabulary: Vocabulary, channels: Sequence[Ch
     if found.rows.empty:
         raise UserError(f"expected images {{Id}}_{{color}}.png in {data} (layout {layout}), found none")
     table = found.rows.assign(source=data.resolve().name)
-    table = pd.concat([table, pd.DataFrame([_header(paths, channels) for paths in found.paths])], axis=1)
+    sizes = pd.DataFrame([_header(paths, channels) for paths in found.paths], dtype="int32")
+    table = pd.concat([table, sizes], axis=1)
     missing = int(sum(1 for paths in found.paths if not all(channel in paths for channel in channels)))
     for channel in channels:
         paths = [found.path_or_guess(i, channel) for i in range(len(table))]

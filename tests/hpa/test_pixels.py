@@ -54,7 +54,7 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
 
 
 def test_channels_must_fit_together(tmp_path: Path) -> None:
-    image = {}
+    image: dict[str, object] = {}
     for channel, pixels in {"red": _gray(), "green": _gray((5, 8)), "blue": _gray(depth=np.uint16)}.items():
         cv2.imwrite(str(tmp_path / f"{channel}.png"), pixels)
         image |= {f"path_{channel}": str(tmp_path / f"{channel}.png"), f"plane_{channel}": -1}

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+
+from hpa.config import DataSection, read_section
+from hpa.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[data]\nsed = 1", r"expected only known keys in \[data\] .*found 'sed'"),
+        ("[data]\nfolds = 1", r"usable \[data\] folds .*found 1"),
+        ('[data]\nchannels = ["red", "red"]', "none twice"),
+        ('[data]\nchannels = ["cyan"]', "found 'cyan'"),
+        ("[data", "expected TOML in"),
+        ("data = 3", r"expected a usable \[data\]"),
+    ],
+)
+def test_unusable_sections_are_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_section(tmp_path / "recipe.toml", "data", DataSection)
+
+
+def test_a_missing_section_has_defaults_and_a_missing_recipe_is_told(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    assert read_section(tmp_path / "recipe.toml", "data", DataSection) == DataSection()
+    with pytest.raises(UserError, match="found no file"):
+        read_section(tmp_path / "none.toml", "data", DataSection)

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hpa.mapping import FAILURE, Chunk, cut_chunks, map_chunks, write_failures
+
+IMAGES = pd.DataFrame({"image_id": [f"i{n}" for n in range(10)], "n": range(10)})
+
+
+def _square(log: Path, chunk: Chunk) -> pd.DataFrame:
+    """Square n; image 4 fails as long as the file `broken` stands beside the log."""
+    with log.open("a") as file:
+        file.write(f"{chunk.index}\n")
+    broken = (log.parent / "broken").exists()
+    bad = [broken and n == 4 for n in chunk.images["n"]]
+    return pd.DataFrame(
+        {
+            "image_id": chunk.image_ids,
+            "square": [None if b else n * n for n, b in zip(chunk.images["n"], bad, strict=True)],
+            FAILURE: pd.Series(["broken" if b else None for b in bad], dtype=object),
+        }
+    )
+
+
+def _run(tmp_path: Path, workers: int = 1) -> pd.DataFrame:
+    chunks = cut_chunks(IMAGES, 3)
+    return map_chunks(_square, tmp_path / "log", chunks, tmp_path / "parts", workers=workers, what="square")
+
+
+def test_chunks_cover_the_images_once_in_order() -> None:
+    chunks = cut_chunks(IMAGES, 3)
+    assert [chunk.image_ids for chunk in chunks] == [
+        ["i0", "i1", "i2"],
+        ["i3", "i4", "i5"],
+        ["i6", "i7", "i8"],
+        ["i9"],
+    ]
+    assert [chunk.name for chunk in chunks] == ["00000", "00001", "00002", "00003"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_parts_are_joined_in_order_whatever_the_workers(tmp_path: Path, workers: int) -> None:
+    parts = _run(tmp_path, workers)
+    assert list(parts["image_id"]) == list(IMAGES["image_id"])
+    assert list(parts["square"].astype(int)) == [n * n for n in range(10)]
+
+
+def test_only_what_is_missing_or_failed_is_done_again(tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    first = _run(tmp_path)
+    assert write_failures(tmp_path / "failures.csv", first) == 1
+    assert (tmp_path / "failures.csv").read_text() == "image_id,reason\ni4,broken\n"
+    (tmp_path / "broken").unlink()
+    (tmp_path / "parts" / "00003.parquet").unlink()
+    second = _run(tmp_path)
+    assert (tmp_path / "log").read_text().split() == ["0", "1", "2", "3", "1", "3"]
+    assert list(second["square"].astype(int)) == [n * n for n in range(10)]
+    assert write_failures(tmp_path / "failures.csv", second) == 0
+    assert (tmp_path / "failures.csv").read_text() == "image_id,reason\n"
