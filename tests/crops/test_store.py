@@ -1,0 +1,92 @@
+import multiprocessing
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pandera.errors
+import pytest
+
+from crops.store import CropStore, write_crops, write_shard
+from hpa.errors import UserError
+
+SIZE = 5
+NOTHING = pd.DataFrame({"image_id": [], "cell_label": [], "reason": []})
+
+
+def table(n: int = 6) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{i // 3}" for i in range(n)],
+            "cell_label": [1 + i % 3 for i in range(n)],
+            "shard": [i // 4 for i in range(n)],
+            "row": [i % 4 for i in range(n)],
+            "min_row_px": 0,
+            "min_col_px": 0,
+            "max_row_px": 5,
+            "max_col_px": 5,
+            "area_px": 3,
+            "scale": 1.0,
+            "touches_border": False,
+            "completeness": 1.0,
+            "has_nucleus": True,
+            "fallback": False,
+        }
+    )
+
+
+def _store(folder: Path) -> tuple[CropStore, np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(0)
+    crops = draw.integers(0, 256, (6, 2, SIZE, SIZE), dtype=np.uint8)
+    masks = draw.random((6, SIZE, SIZE)) < 0.5
+    write_shard(folder, 0, crops[:4], masks[:4])
+    write_shard(folder, 1, crops[4:], masks[4:])
+    write_crops(folder, table(), NOTHING)
+    return CropStore(folder), crops, masks
+
+
+def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
+    store, crops, masks = _store(tmp_path)
+    assert len(store) == 6
+    assert store.shape == (2, SIZE, SIZE)
+    for rows in ([5, 0, 3, 3, 4], [], np.array([2])):
+        np.testing.assert_array_equal(store.pixels(rows), crops[np.array(rows, int)])
+        np.testing.assert_array_equal(store.masks(rows), masks[np.array(rows, int)])
+
+
+def test_shards_are_plain_memory_mappable_arrays(tmp_path: Path) -> None:
+    _, crops, _ = _store(tmp_path)
+    shard = np.load(tmp_path / "shard-00001.npy", mmap_mode="r")
+    np.testing.assert_array_equal(shard, crops[4:])
+
+
+@pytest.mark.parametrize("how", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")  # forking while threads run is what is tested
+def test_worker_processes_read_the_same(tmp_path: Path, how: str) -> None:
+    store, crops, _ = _store(tmp_path)
+    store.pixels([0])  # opened before it is handed over
+    assert not pickle.loads(pickle.dumps(store))._shards
+    with multiprocessing.get_context(how).Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(store.pixels, ([4, 1],)), crops[[4, 1]])
+
+
+def test_no_store(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a crop store"):
+        CropStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"cell_label": 1}, "not unique"),
+        ({"fallback": True}, "fallback is not cell_label 0"),
+        ({"max_row_px": 0}, "an empty window"),
+        ({"completeness": 1.5}, "in_range"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+def test_each_rule_of_the_table(tmp_path: Path, change: dict[str, Any], rule: str) -> None:
+    with pytest.raises((pandera.errors.SchemaError, pandera.errors.SchemaErrors), match=rule):
+        write_crops(tmp_path, table().assign(**change), NOTHING)
+    assert not (tmp_path / "crops.parquet").exists()
