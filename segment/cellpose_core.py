@@ -51,30 +51,30 @@ def big_model_path(name: str) -> Path:
     return path
 
 
-def load_big(path: Path, device: torch.device) -> BaseModel:
-    """Load a Cellpose 4 model with the SAM body.
+def load_big(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
+    """Load a Cellpose 4 model with the SAM body for use.
 
     Parameters
     ----------
-    path
-        A file that exists (`big_model_path`).
+    state
+        Its weights by name.
     device
         Where it is to run.
 
     Raises
     ------
-    UserError
-        If the file holds other weights, for example those of Cellpose 3.
+    ValueError
+        If these are other weights, for example those of Cellpose 3.
     """
+    if "W2" not in state:
+        raise ValueError("no weights of Cellpose's 4th version")
     net = CPSAM(dtype=torch.float32)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
-    except Exception as error:  # a pickle, a truncated file and other weights raise a dozen different kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"expected the weights of a Cellpose 4 model in {path}, found: {reason}") from None
-    net.eval()
-    return net.to(device)
+    except RuntimeError as error:  # torch lists what is missing, line by line
+        raise ValueError(str(error).splitlines()[0]) from None
+    net.to(device).eval()
+    return net
 
 
 def flows_of_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:

@@ -1,12 +1,11 @@
 """The compact network: a U-Net body that Cellpose can train, tile and follow."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
 
-from hpa.errors import UserError
 from segment.cellpose_core import BaseModel
 
 INPUTS: Final = 2
@@ -101,29 +100,25 @@ def save_weights(net: CompactNetwork, path: Path) -> None:
     torch.save(state, path)
 
 
-def load_compact(path: Path, device: torch.device) -> CompactNetwork:
+def load_compact(state: dict[str, torch.Tensor], device: torch.device) -> CompactNetwork:
     """Load a compact network for use.
 
     Parameters
     ----------
-    path
-        A file that `save_weights` wrote.
+    state
+        Its weights by name.
     device
         Where it is to run.
 
     Raises
     ------
-    UserError
-        If the file is missing or holds something else.
+    ValueError
+        If these are the weights of another network.
     """
-    if not path.is_file():
-        raise UserError(f"expected the weights of the compact network, found no file {path}")
     net = CompactNetwork()
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict(state)
-    except Exception as error:  # a pickle, a truncated file and other weights raise a dozen different kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"expected the weights of the compact network in {path}, found: {reason}") from None
+    except RuntimeError as error:  # torch lists what is missing, line by line
+        raise ValueError(str(error).splitlines()[0]) from None
     net.to(device, memory_format=torch.channels_last).eval()
     return net

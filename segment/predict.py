@@ -1,6 +1,7 @@
 """Planes of images to masks: the array core of the stage."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -14,42 +15,62 @@ from segment.reduce import network_shape, normalise, reduce_planes
 _BATCH: Final = 8
 
 
-def segment_images(
-    net: BaseModel, images: Sequence[NDArray[Any]], section: SegmentSection, diameter_px: Sequence[float]
-) -> list[Masks]:
+@dataclass(frozen=True)
+class Seen:
+    """An image as the network sees it.
+
+    Parameters
+    ----------
+    planes
+        Shape (2, h, w), ER and nucleus, reduced and normalised.
+    shape
+        Height and width of the source.
+    has_signal
+        Whether every plane has any contrast.
+    """
+
+    planes: NDArray[np.float32]
+    shape: tuple[int, int]
+    has_signal: bool
+
+
+def see(planes: NDArray[Any], diameter_px: float) -> Seen:
+    """Reduce an image to what the network sees; the source is then no longer needed.
+
+    Parameters
+    ----------
+    planes
+        Shape (2, H, W), ER and nucleus, uint8 or uint16.
+    diameter_px
+        Equivalent diameter of a typical cell in the image.
+    """
+    shape = (planes.shape[1], planes.shape[2])
+    reduced = reduce_planes(planes, network_shape(*shape, diameter_px))
+    has_signal = bool((reduced.max(axis=(1, 2)) > reduced.min(axis=(1, 2))).all())
+    return Seen(normalise(reduced), shape, has_signal)
+
+
+def segment_images(net: BaseModel, images: Sequence[Seen], section: SegmentSection) -> Iterator[Masks]:
     """Find the cells and nuclei of images.
 
     Parameters
     ----------
     net
-        A network (`segment.network`).
+        A network (`segment.network`, or a big one).
     images
-        Each of shape (2, H, W), ER and nucleus, uint8 or uint16; sizes may differ.
+        The images; those that the network sees at one size share its batches.
     section
         How masks are made.
-    diameter_px
-        Equivalent diameter of a typical cell in each image.
 
-    Returns
-    -------
-    list of Masks
-        At the size of the images, in their order.
+    Yields
+    ------
+    Masks
+        At the size of the source, in the order of the images.
     """
-    seen = [
-        normalise(reduce_planes(planes, network_shape(planes.shape[1], planes.shape[2], diameter)))
-        for planes, diameter in zip(images, diameter_px, strict=True)
-    ]
-    answers = _answers(net, seen)
-    return [
-        decode(answer, planes[1], section, (image.shape[1], image.shape[2]))
-        for answer, planes, image in zip(answers, seen, images, strict=True)
-    ]
-
-
-def _answers(net: BaseModel, seen: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    # Images of one size share batches, whatever stands between them.
     answers: dict[int, NDArray[np.float32]] = {}
-    for shape in sorted({planes.shape for planes in seen}):
-        alike = [index for index, planes in enumerate(seen) if planes.shape == shape]
-        answers.update(zip(alike, run_tiles(net, np.stack([seen[index] for index in alike]), _BATCH), strict=True))
-    return [answers[index] for index in range(len(seen))]
+    for shape in sorted({image.planes.shape for image in images}):
+        alike = [index for index, image in enumerate(images) if image.planes.shape == shape]
+        planes = np.stack([images[index].planes for index in alike])
+        answers.update(zip(alike, run_tiles(net, planes, _BATCH), strict=True))
+    for index, image in enumerate(images):
+        yield decode(answers.pop(index), image.planes[1], section, image.shape)

@@ -1,0 +1,150 @@
+"""The contract of the segment stage: label images of cells and nuclei, and their table.
+
+``segment/masks/<image_id>.png`` is a uint16 label image of the size of the source, 0 for background and 1..n for cells
+without gaps. ``segment/nuclei/<image_id>.png`` is of the same size; a nucleus carries the cell_label of the cell that
+owns it and lies within it. ``segment/masks.parquet`` has one row an image:
+
+image_id, n_cells, diameter_px (median equivalent diameter of its cells in the source, NaN without cells), flags (any
+of `FLAGS`, joined by ", "; empty for none), crc32 (of the label image: rows of little-endian uint16).
+
+Images of the image table = rows of this table + rows of ``segment/failures.csv``.
+"""
+
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+from numpy.typing import NDArray
+
+from hpa.errors import UserError
+from hpa.files import write_parquet
+from hpa.pixels import read_labels, write_labels
+from hpa.work import WorkFolder
+
+FLAGS: Final = ("no signal", "no cell", "crowded")
+"""No contrast in a channel that was read; no cell found; more cells than the recipe's `crowded`."""
+
+_JOIN: Final = ", "
+
+
+def _known_flags(flags: str) -> bool:
+    return all(flag in FLAGS for flag in flags.split(_JOIN) if flag)
+
+
+COLUMNS: Final = {
+    "image_id": pa.Column(str, unique=True),
+    "n_cells": pa.Column("int32", pa.Check.in_range(0, 65_535)),
+    "diameter_px": pa.Column("float32", pa.Check.gt(0), nullable=True),
+    "flags": pa.Column(str, pa.Check(_known_flags, element_wise=True)),
+    "crc32": pa.Column("int64", pa.Check.in_range(0, 2**32 - 1)),
+}
+
+_MASKS: Final = pa.DataFrameSchema(
+    COLUMNS,
+    checks=[
+        pa.Check(lambda t: (t["n_cells"] > 0) == t["diameter_px"].notna(), error="a diameter without cells"),
+        pa.Check(lambda t: (t["n_cells"] == 0) == t["flags"].str.contains("no cell"), error="flag `no cell` is wrong"),
+    ],
+    strict=True,
+    ordered=True,
+    coerce=True,
+)
+
+
+def stage_folder(work: WorkFolder) -> Path:
+    """Return the folder of the segment stage."""
+    return work.root / "segment"
+
+
+def masks_path(work: WorkFolder) -> Path:
+    """Return the path of the table of masks."""
+    return stage_folder(work) / "masks.parquet"
+
+
+def write_masks(work: WorkFolder, masks: pd.DataFrame) -> None:
+    """Check the table of masks and write it.
+
+    Raises
+    ------
+    pandera.errors.SchemaError
+        If it breaks the contract.
+    """
+    write_parquet(masks_path(work), _MASKS.validate(masks))
+
+
+def read_masks(work: WorkFolder) -> pd.DataFrame:
+    """Read the table of masks.
+
+    Raises
+    ------
+    UserError
+        If the stage is not done.
+    """
+    path = masks_path(work)
+    if not path.exists():
+        raise UserError(f"expected {path} (made by `python -m segment run {work.root}`), found no such file")
+    return _MASKS.validate(pd.read_parquet(path))
+
+
+def write_pair(
+    work: WorkFolder, image_id: str, cells: NDArray[np.uint16], nuclei: NDArray[np.uint16]
+) -> dict[str, Any]:
+    """Write the two label images of an image.
+
+    Parameters
+    ----------
+    work
+        The work folder.
+    image_id
+        The image.
+    cells, nuclei
+        Shape (H, W); cells are numbered 1..n, a nucleus carries the label of its cell.
+
+    Returns
+    -------
+    dict
+        image_id, n_cells, diameter_px and crc32 of its row.
+    """
+    write_labels(_path(work, "nuclei", image_id), nuclei)
+    write_labels(_path(work, "masks", image_id), cells)
+    areas = np.bincount(cells.ravel())[1:]
+    return {
+        "image_id": image_id,
+        "n_cells": len(areas),
+        "diameter_px": float(np.median(np.sqrt(areas * 4 / np.pi))) if len(areas) else np.nan,
+        "crc32": zlib.crc32(cells.astype("<u2").tobytes()),
+    }
+
+
+def join_flags(flags: dict[str, bool]) -> str:
+    """Join the flags that are set, in the order of `FLAGS`."""
+    return _JOIN.join(flag for flag in FLAGS if flags.get(flag))
+
+
+def read_mask(work: WorkFolder, image_id: str) -> NDArray[np.uint16]:
+    """Read the cells of an image, shape (H, W).
+
+    Raises
+    ------
+    ImageError
+        If the file is missing or broken.
+    """
+    return read_labels(_path(work, "masks", image_id))
+
+
+def read_nuclei(work: WorkFolder, image_id: str) -> NDArray[np.uint16]:
+    """Read the nuclei of an image, shape (H, W), with the labels of their cells.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing or broken.
+    """
+    return read_labels(_path(work, "nuclei", image_id))
+
+
+def _path(work: WorkFolder, kind: str, image_id: str) -> Path:
+    return stage_folder(work) / kind / f"{image_id}.png"
