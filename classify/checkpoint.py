@@ -1,6 +1,7 @@
 """The artefact of training: ``checkpoint.pt``, a dictionary of tensors and plain values, never code."""
 
 import pickle
+import warnings
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -119,15 +120,19 @@ def load_plain(path: Path) -> Any:
         If there is none, or it is cut short, or holds anything else.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
             f"expected a checkpoint {path} (made by `python -m classify train`), found no such file"
         ) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch muses about pickles that it then refuses
+            return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"expected only tensors and plain values in {path}, found code or damage; it was not run"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"expected a whole checkpoint in {path}, found a damaged file ({reason})") from None

@@ -15,51 +15,61 @@ class ClassifySection(Section):
     """`[classify]`: how a classifier of crops is made and trained."""
 
     backbone: Literal["resnet18"] = Field(
-        "resnet18", description="The torchvision network that turns a crop into features."
+        default="resnet18", description="The torchvision network that turns a crop into features."
     )
     pretrained: bool = Field(
-        False,
+        default=False,
         description="Start from ImageNet weights, on the disk or downloadable; false draws them at random.",
     )
     neighbours: Neighbours = Field(
-        "keep",
+        default="keep",
         description="What a crop shows outside its own cell: the image, a quarter of its brightness, or black.",
     )
-    epochs: int = Field(20, ge=1, description="Times that every training crop is seen.")
-    batch_size: int = Field(64, ge=2, description="Crops per training step.")
-    learning_rate: float = Field(2e-3, gt=0, description="Highest learning rate of AdamW.")
-    weight_decay: float = Field(0.05, ge=0, description="Decoupled weight decay of AdamW, per unit of learning rate.")
+    epochs: int = Field(default=20, ge=1, description="Times that every training crop is seen.")
+    batch_size: int = Field(default=64, ge=2, description="Crops per training step.")
+    learning_rate: float = Field(default=2e-3, gt=0, description="Highest learning rate of AdamW.")
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="Decoupled weight decay of AdamW, per unit of learning rate."
+    )
     schedule: Literal["one-cycle", "constant"] = Field(
-        "one-cycle",
+        default="one-cycle",
         description="Learning rate over the steps: up for a quarter and down to nothing, or always the same.",
     )
-    focal_gamma: float = Field(2.0, ge=0, description="Focusing exponent of the focal loss; 0 is binary cross-entropy.")
+    focal_gamma: float = Field(
+        default=2.0, ge=0, description="Focusing exponent of the focal loss; 0 is binary cross-entropy."
+    )
     focal_alpha: float = Field(
-        -1.0,
+        default=-1.0,
         le=1,
         description="Weight of positives in the focal loss, 0..1, negatives have 1 - alpha; -1 weighs neither.",
     )
     embedding_dim: int = Field(
-        0, ge=0, description="Length of the embedding that the triplet loss trains; 0 leaves it out."
+        default=0, ge=0, description="Length of the embedding that the triplet loss trains; 0 leaves it out."
     )
-    triplet_weight: float = Field(0.1, ge=0, description="Factor of the triplet loss beside the focal loss.")
+    triplet_weight: float = Field(default=0.1, ge=0, description="Factor of the triplet loss beside the focal loss.")
     triplet_margin: float = Field(
-        0.2, gt=0, description="Distance on the unit sphere by which negatives must be farther."
+        default=0.2, gt=0, description="Distance on the unit sphere by which negatives must be farther."
     )
     triplet_jaccard: float = Field(
-        0.5, gt=0, le=1, description="Crops whose targets overlap at least so much (Jaccard index) are positives."
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Crops whose targets overlap at least so much (Jaccard index) are positives.",
     )
-    augment: Preset = Field("standard", description="How training crops are varied.")
+    augment: Preset = Field(default="standard", description="How training crops are varied.")
     validate_every: int = Field(
-        5, ge=1, description="Epochs between two looks at the fold's validation images; the last epoch always has one."
+        default=5,
+        ge=1,
+        description="Epochs between two looks at the fold's validation images; the last epoch always has one.",
     )
     checkpoint: Literal["last", "best"] = Field(
-        "last",
+        default="last",
         description="Which weights are kept: of the last epoch, or of the validated epoch with the highest mean average"
         " precision on the fold's own images (its out-of-fold probabilities are then a little too good).",
     )
     precision: Precision = Field(
-        "32", description="Arithmetic: float32, or bfloat16 where it is safe (faster on GPUs and on CPUs with AMX)."
+        default="32",
+        description="Arithmetic: float32, or bfloat16 where it is safe (faster on GPUs and on CPUs with AMX).",
     )
 
     @model_validator(mode="after")

@@ -56,7 +56,7 @@ def write_probabilities(path: Path, table: pd.DataFrame, vocabulary: Vocabulary)
 
     Raises
     ------
-    pandera.errors.SchemaError
+    pandera.errors.SchemaError, pandera.errors.SchemaErrors
         If it breaks the contract.
     """
     probabilities_schema(vocabulary).validate(table)
@@ -93,6 +93,6 @@ def read_probabilities(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:
         )
     try:
         probabilities_schema(vocabulary).validate(table)
-    except pa.errors.SchemaError as error:
+    except (pa.errors.SchemaError, pa.errors.SchemaErrors) as error:
         raise UserError(f"expected probabilities as the contract has them in {path}, found: {error}") from None
     return table

@@ -1,0 +1,52 @@
+"""Variation of crops: a pure function of (seed, fold, epoch, row), and harmless."""
+
+import numpy as np
+import pytest
+
+from classify.augment import Augmentation
+from classify.config import Preset
+from tests.classify.world import bright_crops
+
+CROPS = bright_crops(np.random.default_rng(1).random((12, 3)) < 0.5).crops
+ROWS = np.arange(100, 112)
+
+
+@pytest.mark.parametrize("preset", ["light", "standard"])
+def test_a_crop_does_not_depend_on_its_batch(preset: Preset) -> None:
+    together = Augmentation(preset, seed=5, fold=1)(CROPS, ROWS, epoch=3)
+    backwards = Augmentation(preset, seed=5, fold=1)
+    for i in reversed(range(len(CROPS))):
+        alone = backwards(CROPS[i : i + 1], ROWS[i : i + 1], epoch=3)
+        np.testing.assert_array_equal(alone[0], together[i])
+
+
+@pytest.mark.parametrize(("seed", "fold", "epoch", "shift"), [(6, 1, 3, 0), (5, 2, 3, 0), (5, 1, 4, 0), (5, 1, 3, 1)])
+def test_seed_fold_epoch_and_row_each_matter(seed: int, fold: int, epoch: int, shift: int) -> None:
+    reference = Augmentation("standard", 5, 1)(CROPS, ROWS, 3)
+    other = Augmentation("standard", seed, fold)(CROPS, ROWS + shift, epoch)
+    assert (reference != other).any(axis=(1, 2, 3)).sum() > len(CROPS) // 2
+
+
+def test_light_only_turns_and_mirrors() -> None:
+    varied = Augmentation("light", 0, 0)(CROPS, ROWS, 0)
+    for crop, out in zip(CROPS, varied, strict=True):
+        turned = [np.rot90(view, k, axes=(1, 2)) for view in (crop, crop[:, ::-1]) for k in range(4)]
+        assert sum(np.array_equal(view, out) for view in turned) == 1
+
+
+def test_standard_changes_channels_apart_and_keeps_black_crops_nearly_black() -> None:
+    flat = np.full((40, 4, 16, 16), 100, dtype=np.uint8)
+    centre = Augmentation("standard", 0, 0)(flat, np.arange(40), 0)[:, :, 8, 8].astype(int)
+    assert (np.ptp(centre, axis=1) > 5).sum() > 20
+    black = Augmentation("standard", 0, 0)(np.zeros_like(flat), np.arange(40), 0)
+    assert black.max() < 64
+
+
+def test_none_leaves_crops_as_they_are() -> None:
+    np.testing.assert_array_equal(Augmentation("none", 0, 0)(CROPS, ROWS, 0), CROPS)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_any_number_of_channels_goes_through(channels: int) -> None:
+    crops = np.zeros((2, channels, 9, 9), dtype=np.uint8)
+    assert Augmentation("standard", 0, 0)(crops, np.arange(2), 0).shape == crops.shape

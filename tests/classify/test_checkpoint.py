@@ -1,0 +1,98 @@
+"""The artefact: the same network comes back, and nothing else is let in."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from classify.checkpoint import Checkpoint
+from classify.config import ClassifySection
+from classify.model import new_network
+from hpa.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
+
+
+def _checkpoint() -> Checkpoint:
+    section = ClassifySection(embedding_dim=2)
+    network = new_network(section, 3, [1.0, 2.0], [3.0, 4.0], [0.2, 0.3, 0.4])
+    return Checkpoint(
+        state_dict=network.state_dict(),
+        config=section.model_dump(mode="json"),
+        vocabulary="three",
+        classes=["a", "b", "c"],
+        channels=["green", "blue"],
+        size_px=16,
+        mean=[1.0, 2.0],
+        std=[3.0, 4.0],
+        fold=1,
+        epoch=7,
+        seed=3,
+        versions={"torch": "0"},
+    )
+
+
+def test_what_is_saved_comes_back_and_says_the_same(tmp_path: Path) -> None:
+    saved = _checkpoint()
+    saved.save(tmp_path / "checkpoint.pt")
+    loaded = Checkpoint.load(tmp_path / "checkpoint.pt")
+    assert {k: v for k, v in vars(loaded).items() if k != "state_dict"} == {
+        k: v for k, v in vars(saved).items() if k != "state_dict"
+    }
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 2, 16, 16), dtype=np.uint8))
+    cpu = torch.device("cpu")
+    assert torch.equal(saved.network(cpu)(pixels).logits, loaded.network(cpu)(pixels).logits)
+
+
+def test_equal_checkpoints_are_equal_bytes_whatever_their_name(tmp_path: Path) -> None:
+    _checkpoint().save(tmp_path / "one.pt")
+    _checkpoint().save(tmp_path / "other_name.pt")
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other_name.pt").read_bytes()
+
+
+class _Trap:
+    """Pickled code that would leave a file behind if it ran."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_pickled_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    torch.save({"format": _Trap(tmp_path / "sprung")}, tmp_path / "torch.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
+    for name in ("torch.pt", "plain.pt"):
+        with pytest.raises(UserError, match="expected only tensors and plain values"):
+            Checkpoint.load(tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000, -1])
+def test_a_truncated_checkpoint_is_an_error(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "checkpoint.pt"
+    _checkpoint().save(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match="expected"):
+        Checkpoint.load(path)
+
+
+def test_missing_and_foreign_files_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        Checkpoint.load(tmp_path / "checkpoint.pt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match="found another file"):
+        Checkpoint.load(tmp_path / "foreign.pt")
+    torch.save({"format": "cellwise classifier 1", "fold": 0}, tmp_path / "fields.pt")
+    with pytest.raises(UserError, match="expected the fields"):
+        Checkpoint.load(tmp_path / "fields.pt")
+
+
+def test_weights_that_do_not_fit_their_description_are_an_error(tmp_path: Path) -> None:
+    whole = _checkpoint()
+    broken = Checkpoint(**{**vars(whole), "classes": ["a", "b"]})
+    with pytest.raises(UserError, match="expected weights that fit"):
+        broken.network(torch.device("cpu"))

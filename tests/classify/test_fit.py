@@ -1,0 +1,147 @@
+"""Training: it learns, it ends the same after a kill, it keeps what it was told to keep."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from classify import fit as fitting
+from classify.batches import FoldCrops
+from classify.config import ClassifySection
+from classify.fit import Fitted, clear, fit
+from classify.model import Network
+from hpa.errors import UserError
+from hpa.files import write_bytes
+from tests.classify.world import bright_fold
+
+CPU = torch.device("cpu")
+SECTION = ClassifySection(epochs=3, batch_size=8, embedding_dim=4, learning_rate=1e-2, validate_every=2)
+
+
+class _KilledError(Exception):
+    """Stands for the kill."""
+
+
+def _equal(one: Fitted, other: Fitted) -> bool:
+    return (one.epoch, one.mean, one.std) == (other.epoch, other.mean, other.std) and all(
+        torch.equal(tensor, other.state_dict[name]) for name, tensor in one.state_dict.items()
+    )
+
+
+def _fit_killed(crops: FoldCrops, section: ClassifySection, folder: Path, after: int, when: str) -> None:
+    """Train until the resume file of epoch `after` is about to be written, or was."""
+    with pytest.MonkeyPatch.context() as patch:
+        written: list[Path] = []
+
+        def dying(path: Path, content: bytes) -> None:
+            written.append(path)
+            if len(written) == after and when == "before":
+                raise _KilledError
+            write_bytes(path, content)
+            if len(written) == after:
+                raise _KilledError
+
+        patch.setattr(fitting, "write_bytes", dying)
+        with pytest.raises(_KilledError):
+            fit(crops, section, 0, 1, folder, CPU)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path: Path, checkpoint: str) -> None:
+    section = SECTION.model_copy(update={"checkpoint": checkpoint, "validate_every": 1})
+    crops = bright_fold()
+    whole = fit(crops, section, 0, 1, tmp_path / "whole", CPU)
+    for after, when in [(1, "before"), (2, "after"), (3, "before"), (3, "after")]:
+        folder = tmp_path / f"{after}-{when}"
+        _fit_killed(crops, section, folder, after, when)
+        resumed = fit(crops, section, 0, 1, folder, CPU)
+        assert _equal(whole, resumed), f"killed {when} the end of epoch {after}"
+        assert (folder / "history.csv").read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_a_finished_training_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
+    monkeypatch.setattr(fitting, "batch_loss", None)
+    assert _equal(whole, fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU))
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize(("seed", "fold"), [(1, 0), (0, 1)])
+def test_seed_and_fold_each_matter(tmp_path: Path, seed: int, fold: int) -> None:
+    one = fit(bright_fold(), SECTION, 0, 0, tmp_path / "one", CPU)
+    other = fit(bright_fold(), SECTION, seed, fold, tmp_path / "other", CPU)
+    assert not _equal(one, other)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_the_history_has_a_row_an_epoch_and_validates_when_told(tmp_path: Path) -> None:
+    fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert history["validation_loss"].notna().tolist() == [False, True, True]
+    assert history["learning_rate"].iloc[-1] < history["learning_rate"].max()
+    assert history["train_loss"].notna().all()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_best_is_the_epoch_with_the_highest_mean_average_precision(tmp_path: Path) -> None:
+    section = SECTION.model_copy(
+        update={"checkpoint": "best", "validate_every": 1, "epochs": 6, "schedule": "constant"}
+    )
+    fitted = fit(bright_fold(), section, 0, 0, tmp_path, CPU)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert fitted.epoch == history["validation_mean_ap"].to_numpy().argmax() + 1
+    assert (history["learning_rate"] == section.learning_rate).all()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_nothing_stays_behind_but_the_history(tmp_path: Path) -> None:
+    section = SECTION.model_copy(update={"checkpoint": "best", "epochs": 1})
+    fit(bright_fold(), section, 0, 0, tmp_path, CPU)
+    clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_a_damaged_resume_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "resume.ckpt").write_bytes(b"PK\x03\x04 half of it")
+    with pytest.raises(UserError, match=r"resume\.ckpt"):
+        fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
+
+
+@pytest.mark.parametrize("sizes", [(0, 8), (32, 0)])
+def test_nothing_to_train_or_validate_on_is_an_error(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match="expected at least 2 crops to train fold 0"):
+        fit(bright_fold(*sizes), SECTION, 0, 0, tmp_path, CPU)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_bf16_trains(tmp_path: Path) -> None:
+    section = SECTION.model_copy(update={"precision": "bf16", "epochs": 1})
+    fitted = fit(bright_fold(), section, 0, 0, tmp_path, CPU)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in fitted.state_dict.values())
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_a_small_network_learns_a_separable_world(tmp_path: Path) -> None:
+    section = ClassifySection(epochs=8, batch_size=8, learning_rate=5e-2, augment="light")
+    _learns(section, bright_fold(64, 16), tmp_path)
+
+
+@pytest.mark.slow
+def test_resnet18_learns_a_separable_world(tmp_path: Path) -> None:
+    _learns(ClassifySection(epochs=6, batch_size=16, learning_rate=3e-3), bright_fold(64, 16), tmp_path)
+
+
+def _learns(section: ClassifySection, crops: FoldCrops, tmp_path: Path) -> None:
+    fitted = fit(crops, section, 0, 0, tmp_path, CPU)
+    network = Network(section, 4, 3, fitted.mean, fitted.std).eval()
+    network.load_state_dict(fitted.state_dict)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(crops.source.pixels(crops.validation))).logits.numpy()
+    np.testing.assert_array_equal(logits > 0, crops.targets[crops.validation])
+    assert pd.read_csv(tmp_path / "history.csv")["validation_macro_f1"].iloc[-1] == 1

@@ -1,0 +1,115 @@
+"""The network: its stem, its heads, where its weights come from."""
+
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import ResNet18_Weights, resnet18
+
+from classify.config import ClassifySection
+from classify.model import Network, load_pretrained, new_network, widen_stem
+from hpa.errors import UserError
+
+MEAN, STD = [10.0, 20.0, 30.0, 40.0], [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where the pretrained weight file belongs; the network cannot be reached."""
+
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    name: str = ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
+    return folder / name
+
+
+def test_shapes_and_unit_length() -> None:
+    section = ClassifySection(embedding_dim=5)
+    network = new_network(section, 0, MEAN, STD, np.full(28, 0.1)).eval()
+    outputs = network(torch.randint(0, 255, (3, 4, 32, 32), dtype=torch.uint8))
+    assert outputs.logits.shape == (3, 28)
+    assert outputs.embeddings is not None
+    assert outputs.embeddings.shape == (3, 5)
+    torch.testing.assert_close(outputs.embeddings.norm(dim=1), torch.ones(3))
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_without_an_embedding_there_is_none() -> None:
+    network = new_network(ClassifySection(), 0, MEAN, STD, np.full(28, 0.1)).eval()
+    assert network(torch.zeros(1, 4, 8, 8, dtype=torch.uint8)).embeddings is None
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_the_network_normalises_as_numpy_does() -> None:
+    network = new_network(ClassifySection(), 0, MEAN, STD, [0.5]).eval()
+    seen = []
+    network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 6), dtype=np.uint8)
+    network(torch.from_numpy(pixels))
+    expected = (pixels - np.reshape(MEAN, (1, 4, 1, 1))) / np.reshape(STD, (1, 4, 1, 1))
+    np.testing.assert_allclose(seen[0].numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_the_head_starts_at_the_class_frequencies() -> None:
+    frequencies = np.array([0.5, 0.1, 0.0])
+    network = new_network(ClassifySection(), 0, MEAN, STD, frequencies)
+    np.testing.assert_allclose(torch.sigmoid(network.head.bias.detach()).numpy(), [0.5, 0.1, 1e-4], rtol=1e-3)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_the_seed_decides_the_weights_and_leaves_the_process_alone() -> None:
+    before = torch.random.get_rng_state()
+    one, same, other = (new_network(ClassifySection(), seed, MEAN, STD, [0.5]).head.weight for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_a_widened_stem_keeps_rgb_and_gives_the_others_their_mean(channels: int) -> None:
+    filters = torch.randn(2, 3, 7, 7)
+    wide = widen_stem(filters, channels)
+    mean = (filters[:, 0] + filters[:, 1] + filters[:, 2]) / 3
+    assert wide.shape == (2, channels, 7, 7)
+    for c in range(channels):
+        torch.testing.assert_close(wide[:, c], filters[:, c] if c < 3 <= channels else mean)
+
+
+def test_pretrained_weights_are_those_of_the_file(hub: Path) -> None:
+    donor = resnet18().state_dict()
+    torch.save(donor, hub)
+    network = new_network(ClassifySection(pretrained=True), 0, MEAN, STD, [0.5])
+    filters = network.backbone.conv1.weight.detach()
+    torch.testing.assert_close(filters[:, :3], donor["conv1.weight"])
+    torch.testing.assert_close(filters[:, 3], donor["conv1.weight"].mean(1))
+    assert torch.equal(network.backbone.layer4[1].conv2.weight.detach(), donor["layer4.1.conv2.weight"])
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_pretrained_weights_that_cannot_be_had_are_an_error(hub: Path) -> None:
+    with pytest.raises(UserError, match=r"expected the ImageNet weights .*found neither") as error:
+        new_network(ClassifySection(pretrained=True), 0, MEAN, STD, [0.5])
+    assert str(hub) in str(error.value)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04cut"])
+def test_a_damaged_weight_file_is_an_error(hub: Path, content: bytes) -> None:
+    hub.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        new_network(ClassifySection(pretrained=True), 0, MEAN, STD, [0.5])
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_weights_of_another_network_are_an_error(hub: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "somewhere": torch.zeros(1)}, hub)
+    with pytest.raises(UserError, match="expected ImageNet weights of a ResNet18"):
+        load_pretrained(Network(ClassifySection(), 4, 1, MEAN, STD))

@@ -1,0 +1,86 @@
+"""The contract of probabilities: one test a rule."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pandera.errors
+import pyarrow.parquet as parquet
+import pytest
+
+from classify.probabilities import class_columns, read_probabilities, write_probabilities
+from hpa.errors import UserError
+from hpa.vocabulary import HPA28, Vocabulary
+
+TWO = Vocabulary("two", ("Nucleoli", "Rods & rings"))
+
+
+def _table() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image_id": ["a", "a", "t", "t"],
+            "cell_label": np.array([1, 2, 0, 0], dtype=np.int32),
+            "fold": np.array([0, 0, 0, 1], dtype=np.int16),
+            "origin": ["oof", "oof", "test", "test"],
+            "p_Nucleoli": np.array([0, 0.25, 0.5, 1], dtype=np.float32),
+            "p_Rods & rings": np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32),
+        }
+    )
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "probabilities.parquet"
+    write_probabilities(path, _table(), TWO)
+    pd.testing.assert_frame_equal(read_probabilities(path, TWO), _table())
+    assert parquet.read_metadata(path).metadata[b"cellwise_vocabulary"] == b"two"
+
+
+def test_the_columns_are_the_classes_by_name() -> None:
+    assert class_columns(TWO) == ["p_Nucleoli", "p_Rods & rings"]
+    assert len(class_columns(HPA28)) == 28
+
+
+BREACHES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "above one": lambda t: t.assign(p_Nucleoli=np.float32(1.5)),
+    "below zero": lambda t: t.assign(p_Nucleoli=np.float32(-0.1)),
+    "not a number": lambda t: t.assign(p_Nucleoli=np.float32("nan")),
+    "infinite": lambda t: t.assign(p_Nucleoli=np.float32("inf")),
+    "float64": lambda t: t.assign(p_Nucleoli=0.5),
+    "key twice": lambda t: pd.concat([t, t.tail(1)], ignore_index=True),
+    "oof from two folds": lambda t: t.assign(origin="oof"),
+    "unknown origin": lambda t: t.assign(origin="guess"),
+    "fold below zero": lambda t: t.assign(fold=np.int16(-1)),
+    "cell_label below zero": lambda t: t.assign(cell_label=np.int32(-1)),
+    "null id": lambda t: t.assign(image_id=t["image_id"].where(t.index > 0)),
+    "column too many": lambda t: t.assign(more=1),
+    "column missing": lambda t: t.drop(columns="origin"),
+    "classes in another order": lambda t: t[[*t.columns[:4], "p_Rods & rings", "p_Nucleoli"]],
+    "class missing": lambda t: t.drop(columns="p_Nucleoli"),
+}
+
+
+@pytest.mark.parametrize("breach", BREACHES)
+def test_a_breach_is_neither_written_nor_read(tmp_path: Path, breach: str) -> None:
+    broken = BREACHES[breach](_table())
+    path = tmp_path / "probabilities.parquet"
+    with pytest.raises((pandera.errors.SchemaError, pandera.errors.SchemaErrors)):
+        write_probabilities(path, broken, TWO)
+    assert not path.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pandera.pandas.DataFrameSchema.validate", lambda self, table: table)
+        write_probabilities(path, broken, TWO)
+    with pytest.raises(UserError, match="expected"):
+        read_probabilities(path, TWO)
+
+
+def test_another_vocabulary_a_missing_and_a_damaged_file_are_errors(tmp_path: Path) -> None:
+    path = tmp_path / "probabilities.parquet"
+    with pytest.raises(UserError, match="no such file"):
+        read_probabilities(path, TWO)
+    write_probabilities(path, _table(), TWO)
+    with pytest.raises(UserError, match=r"expected probabilities of the vocabulary hpa28 .*found two"):
+        read_probabilities(path, HPA28)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="expected a Parquet file"):
+        read_probabilities(path, TWO)

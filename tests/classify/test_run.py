@@ -1,0 +1,155 @@
+"""The stage at its edge: files in, files out, what is told when they do not fit."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from classify.__main__ import main
+from classify.checkpoint import Checkpoint
+from classify.evaluate import predict_logits, sigmoid
+from classify.labels import label_crops
+from classify.probabilities import class_columns, read_probabilities
+from classify.run import predict, train
+from crops.store import CropStore
+from hpa.errors import UserError
+from hpa.folds import read_folds
+from hpa.images import read_images
+from hpa.vocabulary import HPA28
+from hpa.work import WorkFolder
+from tests.classify.world import make_work
+
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
+FOLDS = [0, 1, 0, 1, 0, 1, -1, 0, 1, 1]
+RECIPE = {"classify": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01}}
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> WorkFolder:
+    return make_work(tmp_path / "work", FOLDS, recipe=RECIPE)
+
+
+def _probabilities(work: WorkFolder) -> pd.DataFrame:
+    return read_probabilities(work.root / "classify" / "cells" / "probabilities.parquet", HPA28)
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted((root / "classify").rglob("*"))
+        if path.is_file() and path.name != "run.json"
+    }
+
+
+def test_every_crop_is_scored_by_the_models_that_may(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(work) == 0
+    assert predict(work) == 0
+    assert capsys.readouterr().err == "", "no terminal, no chatter"
+    assert sorted(path.name for path in (work.root / "classify/cells/fold-0").iterdir()) == [
+        "checkpoint.pt",
+        "history.csv",
+        "run.json",
+    ]
+    table = _probabilities(work)
+    store = CropStore(work.root / "crops" / "cells")
+    labels = label_crops(store.table, read_images(work.images), read_folds(work.folds), HPA28)
+    expected = {
+        (crop.image_id, crop.cell_label, fold)
+        for crop, own, test in zip(store.table.itertuples(), labels.folds, labels.is_test, strict=True)
+        for fold in (0, 1)
+        if test or own == fold
+    }
+    assert set(table[["image_id", "cell_label", "fold"]].itertuples(index=False, name=None)) == expected
+    assert (table["origin"] == "test").equals(table["image_id"].str.startswith("test"))
+    fold_1 = Checkpoint.load(work.root / "classify/cells/fold-1/checkpoint.pt")
+    rows = np.flatnonzero(store.table["image_id"] == "train3")
+    (logits,) = predict_logits(fold_1.network(torch.device("cpu")), store, rows, fold_1.section, torch.device("cpu"))
+    found = table.loc[table["image_id"] == "train3", class_columns(HPA28)].to_numpy()
+    np.testing.assert_allclose(found, sigmoid(logits), rtol=1e-5)
+
+
+def test_a_stage_that_was_killed_between_files_ends_the_same(work: WorkFolder, tmp_path: Path) -> None:
+    train(work)
+    predict(work)
+    whole = _files(work.root)
+    other = make_work(tmp_path / "other", FOLDS, recipe=RECIPE)
+    train(other, folds=[1])
+    with pytest.raises(UserError, match=r"expected a checkpoint .*fold-0"):
+        predict(other)
+    train(other)
+    predict(other)
+    assert _files(other.root) == whole
+    for name in ("probabilities.parquet", "predict/fold-1.parquet", "fold-0/checkpoint.pt"):
+        (other.root / "classify" / "cells" / name).unlink()
+        train(other)
+        predict(other)
+        assert _files(other.root) == whole, name
+
+
+def test_changes_say_what_must_rerun(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [str(work.root), "--device", "cpu"]
+    assert main(["train", *command]) == 0
+    assert main(["predict", *command]) == 0
+    work.recipe.write_text(work.recipe.read_text().replace("epochs = 2", "epochs = 1"))
+    assert main(["train", *command]) == 2
+    assert "recipe key epochs; rerun with `python -m classify train" in capsys.readouterr().err
+    assert main(["train", *command, "--overwrite"]) == 0
+    assert main(["predict", *command]) == 2
+    assert "fold-0/checkpoint.pt" in capsys.readouterr().err
+    assert main(["predict", *command, "--overwrite"]) == 0
+    assert main(["predict", *command]) == 0
+
+
+def test_models_of_another_folder_see_every_image_as_new(work: WorkFolder, tmp_path: Path) -> None:
+    train(work)
+    new = make_work(tmp_path / "new", [0, 1, 0], n_test=1, recipe=RECIPE)
+    assert predict(new, model=work) == 0
+    table = _probabilities(new)
+    assert (table["origin"] == "test").all()
+    assert table.groupby(["image_id", "cell_label"])["fold"].apply(list).tolist() == [[0, 1]] * (3 + 3 + 1 + 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": ["green", "red", "blue", "yellow"]}, "expected the channels that .* was trained with"),
+        ({"size_px": 32}, "expected the crop size in px"),
+        ({"classes": ["a"] * 28}, "expected the classes"),
+        ({"vocabulary": "hpa19"}, "expected the vocabulary"),
+    ],
+)
+def test_a_model_of_something_else_is_an_error(work: WorkFolder, change: dict[str, object], message: str) -> None:
+    train(work)
+    path = work.root / "classify" / "cells" / "fold-1" / "checkpoint.pt"
+    Checkpoint(**{**vars(Checkpoint.load(path)), **change}).save(path)
+    with pytest.raises(UserError, match=message):
+        predict(work)
+
+
+def test_hold_out_trains_on_what_is_never_scored(tmp_path: Path) -> None:
+    work = make_work(tmp_path, [-1, -1, -1, 0, 0], n_test=1, recipe=RECIPE)
+    train(work)
+    predict(work)
+    assert set(_probabilities(work)["image_id"]) == {"train3", "train4", "test0"}
+
+
+def test_wrong_usage_is_one_sentence(work: WorkFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, sentence in [
+        (["train", str(tmp_path / "nowhere")], "expected a work folder"),
+        (["train", str(work.root), "--fold", "7"], "expected folds among 0, 1, found 7"),
+        (["train", str(work.root), "--device", "abacus"], "expected a device that is here"),
+        (["predict", str(work.root)], "expected a checkpoint"),
+    ]:
+        assert main(arguments) == 2
+        assert sentence in capsys.readouterr().err
+    (work.root / "crops" / "cells" / "crops.parquet").unlink()
+    assert main(["train", str(work.root)]) == 2
+    assert "expected crops (made by `python -m crops run" in capsys.readouterr().err
+
+
+def test_an_unknown_key_is_an_error(tmp_path: Path) -> None:
+    work = make_work(tmp_path, FOLDS, recipe={"classify": {"epoch": 2}})
+    with pytest.raises(UserError, match=r"expected only known keys in \[classify\]"):
+        train(work)

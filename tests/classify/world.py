@@ -1,0 +1,114 @@
+"""A small world with a known truth: class k of a crop is a bright channel k."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tomli_w
+from numpy.typing import NDArray
+
+from classify.batches import FoldCrops
+from crops.store import COLUMNS, write_crops, write_shard
+from hpa.channels import CHANNELS
+from hpa.files import write_bytes
+from hpa.folds import write_folds
+from hpa.images import write_images
+from hpa.vocabulary import HPA28
+from hpa.work import WorkFolder
+
+SIZE = 16
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Crops in memory, as a store would hand them out."""
+
+    crops: NDArray[np.uint8]
+    own: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def pixels(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        return np.take(self.crops, rows, axis=0)
+
+    def masks(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        return np.take(self.own, rows, axis=0)
+
+
+def bright_crops(targets: NDArray[np.bool_], seed: int = 0, channels: int = 4) -> ArraySource:
+    """Draw one noisy crop for every row of `targets`, shape (N, K), K at most `channels`."""
+    rng = np.random.default_rng(seed)
+    crops = rng.integers(0, 60, (len(targets), channels, SIZE, SIZE), dtype=np.uint8)
+    for k in range(targets.shape[1]):
+        crops[targets[:, k], k] += 120
+    own = np.zeros((len(targets), SIZE, SIZE), dtype=bool)
+    own[:, 4:12, 4:12] = True
+    return ArraySource(crops, own)
+
+
+def bright_fold(n_training: int = 32, n_validation: int = 8, seed: int = 0) -> FoldCrops:
+    """Make crops of two to an image, with three classes, split into training and validation."""
+    n = n_training + n_validation
+    targets = np.repeat(np.random.default_rng(seed).random((n // 2, 3)) < 0.5, 2, axis=0)
+    training, validation = np.split(np.arange(n), [n_training])
+    return FoldCrops(bright_crops(targets, seed), training, validation, targets, np.arange(n) // 2)
+
+
+def make_work(
+    root: Path, folds: Sequence[int], n_test: int = 2, recipe: dict[str, Any] | None = None, cells: int = 3
+) -> WorkFolder:
+    """Write a work folder up to its crops: an image for each entry of `folds`, then `n_test` test images.
+
+    Image i carries class i mod 3, has `cells` crops, and the last image of each split has one fallback crop instead.
+    """
+    work = WorkFolder(root)
+    n = len(folds) + n_test
+    ids = [f"train{i}" for i in range(len(folds))] + [f"test{i}" for i in range(n_test)]
+    targets = [(i % 3,) if i < len(folds) else () for i in range(n)]
+    write_bytes(work.recipe, tomli_w.dumps({"data": {"folds": 2}, **(recipe or {})}).encode())
+    images = pd.DataFrame(
+        {
+            "image_id": ids,
+            "source": "world",
+            "split": ["train"] * len(folds) + ["test"] * n_test,
+            "target": targets,
+            "antibody": None,
+            "height_px": np.int32(SIZE),
+            "width_px": np.int32(SIZE),
+        }
+    ).astype({"target": object, "antibody": object})
+    for channel in CHANNELS:
+        images[f"path_{channel}"] = "none"
+        images[f"plane_{channel}"] = np.int16(-1)
+        images[f"bytes_{channel}"] = np.int64(0)
+    write_images(work.images, images, HPA28, CHANNELS)
+    fold_table = pd.DataFrame({"image_id": ids[: len(folds)], "group": range(len(folds)), "fold": list(folds)})
+    write_folds(work.folds, fold_table.astype({"group": "int32", "fold": "int16"}))
+    fallback = {len(folds) - 1, n - 1}
+    keys = [(i, c) for i in range(n) for c in ([0] if i in fallback else range(1, cells + 1))]
+    hot = np.zeros((len(keys), 3), dtype=bool)
+    for row, (i, _) in zip(hot, keys, strict=True):
+        row[i % 3] = True
+    source = bright_crops(hot)
+    folder = root / "crops" / "cells"
+    write_shard(folder, 0, source.crops, source.own)
+    crops = pd.DataFrame(
+        {
+            "image_id": [ids[i] for i, _ in keys],
+            "cell_label": [c for _, c in keys],
+            "row": range(len(keys)),
+            "max_row_px": SIZE,
+            "max_col_px": SIZE,
+            "area_px": 64,
+            "scale": 1.0,
+            "completeness": 1.0,
+            "fallback": [c == 0 for _, c in keys],
+        }
+    ).reindex(columns=list(COLUMNS))
+    zero = {name: 0 for name in crops if crops[name].isna().all()}
+    write_crops(folder, crops.fillna(zero), pd.DataFrame({"image_id": [], "cell_label": [], "reason": []}, dtype=str))
+    return work
