@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from classify.probabilities import probability_columns
+from classify.probabilities import class_columns
 from hpa.vocabulary import Vocabulary
 
 
@@ -43,7 +43,7 @@ def pool_images(crops: pd.DataFrame, vocabulary: Vocabulary) -> pd.DataFrame:
     DataFrame
         One row an image that has crops, sorted by image_id: image_id, origin, n_crops and p of each class (float32).
     """
-    columns = probability_columns(vocabulary)
+    columns = class_columns(vocabulary)
     crops = crops.sort_values(["image_id", "fold", "cell_label"], kind="stable")
     keys = crops[["image_id", "fold"]]
     first_rows = np.flatnonzero((keys != keys.shift()).any(axis=1).to_numpy())
@@ -73,7 +73,7 @@ def complete(
     vocabulary
         Of the run.
     """
-    columns = probability_columns(vocabulary)
+    columns = class_columns(vocabulary)
     images = pooled.set_index("image_id").reindex(image_ids)
     missing = images["origin"].isna()
     images.loc[missing, columns] = prior.astype(np.float32)

@@ -10,7 +10,7 @@ from aggregate.config import AggregateSection
 from aggregate.metrics import class_table, shares_far_apart, summary
 from aggregate.pooling import complete, pool_images
 from aggregate.thresholds import Thresholds, best_thresholds, cross_fitted_thresholds, decide, read_thresholds
-from classify.probabilities import probability_columns, read_probabilities
+from classify.probabilities import class_columns, read_probabilities
 from crops.config import CropsSection
 from hpa.config import read_section
 from hpa.files import write_csv, write_json, write_parquet
@@ -105,7 +105,10 @@ def _tune(
 
 
 def _scores(scored: pd.DataFrame, image_ids: pd.Series, vocabulary: Vocabulary) -> NDArray[np.float32]:
-    return scored.set_index("image_id").loc[image_ids, probability_columns(vocabulary)].to_numpy(np.float32)
+    scores: NDArray[np.float32] = (
+        scored.set_index("image_id").loc[image_ids, class_columns(vocabulary)].to_numpy(np.float32)
+    )
+    return scores
 
 
 def _submit(

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
-from segment.masks import read_masks
 
 from hpa.atlas import synthesize
 from hpa.files import write_json
@@ -17,6 +16,7 @@ from pipeline.init import init
 from pipeline.recipe import load_recipe
 from pipeline.stages import run_stages
 from pipeline.truth import score_against_truth
+from segment.masks import read_masks
 
 RECIPE: Final = Path(__file__).parent.parent / "recipes" / "demo.toml"
 

@@ -53,11 +53,10 @@ def run_stages(
     UserError
         If a stage cannot run.
     """
-    import segment.run
-
     import aggregate.run
     import classify.run
     import crops.run
+    import segment.run
 
     stages: dict[str, Callable[[], int]] = {
         "segment": lambda: segment.run.run(work, device=device, workers=workers, overwrite=overwrite),

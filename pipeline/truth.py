@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from segment.masks import read_mask, read_masks
 
 from aggregate.thresholds import decide, read_thresholds
-from classify.probabilities import probability_columns, read_probabilities
+from classify.probabilities import class_columns, read_probabilities
 from hpa.pixels import read_labels
 from hpa.scores import macro_f1
 from hpa.vocabulary import Vocabulary
 from hpa.work import WorkFolder
+from segment.masks import read_mask, read_masks
 from segment.score import average_precision, match_cells
 
 
@@ -87,7 +87,7 @@ def _score_cells(
 ) -> dict[str, float | int]:
     """Hold the crops of matched cells against the cells' own labels, at the thresholds of the images."""
     vocabulary = work.data.classes
-    columns = probability_columns(vocabulary)
+    columns = class_columns(vocabulary)
     crops = read_probabilities(work.root / "classify" / window / "probabilities.parquet", vocabulary)
     crops = crops.groupby(["image_id", "cell_label"])[columns].mean()
     cells = pd.read_csv(truth / "cells.csv", dtype={"image_id": str, "target": str}, keep_default_na=False)
