@@ -12,6 +12,8 @@ from hpa.atlas.noise import Image, smooth_noise
 from hpa.atlas.styles import CellLine
 
 ANGLES = 256
+SURE = 0.05
+"""A share of dividing cells above this is a wish to see one."""
 
 
 def grow_field(
@@ -32,7 +34,8 @@ def grow_field(
     """
     scale = shape[0] / 512
     population = _place(rng, line, shape, scale)
-    population = _divide(rng, population, dividing, telophase)
+    middle = np.linalg.norm(population.centre - np.array(shape) / 2, axis=1)
+    population = _divide(rng, population, dividing, telophase, np.argsort(middle))
     owner, nuclei, reach, around = _outline(rng, line, population, shape, scale)
     owner = _keep_nucleated_piece(owner, nuclei)
     nuclei = np.where(nuclei == owner, nuclei, 0).astype(np.int32)
@@ -45,7 +48,7 @@ def _place(rng: np.random.Generator, line: CellLine, shape: tuple[int, int], sca
     diameter = line.diameter_px * scale * variety
     margin = 0.7 * diameter * np.sqrt(line.elongation)
     extent = np.array(shape) + 2 * margin
-    coverage = line.coverage * float(rng.uniform(0.65, 1.25))
+    coverage = line.coverage * float(rng.uniform(0.65, 1.4))
     count = max(2, int(coverage * extent.prod() / (np.pi / 4 * diameter**2 * np.exp(2 * line.spread**2))))
     islands = smooth_noise(rng, (64, 64), 26)
     radius = (diameter / 2 * rng.lognormal(0, line.spread, count)).astype(np.float32)
@@ -77,19 +80,30 @@ def _place(rng: np.random.Generator, line: CellLine, shape: tuple[int, int], sca
     )
 
 
-def _divide(rng: np.random.Generator, cells: Population, dividing: float, telophase: float) -> Population:
-    """Let some cells round up and condense their chromosomes, and set some as sisters side by side."""
+def _divide(
+    rng: np.random.Generator, cells: Population, dividing: float, telophase: float, inmost: NDArray[np.int64]
+) -> Population:
+    """Let some cells round up and condense their chromosomes, and set some as sisters side by side.
+
+    Where many are to divide, one of the `inmost` cells does for sure.
+    """
     stage, sister = cells.stage.copy(), cells.sister.copy()
     centre, nucleus = cells.centre.copy(), cells.nucleus.copy()
     radius, elongation, angle = cells.radius_px.copy(), cells.elongation.copy(), cells.angle.copy()
     nucleus_px = cells.nucleus_px.copy()
     mitotic = rng.random(len(cells)) < dividing
     stage[mitotic] = rng.choice([PROMETAPHASE, METAPHASE, METAPHASE, ANAPHASE], int(mitotic.sum()))
+    if dividing > SURE:
+        mitotic[inmost[:1]] = True
+        stage[inmost[:1]] = METAPHASE
     radius[mitotic] *= 0.72
     elongation[mitotic] = 1.08
     nucleus[mitotic] = centre[mitotic]
     angle[mitotic] = rng.uniform(0, np.pi, int(mitotic.sum()))
-    for mother in np.flatnonzero((rng.random(len(cells)) < telophase) & ~mitotic):
+    mothers = (rng.random(len(cells)) < telophase) & ~mitotic
+    if telophase > SURE:
+        mothers[inmost[1:2]] = True
+    for mother in np.flatnonzero(mothers):
         others = np.linalg.norm(centre - centre[mother], axis=1)
         others[(stage != INTERPHASE) | (np.arange(len(cells)) == mother)] = np.inf
         other = int(others.argmin())
@@ -140,7 +154,7 @@ def _outline(
             ring = metric * 2
         else:
             shaped = _outline_of_nucleus(rng, line)
-            stretch = 1 + 0.45 * (float(cells.elongation[index]) - 1) ** 0.7
+            stretch = 1 + 0.4 * (float(cells.elongation[index]) - 1) ** 0.6
             here = smooth_rows[window], smooth_columns[window]
             kernel = _metric(
                 here, cells.nucleus[index], float(cells.nucleus_px[index]), stretch, cells.angle[index], shaped
@@ -203,13 +217,15 @@ def _outline_of_cell(rng: np.random.Generator, line: CellLine, dividing: bool) -
 
 
 def _outline_of_nucleus(rng: np.random.Generator, line: CellLine) -> Image:
-    """Draw a nucleus's outline; one in ten is lobed or creased."""
+    """Draw a nucleus's outline: an ellipse a little off, some with dents that make beans and lobes of it."""
     turn = np.arange(ANGLES) * (2 * np.pi / ANGLES)
-    lobed = rng.random() < 0.6 * line.nucleus_lobes / 0.1 * 0.3
-    amplitude = (3.0 if lobed else 1.0) * line.nucleus_lobes * rng.normal(0, 0.55, 5)
-    phase = rng.uniform(0, 2 * np.pi, 5)
-    radius = np.exp((amplitude[:, None] * np.cos(np.arange(2, 7)[:, None] * turn + phase[:, None])).sum(axis=0))
-    return np.asarray(np.clip(radius, 0.5, 1.6), dtype=np.float32)
+    amplitude = line.nucleus_lobes * rng.normal(0, 0.5, 3) / np.array([1, 1.3, 1.8])
+    phase = rng.uniform(0, 2 * np.pi, 3)
+    radius = np.exp((amplitude[:, None] * np.cos(np.arange(2, 5)[:, None] * turn + phase[:, None])).sum(axis=0))
+    for _ in range(rng.poisson(6 * line.nucleus_lobes)):
+        off = np.angle(np.exp(1j * (turn - rng.uniform(0, 2 * np.pi))))
+        radius *= 1 - rng.uniform(0.05, 0.40) * np.exp(-((off / rng.uniform(0.25, 0.7)) ** 2))
+    return np.asarray(np.clip(radius / np.sqrt((radius**2).mean()), 0.4, 1.6), dtype=np.float32)
 
 
 def _chromosomes(here: tuple[Image, Image], cells: Population, index: int) -> Image:

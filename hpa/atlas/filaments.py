@@ -33,14 +33,28 @@ class Filaments:
         last = np.maximum(self.alive.sum(axis=0) - 1, 0)
         return np.asarray(self.points[last, np.arange(len(last))], dtype=np.float32)
 
-    def draw(
-        self, weights: NDArray[np.float32], shape: tuple[int, int], taper: NDArray[np.float32] | None = None
-    ) -> Image:
-        """Add up the light of all filaments; `weights` (F,) a filament, `taper` (T,) along it."""
+    def draw(self, weights: NDArray[np.float32], field: Field, taper: NDArray[np.float32] | None = None) -> Image:
+        """Add up the light of all filaments, as bright at every scale once blurred by a width in proportion.
+
+        Parameters
+        ----------
+        weights
+            Light of each filament, float32 (F,).
+        field
+            Gives the frame.
+        taper
+            Factor along the filament, float32 (T,).
+        """
         light = np.broadcast_to(weights, self.alive.shape)
         if taper is not None:
             light = light * taper[:, None]
-        return splat(self.points[self.alive], np.ascontiguousarray(light[self.alive]), shape)
+        light = np.ascontiguousarray(light[self.alive]) * np.float32(field.scale**2)
+        parts = max(1, round(field.scale))
+        if parts == 1:
+            return splat(self.points[self.alive], light, field.shape)
+        forward = np.diff(self.points, axis=0, append=self.points[-1:])[self.alive] / parts
+        between = [self.points[self.alive] + np.float32(part) * forward for part in range(parts)]
+        return splat(np.concatenate(between), np.tile(light / parts, parts), field.shape)
 
 
 def grow(
@@ -78,34 +92,36 @@ def grow(
     away_rows = cv2.Sobel(away, cv2.CV_32F, 0, 1, ksize=3)
     away_columns = cv2.Sobel(away, cv2.CV_32F, 1, 0, ksize=3)
     margin = np.float32(margin_px * field.scale)
-    middle = field.population.nucleus[cell - 1]
-    position, curvature = start.astype(np.float32), np.zeros(len(start), np.float32)
-    heading = heading.astype(np.float32)
-    points = np.empty((steps, len(start), 2), np.float32)
-    alive = np.zeros((steps, len(start)), bool)
-    living = np.ones(len(start), bool)
-    turns = rng.standard_normal((steps, len(start)), dtype=np.float32) * np.float32(bend)
+    number = len(start)
+    turns_back = (rng.random(number) < 0.5).astype(np.float32)
+    turns = rng.standard_normal((steps, number), dtype=np.float32) * np.float32(bend)
+    points = np.zeros((steps, number, 2), np.float32)
+    alive = np.zeros((steps, number), bool)
+    left = np.arange(number)
+    position, heading = start.astype(np.float32), heading.astype(np.float32)
+    curvature = np.zeros(number, np.float32)
     for step in range(steps):
-        at_row = position[:, 0].astype(np.int32)
-        at_column = position[:, 1].astype(np.int32)
-        at_row.clip(0, height - 1, out=at_row)
-        at_column.clip(0, width - 1, out=at_column)
-        living &= (field.owner[at_row, at_column] == cell) | (
-            (position < -8).any(axis=1)
-            | (position[:, 0] >= height)
-            | (position[:, 1] >= width)
-            | (position < 0).any(axis=1)
-        )
-        points[step], alive[step] = position, living
-        curvature = 0.6 * curvature + turns[step]
+        at_row, at_column = position[:, 0].astype(np.int32), position[:, 1].astype(np.int32)
+        outside = (at_row < 0) | (at_row >= height) | (at_column < 0) | (at_column >= width)
+        np.clip(at_row, 0, height - 1, out=at_row)
+        np.clip(at_column, 0, width - 1, out=at_column)
+        # beyond the frame nobody knows where the cell ends
+        living = outside | (field.owner[at_row, at_column] == cell[left])
+        if not living.all():
+            left, position, heading, curvature = left[living], position[living], heading[living], curvature[living]
+            at_row, at_column = at_row[living], at_column[living]
+        if len(left) == 0:
+            break
+        points[step, left], alive[step, left] = position, True
+        curvature = np.float32(0.6) * curvature + turns[step, left]
         heading = heading + curvature
-        near = np.clip(1 - away[at_row, at_column] / margin, 0, 1)
+        near = np.clip(1 - away[at_row, at_column] / margin, 0, 1) * turns_back[left]
         inward = np.arctan2(away_rows[at_row, at_column], away_columns[at_row, at_column])
-        off = np.sin(inward - heading)
-        heading += near * 0.6 * off
+        heading += np.float32(0.6) * near * np.sin(inward - heading)
         if follow:
+            middle = field.population.nucleus[cell[left] - 1]
             spoke = np.arctan2(position[:, 0] - middle[:, 0], position[:, 1] - middle[:, 1])
-            heading += np.float32(follow) * np.sin(2 * (spoke + np.pi / 2 - heading)) / 2
+            heading += np.float32(follow / 2) * np.sin(2 * (spoke + np.float32(np.pi / 2) - heading))
         position += np.float32(step_px) * np.stack([np.sin(heading), np.cos(heading)], axis=1)
     return Filaments(points, alive, cell)
 
@@ -126,9 +142,9 @@ def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.flo
     line, cells = field.line, field.population
     visible = np.bincount(field.owner.ravel(), minlength=len(cells) + 1)[1:]
     size = np.sqrt(visible * 4 / np.pi) / (100 * field.scale)
-    number = np.where((cells.stage == 0) | (cells.stage == 4), np.minimum(line.filaments * size**1.3, 700), 0).astype(
-        int
-    )
+    number = np.where(
+        (cells.stage == 0) | (cells.stage == 4), np.minimum(1.6 * line.filaments * size**1.4, 900), 0
+    ).astype(int)
     cell = np.repeat(np.arange(1, len(cells) + 1, dtype=np.int32), number)
     index = cell - 1
     total = len(cell)
@@ -145,8 +161,8 @@ def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.flo
     ringed = rng.random(total) < line.ring
     heading = np.where(ringed, turn + np.pi / 2 * rng.choice([-1, 1], total), heading)
     step_px = 1.0 * field.scale
-    steps = int(np.clip(np.percentile(cells.radius_px, 70) * 1.5 / step_px, 30, 130))
+    steps = int(np.clip(np.percentile(cells.radius_px, 70) * 1.6 / step_px, 30, 140))
     return grow(
         rng, field, start.astype(np.float32), heading.astype(np.float32), cell,
-        steps=steps, step_px=step_px, bend=line.bend * 0.35, follow=0.10 * line.ring, margin_px=4.0,
+        steps=steps, step_px=step_px, bend=line.bend * 0.28, follow=0.10 * line.ring, margin_px=4.0,
     )  # fmt: skip

@@ -20,21 +20,23 @@ def golgi(rng: np.random.Generator, stained: Stained) -> Image:
     """A ribbon of short thick pieces on one side of the nucleus, near the organising centre; sometimes dispersed."""
     field, s = stained.field, stained.field.scale
     near = _closeness(field, stained.centres, 9.0 if rng.random() < 0.75 else 18.0)
-    at, cell = scatter(rng, field, near * field.cytoplasm, 22, 0.3)
+    at, cell = scatter(rng, field, near * field.cytoplasm * (field.off_nucleus_px < 12 * s), 26, 0.3)
     middle = field.population.nucleus[cell - 1]
     spoke = np.arctan2(at[:, 0] - middle[:, 0], at[:, 1] - middle[:, 1])
     heading = (spoke + np.pi / 2 + rng.normal(0, 0.6, len(at))).astype(np.float32)
-    ribbon = grow(rng, field, at, heading, cell, steps=9, step_px=0.8 * s, bend=0.25)
-    light = ribbon.draw(lights(rng, len(cell)), field.shape)
-    return np.asarray(np.minimum(1.3 * blur(light, 1.0 * s) * s, 2.5), dtype=np.float32)
+    ribbon = grow(rng, field, at, heading, cell, steps=12, step_px=0.8 * s, bend=0.22, follow=0.15)
+    light = ribbon.draw(lights(rng, len(cell)), field)
+    return np.asarray(np.minimum(1.2 * blur(light, 0.9 * s), 2.5) + 0.03 * field.cytoplasm, dtype=np.float32)
 
 
 def _closeness(field: Field, centres: Points, sigma_px: float) -> Image:
     """1 at each cell's own centre, falling like a Gaussian of `sigma_px` (at 512 px)."""
-    own = np.concatenate([np.zeros((1, 2), np.float32), centres])[field.owner]
+    own = np.concatenate([np.zeros((1, 2), np.float32), centres])
     rows, columns = np.ogrid[: field.shape[0], : field.shape[1]]
-    away = (rows - own[..., 0]) ** 2 + (columns - own[..., 1]) ** 2
-    return np.asarray(np.exp(-away / (2 * (sigma_px * field.scale) ** 2)) * (field.owner > 0), dtype=np.float32)
+    away = np.square(own[:, 0][field.owner] - rows.astype(np.float32))
+    away += np.square(own[:, 1][field.owner] - columns.astype(np.float32))
+    away *= np.float32(-1 / (2 * (sigma_px * field.scale) ** 2))
+    return np.asarray(np.exp(away) * (field.owner > 0), dtype=np.float32)
 
 
 def peroxisomes(rng: np.random.Generator, stained: Stained) -> Image:
@@ -81,7 +83,7 @@ def lipid_droplets(rng: np.random.Generator, stained: Stained) -> Image:
 def cytoplasmic_bodies(rng: np.random.Generator, stained: Stained) -> Image:
     """A few distinct round bodies in the cytoplasm."""
     field = stained.field
-    at, _ = scatter(rng, field, field.cytoplasm * (0.2 + field.nearness), 6, 0.5)
+    at, _ = scatter(rng, field, field.cytoplasm * (0.2 + field.nearness), 6, 0.5, 0.8)
     spots = np.minimum(dots(field, at, lights(rng, len(at), 0.4), rng.uniform(1.2, 1.8)), 2)
     return np.asarray(spots + 0.12 * field.cytoplasm, dtype=np.float32)
 
@@ -90,7 +92,7 @@ def aggresome(rng: np.random.Generator, stained: Stained) -> Image:
     """One dense lump beside the nucleus."""
     field, s = stained.field, stained.field.scale
     wobble = np.exp(0.5 * smooth_noise(rng, field.shape, 7 * s))
-    lump = np.clip(3 * _closeness(field, stained.centres, 4.0) * wobble - 1.2, 0, 1)
+    lump = np.clip(3 * _closeness(field, stained.centres, float(rng.uniform(4.0, 6.5))) * wobble - 1.2, 0, 1)
     grain = np.exp(0.25 * smooth_noise(rng, field.shape, 2.5 * s))
     return np.asarray(lump * grain * (1 - 0.6 * field.karyoplasm) + 0.10 * field.cytoplasm, dtype=np.float32)
 
@@ -98,14 +100,14 @@ def aggresome(rng: np.random.Generator, stained: Stained) -> Image:
 def mitochondria(rng: np.random.Generator, stained: Stained) -> Image:
     """Short worms, densest around the nucleus, thinning outwards."""
     field, s = stained.field, stained.field.scale
-    at, cell = scatter(rng, field, field.cytoplasm * (0.05 + field.nearness), 85, 0.25)
+    at, cell = scatter(rng, field, field.cytoplasm * (0.04 + field.nearness ** rng.uniform(1, 2)), 95, 0.25)
     middle = field.population.nucleus[cell - 1]
     spoke = np.arctan2(at[:, 0] - middle[:, 0], at[:, 1] - middle[:, 1])
     heading = (spoke + rng.normal(0, 0.9, len(at))).astype(np.float32)
     length = int(rng.integers(6, 14))
     worms = grow(rng, field, at, heading, cell, steps=length, step_px=0.8 * s, bend=0.22)
-    light = blur(worms.draw(lights(rng, len(cell)), field.shape) * field.cytoplasm, 0.75 * s)
-    return np.asarray(np.minimum(1.5 * light * s, 2.5) + 0.05 * field.cytoplasm, dtype=np.float32)
+    light = blur(worms.draw(lights(rng, len(cell)), field) * field.cytoplasm, 0.75 * s)
+    return np.asarray(np.minimum(1.5 * light, 2.5) + 0.05 * field.cytoplasm, dtype=np.float32)
 
 
 def cytosol(rng: np.random.Generator, stained: Stained) -> Image:

@@ -12,11 +12,11 @@ from hpa.atlas.stains import Stained, spindles
 def intermediate_filaments(rng: np.random.Generator, stained: Stained) -> Image:
     """A wavy net, densest and often coiled beside the nucleus, reaching out in bundles."""
     field, s = stained.field, stained.field.scale
-    at, cell = scatter(rng, field, field.cytoplasm * field.nearness**2, 65, 0.3)
+    at, cell = scatter(rng, field, field.cytoplasm * field.nearness**2, 130, 0.3)
     heading = rng.uniform(0, 2 * np.pi, len(at)).astype(np.float32)
     net = grow(rng, field, at, heading, cell, steps=55, step_px=0.9 * s, bend=0.16, follow=0.05)
     taper = np.linspace(1.2, 0.4, 55).astype(np.float32)
-    light = net.draw(lights(rng, len(cell), 0.6), field.shape, taper) / s * (1 - 0.75 * field.karyoplasm)
+    light = net.draw(lights(rng, len(cell), 0.6), field, taper) * (1 - 0.75 * field.karyoplasm)
     return np.asarray(np.minimum(0.55 * blur(light, 0.6 * s), 2.5) + 0.04 * field.cytoplasm, dtype=np.float32)
 
 
@@ -24,12 +24,12 @@ def actin_filaments(rng: np.random.Generator, stained: Stained) -> Image:
     """Straight parallel stress fibres across the cell and a line along its edge."""
     field, s = stained.field, stained.field.scale
     cells = field.population
-    at, cell = scatter(rng, field, (field.owner > 0).astype(np.float32), 34, 0.3)
+    at, cell = scatter(rng, field, (field.owner > 0).astype(np.float32), 75, 0.3)
     angle = cells.angle[cell - 1] + rng.normal(0, 0.10, len(at)) + np.pi * rng.integers(0, 2, len(at))
     fibres = grow(rng, field, at, angle.astype(np.float32), cell, steps=60, step_px=1.0 * s, bend=0.006, margin_px=1.0)
-    light = 0.6 * blur(fibres.draw(lights(rng, len(cell)), field.shape) / s, 0.6 * s)
+    light = 0.6 * blur(fibres.draw(lights(rng, len(cell), 0.9), field), 0.6 * s)
     edge = np.exp(-(((field.edge_px - 1 * s) / (1.5 * s)) ** 2)) * (field.owner > 0)
-    edge = 0.7 * edge * np.exp(0.5 * smooth_noise(rng, field.shape, 14 * s))
+    edge = rng.uniform(0.3, 0.8) * edge * np.exp(0.5 * smooth_noise(rng, field.shape, 14 * s))
     return np.asarray(np.minimum(light, 2) + edge + 0.12 * (field.owner > 0), dtype=np.float32)
 
 
@@ -41,7 +41,7 @@ def focal_adhesions(rng: np.random.Generator, stained: Stained) -> Image:
     middle = field.population.nucleus[cell - 1]
     spoke = np.arctan2(at[:, 0] - middle[:, 0], at[:, 1] - middle[:, 1]) + rng.normal(0, 0.3, len(at))
     streaks = grow(rng, field, at, spoke.astype(np.float32), cell, steps=9, step_px=0.7 * s, bend=0.03, margin_px=0.5)
-    light = blur(streaks.draw(lights(rng, len(cell)), field.shape), 0.8 * s) * s
+    light = blur(streaks.draw(lights(rng, len(cell)), field), 0.8 * s)
     return np.asarray(1.4 * light + 0.10 * (field.owner > 0), dtype=np.float32)
 
 
@@ -62,7 +62,7 @@ def microtubule_ends(rng: np.random.Generator, stained: Stained) -> Image:
         comet += splat(
             filaments.points[step, np.arange(len(last))], (light * (1 - back / 7)).astype(np.float32), field.shape
         )
-    return np.asarray(2.2 * blur(comet, 0.7 * s) * s + 0.04 * stained.tubulin / 6, dtype=np.float32)
+    return np.asarray(2.2 * blur(comet, 0.7 * s) * s * s + 0.04 * stained.tubulin / 6, dtype=np.float32)
 
 
 def cytokinetic_bridge(rng: np.random.Generator, stained: Stained) -> Image:
@@ -79,7 +79,7 @@ def cytokinetic_bridge(rng: np.random.Generator, stained: Stained) -> Image:
         unit = apart / (np.linalg.norm(apart) + 1e-6)
         bar = middle + 7 * s * along[:, None] * unit + bend[:, None] * np.array([unit[1], -unit[0]])
         image += splat(bar.astype(np.float32), np.full(len(bar), 0.35, np.float32), field.shape)
-    return 5 * blur(image, 0.9 * s) * np.float32(s)
+    return 5 * blur(image, 0.9 * s) * np.float32(s * s)
 
 
 def mitotic_spindle(rng: np.random.Generator, stained: Stained) -> Image:

@@ -38,7 +38,7 @@ def nucleoli(rng: np.random.Generator, stained: Stained) -> Image:
 def fibrillar_centre(rng: np.random.Generator, stained: Stained) -> Image:
     """Several small spots inside each nucleolus."""
     field = stained.field
-    at, _ = scatter(rng, field, stained.nucleoli, 11)
+    at, _ = scatter(rng, field, stained.nucleoli, 11, growth=0.3)
     spots = dots(field, at, lights(rng, len(at)), rng.uniform(0.9, 1.4))
     return np.asarray(np.minimum(spots, 2) + (0.15 * stained.nucleoli + 0.10) * field.karyoplasm, dtype=np.float32)
 
@@ -55,7 +55,7 @@ def nuclear_bodies(rng: np.random.Generator, stained: Stained) -> Image:
     """Two to a dozen round spots apart from the nucleoli."""
     field, s = stained.field, stained.field.scale
     room = field.karyoplasm * (1 - stained.nucleoli) * (field.rim_px > 2 * s)
-    at, _ = scatter(rng, field, np.asarray(room, np.float32), float(rng.choice([3, 5, 9])), 0.5)
+    at, _ = scatter(rng, field, np.asarray(room, np.float32), float(rng.choice([3, 5, 9])), 0.5, 0.3)
     spots = dots(field, at, lights(rng, len(at)), rng.uniform(0.9, 1.6))
     return np.asarray(np.minimum(spots, 2) + rng.uniform(0.05, 0.25) * field.karyoplasm, dtype=np.float32)
 
@@ -63,7 +63,7 @@ def nuclear_bodies(rng: np.random.Generator, stained: Stained) -> Image:
 def rods_and_rings(rng: np.random.Generator, stained: Stained) -> Image:
     """One to three short rods or small rings a cell, mostly in the cytoplasm."""
     field, s = stained.field, stained.field.scale
-    at, _ = scatter(rng, field, field.cytoplasm * (0.1 + field.nearness) + 0.1 * field.karyoplasm, 1.8, 0.4)
+    at, _ = scatter(rng, field, field.cytoplasm * (0.1 + field.nearness) + 0.1 * field.karyoplasm, 1.8, 0.4, 0.3)
     along = np.linspace(-1, 1, 40)
     points = []
     for row, column in at:

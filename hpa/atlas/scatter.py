@@ -10,7 +10,7 @@ Points = NDArray[np.float32]
 
 
 def scatter(
-    rng: np.random.Generator, field: Field, density: Image, number: float, spread: float = 0.4
+    rng: np.random.Generator, field: Field, density: Image, number: float, spread: float = 0.4, growth: float = 1.5
 ) -> tuple[Points, NDArray[np.int32]]:
     """Draw places in every cell.
 
@@ -21,9 +21,11 @@ def scatter(
     density
         Where in a cell they may lie, not negative, float32 (H, W); each cell counts by itself.
     number
-        Median number in a whole cell; a cell cut by the frame gets its visible part.
+        Median number in a whole cell of 100 px across; a cell cut by the frame gets its visible part.
     spread
         Sigma of the logarithm of the number.
+    growth
+        Power of the cell's diameter with which the number grows.
 
     Returns
     -------
@@ -36,7 +38,8 @@ def scatter(
     total = np.bincount(owner, weight, len(cells) + 1)
     visible = np.bincount(owner, minlength=len(cells) + 1)
     whole = np.concatenate([[1.0], np.pi * cells.radius_px**2])
-    wanted = number * rng.lognormal(0, spread, len(cells) + 1) * np.minimum(visible / whole, 1.2) * (total > 0)
+    size = np.concatenate([[1.0], cells.radius_px / (50 * field.scale)]) ** growth
+    wanted = size * number * rng.lognormal(0, spread, len(cells) + 1) * np.minimum(visible / whole, 1.2) * (total > 0)
     wanted[0] = 0
     chance = np.cumsum(weight * (wanted / np.maximum(total, 1e-9))[owner])
     count = rng.poisson(wanted.sum())

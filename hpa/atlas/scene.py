@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpa.atlas.cells import grow_field
+from hpa.atlas.debris import scatter_debris
 from hpa.atlas.field import Field
 from hpa.atlas.labels import draw_carriers, draw_shares
 from hpa.atlas.noise import Image, blur, smooth_noise
@@ -18,8 +19,8 @@ from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 
-NUCLEUS_SEEN_PX = 60.0
-"""A cell is labelled if at least this area of its nucleus lies in the frame (at 512 px): no nucleus, no cell."""
+NUCLEUS_SEEN = 0.45
+"""A cell is labelled if at least this share of its nucleus lies in the frame: no nucleus, no cell."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,21 @@ def draw_scene(
     shares = draw_shares(proteins, target) if shares is None else shares
     carried = draw_carriers(proteins, field.population, target, shares)
     focus = _focus(camera, field)
-    light: dict[Channel, Image] = {"red": stained.tubulin, "blue": stained.dna, "yellow": stained.reticulum}
+    debris = scatter_debris(camera, field)
+    light: dict[Channel, Image] = {
+        "red": stained.tubulin + 6 * debris.cytoplasm,
+        "blue": stained.dna + debris.dna,
+        "yellow": stained.reticulum + debris.cytoplasm,
+    }
     channels = np.zeros((len(CHANNELS), size_px, size_px), np.uint8)
     for position, channel in enumerate(CHANNELS):
         if channel in light:
             channels[position] = record(camera, field, light[channel], channel, focus)
     if protein:
         green = _protein(proteins, stained, carried)
-        channels[CHANNELS.index("green")] = record(proteins, field, green, "green", focus)
+        channels[CHANNELS.index("green")] = record(
+            proteins, field, green, "green", focus, brightest=_bright_protein(green)
+        )
     cells, nuclei, kept = _labels(field)
     targets = [tuple(int(label) for label in np.flatnonzero(carried[index])) for index in kept]
     return Scene(channels, cells, nuclei, targets)
@@ -118,7 +126,7 @@ def _check(size_px: int, cell_line: int | None, target: tuple[int, ...], shares:
 def _focus(rng: np.random.Generator, field: Field) -> Image:
     """Draw how far out of focus each cell and region is, 0 to 1."""
     cells = field.population
-    away = np.where(rng.random(len(cells)) < 0.10, rng.uniform(0.4, 1, len(cells)), rng.beta(1, 12, len(cells)))
+    away = np.where(rng.random(len(cells)) < 0.07, rng.uniform(0.3, 1, len(cells)), rng.beta(1, 12, len(cells)))
     tilt = np.clip(smooth_noise(rng, field.shape, 300 * field.scale) - 1.2, 0, 1) * 0.5
     return blur(
         np.asarray(np.clip(field.of_cells(away.astype(np.float32)) + tilt, 0, 1), dtype=np.float32), 3 * field.scale
@@ -129,7 +137,14 @@ def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.boo
     """Draw the green light: every pattern on its carriers, over a faint background in every cell."""
     field = stained.field
     expression = rng.lognormal(0, 0.35, len(field.population))
-    light = 0.05 * (field.owner > 0) * (0.5 + 0.5 * np.clip(field.edge_px / (8 * field.scale), 0, 1))
+    # unspecific binding: more where the cell is thick, more or less of it in the nucleus
+    thick = np.clip(field.edge_px / (9 * field.scale), 0, 1) * (
+        0.4 + 0.6 * np.maximum(field.nearness, field.karyoplasm)
+    )
+    haze = np.exp(0.25 * smooth_noise(rng, field.shape, 6 * field.scale)) * field.of_cells(
+        expression.astype(np.float32)
+    )
+    light = min(0.035 * rng.lognormal(0, 0.8), 0.13) * haze * thick * (1 + rng.uniform(-0.5, 0.9) * field.karyoplasm)
     for label in np.flatnonzero(carried.any(axis=0)):
         amount = np.where(carried[:, label], expression, 0).astype(np.float32)
         spread = cv2.dilate(field.of_cells(amount), np.ones((3, 3), np.uint8))
@@ -137,11 +152,18 @@ def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.boo
     return np.asarray(light, dtype=np.float32)
 
 
+def _bright_protein(light: Image) -> float:
+    """Return the light to expose for: sparse structures must not be lost, nor the dark of a negative field raised."""
+    return max(float(np.percentile(light[::2, ::2], 99.9)), 0.4) / 1.8
+
+
 def _labels(field: Field) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
     """Number the cells whose nucleus is seen 1..n, from top to bottom; also their indices in the population."""
     seen = np.bincount(field.nuclei.ravel(), minlength=len(field.population) + 1)
     seen[0] = 0
-    kept = np.flatnonzero(seen >= NUCLEUS_SEEN_PX * field.scale**2)
+    whole = np.pi * np.concatenate([np.ones(1, np.float32), field.population.nucleus_px]) ** 2
+    divides = np.concatenate([[False], field.population.stage > 0])
+    kept = np.flatnonzero(seen >= np.maximum(NUCLEUS_SEEN * whole * np.where(divides, 0.4, 1), 40 * field.scale**2))
     number = np.zeros(len(seen), np.uint16)
     number[kept] = np.arange(1, len(kept) + 1)
     return number[field.owner], number[field.nuclei], kept - 1

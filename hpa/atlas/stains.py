@@ -81,11 +81,10 @@ def _nucleoli(rng: np.random.Generator, field: Field) -> tuple[Image, NDArray[np
 def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
     """Mottled chromatin, dark nucleoli, a denser rim; condensed chromosomes in mitosis."""
     s, cells = field.scale, field.population
-    mottle = octaves(rng, field.shape, (10 * s, 4.5 * s, 2.2 * s), (0.5, 0.8, 0.7))
-    light = np.exp(0.22 * mottle) * (1 - 0.62 * nucleoli)
-    light *= (
-        1 - 0.28 * np.exp(-field.rim_px / (1.3 * s)) + 0.20 * np.exp(-(((field.rim_px - 2.2 * s) / (1.2 * s)) ** 2))
-    )
+    mottle = octaves(rng, field.shape, (9 * s, 5 * s, 2.8 * s), (0.5, 0.9, 0.55))
+    light = np.exp(rng.uniform(0.18, 0.42) * mottle) * (1 - rng.uniform(0.1, 0.6) * blur(nucleoli, 0.7 * s))
+    rim = np.exp(-(((field.rim_px - 2.2 * s) / (1.2 * s)) ** 2))
+    light *= 1 - 0.25 * np.exp(-field.rim_px / (1.3 * s)) + rng.uniform(0, 0.3) * rim
     if field.line.chromocentres:
         number = rng.poisson(field.line.chromocentres, len(cells))
         index = np.repeat(np.arange(len(cells)), number)
@@ -103,10 +102,10 @@ def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
 def _tubulin(rng: np.random.Generator, field: Field, filaments: Filaments, centres: NDArray[np.float32]) -> Image:
     """Filaments, a haze between them, less above the nucleus, and spindles in mitosis."""
     s, cells, line = field.scale, field.population, field.line
-    weights = rng.lognormal(0, 0.5, len(filaments.cell)).astype(np.float32)
-    light = filaments.draw(weights, field.shape) / s
+    weights = rng.lognormal(0, 0.55, len(filaments.cell)).astype(np.float32)
+    light = filaments.draw(weights, field)
     haze = field.cytoplasm * (0.35 + field.nearness) * np.exp(0.35 * smooth_noise(rng, field.shape, 7 * s))
-    light = light + 4 * line.haze * haze
+    light = light + 3.0 * line.haze * rng.lognormal(0, 0.5) * haze
     light = light * (1 - 0.62 * np.clip(field.rim_px / (4 * s), 0, 1))
     amount = rng.lognormal(0, 0.32, len(cells))
     light = light * field.of_cells(amount.astype(np.float32)) + 3 * spindles(rng, field)
@@ -125,22 +124,26 @@ def spindles(rng: np.random.Generator, field: Field) -> Image:
         bulge = rng.uniform(-0.85, 0.85, 40)[:, None] * np.sqrt(1 - along**2 + 1e-3)
         fibres = cells.centre[index] + 0.95 * size * (along[None, :, None] * axis + bulge[:, :, None] * side)
         image += splat(
-            fibres.reshape(-1, 2).astype(np.float32), np.full(fibres.shape[0] * 60, 0.08, np.float32), field.shape
+            fibres.reshape(-1, 2).astype(np.float32),
+            np.full(fibres.shape[0] * 60, 0.08 * s * s, np.float32),
+            field.shape,
         )
         poles = (cells.centre[index] + 0.95 * size * np.stack([axis, -axis])).astype(np.float32)
-        image += 6 * s * blur(splat(poles, np.ones(2, np.float32), field.shape), 1.5 * s)
+        image += 6 * s * s * blur(splat(poles, np.ones(2, np.float32), field.shape), 1.5 * s)
     return blur(image, 0.7 * s)
 
 
 def _reticulum(rng: np.random.Generator, field: Field) -> Image:
     """Bright around the nucleus and thinning outwards, granular, dim above the nucleus, uneven between cells."""
     s, cells, line = field.scale, field.population, field.line
-    grain = octaves(rng, field.shape, (14 * s, 5 * s, 2.0 * s), (0.5, 0.6, 0.9))
-    reach = np.clip(line.er_reach * rng.lognormal(0, 0.15, len(cells)), 0.4, 1.2).astype(np.float32)
+    grain = octaves(rng, field.shape, (14 * s, 5 * s, 2.6 * s), (0.4, 0.8, 0.9))
+    reach = np.clip(line.er_reach * rng.uniform(0.8, 1.3) * rng.lognormal(0, 0.12, len(cells)), 0.4, 1.25).astype(
+        np.float32
+    )
     fade = np.clip(field.nearness / np.maximum(1.35 - field.of_cells(reach), 0.15), 0, 1.0)
     near = np.exp(-field.off_nucleus_px / (7 * s))
     light = field.cytoplasm * (0.06 + fade**1.3 * (0.55 + 0.45 * field.nearness) + 0.25 * near)
-    light = light * np.exp(0.55 * line.er_grain * grain)
-    light = light + 0.18 * field.karyoplasm * np.exp(0.15 * grain)
+    light = light * np.exp(rng.uniform(0.7, 1.2) * line.er_grain * grain)
+    light = light + rng.uniform(0.12, 0.4) * field.karyoplasm * np.exp(0.25 * grain)
     amount = rng.lognormal(0, 0.4, len(cells)) * np.where(cells.stage > 0, 1.2, 1.0)
     return np.asarray(light * field.of_cells(amount.astype(np.float32)), dtype=np.float32)

@@ -1,0 +1,142 @@
+"""How far synthetic images can be told from real ones: ``uv run python -m bench.realism [IMAGES]``.
+
+Reads a folder of real images named in CELLWISE_REAL_DATA, by default ../shared/real: 512 px channels
+(``single_channel512``) and cell masks (``cell_masks``). Draws as many fields of view as IMAGES says (120), prints
+
+- per channel the AUC of a random forest and of a logistic regression on texture features, cross-validated: 0.5 is
+  "cannot be told apart", 1 is "always told apart"; and the features that part them most;
+- statistics of cell shapes beside the real ones.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from skimage.feature import graycomatrix, graycoprops
+from skimage.measure import regionprops_table
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from hpa.atlas.plan import plan_images
+from hpa.atlas.scene import Scene
+from hpa.atlas.write import planned_scene
+from hpa.channels import CHANNELS
+
+QUANTILES = (0.5, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
+SEED = 2018
+
+
+def real_folder() -> Path:
+    """Return the folder of real images."""
+    return Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[2] / "shared" / "real"))
+
+
+def texture_features(plane: NDArray[np.uint8]) -> dict[str, float]:
+    """Describe a gray image (H, W) by its intensities, its radial power spectrum and its co-occurrence matrix."""
+    found = {f"quantile {q}": float(v) for q, v in zip(QUANTILES, np.percentile(plane, QUANTILES), strict=True)}
+    found |= {
+        "mean": float(plane.mean()),
+        "zeros": float((plane == 0).mean()),
+        "saturated": float((plane == 255).mean()),
+    }
+    light = plane.astype(np.float32)
+    window = np.hanning(light.shape[0])[:, None] * np.hanning(light.shape[1])
+    power = np.abs(np.fft.rfft2((light - light.mean()) * window)) ** 2
+    rows, columns = np.fft.fftfreq(light.shape[0])[:, None], np.fft.rfftfreq(light.shape[1])
+    radius = np.hypot(rows, columns)
+    edges = np.geomspace(1 / 256, 0.5, 17)
+    spectrum = [power[(radius >= low) & (radius < high)].mean() for low, high in zip(edges, edges[1:], strict=False)]
+    total = float(np.log(light.var() + 1))
+    found["log variance"] = total
+    found |= {f"power at {1 / e:.1f} px": float(np.log(p + 1)) - total for e, p in zip(edges, spectrum, strict=False)}
+    levels = np.minimum(np.sqrt(light), 15.9).astype(np.uint8)
+    matrix = graycomatrix(levels, [1, 2, 4, 8], [0, np.pi / 2], levels=16, symmetric=True, normed=True)
+    for name in ("contrast", "homogeneity", "energy", "correlation"):
+        values = graycoprops(matrix, name).mean(axis=1)
+        found |= {f"{name} at {d} px": float(v) for d, v in zip((1, 2, 4, 8), values, strict=True)}
+    return found
+
+
+def tell_apart(real: pd.DataFrame, drawn: pd.DataFrame) -> tuple[float, float, pd.Series]:
+    """Return cross-validated AUCs of a forest and of a regression, and each feature's own AUC."""
+    table = pd.concat([real, drawn], ignore_index=True)
+    truth = np.repeat([1, 0], [len(real), len(drawn)])
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    forest = RandomForestClassifier(300, class_weight="balanced", min_samples_leaf=2, random_state=0)
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000))
+    auc = [
+        float(roc_auc_score(truth, cross_val_predict(model, table, truth, cv=folds, method="predict_proba")[:, 1]))
+        for model in (forest, regression)
+    ]
+    alone = pd.Series({name: roc_auc_score(truth, table[name]) for name in table})
+    return auc[0], auc[1], alone
+
+
+def shape_statistics(masks: list[NDArray[np.uint16]]) -> dict[str, float]:
+    """Describe label images of square frames; lengths are scaled to a frame of 512 px."""
+    cells, counts, coverage = [], [], []
+    for mask in masks:
+        table = pd.DataFrame(
+            regionprops_table(mask, properties=("label", "equivalent_diameter_area", "eccentricity", "solidity"))
+        )
+        table["diameter"] = table.equivalent_diameter_area * 512 / mask.shape[0]
+        rim = np.unique(np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]))
+        table["border"] = table.label.isin(rim)
+        cells.append(table)
+        counts.append(len(table))
+        coverage.append((mask > 0).mean())
+    every = pd.concat(cells)
+    found = {f"cells an image, {q}%": float(np.percentile(counts, q)) for q in (5, 50, 95)}
+    found |= {f"diameter px, {q}%": float(np.percentile(every.diameter, q)) for q in (5, 50, 95)}
+    found |= {"eccentricity, 50%": float(every.eccentricity.median())}
+    found |= {f"solidity, {q}%": float(np.percentile(every.solidity, q)) for q in (5, 50)}
+    found["touching the border"] = float(every.border.mean())
+    return found | {f"coverage, {q}%": float(np.percentile(coverage, q)) for q in (5, 50, 95)}
+
+
+def read_mask(path: Path) -> NDArray[np.uint16]:
+    """Read a label image at a quarter of its size."""
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    side = mask.shape[0] // 4
+    return np.asarray(cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST), dtype=np.uint16)
+
+
+def main() -> None:
+    """Print the comparison."""
+    folder = real_folder()
+    if not (folder / "single_channel512").is_dir():
+        print(f"skipped: expected real images in {folder / 'single_channel512'}, found no such folder")
+        return
+    images = int(sys.argv[1]) if len(sys.argv) > 1 else 120
+    scenes: list[Scene] = [planned_scene(image, SEED, 512) for image in plan_images(images, 0, SEED)]
+    for position, channel in enumerate(CHANNELS):
+        paths = sorted((folder / "single_channel512").glob(f"*_{channel}.png"))
+        real = pd.DataFrame([texture_features(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) for path in paths])
+        drawn = pd.DataFrame([texture_features(scene.channels[position]) for scene in scenes])
+        forest, regression, alone = tell_apart(real, drawn)
+        print(
+            f"{channel:7s} {len(real)} real, {len(drawn)} drawn: AUC {forest:.2f} forest, {regression:.2f} regression"
+        )
+        for name in (alone - 0.5).abs().nlargest(6).index:
+            spread = [
+                f"{t[name].quantile(0.25):.2f} .. {t[name].median():.2f} .. {t[name].quantile(0.75):.2f}"
+                for t in (real, drawn)
+            ]
+            print(f"    {name:22s} real {spread[0]:28s} drawn {spread[1]:28s} AUC {alone[name]:.2f}")
+    masks = [read_mask(path) for path in sorted((folder / "cell_masks").glob("*.png"))]
+    table = pd.DataFrame(
+        {"real": shape_statistics(masks), "drawn": shape_statistics([scene.cells for scene in scenes])}
+    )
+    print(table.round(2).to_string())
+
+
+if __name__ == "__main__":
+    main()
