@@ -142,6 +142,9 @@ def _write_tables(out: Path, planned: list[PlannedImage], targets: list[list[tup
     _write_csv(table[table.split == "train"][["Id", "Target"]], out / "train.csv")
     sample = table[table.split == "test"][["Id"]].assign(Predicted=0)
     _write_csv(sample, out / "sample_submission.csv")
+    # The competition kept this one secret; without it a split by antibody would not be possible.
+    antibodies = [image.antibody for image in planned]
+    _write_csv(pd.DataFrame({"Id": ids, "Antibody": antibodies}), out / "antibodies.csv")
     rows = [
         (image.image_id, label, HPA28.format(target))
         for image, found in zip(planned, targets, strict=True)
@@ -149,7 +152,7 @@ def _write_tables(out: Path, planned: list[PlannedImage], targets: list[list[tup
     ]
     _write_csv(pd.DataFrame(rows, columns=["image_id", "cell_label", "target"]), out / "truth" / "cells.csv")
     truth = pd.DataFrame({
-        "image_id": ids, "split": table.split, "target": text, "antibody": [image.antibody for image in planned],
+        "image_id": ids, "split": table.split, "target": text, "antibody": antibodies,
         "plate": [image.plate for image in planned], "well": [image.well for image in planned],
         "cell_line": [CELL_LINES[image.cell_line].name for image in planned],
         "duplicate_of": ["" if image.scene == image.index else ids[image.scene] for image in planned],
