@@ -56,7 +56,7 @@ def _place(rng: np.random.Generator, line: CellLine, shape: tuple[int, int], sca
     for index in range(count):
         tries = rng.random((14, 2)) * extent - margin
         grid = np.clip((tries + margin) / extent * 64, 0, 63).astype(int)
-        score = line.clumping * islands[grid[:, 0], grid[:, 1]] * 0.9
+        score = line.clumping * islands[grid[:, 0], grid[:, 1]] * 0.5
         if index:
             gap = np.linalg.norm(tries[:, None] - centre[None, :index], axis=2) / (radius[:index] + radius[index])
             score = score + 3.5 * np.minimum(gap.min(axis=1), 1.0 if line.clumping > 0.3 else 1.6)

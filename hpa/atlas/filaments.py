@@ -143,7 +143,7 @@ def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.flo
     visible = np.bincount(field.owner.ravel(), minlength=len(cells) + 1)[1:]
     size = np.sqrt(visible * 4 / np.pi) / (100 * field.scale)
     number = np.where(
-        (cells.stage == 0) | (cells.stage == 4), np.minimum(1.6 * line.filaments * size**1.4, 900), 0
+        (cells.stage == 0) | (cells.stage == 4), np.minimum(1.4 * line.filaments * size**1.6, 1200), 0
     ).astype(int)
     cell = np.repeat(np.arange(1, len(cells) + 1, dtype=np.int32), number)
     index = cell - 1

@@ -39,10 +39,10 @@ class Exposure:
 
 
 EXPOSURES: Final[dict[Channel, Exposure]] = {
-    "red": Exposure(165, 0.35, 0.35, 4.0, 0.35, 0.8, 1.5),
-    "green": Exposure(100, 0.55, 0.35, 10.0, 0.45, 1.0, 1.5),
+    "red": Exposure(165, 0.35, 0.32, 4.5, 0.35, 0.8, 1.5),
+    "green": Exposure(84, 0.65, 0.35, 9.5, 0.5, 1.0, 1.5),
     "blue": Exposure(155, 0.50, 0.35, 1.3, 0.35, 0.3, 1.5),
-    "yellow": Exposure(150, 0.35, 0.35, 6.0, 0.40, 1.0, 1.5),
+    "yellow": Exposure(140, 0.35, 0.35, 5.0, 0.45, 1.0, 1.5),
 }
 
 

@@ -81,8 +81,8 @@ def _nucleoli(rng: np.random.Generator, field: Field) -> tuple[Image, NDArray[np
 def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
     """Mottled chromatin, dark nucleoli, a denser rim; condensed chromosomes in mitosis."""
     s, cells = field.scale, field.population
-    mottle = octaves(rng, field.shape, (9 * s, 5 * s, 2.8 * s), (0.5, 0.9, 0.55))
-    light = np.exp(rng.uniform(0.18, 0.42) * mottle) * (1 - rng.uniform(0.1, 0.6) * blur(nucleoli, 0.7 * s))
+    mottle = octaves(rng, field.shape, (15 * s, 6.5 * s, 3 * s), (0.7, 0.9, 0.55))
+    light = np.exp(rng.uniform(0.25, 0.6) * mottle) * (1 - rng.uniform(0.2, 0.8) * blur(nucleoli, 0.7 * s))
     rim = np.exp(-(((field.rim_px - 2.2 * s) / (1.2 * s)) ** 2))
     light *= 1 - 0.25 * np.exp(-field.rim_px / (1.3 * s)) + rng.uniform(0, 0.3) * rim
     if field.line.chromocentres:
@@ -102,12 +102,14 @@ def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
 def _tubulin(rng: np.random.Generator, field: Field, filaments: Filaments, centres: NDArray[np.float32]) -> Image:
     """Filaments, a haze between them, less above the nucleus, and spindles in mitosis."""
     s, cells, line = field.scale, field.population, field.line
-    weights = rng.lognormal(0, 0.55, len(filaments.cell)).astype(np.float32)
+    weights = rng.lognormal(0, 0.75, len(filaments.cell)).astype(np.float32)
     light = filaments.draw(weights, field)
     haze = field.cytoplasm * (0.35 + field.nearness) * np.exp(0.35 * smooth_noise(rng, field.shape, 7 * s))
     light = light + 3.0 * line.haze * rng.lognormal(0, 0.5) * haze
-    light = light * (1 - 0.62 * np.clip(field.rim_px / (4 * s), 0, 1))
-    amount = rng.lognormal(0, 0.32, len(cells))
+    patches = np.exp(0.45 * octaves(rng, field.shape, (26 * s, 13 * s), (0.7, 0.7)))
+    light = light * patches * (0.22 + rng.uniform(0.6, 1.4) * field.nearness + 0.6 * field.karyoplasm)
+    light = light * (1 - 0.72 * np.clip(field.rim_px / (4 * s), 0, 1))
+    amount = rng.lognormal(0, 0.25, len(cells))
     light = light * field.of_cells(amount.astype(np.float32)) + 3 * spindles(rng, field)
     return np.asarray(light, dtype=np.float32)
 
@@ -136,14 +138,14 @@ def spindles(rng: np.random.Generator, field: Field) -> Image:
 def _reticulum(rng: np.random.Generator, field: Field) -> Image:
     """Bright around the nucleus and thinning outwards, granular, dim above the nucleus, uneven between cells."""
     s, cells, line = field.scale, field.population, field.line
-    grain = octaves(rng, field.shape, (14 * s, 5 * s, 2.6 * s), (0.4, 0.8, 0.9))
+    grain = octaves(rng, field.shape, (28 * s, 7 * s, 2.6 * s), (0.6, 0.55, 0.8))
     reach = np.clip(line.er_reach * rng.uniform(0.8, 1.3) * rng.lognormal(0, 0.12, len(cells)), 0.4, 1.25).astype(
         np.float32
     )
     fade = np.clip(field.nearness / np.maximum(1.35 - field.of_cells(reach), 0.15), 0, 1.0)
     near = np.exp(-field.off_nucleus_px / (7 * s))
-    light = field.cytoplasm * (0.06 + fade**1.3 * (0.55 + 0.45 * field.nearness) + 0.25 * near)
-    light = light * np.exp(rng.uniform(0.7, 1.2) * line.er_grain * grain)
+    light = field.cytoplasm * (0.04 + fade**1.4 * (0.30 + 0.85 * field.nearness**1.5) + 0.25 * near)
+    light = light * np.exp(rng.uniform(0.5, 1.0) * line.er_grain * grain)
     light = light + rng.uniform(0.12, 0.4) * field.karyoplasm * np.exp(0.25 * grain)
-    amount = rng.lognormal(0, 0.4, len(cells)) * np.where(cells.stage > 0, 1.2, 1.0)
+    amount = rng.lognormal(0, 0.28, len(cells)) * np.where(cells.stage > 0, 1.2, 1.0)
     return np.asarray(light * field.of_cells(amount.astype(np.float32)), dtype=np.float32)
