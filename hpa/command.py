@@ -8,8 +8,12 @@ import typer
 
 from hpa.errors import UserError
 
-# What a full disk, a quota or a missing permission looks like: the user's to mend, not a defect of ours.
-_USERS_OWN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR}
+# What a full disk, a quota, a missing permission or a file in the way looks like: the user's to mend, not a defect of
+# ours. NumPy raises an OSError without a number when a file cannot be written in full.
+_USERS_OWN = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EEXIST),
+    None,
+}
 
 
 def new_app(runbook: str | None) -> typer.Typer:

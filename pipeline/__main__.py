@@ -72,7 +72,7 @@ def demo(
     from pipeline.demo import demo as run_demo
 
     if tiny:
-        images, test = 40, 8
+        images, test = 16, 8
     raise typer.Exit(run_demo(work, recipe or RECIPE, images, test, seed, tiny=tiny, device=device))
 
 

@@ -56,7 +56,7 @@ def demo(
         print(f"synthesize: {images} train and {test} test images to {atlas}")
         unfinished = root / "atlas.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        synthesize(unfinished, images, test, seed)
+        synthesize(unfinished, images, test, seed, size_px=256 if tiny else 512)
         unfinished.rename(atlas)
         seconds["synthesize"] = round(time.monotonic() - started, 1)
     work = WorkFolder(root)
@@ -93,7 +93,7 @@ def _print(root: Path, figures: dict[str, Any]) -> None:
         "  the most frequent classes": f"{figures['baseline_most_frequent']:.3f}",
         "macro F1 of single cells, test truth": f"{figures['cell_macro_f1']:.3f} "
         f"({figures['cell_matched_share']:.0%} of {figures['test_cells']} cells matched at IoU 0.5)",
-        "seconds": ", ".join(f"{name} {seconds:.0f}" for name, seconds in figures["seconds"].items()),
+        "seconds": " ".join(f"{name} {seconds:.0f}" for name, seconds in figures["seconds"].items()),
     }
     for name, value in rows.items():
         table.add_row(name, value)

@@ -1,0 +1,22 @@
+"""The commands that stand in the project's pages."""
+
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the arguments after ``python -m`` of every command in a page's code blocks, in order."""
+    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [re.search(r"python -m (.*)", line) for line in lines]
+    return [shlex.split(match[1]) for match in found if match]
+
+
+def recipe_commands() -> list[list[str]]:
+    """Return the commands in the headers of the shipped recipes."""
+    lines = [line for recipe in sorted((ROOT / "recipes").glob("*.toml")) for line in recipe.read_text().splitlines()]
+    found = [re.match(r"#\s+uv run python -m (.*)", line) for line in lines]
+    return [shlex.split(match[1]) for match in found if match]

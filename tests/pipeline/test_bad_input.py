@@ -1,0 +1,187 @@
+"""Bad images are quarantined and stay in the submission; bad usage is one sentence and exit code 2."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpa.atlas import synthesize
+from hpa.work import locked
+from pipeline.__main__ import main
+from tests.pages import ROOT
+
+SMALL = ["--set", "classify.epochs=1", "--set", "crops.size_px=32", "--set", "data.folds=2"]
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small synthetic data set."""
+    folder = tmp_path_factory.mktemp("data") / "atlas"
+    synthesize(folder, 16, 8, seed=3, size_px=256)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def damaged(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Return a work folder after a run on images of which some are damaged, and the kind of damage of each."""
+    root = tmp_path_factory.mktemp("damaged")
+    data = root / "data"
+    shutil.copytree(atlas, data)
+    test = list(pd.read_csv(data / "sample_submission.csv")["Id"])
+    train = list(pd.read_csv(data / "train.csv")["Id"])
+    names = dict(zip(("missing", "truncated", "rgb", "size", "black", "no cell"), test, strict=False))
+    names["train missing"] = train[0]
+
+    def path(name: str, channel: str) -> Path:
+        split = "train" if name.startswith("train") else "test"
+        return data / split / f"{names[name]}_{channel}.png"
+
+    path("missing", "yellow").unlink()
+    path("train missing", "blue").unlink()
+    path("truncated", "blue").write_bytes(path("truncated", "blue").read_bytes()[:-200])
+    gray = cv2.imread(str(path("rgb", "yellow")), cv2.IMREAD_GRAYSCALE)
+    assert gray is not None
+    cv2.imwrite(str(path("rgb", "yellow")), np.stack([gray] * 3, axis=2))
+    cv2.imwrite(str(path("size", "blue")), gray[:200])
+    for channel in ("red", "green", "blue", "yellow"):
+        cv2.imwrite(str(path("black", channel)), np.zeros_like(gray))
+    empty = np.random.default_rng(0).integers(0, 4, gray.shape, dtype=np.uint8)
+    for channel in ("blue", "yellow"):
+        cv2.imwrite(str(path("no cell", channel)), empty)
+    (data / "test" / "stranger_red.png").write_bytes(b"")
+    with (data / "sample_submission.csv").open("a") as file:
+        file.write("listed-without-files,0\n")
+    names["listed"] = "listed-without-files"
+    assert main(["init", str(root / "work"), "--data", str(data), *SMALL]) == 0
+    assert main(["run", str(root / "work")]) == 1  # more failures than max_failures = 0
+    return root / "work", names
+
+
+def test_no_image_disappears(damaged: tuple[Path, dict[str, str]]) -> None:
+    work, _ = damaged
+    sample = pd.read_csv(work.parent / "data" / "sample_submission.csv")
+    submission = pd.read_csv(work / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
+    assert list(submission["Id"]) == list(sample["Id"])
+    assert (submission["Predicted"] != "").all()
+    images = pd.read_parquet(work / "aggregate" / "images.parquet")
+    assert list(images["image_id"]) == list(pd.read_parquet(work / "images.parquet")["image_id"])
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing", "yellow channel: missing file"),
+        ("truncated", "blue channel: truncated PNG"),
+        ("rgb", "yellow channel: .*expected one gray plane, found 3"),
+        ("size", "channels of different size"),
+        ("listed", "missing file"),
+        ("train missing", "blue channel: missing file"),
+    ],
+)
+def test_unusable_images_are_named_with_the_reason(
+    damaged: tuple[Path, dict[str, str]], name: str, reason: str
+) -> None:
+    work, names = damaged
+    for stage in ("segment", "crops/cells"):
+        failures = pd.read_csv(work / stage / "failures.csv").set_index("image_id")["reason"]
+        assert failures.str.contains(reason)[names[name]], failures[names[name]]
+    images = pd.read_parquet(work / "aggregate" / "images.parquet").set_index("image_id")
+    assert images.loc[names[name], "origin"] == "prior"
+    assert names[name] not in set(pd.read_parquet(work / "segment" / "masks.parquet")["image_id"])
+
+
+@pytest.mark.parametrize("name", ["black", "no cell"])
+def test_an_image_without_a_cell_is_scored_by_its_frame(damaged: tuple[Path, dict[str, str]], name: str) -> None:
+    work, names = damaged
+    masks = pd.read_parquet(work / "segment" / "masks.parquet").set_index("image_id")
+    assert masks.loc[names[name], "n_cells"] == 0
+    assert "no cell" in str(masks.loc[names[name], "flags"])
+    crops = pd.read_parquet(work / "crops" / "cells" / "crops.parquet").set_index("image_id")
+    assert crops.loc[names[name], "fallback"]
+    images = pd.read_parquet(work / "aggregate" / "images.parquet").set_index("image_id")
+    assert images.loc[names[name], "origin"] == "test"
+    assert images.loc[names[name], "n_crops"] == 1
+
+
+def test_images_are_masks_and_failures(damaged: tuple[Path, dict[str, str]]) -> None:
+    work, _ = damaged
+    masks = set(pd.read_parquet(work / "segment" / "masks.parquet")["image_id"])
+    failed = set(pd.read_csv(work / "segment" / "failures.csv")["image_id"])
+    assert len(failed) == 6
+    assert not masks & failed
+    assert masks | failed == set(pd.read_parquet(work / "images.parquet")["image_id"])
+
+
+def _sentence(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    assert main(arguments) == 2
+    told = capsys.readouterr().err.strip()
+    assert "\n" not in told
+    assert "Traceback" not in told
+    return told
+
+
+def test_wrong_usage_is_one_sentence(atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", str(atlas)]
+    (tmp_path / "bad.toml").write_text("[classify]\nepoch = 3\n")
+    (tmp_path / "file").touch()
+    cases = {
+        "found 'epoch'": ["init", str(tmp_path / "a"), *data, "--recipe", str(tmp_path / "bad.toml")],
+        "found no folder": ["init", str(tmp_path / "a"), "--data", str(tmp_path / "nowhere")],
+        "found no file": ["init", str(tmp_path / "a"), *data, "--recipe", str(tmp_path / "none.toml")],
+        "found none": ["run", str(tmp_path / "a")],
+        "can be written": ["init", str(tmp_path / "file" / "work"), *data],
+        "at least as many groups": ["init", str(tmp_path / "a"), *data, "--set", "data.folds=90"],
+    }
+    for sentence, arguments in cases.items():
+        assert sentence in _sentence(capsys, arguments)
+        assert not (tmp_path / "a" / "recipe.toml").exists()
+
+
+def test_two_runs_on_one_work_folder(damaged: tuple[Path, dict[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
+    work, _ = damaged
+    with locked(work):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "run", str(work)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert "expected no other run" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "work folder, found one initialised" in _sentence(
+        capsys, ["init", str(work), "--data", str(work.parent / "data")]
+    )
+
+
+def test_new_images_must_have_the_channels_of_the_trained_run(
+    damaged: tuple[Path, dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, _ = damaged
+    cv2.imwrite(str(tmp_path / "a_blue.png"), np.zeros((32, 32), np.uint8))
+    told = _sentence(capsys, ["apply", str(work), "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert "expected the channels of the trained run (red, green, blue, yellow), found no image with red" in told
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(atlas: Path, tmp_path: Path) -> None:
+    """No file may grow beyond 6 KB, as on a disk that fills up; afterwards there is room and the same command works."""
+    script = (
+        "import resource, sys; from pipeline.__main__ import main\n"
+        "limit = int(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))\n"
+        "sys.exit(main(sys.argv[2:]))"
+    )
+
+    def run(limit: int) -> subprocess.CompletedProcess[str]:
+        arguments = [str(limit), "init", str(tmp_path / "work"), "--data", str(atlas)]
+        command = [sys.executable, "-c", script, *arguments, "--set", "data.folds=2"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    full = run(6000)
+    assert full.returncode == 2, full.stderr
+    assert "room on its disk" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert {path.name for path in (tmp_path / "work").iterdir()} <= {"lock", "folds.parquet"}
+    assert run(2**30).returncode == 0
