@@ -159,15 +159,16 @@ def masks_of_flows(
     ndarray
         Shape (H, W), labels 1..n.
     """
-    masks: NDArray[np.uint16] = dynamics.resize_and_compute_masks(
-        flows * _FLOW_SCALE,
-        cell_logit,
-        cellprob_threshold=level,
-        flow_threshold=flow_error,
-        min_size=least_px,
-        max_size_fraction=1.0,  # one cell may fill the frame
-        device=torch.device("cpu"),
-    )
+    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call] # said aloud, it is not warned of
+        masks: NDArray[np.uint16] = dynamics.resize_and_compute_masks(
+            flows * _FLOW_SCALE,
+            cell_logit,
+            cellprob_threshold=level,
+            flow_threshold=flow_error,
+            min_size=least_px,
+            max_size_fraction=1.0,  # one cell may fill the frame
+            device=torch.device("cpu"),
+        )
     return masks
 
 

@@ -1,0 +1,122 @@
+"""The compact network as Cellpose sees it, and the models a recipe can name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpa.errors import UserError
+from segment.cellpose_core import flow_loss, flows_of_labels, follow, masks_of_flows, run_tiles
+from segment.models import COMPACT_WEIGHTS, load_model
+from segment.network import OUTPUTS, CompactNetwork, new_network, save_weights
+from segment.score import average_precision
+from tests.segment.shapes import discs
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def net() -> CompactNetwork:
+    network = new_network(3)
+    network.eval()
+    return network
+
+
+def test_outputs_and_what_is_read(net: CompactNetwork) -> None:
+    planes = torch.rand(2, 2, 48, 32)
+    with torch.inference_mode():
+        answer, style = net(planes)
+        padded = net(torch.cat([planes, torch.rand(2, 1, 48, 32)], dim=1))[0]
+    assert answer.shape == (2, OUTPUTS, 48, 32)
+    assert style.shape == (2, 256)
+    assert torch.equal(answer, padded), "a third channel, which Cellpose adds, must not be read"
+
+
+def test_weights_depend_on_the_seed_only() -> None:
+    first, second = new_network(5).state_dict(), new_network(5).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(not torch.equal(value, first[key]) for key, value in new_network(6).state_dict().items())
+
+
+def test_tiling_leaves_an_image_in_its_place(net: CompactNetwork) -> None:
+    images = np.random.default_rng(0).random((3, 2, 37, 50), dtype=np.float32)
+    answers = run_tiles(net, images, 8)
+    assert answers.shape == (3, OUTPUTS, 37, 50)
+    wide = run_tiles(net, np.random.default_rng(0).random((1, 2, 40, 500), dtype=np.float32), 2)
+    assert wide.shape == (1, OUTPUTS, 40, 500)
+
+
+def test_weights_survive_saving_and_cellpose_takes_them_for_its_own(net: CompactNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "own.pt"
+    save_weights(net, path)
+    loaded = load_model(str(path), CPU)
+    again = CompactNetwork()
+    again.load_model(path, device=CPU, strict=True)  # Cellpose's own method
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+        assert torch.allclose(value.float(), net.state_dict()[key].float(), atol=1e-3)
+
+
+def test_shipped_weights_are_small() -> None:
+    assert COMPACT_WEIGHTS.stat().st_size <= 8_000_000
+
+
+def test_a_model_that_cannot_be_had_is_told_and_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELLPOSE_LOCAL_MODELS_PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"expected the Cellpose model cpsam_v2 .*CELLPOSE_LOCAL_MODELS_PATH"):
+        load_model("cpsam_v2", CPU)
+    with pytest.raises(UserError, match="found no such file"):
+        load_model("cyto3", CPU)
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match=r"weights of a compact or a Cellpose 4 network in .*broken\.pt"):
+        load_model(str(broken), CPU)
+    torch.save({"downsample.weight": torch.zeros(1)}, broken)
+    with pytest.raises(UserError, match="4th version"):
+        load_model(str(broken), CPU)
+    torch.save({"stem.weight": torch.zeros(1)}, broken)
+    with pytest.raises(UserError, match="CompactNetwork"):
+        load_model(str(broken), CPU)
+
+
+def test_true_flows_give_back_the_cells() -> None:
+    cells = discs((64, 80), [(20, 20), (20, 43), (46, 50)], 12)
+    flows = flows_of_labels(cells)
+    lengths = np.hypot(*flows)
+    assert np.allclose(lengths[cells > 0], 1, atol=1e-3) or (lengths[cells > 0] > 0.99).mean() > 0.99
+    assert not lengths[cells == 0].any()
+    logit = np.where(cells > 0, 5, -5).astype(np.float32)
+    masks = masks_of_flows(flows, logit, level=0, flow_error=0.4, least_px=10)
+    assert average_precision(masks, cells, 0.9) == 1
+    ends = follow(flows, cells > 0, 60)
+    assert (cells[tuple(ends)] == cells[cells > 0]).mean() > 0.99
+
+
+def test_no_cells_no_flows() -> None:
+    assert flows_of_labels(np.zeros((8, 9), dtype=np.uint16)).shape == (2, 8, 9)
+
+
+def test_loss_is_cellposes() -> None:
+    """Half the squared error of five times the flows, and the cross entropy of the cell probability."""
+    target, output = torch.rand(2, 3, 8, 8).round(), torch.randn(2, OUTPUTS, 8, 8)
+    flows = ((output[:, 2:4] - 5 * target[:, 1:]) ** 2).mean() / 2
+    p = torch.sigmoid(output[:, 4])
+    entropy = -(target[:, 0] * p.log() + (1 - target[:, 0]) * (1 - p).log()).mean()
+    assert float(flow_loss(target, output)) == pytest.approx(float(flows + entropy), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_big_cellpose_network_runs_through_the_same_code(tmp_path: Path) -> None:
+    """Random weights of the real architecture, saved and loaded: no masks worth having, but every step of the way."""
+    from cellpose.vit import CPSAM
+
+    from segment.config import SegmentSection
+    from segment.predict import see, segment_images
+
+    path = tmp_path / "random_cpsam"
+    CPSAM().save_model(path)
+    net = load_model(str(path), CPU)
+    image = np.random.default_rng(0).integers(0, 255, size=(2, 256, 300), dtype=np.uint8)
+    (masks,) = segment_images(net, [see(image, 98.0)], SegmentSection())
+    assert masks.cells.shape == masks.nuclei.shape == (256, 300)

@@ -1,0 +1,175 @@
+"""The stage over a small world of good, odd and broken images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpa.atlas import draw_scene
+from hpa.channels import CHANNELS
+from hpa.errors import UserError
+from hpa.files import sha256
+from hpa.images import read_images
+from hpa.work import WorkFolder
+from segment.__main__ import main
+from segment.compact import score_unseen
+from segment.diameter import SAMPLE_IMAGES, estimate_diameter_px, sample_rows
+from segment.masks import read_mask, read_masks, read_nuclei
+from segment.models import load_model
+from segment.run import run
+from tests.segment.shapes import make_work, write_image
+
+YELLOW, BLUE = CHANNELS.index("yellow"), CHANNELS.index("blue")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven images: three good ones of which one is wide and one has 16 bits, a black and a flat one, two broken."""
+    folder = tmp_path_factory.mktemp("images")
+    scene = draw_scene((99, 1), size_px=256, protein=False).channels
+    write_image(folder, "good", scene[YELLOW], scene[BLUE])
+    write_image(folder, "wide", np.tile(scene[YELLOW], (1, 2)), np.tile(scene[BLUE], (1, 2)))
+    write_image(folder, "deep", scene[YELLOW], scene[BLUE])
+    for channel, plane in (("yellow", scene[YELLOW]), ("blue", scene[BLUE])):
+        cv2.imwrite(str(folder / f"deep_{channel}.png"), plane.astype(np.uint16) * 257)
+    write_image(folder, "black", np.zeros((256, 256), np.uint8), np.zeros((256, 256), np.uint8))
+    write_image(folder, "flat", np.full((256, 256), 90, np.uint8), np.full((256, 256), 30, np.uint8))
+    write_image(folder, "missing", scene[YELLOW], scene[BLUE])
+    (folder / "missing_blue.png").unlink()
+    write_image(folder, "truncated", scene[YELLOW], scene[BLUE])
+    whole = (folder / "truncated_yellow.png").read_bytes()
+    (folder / "truncated_yellow.png").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
+    work = make_work(tmp_path_factory.mktemp("work"), data)
+    assert run(work, device="cpu", workers=1) == 1, "two images failed, none may"
+    return work
+
+
+def outputs(work: WorkFolder) -> dict[str, str]:
+    """Fingerprints of all data files of the stage; run.json is exempt."""
+    folder = work.root / "segment"
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json")
+    return {str(path.relative_to(folder)): sha256(path) for path in files}
+
+
+def test_no_image_is_lost(done: WorkFolder) -> None:
+    images, masks = read_images(done.images), read_masks(done)
+    failures = pd.read_csv(done.root / "segment" / "failures.csv")
+    assert sorted([*masks["image_id"], *failures["image_id"]]) == sorted(images["image_id"])
+    assert failures["reason"].str.contains("missing file missing_blue.png|truncated PNG").all()
+    counts = json.loads((done.root / "segment" / "run.json").read_text())["counts"]
+    assert counts["images"] == counts["masks"] + counts["failures"] == 7
+    assert counts["cells"] == masks["n_cells"].sum()
+
+
+def test_label_images_keep_the_contract(done: WorkFolder) -> None:
+    images = read_images(done.images).set_index("image_id")
+    for row in read_masks(done).to_dict("records"):
+        cells, nuclei = read_mask(done, row["image_id"]), read_nuclei(done, row["image_id"])
+        assert cells.shape == nuclei.shape == tuple(images.loc[row["image_id"], ["height_px", "width_px"]])
+        assert np.unique(cells[cells > 0]).tolist() == list(range(1, row["n_cells"] + 1))
+        assert (cells[nuclei > 0] == nuclei[nuclei > 0]).all(), "a nucleus lies in the cell whose label it carries"
+        assert set(np.unique(nuclei[nuclei > 0])) == set(range(1, row["n_cells"] + 1)), "one nucleus, one cell"
+
+
+def test_odd_images_are_flagged_and_depth_changes_nothing(done: WorkFolder) -> None:
+    masks = read_masks(done).set_index("image_id")
+    assert masks["flags"][["black", "flat"]].tolist() == ["no signal, no cell"] * 2
+    n_cells = masks["n_cells"].to_dict()
+    assert 0 < n_cells["good"] < n_cells["wide"]
+    same = (read_mask(done, "deep") > 0) == (read_mask(done, "good") > 0)
+    assert same.mean() > 0.99
+    assert (done.root / "segment" / "figures" / "overlays.png").stat().st_size > 1000
+
+
+def test_a_killed_run_goes_on_to_the_same_files(done: WorkFolder, data: Path, tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", data)
+    run(work, device="cpu", workers=1)
+    folder = work.root / "segment"
+    (folder / "parts" / "00000.parquet").unlink()
+    (folder / "masks" / "good.png").unlink()
+    (folder / "masks.parquet").unlink()
+    assert run(work, device="cpu", workers=2) == 1
+    assert outputs(work) == outputs(done)
+
+
+def test_a_mended_image_is_segmented_by_the_next_run(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "images"
+    copy.mkdir()
+    for path in data.glob("[gm]*.png"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    work = make_work(tmp_path / "work", copy, "[data]\nmax_failures = 1\n")
+    assert run(work, device="cpu", workers=1) == 0
+    (copy / "missing_blue.png").write_bytes((data / "good_blue.png").read_bytes())
+    assert run(work, device="cpu", workers=1) == 0
+    assert np.array_equal(read_mask(work, "missing"), read_mask(work, "good"))
+
+
+def test_a_changed_recipe_asks_for_overwrite(data: Path, tmp_path: Path) -> None:
+    work = make_work(tmp_path, data)
+    run(work, device="cpu", workers=1)
+    work.recipe.write_text("[segment]\npostprocess = 'cellpose'\n")
+    with pytest.raises(UserError, match=r"recipe key postprocess.*--overwrite"):
+        run(work, device="cpu", workers=1)
+    assert run(work, device="cpu", workers=1, overwrite=True) == 1
+    assert (read_masks(work)["n_cells"] > 0).any()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("[segment]\nnetwork = 'nowhere.pt'\n", "found no such file"),
+        ("[segment]\npostprocess = 'magic'\n", r"usable \[segment\] postprocess"),
+        ("[segment]\ncolour = 1\n", "only known keys"),
+        ("[data]\nchannels = ['red', 'green', 'blue']\n", "found no yellow"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_runs(
+    data: Path, tmp_path: Path, recipe: str, message: str
+) -> None:
+    work = make_work(tmp_path, data, recipe)
+    with pytest.raises(UserError, match=message):
+        run(work, device="cpu")
+    assert not (tmp_path / "segment").exists()
+
+
+def test_a_device_that_is_not_there(done: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(done.root), "--device", "abacus"]) == 2
+    assert "expected a device that this machine has" in capsys.readouterr().err
+
+
+def test_diameter_is_drawn_to_the_typical_one_where_cells_are_few() -> None:
+    typical = estimate_diameter_px([], 512, 700)
+    assert typical == pytest.approx(98)
+    many, few = (estimate_diameter_px([2 * 98**2] * n, 512, 512) for n in (3000, 3))
+    assert many == pytest.approx(98 * np.sqrt(8 / np.pi), rel=0.02)
+    assert typical < few < 1.15 * typical
+
+
+def test_every_size_is_sampled() -> None:
+    table = pd.DataFrame({"height_px": [512] * 100 + [2048] * 3 + [0], "width_px": [512] * 100 + [2048] * 3 + [0]})
+    sizes = sample_rows(table)["height_px"].value_counts().to_dict()
+    assert sizes == {512: SAMPLE_IMAGES, 2048: 3}
+
+
+def test_shipped_weights_on_images_never_trained_on() -> None:
+    import torch
+
+    half: dict[str, Any] = score_unseen(load_model("compact", torch.device("cpu")), range(100, 108))[0]
+    assert half["mean_ap"] >= 0.85
+
+
+def test_help_is_quick() -> None:
+    code = "import sys; from segment.__main__ import main; main(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

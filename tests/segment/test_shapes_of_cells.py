@@ -1,0 +1,120 @@
+"""Nuclei, cells and smooth edges, on discs whose truth is known."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from segment.cells import connected, follow_to_nuclei, grow, owners
+from segment.nuclei import cores_of, nuclei_of_channel, nuclei_of_logits
+from segment.objects import TYPICAL_CELL_PX2, large_only
+from segment.reduce import network_shape, normalise, reduce_labels, reduce_planes
+from segment.score import average_precision, match_cells
+from segment.smooth import enlarge
+from tests.segment.shapes import discs
+
+TOUCHING = discs((64, 64), [(20, 20), (20, 33), (48, 40)], 7)
+
+
+def test_cores_of_touching_nuclei_stay_apart() -> None:
+    core = cores_of(TOUCHING)
+    assert ndimage.label(TOUCHING > 0)[1] == 2
+    assert ndimage.label(core)[1] == 3
+    assert not (core & (TOUCHING == 0)).any()
+
+
+def test_nuclei_come_back_from_their_own_logits() -> None:
+    nucleus = np.where(TOUCHING > 0, 4.0, -4.0).astype(np.float32)
+    core = np.where(cores_of(TOUCHING), 4.0, -4.0).astype(np.float32)
+    found = nuclei_of_logits(nucleus, core, level=0.0, least_area=0.03)
+    assert average_precision(found, TOUCHING, 0.8) == 1
+
+
+def test_a_nucleus_without_a_core_is_one_nucleus_and_a_speck_is_none() -> None:
+    nucleus = np.where(TOUCHING > 0, 4.0, -4.0).astype(np.float32)
+    nucleus[60:62, 2:4] = 4
+    found = nuclei_of_logits(nucleus, np.full_like(nucleus, -4), level=0.0, least_area=0.03)
+    assert found.max() == 2
+    assert found[61, 3] == 0
+
+
+def test_nuclei_of_the_channel_split_where_they_touch() -> None:
+    plane = ndimage.gaussian_filter((TOUCHING > 0) * np.float32(200), 1)
+    found = nuclei_of_channel(plane, least_area=0.03)
+    assert average_precision(found, TOUCHING, 0.7) == 1
+    assert not nuclei_of_channel(np.zeros((32, 32), np.float32), least_area=0.03).any()
+
+
+def test_cells_grow_until_they_meet_in_the_valley() -> None:
+    probability = np.full((9, 21), 5.0, dtype=np.float32)
+    probability[:, 14] = 1.0  # the valley is nearer to the right nucleus
+    nuclei = np.zeros((9, 21), dtype=np.int32)
+    nuclei[4, 3], nuclei[4, 17] = 1, 2
+    cells = grow(probability, nuclei, np.ones((9, 21), dtype=bool))
+    assert (cells[:, :14] == 1).all()
+    assert (cells[:, 15:] == 2).all()
+    outside = grow(probability, nuclei, np.zeros((9, 21), dtype=bool))
+    assert (outside == nuclei).all()
+
+
+def test_pixels_go_where_their_flow_leads() -> None:
+    cells = np.array([[1, 1, 1, 2, 2, 0]], dtype=np.int32)
+    ends = np.array([[0, 0, 0, 0, 0], [0, 0, 4, 4, 5]])  # the third pixel flows into the second cell, the last outside
+    assert follow_to_nuclei(cells, ends).tolist() == [[1, 1, 2, 2, 2, 0]]
+
+
+def test_a_lost_piece_goes_to_its_neighbour_and_a_stray_one_away() -> None:
+    cells = np.array([[1, 1, 2, 1, 2, 2, 0, 1]], dtype=np.int32)
+    nuclei = np.array([[1, 0, 0, 0, 2, 2, 0, 0]], dtype=np.int32)
+    assert connected(cells, nuclei).tolist() == [[1, 1, 1, 2, 2, 2, 0, 0]]
+
+
+def test_nuclei_take_the_label_of_the_cell_that_holds_most_of_them() -> None:
+    cells = np.array([[4, 4, 4, 9, 9, 0]], dtype=np.uint16)
+    nuclei = np.array([[1, 1, 2, 2, 2, 3]], dtype=np.int32)
+    assert owners(nuclei, cells).tolist() == [[4, 4, 0, 9, 9, 0]]
+
+
+def test_small_objects_are_dropped_by_share_of_a_cell() -> None:
+    labels = discs((64, 64), [(16, 16)], 6).astype(np.int32)
+    labels[60, 60] = 2
+    labels[40:44, 40:44] = 5
+    assert large_only(labels, 10 / TYPICAL_CELL_PX2).max() == 2
+    assert set(np.unique(large_only(labels, 0))) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("factor", [1, 3.3, 13])
+def test_enlarged_edges_are_smooth(factor: float) -> None:
+    """The truth is a disc; nearest-neighbour enlargement reaches 0.95 at most."""
+    size = round(64 * factor)
+    centres = [(20.0, 22.0), (42.0, 40.0)]
+    full = discs((size, size), [((r + 0.5) * factor - 0.5, (c + 0.5) * factor - 0.5) for r, c in centres], 12 * factor)
+    small = discs((64, 64), centres, 12)
+    rows, columns = np.mgrid[:64, :64]
+    away = np.min([np.hypot(rows - r, columns - c) for r, c in centres], axis=0)
+    found = enlarge(small, (12 - away).astype(np.float32), 0.0, (size, size))
+    assert len(match_cells(found, full, 0.96)) == 2
+
+
+def test_enlarging_to_the_same_size_changes_nothing_but_edges() -> None:
+    logit = np.where(TOUCHING > 0, 3.0, -3.0).astype(np.float32)
+    found = enlarge(TOUCHING, logit, 0.0, TOUCHING.shape)
+    assert average_precision(found, TOUCHING, 0.9) == 1
+
+
+def test_shapes_and_labels_of_the_network() -> None:
+    assert network_shape(512, 1024, 100) == (154, 307)
+    assert network_shape(8, 8, 1000) == (16, 16)
+    labels = np.array([[1, 2], [0, 3]], dtype=np.uint16).repeat(4, axis=0).repeat(4, axis=1)
+    assert reduce_labels(labels, (2, 2)).tolist() == [[1, 2], [0, 3]]
+    assert reduce_planes(labels[np.newaxis], (2, 2)).tolist() == [[[1, 2], [0, 3]]]
+
+
+def test_normalising_flat_and_sparse_planes() -> None:
+    planes = np.zeros((3, 50, 50), dtype=np.float32)
+    planes[1] = 7
+    planes[2, 0, 0] = 100
+    scaled = normalise(planes)
+    assert not scaled[:2].any()
+    assert scaled[2, 0, 0] == 10  # a tenth of the range, not the background, is 1
+    ramp = normalise(np.arange(101, dtype=np.float32).reshape(1, 1, 101))
+    assert ramp[0, 0, [1, 99]].tolist() == [0, 1]

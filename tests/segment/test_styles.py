@@ -1,0 +1,74 @@
+"""Samples for training: looks and orientations."""
+
+import numpy as np
+import pytest
+
+from segment.cellpose_core import flows_of_labels
+from segment.nuclei import cores_of
+from segment.styles import Sample, reach_of, restyle
+from segment.train_compact import Training, augmented, batches, train
+from tests.segment.shapes import discs
+
+
+def sample(side_px: int = 48) -> Sample:
+    centres = [(14.0, 12.0), (30.0, 33.0)]
+    cells, nuclei = discs((side_px, side_px), centres, 10), discs((side_px, side_px), centres, 4)
+    planes = np.stack([(cells > 0) * 90.0, (nuclei > 0) * 180.0]).astype(np.float16)
+    flows = flows_of_labels(cells).astype(np.float16)
+    return Sample(planes, cells, nuclei, flows, cores_of(nuclei), reach_of(cells, nuclei))
+
+
+def test_reach_is_a_share_of_the_way_out() -> None:
+    one = sample()
+    reach = reach_of(one.cells, one.nuclei)
+    assert not reach[(one.cells == 0) | (one.nuclei > 0)].any()
+    assert [reach[one.cells == label].max() for label in (1, 2)] == [1, 1]
+
+
+def test_looks_differ_by_draw_and_are_finite() -> None:
+    one = sample()
+    first, again, other = (restyle(one, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    for seed in range(40):
+        assert np.isfinite(restyle(one, np.random.default_rng(seed))).all()
+
+
+def test_flows_turn_with_the_image() -> None:
+    """Flows of a turned label image are the turned flows of the label image."""
+    one = sample()
+    for seed in range(12):
+        _, target = augmented(one, np.random.default_rng(seed))
+        turned = [np.flip(cells, axes) for cells in (one.cells, one.cells.T) for axes in ((), (0,), (1,), (0, 1))]
+        errors = [
+            np.abs(flows_of_labels(cells) - target[3:]).mean()
+            for cells in turned
+            if np.array_equal(cells > 0, target[2] > 0)
+        ]
+        assert min(errors) < 0.01
+
+
+def test_batches_hold_every_image_once_and_one_size_each() -> None:
+    samples = [sample(side) for side in (48, 64) for _ in range(11)]
+    drawn = list(batches(samples, (0, 3)))
+    assert sorted(np.concatenate(drawn)) == list(range(22))
+    assert all(len({samples[index].cells.shape for index in batch}) == 1 for batch in drawn)
+    assert not np.array_equal(np.concatenate(drawn), np.concatenate(list(batches(samples, (0, 4)))))
+
+
+def test_training_is_reproducible() -> None:
+    samples = [sample()] * 4
+    (first, losses), (second, again) = (train(samples, Training(seed=1, epochs=2)) for _ in range(2))
+    assert losses == again
+    for key, value in first.state_dict().items():
+        assert value.equal(second.state_dict()[key])
+
+
+@pytest.mark.slow
+def test_training_learns_from_few_images() -> None:
+    from segment.compact import score_unseen
+    from segment.scenes import draw_samples
+
+    net, losses = train(draw_samples(seed=11, images=32, workers=2), Training(seed=11, epochs=14))
+    assert losses[-1] < 0.65 * losses[0]
+    assert score_unseen(net, range(4))[0]["pooled_f1"] > 0.4
