@@ -10,6 +10,7 @@ Reads a folder of real images named in CELLWISE_REAL_DATA, by default ../shared/
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -32,6 +33,7 @@ from hpa.channels import CHANNELS
 
 QUANTILES = (0.5, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 SEED = 2018
+PROPERTIES = ("label", "equivalent_diameter_area", "eccentricity", "solidity")
 
 
 def real_folder() -> Path:
@@ -53,14 +55,14 @@ def texture_features(plane: NDArray[np.uint8]) -> dict[str, float]:
     rows, columns = np.fft.fftfreq(light.shape[0])[:, None], np.fft.rfftfreq(light.shape[1])
     radius = np.hypot(rows, columns)
     edges = np.geomspace(1 / 256, 0.5, 17)
-    spectrum = [power[(radius >= low) & (radius < high)].mean() for low, high in zip(edges, edges[1:], strict=False)]
+    spectrum = [power[(radius >= low) & (radius < high)].mean() for low, high in pairwise(edges)]
     total = float(np.log(light.var() + 1))
     found["log variance"] = total
     found |= {f"power at {1 / e:.1f} px": float(np.log(p + 1)) - total for e, p in zip(edges, spectrum, strict=False)}
     levels = np.minimum(np.sqrt(light), 15.9).astype(np.uint8)
-    matrix = graycomatrix(levels, [1, 2, 4, 8], [0, np.pi / 2], levels=16, symmetric=True, normed=True)
+    matrix = graycomatrix(levels, [1, 2, 4, 8], [0, np.pi / 2], levels=16, symmetric=True, normed=True)  # type: ignore[no-untyped-call]
     for name in ("contrast", "homogeneity", "energy", "correlation"):
-        values = graycoprops(matrix, name).mean(axis=1)
+        values = graycoprops(matrix, name).mean(axis=1)  # type: ignore[no-untyped-call]
         found |= {f"{name} at {d} px": float(v) for d, v in zip((1, 2, 4, 8), values, strict=True)}
     return found
 
@@ -84,9 +86,7 @@ def shape_statistics(masks: list[NDArray[np.uint16]]) -> dict[str, float]:
     """Describe label images of square frames; lengths are scaled to a frame of 512 px."""
     cells, counts, coverage = [], [], []
     for mask in masks:
-        table = pd.DataFrame(
-            regionprops_table(mask, properties=("label", "equivalent_diameter_area", "eccentricity", "solidity"))
-        )
+        table = pd.DataFrame(regionprops_table(mask, properties=PROPERTIES))  # type: ignore[no-untyped-call]
         table["diameter"] = table.equivalent_diameter_area * 512 / mask.shape[0]
         rim = np.unique(np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]))
         table["border"] = table.label.isin(rim)
@@ -102,11 +102,14 @@ def shape_statistics(masks: list[NDArray[np.uint16]]) -> dict[str, float]:
     return found | {f"coverage, {q}%": float(np.percentile(coverage, q)) for q in (5, 50, 95)}
 
 
+def read_gray(path: Path) -> NDArray[np.uint8]:
+    """Read an 8-bit gray image."""
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), dtype=np.uint8)
+
+
 def read_mask(path: Path) -> NDArray[np.uint16]:
     """Read a label image at a quarter of its size."""
-    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    side = mask.shape[0] // 4
-    return np.asarray(cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST), dtype=np.uint16)
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), dtype=np.uint16)[2::4, 2::4]
 
 
 def main() -> None:
@@ -119,7 +122,7 @@ def main() -> None:
     scenes: list[Scene] = [planned_scene(image, SEED, 512) for image in plan_images(images, 0, SEED)]
     for position, channel in enumerate(CHANNELS):
         paths = sorted((folder / "single_channel512").glob(f"*_{channel}.png"))
-        real = pd.DataFrame([texture_features(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) for path in paths])
+        real = pd.DataFrame([texture_features(read_gray(path)) for path in paths])
         drawn = pd.DataFrame([texture_features(scene.channels[position]) for scene in scenes])
         forest, regression, alone = tell_apart(real, drawn)
         print(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from hpa.atlas.field import TELOPHASE
-from hpa.atlas.filaments import Filaments, grow
+from hpa.atlas.filaments import grow
 from hpa.atlas.noise import Image, blur, smooth_noise, splat
 from hpa.atlas.scatter import dots, lights, scatter
 from hpa.atlas.stains import Stained, spindles
@@ -77,7 +77,7 @@ def cytokinetic_bridge(rng: np.random.Generator, stained: Stained) -> Image:
         along = along[np.abs(along) > 0.12]
         bend = rng.normal(0, 1.0) * s * (1 - along**2)
         unit = apart / (np.linalg.norm(apart) + 1e-6)
-        bar = middle + 7 * s * along[:, None] * unit + bend[:, None] * np.array([unit[1], -unit[0]])
+        bar = middle + 9 * s * along[:, None] * unit + bend[:, None] * np.array([unit[1], -unit[0]])
         image += splat(bar.astype(np.float32), np.full(len(bar), 0.35, np.float32), field.shape)
     return 5 * blur(image, 0.9 * s) * np.float32(s * s)
 
@@ -104,8 +104,3 @@ def centrosome(rng: np.random.Generator, stained: Stained) -> Image:
     second = stained.centres + apart[:, None] * np.stack([np.sin(turn), np.cos(turn)], axis=1)
     pair = np.concatenate([stained.centres, second]).astype(np.float32)
     return dots(field, pair, np.tile(light, 2), 1.0) + np.float32(0.06) * (field.owner > 0).astype(np.float32)
-
-
-def tips(filaments: Filaments) -> int:
-    """Count filaments that grew at all."""
-    return int(filaments.alive.any(axis=0).sum())

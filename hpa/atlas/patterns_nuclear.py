@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hpa.atlas.noise import Image, blur, octaves, smooth_noise
+from hpa.atlas.noise import Image, octaves, smooth_noise
 from hpa.atlas.scatter import dots, lights, scatter
 from hpa.atlas.stains import Stained
 
@@ -82,8 +82,3 @@ def rods_and_rings(rng: np.random.Generator, stained: Stained) -> Image:
         return np.zeros(field.shape, np.float32)
     flat = np.concatenate(points).astype(np.float32)
     return np.minimum(dots(field, flat, np.full(len(flat), 0.35, np.float32), 0.9), 2)
-
-
-def soften(image: Image, sigma_px: float) -> Image:
-    """Blur light that has no sharp edge."""
-    return blur(image, sigma_px)

@@ -107,7 +107,7 @@ def draw_scene(
         channels[CHANNELS.index("green")] = record(
             proteins, field, green, "green", focus, brightest=_bright_protein(green)
         )
-    cells, nuclei, kept = _labels(field)
+    cells, nuclei, kept = label_cells(field)
     targets = [tuple(int(label) for label in np.flatnonzero(carried[index])) for index in kept]
     return Scene(channels, cells, nuclei, targets)
 
@@ -121,6 +121,8 @@ def _check(size_px: int, cell_line: int | None, target: tuple[int, ...], shares:
         raise UserError(f"expected labels 0..{len(HPA28) - 1}, found {target}")
     if shares is not None and len(shares) != len(target):
         raise UserError(f"expected a share for each of {len(target)} labels, found {len(shares)}")
+    if shares is not None and not all(0 <= share <= 1 for share in shares):
+        raise UserError(f"expected shares between 0 and 1, found {shares}")
 
 
 def _focus(rng: np.random.Generator, field: Field) -> Image:
@@ -157,8 +159,14 @@ def _bright_protein(light: Image) -> float:
     return max(float(np.percentile(light[::2, ::2], 99.9)), 0.4) / 1.8
 
 
-def _labels(field: Field) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
-    """Number the cells whose nucleus is seen 1..n, from top to bottom; also their indices in the population."""
+def label_cells(field: Field) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
+    """Number the cells whose nucleus is seen.
+
+    Returns
+    -------
+    tuple
+        Label images of cells and nuclei, uint16 (H, W), labels 1..n; and the index in the population of each of the n.
+    """
     seen = np.bincount(field.nuclei.ravel(), minlength=len(field.population) + 1)
     seen[0] = 0
     whole = np.pi * np.concatenate([np.ones(1, np.float32), field.population.nucleus_px]) ** 2

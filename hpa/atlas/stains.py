@@ -70,7 +70,7 @@ def _nucleoli(rng: np.random.Generator, field: Field) -> tuple[Image, NDArray[np
     index = np.repeat(np.arange(len(cells)), number)
     turn, far = rng.uniform(0, 2 * np.pi, len(index)), np.sqrt(rng.random(len(index))) * 0.62
     at = cells.nucleus[index] + (far * cells.nucleus_px[index])[:, None] * np.stack([np.sin(turn), np.cos(turn)], 1)
-    radius = cells.nucleus_px[index] * rng.lognormal(np.log(0.15), 0.3, len(index))
+    radius = cells.nucleus_px[index] * rng.lognormal(np.log(0.20), 0.3, len(index))
     image = discs(field.shape, at.astype(np.float32), radius.astype(np.float32), np.ones(len(index), np.float32))
     warp = 1.2 * field.scale
     image = blur(image * field.karyoplasm, warp)
@@ -82,7 +82,7 @@ def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
     """Mottled chromatin, dark nucleoli, a denser rim; condensed chromosomes in mitosis."""
     s, cells = field.scale, field.population
     mottle = octaves(rng, field.shape, (15 * s, 6.5 * s, 3 * s), (0.7, 0.9, 0.55))
-    light = np.exp(rng.uniform(0.25, 0.6) * mottle) * (1 - rng.uniform(0.2, 0.8) * blur(nucleoli, 0.7 * s))
+    light = np.exp(rng.uniform(0.22, 0.5) * mottle) * (1 - rng.uniform(0.2, 0.8) * blur(nucleoli, 0.7 * s))
     rim = np.exp(-(((field.rim_px - 2.2 * s) / (1.2 * s)) ** 2))
     light *= 1 - 0.25 * np.exp(-field.rim_px / (1.3 * s)) + rng.uniform(0, 0.3) * rim
     if field.line.chromocentres:
@@ -106,8 +106,8 @@ def _tubulin(rng: np.random.Generator, field: Field, filaments: Filaments, centr
     light = filaments.draw(weights, field)
     haze = field.cytoplasm * (0.35 + field.nearness) * np.exp(0.35 * smooth_noise(rng, field.shape, 7 * s))
     light = light + 3.0 * line.haze * rng.lognormal(0, 0.5) * haze
-    patches = np.exp(0.45 * octaves(rng, field.shape, (26 * s, 13 * s), (0.7, 0.7)))
-    light = light * patches * (0.22 + rng.uniform(0.6, 1.4) * field.nearness + 0.6 * field.karyoplasm)
+    patches = np.exp(0.28 * octaves(rng, field.shape, (26 * s, 13 * s), (0.7, 0.7)))
+    light = light * patches * (0.38 + rng.uniform(0.3, 1.1) * field.nearness + 0.6 * field.karyoplasm)
     light = light * (1 - 0.72 * np.clip(field.rim_px / (4 * s), 0, 1))
     amount = rng.lognormal(0, 0.25, len(cells))
     light = light * field.of_cells(amount.astype(np.float32)) + 3 * spindles(rng, field)

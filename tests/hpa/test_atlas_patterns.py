@@ -1,0 +1,149 @@
+"""Each of the 28 patterns puts its light where its biology says."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from hpa.atlas.cells import grow_field
+from hpa.atlas.field import METAPHASE, TELOPHASE
+from hpa.atlas.patterns import PATTERNS, can_carry
+from hpa.atlas.stains import Stained, stain
+from hpa.atlas.styles import CELL_LINES
+from hpa.vocabulary import HPA28
+
+Light = NDArray[np.float32]
+NUCLEAR = ("Nucleoplasm", "Nucleoli", "Nucleoli fibrillar center", "Nuclear speckles", "Nuclear bodies")
+CYTOPLASMIC = (
+    "Endoplasmic reticulum", "Golgi apparatus", "Peroxisomes", "Endosomes", "Lysosomes", "Intermediate filaments",
+    "Microtubules", "Lipid droplets", "Mitochondria", "Cytosol", "Cytoplasmic bodies",
+)  # fmt: skip
+SPARSE = (
+    "Golgi apparatus", "Peroxisomes", "Endosomes", "Lysosomes", "Microtubule organizing center", "Centrosome",
+    "Lipid droplets", "Aggresome", "Cytoplasmic bodies", "Rods & rings", "Nuclear bodies", "Nucleoli fibrillar center",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stained() -> Stained:
+    field = grow_field(np.random.default_rng(3), CELL_LINES[1], (512, 512), dividing=0.15, telophase=0.15)
+    return stain(np.random.default_rng(4), field)
+
+
+@pytest.fixture(scope="module")
+def drawn(stained: Stained) -> dict[str, Light]:
+    return {
+        name: pattern(np.random.default_rng(k), stained)
+        for k, (name, pattern) in enumerate(zip(HPA28.classes, PATTERNS, strict=True))
+    }
+
+
+def density(light: Light, where: NDArray[np.bool_]) -> float:
+    """Mean light in a region over the mean light of the frame."""
+    return float(light[where].mean() / light.mean())
+
+
+def test_every_pattern_is_finite_light(drawn: dict[str, Light], stained: Stained) -> None:
+    for name, light in drawn.items():
+        assert light.shape == stained.field.shape, name
+        assert light.dtype == np.float32, name
+        assert np.isfinite(light).all(), name
+        assert light.min() >= 0, name
+        assert light.max() > 0.3, name
+
+
+def test_no_two_patterns_are_the_same(drawn: dict[str, Light]) -> None:
+    names = list(drawn)
+    flat = np.stack([ndimage.gaussian_filter(drawn[name], 0.5).ravel() for name in names])
+    alike = np.corrcoef(flat) - 2 * np.eye(len(names))
+    assert alike.max() < 0.97, [names[k] for k in np.unravel_index(alike.argmax(), alike.shape)]
+
+
+@pytest.mark.parametrize("name", NUCLEAR)
+def test_nuclear_patterns_lie_in_nuclei(name: str, drawn: dict[str, Light], stained: Stained) -> None:
+    assert drawn[name][stained.field.nuclei > 0].sum() > 0.9 * drawn[name].sum()
+
+
+@pytest.mark.parametrize("name", CYTOPLASMIC)
+def test_cytoplasmic_patterns_lie_in_the_cytoplasm(name: str, drawn: dict[str, Light], stained: Stained) -> None:
+    light, field = drawn[name], stained.field
+    assert light[field.cytoplasm > 0].sum() > 0.7 * light.sum()
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_bodies_and_vesicles_fill_little_of_the_cell(name: str, drawn: dict[str, Light], stained: Stained) -> None:
+    light = drawn[name][stained.field.owner > 0]
+    assert (light > 0.3 * np.percentile(light, 99.9)).mean() < 0.12
+
+
+def test_nucleoli_are_dark_in_dna_and_bright_in_their_pattern(drawn: dict[str, Light], stained: Stained) -> None:
+    inside = stained.nucleoli > 0.5
+    around = (stained.field.nuclei > 0) & (stained.nucleoli < 0.05)
+    assert stained.dna[inside].mean() < 0.95 * stained.dna[around].mean()
+    assert drawn["Nucleoli"][inside].mean() > 3 * drawn["Nucleoli"][around].mean()
+    assert density(drawn["Nucleoli fibrillar center"], inside) > 5
+    assert drawn["Nuclear speckles"][inside].mean() < 0.6 * drawn["Nuclear speckles"][around].mean()
+
+
+def test_nuclear_membrane_is_a_rim(drawn: dict[str, Light], stained: Stained) -> None:
+    field = stained.field
+    rim = (field.nuclei > 0) & (field.rim_px < 2)
+    assert drawn["Nuclear membrane"][rim].mean() > 2 * drawn["Nuclear membrane"][(field.rim_px > 5)].mean()
+
+
+@pytest.mark.parametrize("name", ["Plasma membrane", "Focal adhesion sites", "Microtubule ends"])
+def test_edge_patterns_lie_near_the_edge(name: str, drawn: dict[str, Light], stained: Stained) -> None:
+    edge = stained.field.edge_px
+    near, far = (edge > 0) & (edge < 8), edge > 14
+    assert drawn[name][near].mean() > 1.8 * drawn[name][far].mean()
+
+
+def test_junctions_lie_only_where_cells_touch(drawn: dict[str, Light], stained: Stained) -> None:
+    owner = stained.field.owner
+    high = ndimage.maximum_filter(owner, 5)
+    low = ndimage.minimum_filter(np.where(owner > 0, owner, 10_000), 5)
+    touching = (owner > 0) & (high != low) & (low < 10_000)
+    free_edge = (stained.field.edge_px < 2) & (owner > 0) & ~touching
+    assert drawn["Cell junctions"][touching].mean() > 4 * drawn["Cell junctions"][free_edge].mean()
+
+
+def test_er_and_microtubules_follow_their_stains(drawn: dict[str, Light], stained: Stained) -> None:
+    cells = stained.field.owner > 0
+    for name, reference in (("Endoplasmic reticulum", stained.reticulum), ("Microtubules", stained.tubulin)):
+        assert np.corrcoef(drawn[name][cells], reference[cells])[0, 1] > 0.7, name
+
+
+def test_er_fades_outwards_and_microtubules_reach_further(stained: Stained) -> None:
+    field = stained.field
+    inner, outer = field.nearness > 0.7, (field.nearness > 0) & (field.nearness < 0.2)
+    er = stained.reticulum[outer].mean() / stained.reticulum[inner].mean()
+    tubulin = stained.tubulin[outer].mean() / stained.tubulin[inner].mean()
+    assert er < 0.5
+    assert tubulin > 1.2 * er
+    assert stained.reticulum[field.rim_px > 3].mean() < 0.5 * stained.reticulum[inner].mean()
+
+
+def test_golgi_and_centrosome_lie_by_the_organising_centre(drawn: dict[str, Light], stained: Stained) -> None:
+    field = stained.field
+    own = np.concatenate([np.zeros((1, 2), np.float32), stained.centres])[field.owner]
+    rows, columns = np.indices(field.shape)
+    near = (np.hypot(rows - own[..., 0], columns - own[..., 1]) < 15) & (field.owner > 0)
+    for name in ("Golgi apparatus", "Centrosome", "Microtubule organizing center", "Aggresome"):
+        assert density(drawn[name], near) > 2.5, name
+
+
+def test_spindles_and_bridges_belong_to_dividing_cells(drawn: dict[str, Light], stained: Stained) -> None:
+    cells = stained.field.population
+    spindle, bridge = HPA28.index("Mitotic spindle"), HPA28.index("Cytokinetic bridge")
+    assert can_carry(spindle, cells)[cells.stage == METAPHASE].all()
+    assert not can_carry(spindle, cells)[cells.stage == TELOPHASE].any()
+    assert (can_carry(bridge, cells) == (cells.sister >= 0)).all()
+    assert can_carry(0, cells).all()
+    dividing = stained.field.of_cells(can_carry(spindle, cells).astype(np.float32)) > 0
+    assert density(drawn["Mitotic spindle"], dividing) > 4
+    pairs = np.flatnonzero(cells.sister >= 0)
+    assert (cells.sister[cells.sister[pairs]] == pairs).all()
+    middle = ((cells.centre[pairs] + cells.centre[cells.sister[pairs]]) / 2).round().astype(int)
+    middle = middle[((middle > 12) & (middle < 500)).all(axis=1)]
+    bright = ndimage.maximum_filter(drawn["Cytokinetic bridge"], 13)
+    assert (bright[middle[:, 0], middle[:, 1]] > 0.5).all()
