@@ -44,13 +44,13 @@ def damaged(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     path("missing", "yellow").unlink()
     path("train missing", "blue").unlink()
     path("truncated", "blue").write_bytes(path("truncated", "blue").read_bytes()[:-200])
-    gray = cv2.imread(str(path("rgb", "yellow")), cv2.IMREAD_GRAYSCALE)
+    gray: np.ndarray | None = cv2.imread(str(path("rgb", "yellow")), cv2.IMREAD_GRAYSCALE)
     assert gray is not None
     cv2.imwrite(str(path("rgb", "yellow")), np.stack([gray] * 3, axis=2))
     cv2.imwrite(str(path("size", "blue")), gray[:200])
     for channel in ("red", "green", "blue", "yellow"):
-        cv2.imwrite(str(path("black", channel)), np.zeros_like(gray))
-    empty = np.random.default_rng(0).integers(0, 4, gray.shape, dtype=np.uint8)
+        cv2.imwrite(str(path("black", channel)), np.zeros((256, 256), np.uint8))
+    empty = np.random.default_rng(0).integers(0, 4, (256, 256), dtype=np.uint8)
     for channel in ("blue", "yellow"):
         cv2.imwrite(str(path("no cell", channel)), empty)
     (data / "test" / "stranger_red.png").write_bytes(b"")
