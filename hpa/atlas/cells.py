@@ -2,16 +2,15 @@
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label as connected
 
+from hpa.atlas import outlines
 from hpa.atlas.field import ANAPHASE, INTERPHASE, METAPHASE, PROMETAPHASE, TELOPHASE, Field, Population
 from hpa.atlas.noise import Image, smooth_noise
 from hpa.atlas.styles import CellLine
 
-ANGLES = 256
 SURE = 0.05
 """A share of dividing cells above this is a wish to see one."""
 
@@ -140,23 +139,25 @@ def _outline(
     around = np.full(shape, 9, np.float32)
     for index in range(len(cells)):
         mitotic = PROMETAPHASE <= cells.stage[index] <= ANAPHASE
-        outline = _outline_of_cell(rng, line, bool(cells.stage[index] != INTERPHASE))
+        outline = outlines.outline_of_cell(rng, line, bool(cells.stage[index] != INTERPHASE))
         radius = float(cells.radius_px[index])
         half = 1.15 * radius * float(np.sqrt(cells.elongation[index])) * float(outline.max())
-        window = _window(cells.centre[index], half, shape)
+        window = outlines.window_around(cells.centre[index], half, shape)
         if window is None:
-            outline = _outline_of_nucleus(rng, line)
+            outline = outlines.outline_of_nucleus(rng, line)
             continue
         here = rows[window], columns[window]
-        metric = _metric(here, cells.centre[index], radius, cells.elongation[index], cells.angle[index], outline)
+        metric = outlines.metric(
+            here, cells.centre[index], radius, cells.elongation[index], cells.angle[index], outline
+        )
         if mitotic:
-            kernel = _chromosomes(here, cells, index)
+            kernel = outlines.chromosomes(here, cells, index)
             ring = metric * 2
         else:
-            shaped = _outline_of_nucleus(rng, line)
+            shaped = outlines.outline_of_nucleus(rng, line)
             stretch = 1 + 0.4 * (float(cells.elongation[index]) - 1) ** 0.6
             here = smooth_rows[window], smooth_columns[window]
-            kernel = _metric(
+            kernel = outlines.metric(
                 here, cells.nucleus[index], float(cells.nucleus_px[index]), stretch, cells.angle[index], shaped
             )
             metric = np.minimum(metric, kernel / 1.18)
@@ -172,74 +173,6 @@ def _outline(
         nearest[window][inner] = np.minimum(metric, 0.5 * kernel)[inner]
         around[window][inner] = ring[inner]
     return owner, nuclei, nearest, around
-
-
-def _window(centre: NDArray[np.float32], half: float, shape: tuple[int, int]) -> tuple[slice, slice] | None:
-    """Return the part of the frame within `half` px of `centre`, None if there is none."""
-    low = np.maximum(np.floor(centre - half), 0).astype(int)
-    high = np.minimum(np.ceil(centre + half) + 1, shape).astype(int)
-    if (high - low < 2).any():
-        return None
-    return slice(low[0], high[0]), slice(low[1], high[1])
-
-
-def _metric(
-    here: tuple[Image, Image],
-    centre: NDArray[np.float32],
-    radius_px: float,
-    elongation: float,
-    angle: float,
-    outline: Image,
-) -> Image:
-    """Return how far out each pixel lies: 0 at the centre, 1 on the outline."""
-    rows, columns = here[0] - centre[0], here[1] - centre[1]
-    sine, cosine = np.float32(np.sin(angle)), np.float32(np.cos(angle))
-    root = np.float32(np.sqrt(elongation))
-    along = (columns * cosine + rows * sine) / (root * np.float32(radius_px))
-    across = (rows * cosine - columns * sine) * (root / np.float32(radius_px))
-    distance, turn = cv2.cartToPolar(along, across)
-    index = (turn * np.float32(ANGLES / (2 * np.pi))).astype(np.int32) % ANGLES
-    return np.asarray(distance / outline[index], dtype=np.float32)
-
-
-def _outline_of_cell(rng: np.random.Generator, line: CellLine, dividing: bool) -> Image:
-    """Draw a cell's outline as the radius in each of 256 directions, around 1."""
-    turn = np.arange(ANGLES) * (2 * np.pi / ANGLES)
-    amplitude = (0.25 if dividing else 1.0) * line.lobes * rng.normal(0, 1, 6) / np.array([1.2, 1.2, 1.4, 2, 2.5, 3])
-    phase = rng.uniform(0, 2 * np.pi, 6)
-    radius = np.exp((amplitude[:, None] * np.cos(np.arange(1, 7)[:, None] * turn + phase[:, None])).sum(axis=0))
-    for _ in range(0 if dividing else rng.poisson(line.processes)):
-        # thin processes leave along the long axis more often than across it
-        where = rng.choice([0, np.pi]) + rng.normal(0, 0.7)
-        off = np.angle(np.exp(1j * (turn - where)))
-        radius += rng.uniform(0.3, 1.0) * np.exp(-(np.abs(off / rng.uniform(0.10, 0.25)) ** 1.3))
-    return np.asarray(np.clip(radius, 0.45, 2.4), dtype=np.float32)
-
-
-def _outline_of_nucleus(rng: np.random.Generator, line: CellLine) -> Image:
-    """Draw a nucleus's outline: an ellipse a little off, some with dents that make beans and lobes of it."""
-    turn = np.arange(ANGLES) * (2 * np.pi / ANGLES)
-    amplitude = line.nucleus_lobes * rng.normal(0, 0.5, 3) / np.array([1, 1.3, 1.8])
-    phase = rng.uniform(0, 2 * np.pi, 3)
-    radius = np.exp((amplitude[:, None] * np.cos(np.arange(2, 5)[:, None] * turn + phase[:, None])).sum(axis=0))
-    for _ in range(rng.poisson(6 * line.nucleus_lobes)):
-        off = np.angle(np.exp(1j * (turn - rng.uniform(0, 2 * np.pi))))
-        radius *= 1 - rng.uniform(0.05, 0.40) * np.exp(-((off / rng.uniform(0.25, 0.7)) ** 2))
-    return np.asarray(np.clip(radius / np.sqrt((radius**2).mean()), 0.4, 1.6), dtype=np.float32)
-
-
-def _chromosomes(here: tuple[Image, Image], cells: Population, index: int) -> Image:
-    """Return the metric of condensed chromosomes: a clump, a plate across the axis, or two parting plates."""
-    rows, columns = here[0] - cells.centre[index][0], here[1] - cells.centre[index][1]
-    sine, cosine = np.sin(cells.angle[index]), np.cos(cells.angle[index])
-    along, across = columns * cosine + rows * sine, rows * cosine - columns * sine
-    size = np.float32(cells.nucleus_px[index])
-    if cells.stage[index] == PROMETAPHASE:
-        return np.asarray(np.hypot(along, across) / (0.8 * size), dtype=np.float32)
-    if cells.stage[index] == METAPHASE:
-        return np.asarray(np.hypot(along / (0.30 * size), across / (0.95 * size)), dtype=np.float32)
-    apart = np.abs(along) - 0.62 * size + 0.25 * across**2 / size
-    return np.asarray(np.hypot(apart / (0.22 * size), across / (0.80 * size)), dtype=np.float32)
 
 
 def _keep_nucleated_piece(owner: NDArray[np.int32], nuclei: NDArray[np.int32]) -> NDArray[np.int32]:
