@@ -1,12 +1,17 @@
 """Cells from nuclei and the network's answer: one nucleus, one cell."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from segment.objects import Labels, flood, windows
+
+_SAME_PLACE_PX: Final = 5.0  # at the size the network works at, where a cell is 30 px wide
 
 
 def grow(probability: NDArray[np.float32], nuclei: Labels, inside: NDArray[np.bool_]) -> Labels:
@@ -48,6 +53,31 @@ def follow_to_nuclei(cells: Labels, ends: NDArray[np.intp]) -> Labels:
     followed = cells.copy()
     followed[cells > 0] = np.where(there > 0, there, cells[cells > 0])
     return followed
+
+
+def join_nuclei(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_]) -> Labels:
+    """Join nuclei, or pieces of one, whose flows end in the same place: the network sees one cell there.
+
+    Parameters
+    ----------
+    nuclei
+        Shape (H, W), labels 1..n.
+    ends
+        Shape (2, m), where the flows of the m pixels of `inside` end.
+    inside
+        Shape (H, W), with all nuclei.
+
+    Returns
+    -------
+    ndarray
+        Shape (H, W), labels 1..k; a label may have several pieces.
+    """
+    n = int(nuclei.max())
+    ends_of = [np.median(ends[:, nuclei[inside] == label], axis=1) for label in range(1, n + 1)]
+    pairs = cKDTree(ends_of).query_pairs(_SAME_PLACE_PX, output_type="ndarray") if n else np.empty((0, 2), dtype=int)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    joined = np.concatenate([[0], connected_components(graph, directed=False)[1] + 1]) if n else np.zeros(1)
+    return joined[nuclei].astype(np.int32)
 
 
 def connected(cells: Labels, nuclei: Labels) -> Labels:

@@ -74,11 +74,13 @@ def _logit(probability: float) -> float:
 
 
 def _cells_of_nuclei(flows: NDArray[np.float32], cell: NDArray[np.float32], nuclei: Labels, level: float) -> Labels:
-    cells = growing.grow(cell, nuclei, cell > level)
-    if not cells.any():
-        return cells
-    ends = follow(flows, cells > 0, _STEPS)
-    return growing.connected(growing.follow_to_nuclei(cells, ends), nuclei)
+    inside = (cell > level) | (nuclei > 0)
+    if not nuclei.any():
+        return nuclei
+    ends = follow(flows, inside, _STEPS)
+    nuclei = growing.join_nuclei(nuclei, ends, inside)
+    cells = growing.grow(cell, nuclei, inside)
+    return growing.connected(growing.follow_to_nuclei(cells, ends[:, cells[inside] > 0]), nuclei)
 
 
 def _consecutive(cells: NDArray[np.uint16], nuclei: NDArray[np.uint16]) -> Masks:

@@ -76,20 +76,20 @@ def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
     """
     planes = sample.planes.astype(np.float32)
     planes *= _cell_gains(sample.cells, rng)
-    if rng.random() < 0.6:
+    if rng.random() < 0.4:
         planes[ER] *= _thinning(sample, rng)
     planes /= np.maximum(np.percentile(planes, 99, axis=(1, 2), keepdims=True), 1e-3)
     if rng.random() < 0.5:
-        planes = planes + rng.uniform(0, 0.25, size=(2, 1, 1)).astype(np.float32) * planes[::-1]
+        planes = planes + rng.uniform(0, 0.15, size=(2, 1, 1)).astype(np.float32) * planes[::-1]
     planes += _haze(planes.shape, rng)
     planes *= _texture(planes.shape, rng)
-    planes = np.clip(planes, 0, None) ** np.exp(rng.normal(0, 0.3, size=(2, 1, 1))).astype(np.float32)
+    planes = np.clip(planes, 0, None) ** np.exp(rng.normal(0, 0.25, size=(2, 1, 1))).astype(np.float32)
     if rng.random() < 0.4:
         planes = ndimage.gaussian_filter(planes, (0, *[rng.uniform(0, 1.3)] * 2))
     if rng.random() < 0.3:
         _add_debris(planes, rng)
     planes = _noisy(planes, rng)
-    planes = np.clip(planes - rng.uniform(0, 0.06, size=(2, 1, 1)), 0, rng.uniform(0.8, 3.0, size=(2, 1, 1)))
+    planes = np.clip(planes - rng.uniform(0, 0.04, size=(2, 1, 1)), 0, rng.uniform(0.8, 3.0, size=(2, 1, 1)))
     gain = np.exp(rng.normal(0, 0.1, size=(2, 1, 1)))
     return (normalise(planes.astype(np.float32)) * gain).astype(np.float32)
 
@@ -104,7 +104,7 @@ def _cell_gains(cells: NDArray[np.uint16], rng: np.random.Generator) -> Planes:
 
 def _thinning(sample: Sample, rng: np.random.Generator) -> Planes:
     # Flat cells: the ER thins out towards the edge, in some to nothing.
-    steep = rng.uniform(0, 3) * rng.uniform(0.5, 1.5, size=int(sample.cells.max()) + 1)
+    steep = rng.uniform(0, 2) * rng.uniform(0.5, 1.5, size=int(sample.cells.max()) + 1)
     faded: Planes = np.exp(-steep[sample.cells] * sample.reach.astype(np.float32)).astype(np.float32)
     return faded
 
