@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segment.cells import connected, follow_to_nuclei, grow, owners
+from segment.baseline import watershed_cells
+from segment.cells import connected, follow_to_nuclei, grow, join_nuclei, owners
 from segment.nuclei import cores_of, nuclei_of_channel, nuclei_of_logits
 from segment.objects import TYPICAL_CELL_PX2, large_only
+from segment.predict import see
 from segment.reduce import network_shape, normalise, reduce_labels, reduce_planes
 from segment.score import average_precision, match_cells
 from segment.smooth import enlarge
@@ -60,6 +62,24 @@ def test_pixels_go_where_their_flow_leads() -> None:
     cells = np.array([[1, 1, 1, 2, 2, 0]], dtype=np.int32)
     ends = np.array([[0, 0, 0, 0, 0], [0, 0, 4, 4, 5]])  # the third pixel flows into the second cell, the last outside
     assert follow_to_nuclei(cells, ends).tolist() == [[1, 1, 2, 2, 2, 0]]
+
+
+def test_nuclei_whose_flows_meet_are_one() -> None:
+    nuclei = np.array([[1, 0, 2, 3, 0, 4]], dtype=np.int32)
+    inside = np.ones((1, 6), dtype=bool)
+    ends = np.array([[0, 0, 0, 0, 0, 0], [10, 10, 12, 30, 30, 33]])
+    assert join_nuclei(nuclei, ends, inside).tolist() == [[1, 0, 1, 2, 0, 2]]
+    nothing = np.zeros((1, 6), dtype=np.int32)
+    assert not join_nuclei(nothing, ends, inside).any()
+
+
+def test_cells_without_a_network() -> None:
+    cells = discs((200, 240), [(60, 60), (60, 110), (140, 170)], 26)
+    nuclei = discs((200, 240), [(60, 60), (60, 110), (140, 170)], 11)
+    er = ndimage.gaussian_filter(np.where(cells == 2, 60.0, (cells > 0) * 180.0), 2).astype(np.uint8)  # the 2nd is dim
+    planes = np.stack([er, ((nuclei > 0) * 200).astype(np.uint8)])
+    assert average_precision(watershed_cells(see(planes, 52)), cells, 0.5) == 1
+    assert not watershed_cells(see(np.zeros_like(planes), 52)).any()
 
 
 def test_a_lost_piece_goes_to_its_neighbour_and_a_stray_one_away() -> None:

@@ -1,0 +1,36 @@
+"""The shipped weights on real images of the Human Protein Atlas, which no training has seen."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpa.pixels import read_plane
+from segment.baseline import watershed_cells
+from segment.config import SegmentSection
+from segment.diameter import typical_diameter_px
+from segment.models import load_model
+from segment.predict import see, segment_images
+from segment.score import score_images, summarise
+
+REAL = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[3] / "shared" / "real"))
+
+
+@pytest.mark.skipif(not (REAL / "masks512").is_dir(), reason=f"no real images at {REAL}")
+def test_shipped_weights_on_real_images() -> None:
+    """The reference is another program's output, so the baseline without a network is held against it too."""
+    references = {path.stem.removesuffix("_mask"): read_plane(path) for path in (REAL / "masks512").glob("*.png")}
+    planes = [
+        np.stack([read_plane(REAL / "images512" / f"{image_id}_{channel}.png") for channel in ("yellow", "blue")])
+        for image_id in references
+    ]
+    seen = [see(image, typical_diameter_px(*image.shape[1:])) for image in planes]
+    found = segment_images(load_model("compact", torch.device("cpu")), seen, SegmentSection())
+    triples = [(i, masks.cells, truth) for (i, truth), masks in zip(references.items(), found, strict=True)]
+    ours = summarise(score_images(triples)).iloc[0]
+    bare = [(i, watershed_cells(image), truth) for (i, truth), image in zip(references.items(), seen, strict=True)]
+    baseline = summarise(score_images(bare)).iloc[0]
+    assert ours["mean_ap"] >= max(0.80, baseline["mean_ap"])
+    assert ours["pooled_f1"] >= max(0.90, baseline["pooled_f1"])
