@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from hpa.config import Section
 
 Neighbours = Literal["keep", "dim", "blank"]
+Normalise = Literal["crop", "folds"]
 Preset = Literal["none", "light", "standard"]
 Precision = Literal["32", "bf16"]
 
@@ -24,6 +25,11 @@ class ClassifySection(Section):
     neighbours: Neighbours = Field(
         default="keep",
         description="What a crop shows outside its own cell: the image, a quarter of its brightness, or black.",
+    )
+    normalise: Normalise = Field(
+        default="crop",
+        description="What each channel is brought to mean 0 and deviation 1 over: every crop by itself, which leaves"
+        " patterns and takes brightness away, or all crops of the training folds.",
     )
     epochs: int = Field(default=20, ge=1, description="Times that every training crop is seen.")
     batch_size: int = Field(default=64, ge=2, description="Crops per training step.")

@@ -1,7 +1,7 @@
 """The network: a torchvision backbone with a stem of C channels, a class head and an optional embedding head."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from torchvision.models import ResNet18_Weights, resnet18
 from classify.config import ClassifySection
 from hpa.errors import UserError
 
-_WEIGHTS = ResNet18_Weights.IMAGENET1K_V1
+FLOOR: Final = 0.05
+"""Added to a crop's own deviation: this share of the training folds', so that an empty channel stays nearly flat."""
+
+_WEIGHTS: Final = ResNet18_Weights.IMAGENET1K_V1
 
 
 class Outputs(NamedTuple):
@@ -39,7 +42,8 @@ class Network(nn.Module):
     classes
         K.
     mean, std
-        Grey value and its deviation per channel, length C, in uint8 units.
+        Grey value and its deviation per channel over the training folds, length C, in uint8 units. Where every crop
+        is normalised by itself, only `std` is used, as the floor below which contrast is not blown up.
     """
 
     mean: Tensor
@@ -47,6 +51,7 @@ class Network(nn.Module):
 
     def __init__(self, section: ClassifySection, channels: int, classes: int, mean: ArrayLike, std: ArrayLike) -> None:
         super().__init__()
+        self._over_folds = section.normalise == "folds"
         self.backbone = resnet18()
         width = self.backbone.fc.in_features
         self.backbone.fc = nn.Identity()
@@ -67,10 +72,16 @@ class Network(nn.Module):
         pixels
             Shape (N, C, H, W), uint8.
         """
-        normalised = (pixels.float() - self.mean) / self.std
+        normalised = self._normalise(pixels.float())
         features = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
         embeddings = None if self.embedding is None else normalize(self.embedding(features).float(), dim=1)
         return Outputs(self.head(features), embeddings)
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        if self._over_folds:
+            return (pixels - self.mean) / self.std
+        variance, mean = torch.var_mean(pixels, dim=(2, 3), keepdim=True, correction=0)
+        return (pixels - mean) / (variance.sqrt() + FLOOR * self.std)
 
 
 def _per_channel(values: ArrayLike) -> Tensor:

@@ -1,6 +1,7 @@
 """The network: its stem, its heads, where its weights come from."""
 
 from pathlib import Path
+from typing import Literal
 from urllib.error import URLError
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
 from classify.config import ClassifySection
-from classify.model import Network, load_pretrained, new_network, widen_stem
+from classify.model import FLOOR, Network, load_pretrained, new_network, widen_stem
 from hpa.errors import UserError
 
 MEAN, STD = [10.0, 20.0, 30.0, 40.0], [1.0, 2.0, 3.0, 4.0]
@@ -47,14 +48,26 @@ def test_without_an_embedding_there_is_none() -> None:
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_the_network_normalises_as_numpy_does() -> None:
-    network = new_network(ClassifySection(), 0, MEAN, STD, [0.5]).eval()
-    seen = []
+@pytest.mark.parametrize("normalise", ["crop", "folds"])
+def test_the_network_normalises_as_numpy_does(normalise: Literal["crop", "folds"]) -> None:
+    network = new_network(ClassifySection(normalise=normalise), 0, MEAN, STD, [0.5]).eval()
+    seen: list[torch.Tensor] = []
     network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 6), dtype=np.uint8)
+    pixels[1, 2] = 9  # a channel with nothing in it
     network(torch.from_numpy(pixels))
-    expected = (pixels - np.reshape(MEAN, (1, 4, 1, 1))) / np.reshape(STD, (1, 4, 1, 1))
-    np.testing.assert_allclose(seen[0].numpy(), expected, rtol=1e-6)
+    for n, c in np.ndindex(2, 4):
+        plane = pixels[n, c].astype(float)
+        own = (plane - plane.mean()) / (plane.std() + FLOOR * STD[c])
+        expected = own if normalise == "crop" else (plane - MEAN[c]) / STD[c]
+        np.testing.assert_allclose(seen[0][n, c].numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_a_crop_normalised_by_itself_is_seen_alike_however_bright() -> None:
+    network = new_network(ClassifySection(), 0, MEAN, [0.01] * 4, [0.5]).eval()
+    pixels = torch.randint(0, 60, (2, 4, 16, 16), dtype=torch.uint8)
+    torch.testing.assert_close(network(pixels).logits, network(pixels * 4 + 3).logits, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.usefixtures("tiny_backbone")

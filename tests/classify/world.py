@@ -1,4 +1,4 @@
-"""A small world with a known truth: class k of a crop is a bright channel k."""
+"""A small world with a known truth: class k of a crop is a bright square in channel k."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def bright_crops(targets: NDArray[np.bool_], seed: int = 0, channels: int = 4) -
     rng = np.random.default_rng(seed)
     crops = rng.integers(0, 60, (len(targets), channels, SIZE, SIZE), dtype=np.uint8)
     for k in range(targets.shape[1]):
-        crops[targets[:, k], k] += 120
+        crops[targets[:, k], k, 5:11, 5:11] += 120
     own = np.zeros((len(targets), SIZE, SIZE), dtype=bool)
     own[:, 4:12, 4:12] = True
     return ArraySource(crops, own)
