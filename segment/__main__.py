@@ -46,11 +46,12 @@ def train_compact(
     epochs: Annotated[int, typer.Option(help="How often each is seen.", min=1)] = 24,
     seed: Annotated[int, typer.Option(help="Of images, weights and order.", min=0)] = 0,
     workers: Annotated[int, typer.Option(help="Processes that draw; 0 takes one a processor.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="Of the training.", min=1)] = 1,
 ) -> None:
     """Train the compact network on the synthetic atlas."""
     from segment.compact import make_compact
 
-    make_compact(out, images=images, epochs=epochs, seed=seed, workers=workers)
+    make_compact(out, images=images, epochs=epochs, seed=seed, workers=workers, threads=threads)
 
 
 @app.command()

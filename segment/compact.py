@@ -1,5 +1,6 @@
 """Making the weights that ship: draw, train, save, score on synthetic images never trained on."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,7 @@ from segment.train_compact import Training, train
 _UNSEEN_STREAM: Final = 7_302  # neither the training's stream nor an atlas's
 
 
-def make_compact(out: Path, *, images: int, epochs: int, seed: int, workers: int) -> dict[str, Any]:
+def make_compact(out: Path, *, images: int, epochs: int, seed: int, workers: int, threads: int) -> dict[str, Any]:
     """Train the compact network and write its weights, with a JSON file of figures beside them.
 
     Parameters
@@ -32,6 +33,9 @@ def make_compact(out: Path, *, images: int, epochs: int, seed: int, workers: int
         Of images, weights and order.
     workers
         Processes that draw; 0 takes one a processor.
+    threads
+        Of the training. The weights depend on it, because sums are added up in another order; two threads that
+        share their processors with other work are slower than one.
 
     Returns
     -------
@@ -39,7 +43,8 @@ def make_compact(out: Path, *, images: int, epochs: int, seed: int, workers: int
         The figures.
     """
     started = time.monotonic()
-    samples = draw_samples(seed, images, workers)
+    samples = draw_samples(seed, images, workers or os.cpu_count() or 1)
+    torch.set_num_threads(threads)
     drawn = time.monotonic()
     net, losses = train(samples, Training(seed=seed, epochs=epochs))
     trained = time.monotonic()
@@ -49,7 +54,7 @@ def make_compact(out: Path, *, images: int, epochs: int, seed: int, workers: int
         "images": images,
         "epochs": epochs,
         "seed": seed,
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "seconds_drawing": round(drawn - started, 1),
         "seconds_training": round(trained - drawn, 1),
         "bytes": out.stat().st_size,
