@@ -6,6 +6,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hpa.errors import ImageError
+from hpa.pixels import MOST_LABELS
 from segment import cells as growing
 from segment.cellpose_core import follow, masks_of_flows
 from segment.config import SegmentSection
@@ -49,6 +51,11 @@ def decode(
         How masks are made.
     shape
         Height and width of the source.
+
+    Raises
+    ------
+    ImageError
+        If there are more cells than a label image can number.
     """
     level = _logit(section.cell_threshold)
     flows, cell = answer[-3:-1], answer[-1]
@@ -65,6 +72,8 @@ def decode(
         masks = masks_of_flows(flows, cell, level=level, flow_error=section.flow_error, least_px=least_px)
         cells, nuclei = masks.astype(np.int32), growing.owners(nuclei, masks)
     cells = large_only(cells, section.least_cell)
+    if cells.max() > MOST_LABELS:
+        raise ImageError(f"expected at most {MOST_LABELS} cells, found {cells.max()}")
     nuclei = np.where(nuclei > 0, cells, 0)
     return _consecutive(enlarge(cells, cell, level, shape), enlarge(nuclei, nucleus, nucleus_level, shape))
 

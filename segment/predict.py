@@ -50,6 +50,29 @@ def see(planes: NDArray[Any], diameter_px: float) -> Seen:
     return Seen(normalise(reduced), shape, has_signal)
 
 
+def answers(net: BaseModel, images: Sequence[Seen]) -> list[NDArray[np.float32]]:
+    """Run the network over images; those that it sees at one size share its batches.
+
+    Parameters
+    ----------
+    net
+        A network (`segment.network`, or a big one).
+    images
+        The images.
+
+    Returns
+    -------
+    list of ndarray
+        For each image its answer, shape (K, h, w) (`segment.decode.decode`).
+    """
+    found: dict[int, NDArray[np.float32]] = {}
+    for shape in sorted({image.planes.shape for image in images}):
+        alike = [index for index, image in enumerate(images) if image.planes.shape == shape]
+        planes = np.stack([images[index].planes for index in alike])
+        found.update(zip(alike, run_tiles(net, planes, _BATCH), strict=True))
+    return [found[index] for index in range(len(images))]
+
+
 def segment_images(net: BaseModel, images: Sequence[Seen], section: SegmentSection) -> Iterator[Masks]:
     """Find the cells and nuclei of images.
 
@@ -58,7 +81,7 @@ def segment_images(net: BaseModel, images: Sequence[Seen], section: SegmentSecti
     net
         A network (`segment.network`, or a big one).
     images
-        The images; those that the network sees at one size share its batches.
+        The images.
     section
         How masks are made.
 
@@ -67,10 +90,5 @@ def segment_images(net: BaseModel, images: Sequence[Seen], section: SegmentSecti
     Masks
         At the size of the source, in the order of the images.
     """
-    answers: dict[int, NDArray[np.float32]] = {}
-    for shape in sorted({image.planes.shape for image in images}):
-        alike = [index for index, image in enumerate(images) if image.planes.shape == shape]
-        planes = np.stack([images[index].planes for index in alike])
-        answers.update(zip(alike, run_tiles(net, planes, _BATCH), strict=True))
-    for index, image in enumerate(images):
-        yield decode(answers.pop(index), image.planes[1], section, image.shape)
+    for answer, image in zip(answers(net, images), images, strict=True):
+        yield decode(answer, image.planes[1], section, image.shape)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from hpa.channels import Channel
 from hpa.config import read_section
@@ -23,11 +24,12 @@ from hpa.pixels import read_channels
 from hpa.work import WorkFolder, begin
 from segment.cellpose_core import BaseModel
 from segment.config import SegmentSection
+from segment.decode import decode
 from segment.diameter import estimate_diameter_px, sample_rows, typical_diameter_px
 from segment.figures import write_overlays
 from segment.masks import COLUMNS, join_flags, stage_folder, write_masks, write_pair
 from segment.models import check_model, load_model
-from segment.predict import Seen, see, segment_images
+from segment.predict import Seen, answers, see, segment_images
 
 CHANNELS: Final[tuple[Channel, ...]] = ("yellow", "blue")
 """What the network reads: ER, nucleus."""
@@ -167,25 +169,32 @@ def _size(height_px: int, width_px: int) -> str:
 def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
     seen: dict[str, Seen] = {}
     rows: list[dict[str, Any]] = []
-    for image in chunk.images.to_dict("records"):
+    for row in chunk.images.to_dict("records"):
         try:
-            seen[image["image_id"]] = _see(context, image)
+            seen[row["image_id"]] = _see(context, row)
         except ImageError as error:
-            rows.append({"image_id": image["image_id"], FAILURE: str(error)})
+            rows.append({"image_id": row["image_id"], FAILURE: str(error)})
     with _one_thread(context.device):
-        net = _network(context.section.network, context.device)
-        found = segment_images(net, list(seen.values()), context.section)
-        for (image_id, what), masks in zip(seen.items(), found, strict=True):
-            row = write_pair(context.work, image_id, masks.cells, masks.nuclei)
-            flags = {
-                "no signal": not what.has_signal,
-                "no cell": row["n_cells"] == 0,
-                "crowded": row["n_cells"] > context.section.crowded,
-            }
-            rows.append(row | {"flags": join_flags(flags), FAILURE: None})
+        found = answers(_network(context.section.network, context.device), list(seen.values()))
+        for (image_id, image), answer in zip(seen.items(), found, strict=True):
+            try:
+                rows.append(_segment(context, image_id, image, answer))
+            except ImageError as error:
+                rows.append({"image_id": image_id, FAILURE: str(error)})
     part = pd.DataFrame(rows, columns=[*COLUMNS, FAILURE])
     order = {image_id: place for place, image_id in enumerate(chunk.image_ids)}
     return part.sort_values("image_id", key=lambda ids: ids.map(order)).astype({"flags": object, FAILURE: object})
+
+
+def _segment(context: _Context, image_id: str, image: Seen, answer: NDArray[np.float32]) -> dict[str, Any]:
+    masks = decode(answer, image.planes[1], context.section, image.shape)
+    row = write_pair(context.work, image_id, masks.cells, masks.nuclei)
+    flags = {
+        "no signal": not image.has_signal,
+        "no cell": row["n_cells"] == 0,
+        "crowded": row["n_cells"] > context.section.crowded,
+    }
+    return row | {"flags": join_flags(flags), FAILURE: None}
 
 
 def _see(context: _Context, image: Mapping[Any, Any]) -> Seen:

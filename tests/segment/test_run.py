@@ -115,6 +115,15 @@ def test_a_mended_image_is_segmented_by_the_next_run(data: Path, tmp_path: Path)
     assert np.array_equal(read_mask(work, "missing"), read_mask(work, "good"))
 
 
+def test_more_cells_than_a_label_image_can_number(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segment.decode.MOST_LABELS", 1)
+    work = make_work(tmp_path, data)
+    assert run(work, device="cpu", workers=1) == 1
+    failures = pd.read_csv(work.root / "segment" / "failures.csv")
+    assert failures["reason"].str.contains("at most 1 cells").sum() == 3
+    assert len(failures) + len(read_masks(work)) == 7
+
+
 def test_a_changed_recipe_asks_for_overwrite(data: Path, tmp_path: Path) -> None:
     work = make_work(tmp_path, data)
     run(work, device="cpu", workers=1)
