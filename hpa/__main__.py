@@ -1,6 +1,8 @@
 """The ground floor's own commands.
 
     python -m hpa synthesize OUT --images 400 --test 100 --seed 0      a synthetic atlas in the Kaggle 2018 layout
+    python -m hpa montage OUT atlas.png                                composites of its train images
+    python -m hpa patterns patterns.png                                the 28 patterns, as the atlas draws them
 
 synthesize  writes OUT/train/, OUT/test/, train.csv, sample_submission.csv, antibodies.csv and the truth/ folder.
 """
@@ -14,11 +16,6 @@ import typer
 from hpa.command import call, new_app
 
 app = new_app(__doc__)
-
-
-@app.callback()
-def _commands() -> None:
-    """Keep verbs verbs, however many there are."""
 
 
 @app.command()
@@ -36,6 +33,25 @@ def synthesize(
 
     with progress("synthesize", images + test) as advance:
         draw(out, images, test, seed, size_px=size_px, workers=workers or None, on_image=lambda: advance(1))
+
+
+@app.command()
+def montage(
+    data: Annotated[Path, typer.Argument(help="A folder made by synthesize.")],
+    out: Annotated[Path, typer.Argument(help="The picture to write, a PNG.")],
+) -> None:
+    """Draw composites of a synthetic atlas, each channel in its colour."""
+    from hpa.atlas.montage import draw_montage
+
+    draw_montage(data, out)
+
+
+@app.command()
+def patterns(out: Annotated[Path, typer.Argument(help="The picture to write, a PNG.")]) -> None:
+    """Draw the 28 patterns of the protein, with the nuclei."""
+    from hpa.atlas.montage import draw_patterns
+
+    draw_patterns(out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
