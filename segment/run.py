@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from json import loads
@@ -29,7 +29,7 @@ from segment.diameter import estimate_diameter_px, sample_rows, typical_diameter
 from segment.figures import write_overlays
 from segment.masks import COLUMNS, join_flags, stage_folder, write_masks, write_pair
 from segment.models import check_model, load_model
-from segment.predict import Seen, answers, see, segment_images
+from segment.predict import Seen, answers, see
 
 CHANNELS: Final[tuple[Channel, ...]] = ("yellow", "blue")
 """What the network reads: ER, nucleus."""
@@ -147,18 +147,16 @@ def _diameters(folder: Path, images: pd.DataFrame, section: SegmentSection, devi
 
 
 def _estimate(rows: pd.DataFrame, shape: tuple[int, int], section: SegmentSection, device: str) -> float:
-    seen = []
-    for image in rows.to_dict("records"):
-        try:
-            seen.append(see(read_channels(image, CHANNELS), typical_diameter_px(*shape)))
-        except ImageError:  # told when its own turn comes
-            continue
+    seen: list[Seen] = []
     areas: list[int] = []
+    for row in rows.to_dict("records"):
+        with suppress(ImageError):  # told when its own turn comes
+            seen.append(see(read_channels(row, CHANNELS), typical_diameter_px(*shape)))
+    section = section.model_copy(update={"postprocess": "nuclei"})
     with _one_thread(device):
-        for masks in segment_images(
-            _network("compact", device), seen, section.model_copy(update={"postprocess": "nuclei"})
-        ):
-            areas.extend(int(area) for area in np.bincount(masks.cells.ravel())[1:])
+        for image, answer in zip(seen, answers(_network("compact", device), seen), strict=True):
+            with suppress(ImageError):
+                areas.extend(np.bincount(decode(answer, image.planes[1], section, image.shape).cells.ravel())[1:])
     return estimate_diameter_px(areas, *shape)
 
 
