@@ -3,11 +3,11 @@
     python -m classify train work/my
     python -m classify predict work/my
 
-train   reads  recipe.toml, images.parquet, folds.parquet, crops/<window>/.
-        writes classify/<window>/fold-<k>/: checkpoint.pt, history.csv, run.json. A run that was killed goes on after
-        its last finished epoch.
-predict reads  the same and classify/<window>/fold-<k>/checkpoint.pt.
-        writes classify/<window>/probabilities.parquet, and predict/ with a part a fold and run.json.
+train reads recipe.toml, images.parquet, folds.parquet and crops/<window>/; it writes classify/<window>/fold-<k>/ with
+checkpoint.pt, history.csv and run.json. A run that was killed goes on after its last finished epoch.
+
+predict reads the same and classify/<window>/fold-<k>/checkpoint.pt; it writes classify/<window>/probabilities.parquet,
+and classify/<window>/predict/ with a part for each fold and run.json.
 """
 
 from collections.abc import Sequence
