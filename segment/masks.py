@@ -25,7 +25,7 @@ from hpa.pixels import read_labels, write_labels
 from hpa.work import WorkFolder
 
 FLAGS: Final = ("no signal", "no cell", "crowded")
-"""No contrast in a channel that was read; no cell found; more cells than the recipe's `crowded`."""
+"""Nothing but noise in a channel that was read; no cell found; more cells than the recipe's `crowded`."""
 
 _JOIN: Final = ", "
 

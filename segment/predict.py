@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from segment.cellpose_core import BaseModel, run_tiles
 from segment.config import SegmentSection
 from segment.decode import Masks, decode
-from segment.reduce import network_shape, normalise, reduce_planes
+from segment.reduce import have_signal, network_shape, normalise, reduce_planes
 
 _BATCH: Final = 8
 
@@ -26,7 +26,7 @@ class Seen:
     shape
         Height and width of the source.
     has_signal
-        Whether every plane has any contrast.
+        Whether every plane shows more than noise.
     """
 
     planes: NDArray[np.float32]
@@ -46,8 +46,9 @@ def see(planes: NDArray[Any], diameter_px: float) -> Seen:
     """
     shape = (planes.shape[1], planes.shape[2])
     reduced = reduce_planes(planes, network_shape(*shape, diameter_px))
-    has_signal = bool((reduced.max(axis=(1, 2)) > reduced.min(axis=(1, 2))).all())
-    return Seen(normalise(reduced), shape, has_signal)
+    signal = have_signal(reduced)
+    # The noise of a plane without a signal would be stretched to full contrast, and taken for cells.
+    return Seen(np.where(signal[:, None, None], normalise(reduced), np.float32(0)), shape, bool(signal.all()))
 
 
 def answers(net: BaseModel, images: Sequence[Seen]) -> list[NDArray[np.float32]]:
