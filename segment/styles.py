@@ -76,13 +76,13 @@ def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
     """
     planes = sample.planes.astype(np.float32)
     planes *= _cell_gains(sample.cells, rng)
-    if rng.random() < 0.4:
+    if rng.random() < 0.5:
         planes[ER] *= _thinning(sample, rng)
     planes /= np.maximum(np.percentile(planes, 99, axis=(1, 2), keepdims=True), 1e-3)
     if rng.random() < 0.5:
         planes = planes + rng.uniform(0, 0.15, size=(2, 1, 1)).astype(np.float32) * planes[::-1]
     planes += _haze(planes.shape, rng)
-    planes *= _texture(planes.shape, rng)
+    planes *= _texture(sample, rng)
     planes = np.clip(planes, 0, None) ** np.exp(rng.normal(0, 0.25, size=(2, 1, 1))).astype(np.float32)
     if rng.random() < 0.4:
         planes = ndimage.gaussian_filter(planes, (0, *[rng.uniform(0, 1.3)] * 2))
@@ -104,7 +104,7 @@ def _cell_gains(cells: NDArray[np.uint16], rng: np.random.Generator) -> Planes:
 
 def _thinning(sample: Sample, rng: np.random.Generator) -> Planes:
     # Flat cells: the ER thins out towards the edge, in some to nothing.
-    steep = rng.uniform(0, 2) * rng.uniform(0.5, 1.5, size=int(sample.cells.max()) + 1)
+    steep = rng.uniform(0, 2.5) * rng.uniform(0.5, 1.5, size=int(sample.cells.max()) + 1)
     faded: Planes = np.exp(-steep[sample.cells] * sample.reach.astype(np.float32)).astype(np.float32)
     return faded
 
@@ -122,9 +122,11 @@ def _haze(shape: tuple[int, ...], rng: np.random.Generator) -> Planes:
     return haze
 
 
-def _texture(shape: tuple[int, ...], rng: np.random.Generator) -> Planes:
-    strength = rng.uniform(0, 0.4, size=(2, 1, 1))
-    texture: Planes = np.exp(strength * _smooth_field(shape, rng.uniform(1.2, 6), rng)).astype(np.float32)
+def _texture(sample: Sample, rng: np.random.Generator) -> Planes:
+    # Where the ER is thin it is a loose net: its grain grows towards the edge of the cell.
+    strength = rng.uniform(0, 0.4, size=(2, 1, 1)) + np.zeros(sample.planes.shape)
+    strength[ER] += rng.uniform(0, 0.8) * sample.reach
+    texture: Planes = np.exp(strength * _smooth_field(strength.shape, rng.uniform(1.2, 5), rng)).astype(np.float32)
     return texture
 
 
