@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from segment.masks import read_mask, read_masks, read_nuclei
 
 from crops.config import CropsSection
 from crops.cut import Cut, cut_cells, cut_frame, measure_cells, to_8_bit
@@ -21,6 +20,7 @@ from hpa.images import read_images
 from hpa.mapping import FAILURE, Chunk, cut_chunks, map_chunks, write_failures
 from hpa.pixels import read_channels
 from hpa.work import WorkFolder, begin
+from segment.masks import read_mask, read_masks, read_nuclei
 
 REASON = "reason"
 """Column of a part: why a cell was dropped, null for a kept one."""
