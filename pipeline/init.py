@@ -42,13 +42,6 @@ def init(root: Path, data: Path, recipe: dict[str, Section], *, limit: int = 0) 
     if limit:
         images = _limited(images, limit, section)
     with locked(root):
-        labelled = images[(images["split"] == "train") & (images["target"].map(len) > 0)]
-        if len(labelled):
-            groups = antibody_groups(list(labelled["antibody"]))
-            folds = assign_folds(section.classes.multi_hot(labelled["target"]), groups, section.folds, section.seed)
-            write_folds(
-                work.folds, pd.DataFrame({"image_id": list(labelled["image_id"]), "group": groups, "fold": folds})
-            )
         _commit(work, images, recipe, section)
     return work
 
@@ -88,10 +81,20 @@ def _index(data: Path, section: DataSection) -> pd.DataFrame:
 
 
 def _commit(work: WorkFolder, images: pd.DataFrame, recipe: dict[str, Section], section: DataSection) -> None:
+    write_folds(work.folds, _folds(images[images["split"] == "train"], section))
     write_images(work.images, images.reset_index(drop=True), section.classes, section.channels)
     write_recipe(work.recipe, recipe)
     splits = images["split"].value_counts()
     print(f"init: {splits.get('train', 0)} train and {splits.get('test', 0)} test images in {work.root}")
+
+
+def _folds(train: pd.DataFrame, section: DataSection) -> pd.DataFrame:
+    """Group and fold of every train image; no rows where there are none, as when a model is applied."""
+    groups = antibody_groups(list(train["antibody"]))
+    folds = np.empty(0, dtype=np.int16)
+    if len(train):
+        folds = assign_folds(section.classes.multi_hot(train["target"]), groups, section.folds, section.seed)
+    return pd.DataFrame({"image_id": pd.Series(list(train["image_id"]), dtype=str), "group": groups, "fold": folds})
 
 
 def _limited(images: pd.DataFrame, limit: int, section: DataSection) -> pd.DataFrame:
