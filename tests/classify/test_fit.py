@@ -134,7 +134,7 @@ def test_a_small_network_learns_a_separable_world(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_resnet18_learns_a_separable_world(tmp_path: Path) -> None:
-    _learns(ClassifySection(epochs=6, batch_size=16, learning_rate=3e-3), bright_fold(64, 16), tmp_path)
+    _learns(ClassifySection(epochs=12, batch_size=16), bright_fold(192, 16), tmp_path)
 
 
 def _learns(section: ClassifySection, crops: FoldCrops, tmp_path: Path) -> None:
