@@ -9,7 +9,7 @@ from hpa.config import Section
 Neighbours = Literal["keep", "dim", "blank"]
 Normalise = Literal["crop", "folds"]
 Preset = Literal["none", "light", "standard"]
-Precision = Literal["32", "bf16"]
+Precision = Literal["32", "bf16", "auto"]
 
 
 class ClassifySection(Section):
@@ -75,7 +75,8 @@ class ClassifySection(Section):
     )
     precision: Precision = Field(
         default="32",
-        description="Arithmetic: float32, or bfloat16 where it is safe (faster on GPUs and on CPUs with AMX).",
+        description="Arithmetic: float32; bfloat16 where it is safe (twice as fast where the processor has instructions"
+        " for it, many times slower elsewhere); or auto, bfloat16 where there are such instructions.",
     )
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from classify.batches import CropSource, FoldCrops, blocks, read_crops
-from classify.config import ClassifySection
+from classify.config import ClassifySection, Precision
 from classify.losses import focal_loss
 from classify.model import Network
 from hpa.errors import UserError
@@ -86,10 +86,19 @@ def predict_logits(
             # Entered anew for every batch: a context held open across a yield would leak into the caller.
             with (
                 torch.inference_mode(),
-                torch.autocast(device.type, torch.bfloat16, enabled=section.precision == "bf16"),
+                torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(section.precision, device)),
             ):
                 logits = network(pixels).logits
             yield logits.float().cpu().numpy()
+
+
+def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Tell whether a recipe's precision means bfloat16 on a device."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

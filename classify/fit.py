@@ -20,6 +20,7 @@ from classify.batches import FoldCrops, TrainingCrops, epoch_batches, epoch_load
 from classify.checkpoint import load_plain, to_bytes
 from classify.config import ClassifySection
 from classify.draws import Purpose, draw_seed
+from classify.evaluate import uses_bfloat16
 from classify.history import History, clear_best
 from classify.model import Network, new_network
 from classify.objective import batch_loss
@@ -177,7 +178,7 @@ def _run_epochs(module: _Module, history: History, folder: Path, device: torch.d
         trainer = Trainer(
             accelerator=device.type,
             devices=1 if device.index is None else [device.index],
-            precision="bf16-mixed" if module.section.precision == "bf16" else "32-true",
+            precision="bf16-mixed" if uses_bfloat16(module.section.precision, device) else "32-true",
             deterministic="warn" if device.type == "cuda" else None,
             max_epochs=module.section.epochs,
             reload_dataloaders_every_n_epochs=1,
