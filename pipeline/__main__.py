@@ -61,7 +61,7 @@ def run(work: Work, device: Device = "auto", workers: Workers = 0, overwrite: Ov
 def demo(
     work: Work,
     recipe: Annotated[Path | None, typer.Option(help="A TOML file; without it recipes/demo.toml.")] = None,
-    images: Annotated[int, typer.Option(help="Train images to draw.", min=1)] = 240,
+    images: Annotated[int, typer.Option(help="Train images to draw.", min=1)] = 320,
     test: Annotated[int, typer.Option(help="Test images to draw.", min=1)] = 80,
     seed: Annotated[int, typer.Option(help="Of the atlas.", min=0)] = 0,
     tiny: Annotated[bool, typer.Option(help="A few small steps, to see that everything runs.")] = False,
