@@ -10,6 +10,7 @@ Reads a folder of real images named in CELLWISE_REAL_DATA, by default ../shared/
 
 import os
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -112,13 +113,14 @@ def read_mask(path: Path) -> NDArray[np.uint16]:
     return np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), dtype=np.uint16)[2::4, 2::4]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the comparison."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     folder = real_folder()
     if not (folder / "single_channel512").is_dir():
         print(f"skipped: expected real images in {folder / 'single_channel512'}, found no such folder")
         return
-    images = int(sys.argv[1]) if len(sys.argv) > 1 else 120
+    images = int(words[0]) if words else 120
     scenes: list[Scene] = [planned_scene(image, SEED, 512) for image in plan_images(images, 0, SEED)]
     for position, channel in enumerate(CHANNELS):
         paths = sorted((folder / "single_channel512").glob(f"*_{channel}.png"))

@@ -26,6 +26,7 @@ def _stage() -> None:
 def run(
     work: Annotated[Path, typer.Argument(help="The work folder.")],
     workers: Annotated[int, typer.Option(help="Processes; 0 takes one a processor.", min=0)] = 0,
+    dask: Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers do the work.")] = "",
     overwrite: Annotated[bool, typer.Option(help="Begin anew.")] = False,
 ) -> None:
     """Cut the cells of every image into the crop store."""
@@ -34,7 +35,7 @@ def run(
 
     folder = open_work(work)
     with locked(work):
-        raise typer.Exit(run_stage(folder, workers=workers, overwrite=overwrite))
+        raise typer.Exit(run_stage(folder, workers=workers, dask=dask, overwrite=overwrite))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,7 +34,7 @@ class _Context:
     section: CropsSection
 
 
-def run(work: WorkFolder, *, workers: int = 0, overwrite: bool = False) -> int:
+def run(work: WorkFolder, *, workers: int = 0, dask: str = "", overwrite: bool = False) -> int:
     """Cut the cells of every image of a work folder.
 
     Parameters
@@ -43,6 +43,8 @@ def run(work: WorkFolder, *, workers: int = 0, overwrite: bool = False) -> int:
         The work folder; the segment stage must be done.
     workers
         Processes; 0 takes one a processor.
+    dask
+        Address of a Dask scheduler whose workers do the work instead.
     overwrite
         Begin anew.
 
@@ -76,6 +78,7 @@ def run(work: WorkFolder, *, workers: int = 0, overwrite: bool = False) -> int:
         workers=workers or os.cpu_count() or 1,
         what="crops",
         preload=["crops.run"],
+        dask=dask,
     )
     n_failed = write_failures(folder / "failures.csv", parts)
     rows = parts[parts[FAILURE].isna()]

@@ -1,4 +1,4 @@
-"""A folder of bare ``{Id}_{color}.png`` (or TIFF) files without tables: all test images, sorted by Id."""
+"""A folder of bare ``{Id}_{color}.png`` (or TIFF, JPEG) files without tables: all test images, sorted by Id."""
 
 from pathlib import Path
 

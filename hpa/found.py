@@ -10,7 +10,7 @@ import pandas as pd
 
 from hpa.channels import CHANNELS, Channel
 
-_SUFFIXES: Final = (".png", ".tif", ".tiff")
+_SUFFIXES: Final = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 """In the order of preference, should one plane be there twice."""
 
 ChannelPaths = Mapping[Channel, Path]
@@ -57,7 +57,7 @@ def table_of(rows: Iterable[tuple[str, str, tuple[int, ...], str | None]]) -> pd
 
 
 def channel_files(folders: Sequence[Path], *, recursive: bool) -> tuple[dict[str, dict[Channel, Path]], int]:
-    """Find all files ``{Id}_{color}.png`` (or TIFF).
+    """Find all files ``{Id}_{color}.png`` (or TIFF, JPEG).
 
     Parameters
     ----------

@@ -21,6 +21,10 @@ LAYOUTS: Final[Mapping[str, Callable[[Path, Vocabulary], Found]]] = {
 }
 
 
+_COLOURED: Final = (".jpg", ".jpeg")
+_PLANES: Final[Mapping[Channel, int]] = {"red": 0, "green": 1, "blue": 2, "yellow": 0}  # yellow is red and green alike
+
+
 @dataclass(frozen=True)
 class Indexed:
     """What indexing a data folder gave.
@@ -68,7 +72,7 @@ def index(data: Path, layout: str, vocabulary: Vocabulary, channels: Sequence[Ch
     for channel in channels:
         paths = [found.path_or_guess(i, channel) for i in range(len(table))]
         table[f"path_{channel}"] = [str(path) for path in paths]
-        table[f"plane_{channel}"] = pd.Series([ONLY_PLANE] * len(table), dtype="int16")
+        table[f"plane_{channel}"] = pd.Series([_plane(path, channel) for path in paths], dtype="int16")
         table[f"bytes_{channel}"] = pd.Series(
             [path.stat().st_size if path.is_file() else 0 for path in paths], dtype="int64"
         )
@@ -78,6 +82,17 @@ def index(data: Path, layout: str, vocabulary: Vocabulary, channels: Sequence[Ch
     order = ["image_id", "source", "split", "target", "antibody", "height_px", "width_px"]
     rest = [column for column in table.columns if column.startswith(("path_", "plane_", "bytes_"))]
     return Indexed(table[order + rest], tuple(notices))
+
+
+def _plane(path: Path, channel: Channel) -> int:
+    """Return the plane of a file that holds a channel; only JPEG files may be coloured, as those of the atlas are."""
+    if path.suffix.lower() not in _COLOURED or not path.is_file():
+        return ONLY_PLANE
+    try:
+        with Image.open(path) as image:
+            return _PLANES[channel] if image.mode == "RGB" else ONLY_PLANE
+    except (OSError, Image.DecompressionBombError):
+        return ONLY_PLANE
 
 
 def _header(paths: Mapping[Channel, Path], channels: Sequence[Channel]) -> dict[str, int]:

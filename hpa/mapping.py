@@ -6,8 +6,9 @@ batches, and with them its bits, are those of an uninterrupted run.
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Final, TypeVar
 import cv2
 import pandas as pd
 
+from hpa.cluster import cluster_executor
 from hpa.files import write_csv, write_parquet
 from hpa.progress import progress
 
@@ -67,6 +69,7 @@ def map_chunks(
     workers: int = 1,
     what: str,
     preload: Sequence[str] = (),
+    dask: str = "",
 ) -> pd.DataFrame:
     """Process every chunk that has no complete part yet and return all parts joined.
 
@@ -87,6 +90,8 @@ def map_chunks(
         Told beside the progress bar.
     preload
         Modules that the worker processes import once, together.
+    dask
+        Address of a Dask scheduler whose workers do the work instead of processes of this machine.
 
     Returns
     -------
@@ -98,7 +103,7 @@ def map_chunks(
     with progress(what, images) as advance:
         advance(images - sum(len(chunk.images) for chunk in todo))
         one = partial(_process_and_commit, process, context, folder)
-        for chunk in _finished(one, todo, workers, preload):
+        for chunk in _finished(one, todo, partial(_executor, workers, preload, dask)):
             advance(len(chunk.images))
     parts = [pd.read_parquet(_part(folder, chunk)) for chunk in chunks]
     return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else parts[0]
@@ -127,19 +132,35 @@ def _process_and_commit(
 
 
 def _finished(
-    one: Callable[[Chunk], Chunk], todo: Sequence[Chunk], workers: int, preload: Sequence[str]
+    one: Callable[[Chunk], Chunk],
+    todo: Sequence[Chunk],
+    executor_for: Callable[[int], AbstractContextManager[Executor | None]],
 ) -> Iterable[Chunk]:
-    if workers <= 1 or len(todo) <= 1:
-        yield from map(one, todo)
-        return
-    spawning = multiprocessing.get_context("forkserver")
-    spawning.set_forkserver_preload(["hpa.mapping", *preload])
-    # One thread a process: the processes themselves fill the machine.
-    executor: Executor = ProcessPoolExecutor(workers, mp_context=spawning, initializer=cv2.setNumThreads, initargs=(1,))
-    try:
-        for future in as_completed([executor.submit(one, chunk) for chunk in todo]):
-            yield future.result()
-    except BaseException:
-        executor.shutdown(wait=True, cancel_futures=True)
-        raise
-    executor.shutdown()
+    with executor_for(len(todo)) as executor:
+        if executor is None:
+            yield from map(one, todo)
+            return
+        futures = [executor.submit(one, chunk) for chunk in todo]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+@contextmanager
+def _executor(workers: int, preload: Sequence[str], dask: str, chunks: int) -> Iterator[Executor | None]:
+    """Give what does the work of so many chunks; None for this very process."""
+    if dask:
+        with cluster_executor(dask) as executor:
+            yield executor
+    elif workers <= 1 or chunks <= 1:
+        yield None
+    else:
+        spawning = multiprocessing.get_context("forkserver")
+        spawning.set_forkserver_preload(["hpa.mapping", *preload])
+        # One thread a process: the processes themselves fill the machine.
+        with ProcessPoolExecutor(workers, spawning, cv2.setNumThreads, (1,)) as executor:
+            yield executor

@@ -113,6 +113,7 @@ class StageRun:
 
     def finish(self, counts: Mapping[str, Any]) -> None:
         """Write ``run.json`` as done, with counts, package versions and seconds."""
+        remove_partials(self.folder)  # of workers that were lost on the way
         _write_record(self.folder, self.made_from, "done", counts, round(time.monotonic() - self.started, 3))
 
 

@@ -25,6 +25,7 @@ Work = Annotated[Path, typer.Argument(help="The work folder.")]
 Data = Annotated[Path, typer.Option(help="The data folder.")]
 Device = Annotated[str, typer.Option(help="Where the networks run: auto, cpu, cuda.")]
 Workers = Annotated[int, typer.Option(help="Processes where work is mapped over images; 0 chooses.", min=0)]
+Dask = Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers map over images.")]
 Overwrite = Annotated[bool, typer.Option(help="Begin every stage anew.")]
 
 
@@ -44,7 +45,9 @@ def init(
 
 
 @app.command()
-def run(work: Work, device: Device = "auto", workers: Workers = 0, overwrite: Overwrite = False) -> None:
+def run(
+    work: Work, device: Device = "auto", workers: Workers = 0, dask: Dask = "", overwrite: Overwrite = False
+) -> None:
     """Run every stage, resuming what is unfinished."""
     from aggregate.table import print_metrics
     from hpa.work import locked, open_work
@@ -52,7 +55,7 @@ def run(work: Work, device: Device = "auto", workers: Workers = 0, overwrite: Ov
 
     folder = open_work(work)
     with locked(work):
-        ran = run_stages(folder, device=device, workers=workers, overwrite=overwrite)
+        ran = run_stages(folder, device=device, workers=workers, dask=dask, overwrite=overwrite)
         print_metrics(folder)
     raise typer.Exit(ran.code)
 
@@ -83,6 +86,7 @@ def apply(
     out: Annotated[Path, typer.Option(help="The work folder to make for the new images.")],
     device: Device = "auto",
     workers: Workers = 0,
+    dask: Dask = "",
 ) -> None:
     """Use a trained work folder on new images; nothing is trained or tuned."""
     from hpa.work import locked, open_work
@@ -93,7 +97,7 @@ def apply(
     model = open_work(work)
     folder = init_apply(out, data, load_recipe(model.recipe))
     with locked(out):
-        ran = run_stages(folder, model=model, device=device, workers=workers)
+        ran = run_stages(folder, model=model, device=device, workers=workers, dask=dask)
     print(f"look at {out}/aggregate/submission.csv")
     raise typer.Exit(ran.code)
 

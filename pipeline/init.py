@@ -6,6 +6,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from hpa.channels import Channel
 from hpa.config import DataSection, Section
 from hpa.errors import UserError
 from hpa.folds import antibody_groups, assign_folds, write_folds
@@ -39,6 +40,12 @@ def init(root: Path, data: Path, recipe: dict[str, Section], *, limit: int = 0) 
         raise UserError(f"expected a new work folder, found one initialised at {root}")
     section = cast(DataSection, recipe["data"])
     images = _index(data, section)
+    if missing := _without_files(images, section):
+        kept = ", ".join(f'"{channel}"' for channel in section.channels if channel not in missing)
+        raise UserError(
+            f"expected files of the channels {', '.join(section.channels)} in {data}, found no image with "
+            f"{' or '.join(missing)}; for data without, add --set 'data.channels=[{kept}]'"
+        )
     if limit:
         images = _limited(images, limit, section)
     with locked(root):
@@ -57,12 +64,11 @@ def init_apply(root: Path, data: Path, recipe: dict[str, Section]) -> WorkFolder
     work = WorkFolder(root)
     section = cast(DataSection, recipe["data"]).model_copy(update={"layout": "auto"})
     images = _index(data, section).assign(split="test")
-    for channel in section.channels:
-        if not images[f"bytes_{channel}"].any():
-            raise UserError(
-                f"expected the channels of the trained run ({', '.join(section.channels)}), "
-                f"found no image with {channel} in {data}"
-            )
+    if missing := _without_files(images, section):
+        raise UserError(
+            f"expected the channels of the trained run ({', '.join(section.channels)}), "
+            f"found no image with {' or '.join(missing)} in {data}"
+        )
     with locked(root):
         if work.recipe.exists():
             earlier = pd.read_parquet(work.images)
@@ -78,6 +84,11 @@ def _index(data: Path, section: DataSection) -> pd.DataFrame:
     for notice in found.notices:
         print(f"init: {notice}")
     return found.images
+
+
+def _without_files(images: pd.DataFrame, section: DataSection) -> list[Channel]:
+    """Return the channels that no image has a file of."""
+    return [channel for channel in section.channels if not images[f"bytes_{channel}"].any()]
 
 
 def _commit(work: WorkFolder, images: pd.DataFrame, recipe: dict[str, Section], section: DataSection) -> None:

@@ -29,6 +29,7 @@ def run_stages(
     model: WorkFolder | None = None,
     device: str = "auto",
     workers: int = 0,
+    dask: str = "",
     overwrite: bool = False,
 ) -> Ran:
     """Run segment, crops, classify (train and predict) and aggregate, resuming what is unfinished.
@@ -45,6 +46,8 @@ def run_stages(
         Where the networks run: "auto", "cpu", "cuda", ...
     workers
         Processes where work is mapped over images; 0 lets each stage choose.
+    dask
+        Address of a Dask scheduler to whose workers the work over images goes.
     overwrite
         Begin every stage anew.
 
@@ -59,8 +62,8 @@ def run_stages(
     import segment.run
 
     stages: dict[str, Callable[[], int]] = {
-        "segment": lambda: segment.run.run(work, device=device, workers=workers, overwrite=overwrite),
-        "crops": lambda: crops.run.run(work, workers=workers, overwrite=overwrite),
+        "segment": lambda: segment.run.run(work, device=device, workers=workers, dask=dask, overwrite=overwrite),
+        "crops": lambda: crops.run.run(work, workers=workers, dask=dask, overwrite=overwrite),
         "train": lambda: classify.run.train(work, device=device, overwrite=overwrite),
         "predict": lambda: classify.run.predict(work, device=device, overwrite=overwrite, model=model),
         "aggregate": lambda: aggregate.run.run(work, model=model, overwrite=overwrite),

@@ -27,7 +27,7 @@ def watershed_cells(image: Seen, *, least_nucleus: float = 0.03, least_cell: flo
     ndarray
         Shape `image.shape`, labels of cells.
     """
-    reticulum, blue = image.planes
+    reticulum, blue, _ = image.planes
     nuclei = nuclei_of_channel(blue, least_area=least_nucleus)
     smooth = np.sqrt(ndimage.gaussian_filter(np.clip(reticulum, 0, None), 1.0))  # the root brings dim cells up
     # Half of Otsu's threshold: it separates bright cells from dim ones where both are there.

@@ -7,52 +7,81 @@ Sources: Stringer et al., Cellpose (Nature Methods 2021); Pachitariu et al., Cel
 
 import logging
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from cellpose import core, dynamics, train
+from cellpose import dynamics, models, train, transforms, utils
 from cellpose.vit import CPSAM, BaseModel
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
+from hpa.files import whole
 
-__all__ = ["BaseModel", "flow_loss", "flows_of_labels", "follow", "load_big", "masks_of_flows", "run_tiles"]
+__all__ = [
+    "BIG_MODELS",
+    "BaseModel",
+    "fetch_model",
+    "flow_loss",
+    "flows_of_labels",
+    "follow",
+    "load_big",
+    "masks_of_flows",
+    "model_file",
+    "run_tiles",
+]
 
-BIG_MODEL: Final = "cpsam_v2"
+BIG_MODELS: Final = ("cpsam_v2", "cpsam", "cpdino", "cpdino-vitb")
+"""Names under which Cellpose publishes the models of its 4th version."""
+
 MODELS_VARIABLE: Final = "CELLPOSE_LOCAL_MODELS_PATH"
 _FLOW_SCALE: Final = 5.0  # Cellpose's networks give flows times five
 _TILE_MULTIPLE: Final = 16
 _MOST_TILE_PX: Final = 256
+_DINO_TILE_PX: Final = 384
+_WIDTH_OF_VITL: Final = 1024
 
 # Cellpose reports every image it works on and warns of every backbone that is not installed.
 logging.getLogger("cellpose").setLevel(logging.ERROR)
 
 
-def big_model_path(name: str) -> Path:
-    """Find the file of a Cellpose 4 model, before Cellpose can replace it by another one.
+def model_file(name: str) -> Path:
+    """Return where the file of a named Cellpose 4 model lies, whether it is there or not.
 
     Parameters
     ----------
     name
-        ``"cpsam_v2"`` or the path of a file.
+        One of `BIG_MODELS`.
+    """
+    return Path(os.environ.get(MODELS_VARIABLE) or Path.home() / ".cellpose" / "models") / name
+
+
+def fetch_model(name: str) -> None:
+    """Fetch the file of a named Cellpose 4 model from where Cellpose publishes it, whole or not at all.
 
     Raises
     ------
     UserError
-        If there is no such file.
+        If it cannot be had: no connection, or ``HF_HUB_OFFLINE`` is set.
     """
-    folder = Path(os.environ.get(MODELS_VARIABLE) or Path.home() / ".cellpose" / "models")
-    path = folder / name if name == BIG_MODEL else Path(name).expanduser()
-    if not path.is_file():
-        where = f"; put it there, or set {MODELS_VARIABLE}" if name == BIG_MODEL else ""
-        raise UserError(f"expected the Cellpose model {name} as the file {path}, found no such file{where}")
-    return path
+    path = model_file(name)
+    try:
+        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+            raise OSError("HF_HUB_OFFLINE is set")
+        with whole(path) as partial:
+            utils.download_url_to_file(models._MODEL_URL + name, str(partial), progress=False)
+    except OSError as error:  # every error of urllib is one
+        raise UserError(
+            f"expected the Cellpose model {name}, found no file {path} and no way to fetch it ({error}); "
+            f"put it there, or set {MODELS_VARIABLE} to its folder"
+        ) from None
 
 
 def load_big(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
-    """Load a Cellpose 4 model with the SAM body for use.
+    """Load a Cellpose 4 model for use; on a GPU in half precision, as Cellpose does.
 
     Parameters
     ----------
@@ -67,14 +96,24 @@ def load_big(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
         If these are other weights, for example those of Cellpose 3.
     """
     if "W2" not in state:
-        raise ValueError("no weights of Cellpose's 4th version")
-    net = CPSAM(dtype=torch.float32)
+        raise ValueError("no weights of Cellpose's 4th version (masks made with Cellpose 3: `segment import`)")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    net = CPSAM(dtype=torch.float32) if "encoder.cls_token" not in state else _dino(state)
     try:
-        net.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+        net.load_state_dict(state)
     except RuntimeError as error:  # torch lists what is missing, line by line
         raise ValueError(str(error).splitlines()[0]) from None
+    if device.type == "cuda":
+        net.dtype = torch.bfloat16
     net.to(device).eval()
     return net
+
+
+def _dino(state: dict[str, torch.Tensor]) -> BaseModel:
+    wide = state["encoder.patch_embed.proj.weight"].shape[0] == _WIDTH_OF_VITL
+    if not hasattr(models, "CPDINO"):
+        raise ValueError("weights of a cpdino network, for which the package dinov3 must be installed")
+    return models.CPDINO(model_name="vitl" if wide else "vitb", dtype=torch.float32)
 
 
 def flows_of_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
@@ -110,30 +149,87 @@ def flow_loss(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def run_tiles(net: BaseModel, images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
-    """Run a network over images of one size with Cellpose's tiling.
+def run_tiles(net: BaseModel, images: Sequence[NDArray[np.float32]], batch: int) -> list[NDArray[np.float32]]:
+    """Run a network over images with Cellpose's tiling; the tiles of all images fill the batches together.
+
+    Where the memory of the device is too small for a batch, half of it is tried, and so on.
 
     Parameters
     ----------
     net
         The network.
     images
-        Shape (N, C, H, W).
+        Each of shape (C, H, W), of any size.
     batch
         Tiles in a batch.
 
     Returns
     -------
-    ndarray
-        Shape (N, K, H, W), the outputs of the network; the flows are scaled to unit length.
+    list of ndarray
+        For each image the outputs of the network, shape (K, H, W); the flows are scaled to unit length.
     """
-    tile_px = _MOST_TILE_PX
-    if net.backbone == "compact":  # one tile where the image is small; the big network knows one size only
-        tile_px = min(_MOST_TILE_PX, -(-max(images.shape[2:]) // _TILE_MULTIPLE) * _TILE_MULTIPLE)
-    outputs = core.run_net(net, images.transpose(0, 2, 3, 1), batch_size=batch, bsize=tile_px)[0]
-    planes: NDArray[np.float32] = np.ascontiguousarray(outputs.transpose(0, 3, 1, 2))
-    planes[:, -3:-1] /= _FLOW_SCALE
-    return planes
+    tile_px = _DINO_TILE_PX if net.backbone.startswith("dino") else _MOST_TILE_PX
+    cuts = [_cut(image, tile_px, fixed=net.backbone != "compact") for image in images]
+    answers: dict[tuple[int, int], NDArray[np.float32]] = {}
+    places = [(index, tile) for index, cut in enumerate(cuts) for tile in range(len(cut.tiles))]
+    for shape in sorted({cut.tiles.shape[1:] for cut in cuts}):
+        alike = [place for place in places if cuts[place[0]].tiles.shape[1:] == shape]
+        found = _forward(net, [cuts[index].tiles[tile] for index, tile in alike], batch)
+        answers.update(zip(alike, found, strict=True))
+    return [_joined(cut, [answers[index, tile] for tile in range(len(cut.tiles))]) for index, cut in enumerate(cuts)]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """An image in tiles: their pixels (n, C, h, w), where they lie in the padded image, and where it lies in that."""
+
+    tiles: NDArray[np.float32]
+    rows: list[list[int]]
+    columns: list[list[int]]
+    padded: tuple[int, int]
+    inner: tuple[slice, slice]
+
+
+def _cut(image: NDArray[np.float32], tile_px: int, *, fixed: bool) -> _Cut:
+    # A fully convolutional network takes any multiple of 16; the big ones know one size of tile only.
+    least, multiple = (tile_px, 1) if fixed else (_TILE_MULTIPLE, _TILE_MULTIPLE)
+    padding = [max(least, -(-side // multiple) * multiple) - side for side in image.shape[1:]]
+    before = [size // 2 for size in padding]
+    inner = (
+        slice(before[0], before[0] + image.shape[1]),
+        slice(before[1], before[1] + image.shape[2]),
+    )
+    around = [(first, size - first) for first, size in zip(before, padding, strict=True)]
+    padded = np.pad(image, [(0, 0), *around])
+    tiles, rows, columns, height, width = transforms.make_tiles(padded, bsize=tile_px)
+    return _Cut(tiles.reshape(-1, *tiles.shape[2:]), rows, columns, (height, width), inner)
+
+
+def _joined(cut: _Cut, answers: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    whole = (
+        transforms.average_tiles(np.stack(answers), cut.rows, cut.columns, *cut.padded)
+        if len(answers) > 1
+        else answers[0]
+    )
+    outputs = np.ascontiguousarray(whole[:, *cut.inner], dtype=np.float32)
+    outputs[-3:-1] /= _FLOW_SCALE
+    return outputs
+
+
+def _forward(net: BaseModel, tiles: Sequence[NDArray[np.float32]], batch: int) -> list[NDArray[np.float32]]:
+    outputs: list[NDArray[np.float32]] = []
+    while len(outputs) < len(tiles):
+        some = torch.from_numpy(np.stack(tiles[len(outputs) : len(outputs) + batch]))
+        try:
+            with torch.inference_mode():
+                found = net(some.to(net.device, net.dtype))[0].float().cpu().numpy()
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch //= 2
+            continue
+        outputs.extend(found)
+    return outputs
 
 
 def masks_of_flows(

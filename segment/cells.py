@@ -9,9 +9,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from segment.objects import Labels, flood, windows
+from segment.objects import TYPICAL_CELL_PX2, Labels, flood, large_only, windows
 
-_SAME_PLACE_PX: Final = 5.0  # at the size the network works at, where a cell is 30 px wide
+# At the size the network works at, where a typical cell is 30 px wide:
+_SAME_PLACE_PX: Final = 5.0
+_OTHER_PLACE_PX: Final = 8.0
+
+_TYPICAL_NUCLEUS: Final = 0.22  # share of its cell's area
+_FEW: Final = 3
 
 
 def grow(probability: NDArray[np.float32], nuclei: Labels, inside: NDArray[np.bool_]) -> Labels:
@@ -73,11 +78,66 @@ def join_nuclei(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_
         Shape (H, W), labels 1..k; a label may have several pieces.
     """
     n = int(nuclei.max())
-    ends_of = [np.median(ends[:, nuclei[inside] == label], axis=1) for label in range(1, n + 1)]
-    pairs = cKDTree(ends_of).query_pairs(_SAME_PLACE_PX, output_type="ndarray") if n else np.empty((0, 2), dtype=int)
+    pairs = (
+        cKDTree(_ends_of(nuclei, ends, inside)).query_pairs(_SAME_PLACE_PX, output_type="ndarray")
+        if n
+        else np.empty((0, 2), dtype=int)
+    )
     graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     joined = np.concatenate([[0], connected_components(graph, directed=False)[1] + 1]) if n else np.zeros(1)
     return joined[nuclei].astype(np.int32)
+
+
+def without_nucleus(
+    nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_], *, least_area: float
+) -> NDArray[np.bool_]:
+    """Find the cells whose nucleus is not in the frame: pixels that lead to a place far from where any nucleus leads.
+
+    Parameters
+    ----------
+    nuclei
+        Shape (H, W), labels 1..n with n > 0.
+    ends
+        Shape (2, m), where the flows of the m pixels of `inside` end.
+    inside
+        Shape (H, W), with all nuclei.
+    least_area
+        Smaller pieces are rather parts of a cell beside them; a share of a typical cell's area.
+
+    Returns
+    -------
+    ndarray
+        Shape (H, W).
+    """
+    away, _ = cKDTree(_ends_of(nuclei, ends, inside)).query(ends.T)
+    elsewhere = np.zeros(inside.shape, dtype=bool)
+    elsewhere[inside] = (away > _OTHER_PLACE_PX) & (nuclei[inside] == 0)
+    pieces, _ = ndimage.label(elsewhere)
+    return large_only(pieces.astype(np.int32), least_area) > 0
+
+
+def cut_nuclei(cells: Labels, nuclei: Labels, least_share: float) -> list[int]:
+    """List the cells of whose nucleus the frame shows less than a share.
+
+    Parameters
+    ----------
+    cells, nuclei
+        Shape (H, W), a nucleus with the label of its cell.
+    least_share
+        Of the median area of the nuclei that the frame does not cut.
+    """
+    own = np.where(nuclei == cells, nuclei, 0)
+    areas = np.bincount(own.ravel())
+    cut = np.unique(np.concatenate([own[0], own[-1], own[:, 0], own[:, -1]]))
+    whole = np.setdiff1d(np.flatnonzero(areas), [0, *cut])
+    typical = np.median(areas[whole]) if len(whole) >= _FEW else _TYPICAL_NUCLEUS * TYPICAL_CELL_PX2
+    return [int(label) for label in cut if label and areas[label] < least_share * typical]
+
+
+def _ends_of(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return where the pixels of each nucleus lead, shape (n, 2)."""
+    own = nuclei[inside]
+    return np.array([np.median(ends[:, own == label], axis=1) for label in range(1, int(nuclei.max()) + 1)])
 
 
 def connected(cells: Labels, nuclei: Labels) -> Labels:

@@ -13,7 +13,7 @@ from segment.config import SegmentSection
 from segment.diameter import typical_diameter_px
 from segment.network import CompactNetwork, save_weights
 from segment.predict import see, segment_images
-from segment.scenes import ER_AND_NUCLEUS, draw_samples
+from segment.scenes import REFERENCE, draw_samples
 from segment.score import score_images, summarise
 from segment.train_compact import Training, train
 
@@ -82,7 +82,7 @@ def score_unseen(net: CompactNetwork, numbers: range) -> list[dict[str, float]]:
     """
     scenes = [draw_scene((_UNSEEN_STREAM, number), protein=False) for number in numbers]
     diameter_px = typical_diameter_px(*scenes[0].cells.shape)
-    seen = [see(scene.channels[list(ER_AND_NUCLEUS)], diameter_px) for scene in scenes]
+    seen = [see(scene.channels[list(REFERENCE[:2])], diameter_px) for scene in scenes]
     masks = segment_images(net, seen, SegmentSection())
     triples = (
         (str(number), found.cells, scene.cells) for number, found, scene in zip(numbers, masks, scenes, strict=True)

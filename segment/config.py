@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from hpa.channels import REFERENCE_CHANNELS, Channel
 from hpa.config import Section
 
 
@@ -13,13 +14,19 @@ class SegmentSection(Section):
     network: str = Field(
         "compact",
         min_length=1,
-        description="`compact` (shipped), `cpsam_v2` (305 million parameters, a file of 1.2 GB that you provide), or "
-        "the path of a file with weights of either kind.",
+        description="`compact` (shipped), a model of Cellpose 4 (`cpsam_v2`, `cpsam`, `cpdino`, `cpdino-vitb`; 1.2 GB, "
+        "fetched at first use), or the path of a file with weights of either kind.",
     )
-    postprocess: Literal["nuclei", "cellpose"] = Field(
-        "nuclei",
+    channels: tuple[Channel, ...] = Field(
+        ("yellow", "blue"),
+        description="What the network reads: the nucleus and the ER, the microtubules (`red`) or both. Data without "
+        "an ER channel are segmented on nucleus and microtubules.",
+    )
+    postprocess: Literal["auto", "nuclei", "cellpose"] = Field(
+        "auto",
         description="How masks are made from the network's answer: `nuclei`, every nucleus is one cell and grows over "
-        "the cell probability, following the flows; `cellpose`, Cellpose's own masks as they come.",
+        "the cell probability, following the flows; `cellpose`, Cellpose's own masks as they come; `auto`, `nuclei` "
+        "with compact networks, which find nuclei too, and `cellpose` with the others.",
     )
     diameter_px: float = Field(
         0.0,
@@ -38,6 +45,13 @@ class SegmentSection(Section):
     least_nucleus: float = Field(
         0.03, ge=0, lt=1, description="Smaller nuclei are dropped, as a share of a typical cell's area."
     )
+    cut_nucleus: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="With `nuclei`: cells at the edge of the frame are dropped where it shows less of their nucleus "
+        "than this share of a whole one.",
+    )
     least_cell: float = Field(
         0.05, ge=0, lt=1, description="Smaller cells are dropped, as a share of a typical cell's area."
     )
@@ -48,3 +62,11 @@ class SegmentSection(Section):
         "squared difference of unit vectors); 0 keeps all.",
     )
     crowded: int = Field(60, ge=1, description="More cells than this in an image set the flag `crowded`.")
+
+    @field_validator("channels")
+    @classmethod
+    def _readable(cls, channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
+        allowed = set(channels) <= set(REFERENCE_CHANNELS) and len(set(channels)) == len(channels)
+        if not allowed or "blue" not in channels or len(channels) < 2:
+            raise ValueError("expected blue with yellow, red or both")
+        return channels

@@ -16,6 +16,7 @@ from segment.nuclei import nuclei_of_channel, nuclei_of_logits
 from segment.objects import TYPICAL_CELL_PX2, Labels, large_only
 from segment.smooth import enlarge
 
+_LEAST_CELL_WITHOUT_NUCLEUS: Final = 0.2  # a share of a typical cell's area
 _STEPS: Final = 60  # the flow of a pixel two typical diameters away has arrived
 
 
@@ -59,14 +60,9 @@ def decode(
     """
     level = _logit(section.cell_threshold)
     flows, cell = answer[-3:-1], answer[-1]
-    if len(answer) == OUTPUTS:
-        nucleus, nucleus_level = answer[NUCLEUS], _logit(section.nucleus_threshold)
-        nuclei = nuclei_of_logits(nucleus, answer[NUCLEUS_CORE], level=nucleus_level, least_area=section.least_nucleus)
-    else:
-        nuclei = nuclei_of_channel(nucleus_plane, least_area=section.least_nucleus)
-        nucleus, nucleus_level = np.where(nuclei > 0, 1, -1).astype(np.float32), 0.0
-    if section.postprocess == "nuclei":
-        cells = _cells_of_nuclei(flows, cell, nuclei, level)
+    nuclei, nucleus, nucleus_level = _nuclei(answer, nucleus_plane, section)
+    if section.postprocess == "nuclei" or (section.postprocess == "auto" and len(answer) == OUTPUTS):
+        cells = _cells_of_nuclei(flows, cell, nuclei, level, section.cut_nucleus)
     else:
         least_px = max(1, round(section.least_cell * TYPICAL_CELL_PX2))
         masks = masks_of_flows(flows, cell, level=level, flow_error=section.flow_error, least_px=least_px)
@@ -78,18 +74,45 @@ def decode(
     return _consecutive(enlarge(cells, cell, level, shape), enlarge(nuclei, nucleus, nucleus_level, shape))
 
 
+def decode_nuclei(
+    answer: NDArray[np.float32], nucleus_plane: NDArray[np.float32], section: SegmentSection, shape: tuple[int, int]
+) -> NDArray[np.uint16]:
+    """Label the nuclei alone, 1..n, whatever the cells are; arguments as of `decode`."""
+    nuclei, logit, level = _nuclei(answer, nucleus_plane, section)
+    return enlarge(nuclei, logit, level, shape)
+
+
+def _nuclei(
+    answer: NDArray[np.float32], nucleus_plane: NDArray[np.float32], section: SegmentSection
+) -> tuple[Labels, NDArray[np.float32], float]:
+    """Return labels of nuclei, and the logits and the level at which their outlines lie."""
+    if len(answer) == OUTPUTS:
+        logit, level = answer[NUCLEUS], _logit(section.nucleus_threshold)
+        return (
+            nuclei_of_logits(logit, answer[NUCLEUS_CORE], level=level, least_area=section.least_nucleus),
+            logit,
+            level,
+        )
+    nuclei = nuclei_of_channel(nucleus_plane, least_area=section.least_nucleus)
+    return nuclei, np.where(nuclei > 0, 1, -1).astype(np.float32), 0.0
+
+
 def _logit(probability: float) -> float:
     return float(np.log(probability / (1 - probability)))
 
 
-def _cells_of_nuclei(flows: NDArray[np.float32], cell: NDArray[np.float32], nuclei: Labels, level: float) -> Labels:
+def _cells_of_nuclei(
+    flows: NDArray[np.float32], cell: NDArray[np.float32], nuclei: Labels, level: float, cut_nucleus: float
+) -> Labels:
     inside = (cell > level) | (nuclei > 0)
     if not nuclei.any():
         return nuclei
     ends = follow(flows, inside, _STEPS)
     nuclei = growing.join_nuclei(nuclei, ends, inside)
-    cells = growing.grow(cell, nuclei, inside)
-    return growing.connected(growing.follow_to_nuclei(cells, ends[:, cells[inside] > 0]), nuclei)
+    kept = inside & ~growing.without_nucleus(nuclei, ends, inside, least_area=_LEAST_CELL_WITHOUT_NUCLEUS)
+    cells = growing.grow(cell, nuclei, kept)
+    cells = growing.connected(growing.follow_to_nuclei(cells, ends[:, cells[inside] > 0]), nuclei)
+    return np.where(np.isin(cells, growing.cut_nuclei(cells, nuclei, cut_nucleus)), 0, cells)
 
 
 def _consecutive(cells: NDArray[np.uint16], nuclei: NDArray[np.uint16]) -> Masks:

@@ -1,11 +1,14 @@
 """Pictures to look at: outlines over ER and nucleus, odd images first."""
 
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import Any, Final
 
 import cv2
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hpa.channels import Channel
@@ -65,8 +68,11 @@ def _edges(labels: NDArray[Any]) -> NDArray[np.bool_]:
     return edges
 
 
-def write_overlays(work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, channels: Sequence[Channel]) -> None:
-    """Write ``segment/figures/overlays.png``: flagged images first, the rest evenly over the table.
+def write_figures(work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, channels: Sequence[Channel]) -> None:
+    """Write the pictures of the stage into ``segment/figures/``.
+
+    ``overlays.png``: outlines on ER and nucleus, flagged images first, the rest evenly over the table.
+    ``cells.png``: how many cells the images have, and how large they are.
 
     Parameters
     ----------
@@ -77,8 +83,17 @@ def write_overlays(work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, 
     masks
         The table of masks.
     channels
-        ER and nucleus.
+        What the network read.
     """
+    folder = stage_folder(work) / "figures"
+    _write_overlays(folder / "overlays.png", work, images, masks, channels)
+    _write_histograms(folder / "cells.png", masks)
+
+
+def _write_overlays(
+    path: Path, work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, channels: Sequence[Channel]
+) -> None:
+    shown: list[Channel] = [next(channel for channel in channels if channel != "blue"), "blue"]
     flagged = masks.index[masks["flags"] != ""][: _TILES // 2]
     others = masks.index.difference(flagged)
     even = np.linspace(0, max(0, len(others) - 1), min(len(others), _TILES - len(flagged))).round().astype(int)
@@ -89,9 +104,24 @@ def write_overlays(work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, 
     for row in chosen.merge(images, on="image_id").to_dict("records"):
         cells, nuclei = read_mask(work, row["image_id"]), read_nuclei(work, row["image_id"])
         text = " ".join(filter(None, [row["image_id"][:28], f"{row['n_cells']} cells", row["flags"]]))
-        tiles.append(overlay(read_channels(row, channels), cells, nuclei, text))
+        tiles.append(overlay(read_channels(row, shown), cells, nuclei, text))
     blank = np.zeros_like(tiles[0])
     tiles += [blank] * (-len(tiles) % _COLUMNS)
     rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
     _, content = cv2.imencode(".png", np.vstack(rows)[..., ::-1])
-    write_bytes(stage_folder(work) / "figures" / "overlays.png", content.tobytes())
+    write_bytes(path, content.tobytes())
+
+
+def _write_histograms(path: Path, masks: pd.DataFrame) -> None:
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    most = int(masks["n_cells"].max()) if len(masks) else 0
+    left.hist(masks["n_cells"], bins=np.arange(-0.5, max(most, 1) + 1, max(1, most // 40)), color="tab:blue")
+    left.set(xlabel="cells in an image", ylabel="images", title=f"{masks['n_cells'].sum():,} cells")
+    diameters = masks["diameter_px"].dropna()
+    right.hist(diameters, bins=40, color="tab:green")
+    title = f"median of images {diameters.median():.0f} px" if len(diameters) else "no cells"
+    right.set(xlabel="median diameter of the cells of an image, px", ylabel="images", title=title)
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=100, metadata={"Software": None})
+    write_bytes(path, content.getvalue())

@@ -6,29 +6,41 @@ from typing import Final
 import torch
 
 from hpa.errors import UserError
-from segment.cellpose_core import BaseModel, big_model_path, load_big
+from hpa.files import sha256
+from segment.cellpose_core import BIG_MODELS, BaseModel, fetch_model, load_big, model_file
 from segment.network import load_compact
 
 COMPACT: Final = "compact"
 COMPACT_WEIGHTS: Final = Path(__file__).parent / "weights" / "compact.pt"
+COMPACT_SHA256: Final = "114ac92f788bddb04c0c888222fbae0e7cc16a47979d7c8a5d5d9a940282dd3d"
 
 
-def check_model(name: str) -> Path:
-    """Find the file of a network.
+def weights_of(name: str) -> Path:
+    """Find the file of a network; a published one that is not on this machine is fetched.
 
     Parameters
     ----------
     name
-        ``"compact"``, ``"cpsam_v2"`` or the path of a file.
+        ``"compact"``, a name of `segment.cellpose_core.BIG_MODELS`, or the path of a file.
 
     Raises
     ------
     UserError
         If it cannot be had; no other network takes its place.
     """
-    path = COMPACT_WEIGHTS if name == COMPACT else big_model_path(name)
+    if name == COMPACT:
+        if not COMPACT_WEIGHTS.is_file() or sha256(COMPACT_WEIGHTS) != COMPACT_SHA256:
+            raise UserError(f"expected the weights of the compact network in {COMPACT_WEIGHTS}, found others or none")
+        return COMPACT_WEIGHTS
+    if name in BIG_MODELS:
+        path = model_file(name)
+        if not path.is_file():
+            fetch_model(name)
+        return path
+    path = Path(name).expanduser()
     if not path.is_file():
-        raise UserError(f"expected the weights of the compact network, found no file {path}")
+        known = ", ".join([COMPACT, *BIG_MODELS])
+        raise UserError(f"expected the name of a network ({known}) or a file of weights, found no file {path}")
     return path
 
 
@@ -38,7 +50,7 @@ def load_model(name: str, device: torch.device) -> BaseModel:
     Parameters
     ----------
     name
-        ``"compact"``, ``"cpsam_v2"`` or the path of a file with weights of either kind.
+        As in `weights_of`.
     device
         Where it is to run.
 
@@ -47,7 +59,7 @@ def load_model(name: str, device: torch.device) -> BaseModel:
     UserError
         If the file is missing or holds something else.
     """
-    path = check_model(name)
+    path = weights_of(name)
     try:
         state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         return load_compact(state, device) if "stem.weight" in state else load_big(state, device)

@@ -8,8 +8,10 @@ from torch import nn
 
 from segment.cellpose_core import BaseModel
 
-INPUTS: Final = 2
-"""Channels it reads, in this order: endoplasmic reticulum, nucleus."""
+INPUTS: Final = 3
+"""Planes it reads, in this order: endoplasmic reticulum, nucleus, microtubules; what an image lacks is 0."""
+
+ER, NUCLEUS_PLANE, TUBULES = range(INPUTS)
 
 NUCLEUS, NUCLEUS_CORE, FLOW_ROWS, FLOW_COLUMNS, CELL = range(5)
 """Its outputs. Cellpose reads the last three and never sees the first two."""
@@ -37,7 +39,7 @@ class _Block(nn.Module):
 
 
 class CompactNetwork(BaseModel):  # type: ignore[misc] # Cellpose ships no types
-    """U-Net of about 2.5 million parameters on patches of 2 x 2 pixels.
+    """U-Net of about 2.1 million parameters on patches of 2 x 2 pixels.
 
     It works on images reduced so that a typical cell is 30 px wide (`segment.reduce`). Working on
     patches keeps every layer wide and small, which is what processors are good at; the outputs are
@@ -69,10 +71,8 @@ class CompactNetwork(BaseModel):  # type: ignore[misc] # Cellpose ships no types
         Parameters
         ----------
         x
-            Shape (N, C, H, W), C >= 2: ER, nucleus; further channels, which Cellpose pads with, are not
-            read. H and W are multiples of 16.
+            Shape (N, 3, H, W): ER, nucleus, microtubules. H and W are multiples of 16.
         """
-        x = x[:, :INPUTS]
         # Neighbours may differ twentyfold in brightness: the logarithm shows the dim one to the same filters.
         x = torch.cat([x, torch.log1p(20 * x.clamp(min=0)) / 3], dim=1)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))

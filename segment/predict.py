@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from segment.cellpose_core import BaseModel, run_tiles
 from segment.config import SegmentSection
 from segment.decode import Masks, decode
+from segment.models import load_model
+from segment.network import ER, INPUTS, NUCLEUS_PLANE
 from segment.reduce import have_signal, network_shape, normalise, reduce_planes
 
 _BATCH: Final = 8
@@ -22,7 +26,7 @@ class Seen:
     Parameters
     ----------
     planes
-        Shape (2, h, w), ER and nucleus, reduced and normalised.
+        Shape (3, h, w): ER, nucleus, microtubules, reduced and normalised; 0 where a plane was not read.
     shape
         Height and width of the source.
     has_signal
@@ -34,25 +38,35 @@ class Seen:
     has_signal: bool
 
 
-def see(planes: NDArray[Any], diameter_px: float) -> Seen:
+def see(planes: NDArray[Any], diameter_px: float, inputs: Sequence[int] = (ER, NUCLEUS_PLANE)) -> Seen:
     """Reduce an image to what the network sees; the source is then no longer needed.
 
     Parameters
     ----------
     planes
-        Shape (2, H, W), ER and nucleus, uint8 or uint16.
+        Shape (C, H, W), uint8 or uint16.
     diameter_px
         Equivalent diameter of a typical cell in the image.
+    inputs
+        Which input of the network each plane is (`segment.network`); the others are 0.
     """
     shape = (planes.shape[1], planes.shape[2])
     reduced = reduce_planes(planes, network_shape(*shape, diameter_px))
     signal = have_signal(reduced)
     # The noise of a plane without a signal would be stretched to full contrast, and taken for cells.
-    return Seen(np.where(signal[:, None, None], normalise(reduced), np.float32(0)), shape, bool(signal.all()))
+    seen = np.zeros((INPUTS, *reduced.shape[1:]), dtype=np.float32)
+    seen[list(inputs)] = np.where(signal[:, None, None], normalise(reduced), np.float32(0))
+    return Seen(seen, shape, bool(signal.all()))
+
+
+@lru_cache(maxsize=2)
+def network(name: str, device: str) -> BaseModel:
+    """Load a network once a process (`segment.models.load_model`)."""
+    return load_model(name, torch.device(device))
 
 
 def answers(net: BaseModel, images: Sequence[Seen]) -> list[NDArray[np.float32]]:
-    """Run the network over images; those that it sees at one size share its batches.
+    """Run the network over images; tiles of all of them share its batches.
 
     Parameters
     ----------
@@ -66,12 +80,7 @@ def answers(net: BaseModel, images: Sequence[Seen]) -> list[NDArray[np.float32]]
     list of ndarray
         For each image its answer, shape (K, h, w) (`segment.decode.decode`).
     """
-    found: dict[int, NDArray[np.float32]] = {}
-    for shape in sorted({image.planes.shape for image in images}):
-        alike = [index for index, image in enumerate(images) if image.planes.shape == shape]
-        planes = np.stack([images[index].planes for index in alike])
-        found.update(zip(alike, run_tiles(net, planes, _BATCH), strict=True))
-    return [found[index] for index in range(len(images))]
+    return run_tiles(net, [image.planes for image in images], _BATCH)
 
 
 def segment_images(net: BaseModel, images: Sequence[Seen], section: SegmentSection) -> Iterator[Masks]:
@@ -92,4 +101,4 @@ def segment_images(net: BaseModel, images: Sequence[Seen], section: SegmentSecti
         At the size of the source, in the order of the images.
     """
     for answer, image in zip(answers(net, images), images, strict=True):
-        yield decode(answer, image.planes[1], section, image.shape)
+        yield decode(answer, image.planes[NUCLEUS_PLANE], section, image.shape)

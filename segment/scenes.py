@@ -7,6 +7,7 @@ from typing import Final
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
@@ -14,15 +15,18 @@ from hpa.progress import progress
 from segment.cellpose_core import flows_of_labels
 from segment.nuclei import cores_of
 from segment.reduce import reduce_labels, reduce_planes
-from segment.styles import Sample, reach_of
+from segment.styles import Sample, reach_of, without_rim
 
 SIDES_PX: Final = (112, 128, 144, 160, 176, 192, 208)
 """Sides of the frame at which the network learns: 157 px is where a typical cell has its typical diameter."""
 
-ER_AND_NUCLEUS: Final = (CHANNELS.index("yellow"), CHANNELS.index("blue"))
+REFERENCE: Final = tuple(CHANNELS.index(channel) for channel in ("yellow", "blue", "red"))
+"""Where ER, nucleus and microtubules stand in an image of the atlas: the order of the network."""
 
 _INNER: Final = 0.82
 _MULTIPLE: Final = 16  # what the network can halve four times
+_BLANK_SHARE: Final = 0.3
+_MOST_BLANK_PX: Final = 20
 _STREAM: Final = 7_301  # keeps these scenes apart from those of every atlas, whatever its seed
 
 
@@ -50,7 +54,17 @@ def draw_sample(seed: int, number: int) -> Sample:
     kept = int(_INNER * side) // _MULTIPLE * _MULTIPLE
     inner = (slice((side - kept) // 2, (side + kept) // 2),) * 2
     cells, nuclei = reduce_labels(scene.cells, shape)[inner], reduce_labels(scene.nuclei, shape)[inner]
-    planes = reduce_planes(scene.channels[list(ER_AND_NUCLEUS)], shape)[:, *inner]
+    planes = reduce_planes(scene.channels[list(REFERENCE)], shape)[:, *inner]
+    # Tiles are padded with nothing: in some images the network learns that a straight edge to nothing is a frame's.
+    blank = int(rng.integers(1, _MOST_BLANK_PX)) if rng.random() < _BLANK_SHARE else 0
+    cells, nuclei = without_rim(cells, blank), without_rim(nuclei, blank)
+    return sample_of(planes, cells, nuclei, blank)
+
+
+def sample_of(
+    planes: NDArray[np.float32], cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], blank_px: int = 0
+) -> Sample:
+    """Compute, once, all that training needs to know of an image (parameters as in `segment.styles.Sample`)."""
     return Sample(
         planes=planes.astype(np.float16),
         cells=cells,
@@ -58,6 +72,7 @@ def draw_sample(seed: int, number: int) -> Sample:
         flows=flows_of_labels(cells).astype(np.float16),
         core=cores_of(nuclei),
         reach=reach_of(cells, nuclei),
+        blank_px=blank_px,
     )
 
 

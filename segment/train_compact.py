@@ -15,7 +15,6 @@ from segment.network import NUCLEUS, NUCLEUS_CORE, CompactNetwork, new_network
 from segment.styles import Sample, restyle
 
 _BATCH: Final = 8
-_TOP_RATE: Final = 3e-3
 _DECAY: Final = 0.02
 _AVERAGE: Final = 0.995  # weights are averaged over the last few hundred steps
 
@@ -32,14 +31,19 @@ class Training:
         How often every image is seen.
     half
         Compute in bfloat16, which processors with the instructions for it do several times as fast.
+    top_rate
+        The learning rate at its highest, after a tenth of the steps.
     """
 
     seed: int = 0
     epochs: int = 20
     half: bool = True
+    top_rate: float = 3e-3
 
 
-def train(samples: Sequence[Sample], how: Training) -> tuple[CompactNetwork, list[float]]:
+def train(
+    samples: Sequence[Sample], how: Training, start: CompactNetwork | None = None
+) -> tuple[CompactNetwork, list[float]]:
     """Train a new network.
 
     Every random draw is a function of the seed, the epoch and the image.
@@ -50,6 +54,8 @@ def train(samples: Sequence[Sample], how: Training) -> tuple[CompactNetwork, lis
         The images.
     how
         How.
+    start
+        A network to train further, which stays as it is; None starts anew.
 
     Returns
     -------
@@ -59,10 +65,12 @@ def train(samples: Sequence[Sample], how: Training) -> tuple[CompactNetwork, lis
         The mean loss of every epoch.
     """
     net = new_network(how.seed)
+    if start is not None:
+        net.load_state_dict(start.state_dict())
     average = AveragedModel(net, multi_avg_fn=_drift, use_buffers=True)
     steps = how.epochs * sum(1 for _ in batches(samples, (how.seed, 0)))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=_TOP_RATE, weight_decay=_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _TOP_RATE, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=how.top_rate, weight_decay=_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.top_rate, total_steps=steps, pct_start=0.1)
     losses = []
     with progress("train", steps) as advance:
         for epoch in range(how.epochs):
@@ -98,7 +106,8 @@ def batches(samples: Sequence[Sample], draw: tuple[int, int]) -> Iterator[NDArra
     """
     rng = np.random.default_rng(draw)
     order = rng.permutation(len(samples))
-    sides = np.array([samples[index].cells.shape[0] for index in order])
+    shapes = np.array([samples[index].cells.shape for index in order])
+    sides = np.unique(shapes, axis=0, return_inverse=True)[1].ravel()
     found = [
         order[sides == side][start : start + _BATCH]
         for side in np.unique(sides)
@@ -114,7 +123,7 @@ def augmented(sample: Sample, rng: np.random.Generator) -> tuple[NDArray[np.floa
     Returns
     -------
     planes
-        Shape (2, h, w), what the network sees.
+        Shape (3, h, w), what the network sees.
     target
         Shape (5, h, w): nucleus, inner part of a nucleus, cell, flow rows, flow columns.
     """

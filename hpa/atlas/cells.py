@@ -144,7 +144,6 @@ def _outline(
         half = 1.15 * radius * float(np.sqrt(cells.elongation[index])) * float(outline.max())
         window = outlines.window_around(cells.centre[index], half, shape)
         if window is None:
-            outline = outlines.outline_of_nucleus(rng, line)
             continue
         here = rows[window], columns[window]
         metric = outlines.metric(
@@ -154,12 +153,14 @@ def _outline(
             kernel = outlines.chromosomes(here, cells, index)
             ring = metric * 2
         else:
-            shaped = outlines.outline_of_nucleus(rng, line)
             stretch = 1 + 0.4 * (float(cells.elongation[index]) - 1) ** 0.6
             here = smooth_rows[window], smooth_columns[window]
-            kernel = outlines.metric(
-                here, cells.nucleus[index], float(cells.nucleus_px[index]), stretch, cells.angle[index], shaped
-            )
+            kernel = np.full(metric.shape, np.inf, np.float32)
+            for centre, size in outlines.parts_of_nucleus(
+                rng, line, cells.nucleus[index], float(cells.nucleus_px[index])
+            ):
+                shaped = outlines.outline_of_nucleus(rng, line)
+                kernel = np.minimum(kernel, outlines.metric(here, centre, size, stretch, cells.angle[index], shaped))
             metric = np.minimum(metric, kernel / 1.18)
             ring = kernel
         first = metric < nearest[window]

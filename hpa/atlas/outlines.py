@@ -66,6 +66,23 @@ def outline_of_nucleus(rng: np.random.Generator, line: CellLine) -> Image:
     return np.asarray(np.clip(radius / np.sqrt((radius**2).mean()), 0.4, 1.6), dtype=np.float32)
 
 
+def parts_of_nucleus(
+    rng: np.random.Generator, line: CellLine, centre: NDArray[np.float32], radius_px: float
+) -> list[tuple[NDArray[np.float32], float]]:
+    """Draw the parts of a nucleus: centre and radius of each. Most have one; some cells have two or three nuclei,
+    touching or apart, and lines with lobed nuclei have more of these cells.
+    """
+    parts = [(centre, radius_px)]
+    while len(parts) < 3 and rng.random() < 0.05 + 0.5 * line.nucleus_lobes:
+        last, size = parts[-1]
+        first, second = size * rng.uniform(0.75, 0.95), size * rng.uniform(0.45, 0.9)
+        turn = rng.uniform(0, 2 * np.pi)
+        apart = (first + second) * rng.uniform(0.7, 1.2) * np.array([np.sin(turn), np.cos(turn)])
+        parts[-1] = ((last - apart * 0.4).astype(np.float32), float(first))
+        parts.append(((last + apart * 0.6).astype(np.float32), float(second)))
+    return parts
+
+
 def chromosomes(here: tuple[Image, Image], cells: Population, index: int) -> Image:
     """Return the metric of condensed chromosomes: a clump, a plate across the axis, or two parting plates."""
     rows, columns = here[0] - cells.centre[index][0], here[1] - cells.centre[index][1]

@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from distributed import LocalCluster
 
+from hpa.errors import UserError
 from hpa.mapping import FAILURE, Chunk, cut_chunks, map_chunks, write_failures
 
 IMAGES = pd.DataFrame({"image_id": [f"i{n}" for n in range(10)], "n": range(10)})
@@ -58,3 +60,20 @@ def test_only_what_is_missing_or_failed_is_done_again(tmp_path: Path) -> None:
     assert list(second["square"].astype(int)) == [n * n for n in range(10)]
     assert write_failures(tmp_path / "failures.csv", second) == 0
     assert (tmp_path / "failures.csv").read_text() == "image_id,reason\n"
+
+
+def test_a_dask_cluster_gives_the_same_parts(tmp_path: Path) -> None:
+    chunks = cut_chunks(IMAGES, 3)
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:  # type: ignore[no-untyped-call]
+        address = cluster.scheduler_address
+        parts = map_chunks(_square, tmp_path / "log", chunks, tmp_path / "parts", what="square", dask=address)
+    assert list(parts["image_id"]) == list(IMAGES["image_id"])
+    assert list(parts["square"].astype(int)) == [n * n for n in range(10)]
+    assert sorted((tmp_path / "log").read_text().split()) == ["0", "1", "2", "3"]
+
+
+def test_a_scheduler_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpa.cluster._PATIENCE_S", 0.3)
+    for address in ("tcp://127.0.0.1:9", "nonsense"):
+        with pytest.raises(UserError, match=f"expected a Dask scheduler at {address}"):
+            map_chunks(_square, tmp_path, cut_chunks(IMAGES), tmp_path / "parts", what="square", dask=address)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from hpa.errors import UserError
+from hpa.files import sha256
 from segment.cellpose_core import flow_loss, flows_of_labels, follow, masks_of_flows, run_tiles
-from segment.models import COMPACT_WEIGHTS, load_model
-from segment.network import OUTPUTS, CompactNetwork, new_network, save_weights
+from segment.models import COMPACT_SHA256, COMPACT_WEIGHTS, load_model
+from segment.network import INPUTS, OUTPUTS, CompactNetwork, new_network, save_weights
 from segment.score import average_precision
 from tests.segment.shapes import discs
 
@@ -24,13 +25,16 @@ def net() -> CompactNetwork:
 
 
 def test_outputs_and_what_is_read(net: CompactNetwork) -> None:
-    planes = torch.rand(2, 2, 48, 32)
+    planes = torch.rand(2, INPUTS, 48, 32)
     with torch.inference_mode():
         answer, style = net(planes)
-        padded = net(torch.cat([planes, torch.rand(2, 1, 48, 32)], dim=1))[0]
     assert answer.shape == (2, OUTPUTS, 48, 32)
     assert style.shape == (2, 256)
-    assert torch.equal(answer, padded), "a third channel, which Cellpose adds, must not be read"
+    for plane in range(INPUTS):
+        other = planes.clone()
+        other[:, plane] += 1
+        with torch.inference_mode():
+            assert not torch.equal(net(other)[0], answer), "every plane is read"
 
 
 def test_weights_depend_on_the_seed_only() -> None:
@@ -40,11 +44,63 @@ def test_weights_depend_on_the_seed_only() -> None:
 
 
 def test_tiling_leaves_an_image_in_its_place(net: CompactNetwork) -> None:
-    images = np.random.default_rng(0).random((3, 2, 37, 50), dtype=np.float32)
+    """A small image is one tile, padded with nothing around it: what comes out is the network's own answer."""
+    image = np.random.default_rng(0).random((INPUTS, 37, 50), dtype=np.float32)
+    padded = np.pad(image, [(0, 0), (5, 6), (7, 7)])
+    with torch.inference_mode():
+        whole = net(torch.from_numpy(padded[np.newaxis]))[0].numpy()[0, :, 5:42, 7:57]
+    (answer,) = run_tiles(net, [image], 8)
+    whole[-3:-1] /= 5
+    assert np.allclose(answer, whole, atol=1e-5)
+
+
+def test_a_large_image_is_cut_and_joined(net: CompactNetwork) -> None:
+    """Far from the seams the tiles of a large image give what the whole image gives."""
+    image = np.random.default_rng(0).random((INPUTS, 64, 480), dtype=np.float32)
+    with torch.inference_mode():
+        whole = net(torch.from_numpy(image[np.newaxis]))[0].numpy()[0]
+    whole[-3:-1] /= 5
+    (answer,) = run_tiles(net, [image], 2)
+    assert answer.shape == (OUTPUTS, 64, 480)
+    assert np.allclose(answer[:, :, :60], whole[:, :, :60], atol=0.02 * np.abs(whole).max())
+
+
+class Recording(torch.nn.Module):
+    """Adds one to what it is given, remembers the batches, and has room for a few tiles only."""
+
+    backbone, dtype, device = "compact", torch.float32, CPU
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.batches = room, list[tuple[int, ...]]()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError
+        self.batches.append(tuple(x.shape))
+        return x + 1, torch.zeros(len(x), 256)
+
+
+def test_tiles_of_images_of_different_sizes_fill_one_batch() -> None:
+    draw = np.random.default_rng(0)
+    sizes = [(30, 40), (32, 48), (27, 33), (31, 47), (64, 64)]
+    images = [draw.random((5, *size), dtype=np.float32) for size in sizes]
+    net = Recording(room=8)
     answers = run_tiles(net, images, 8)
-    assert answers.shape == (3, OUTPUTS, 37, 50)
-    wide = run_tiles(net, np.random.default_rng(0).random((1, 2, 40, 500), dtype=np.float32), 2)
-    assert wide.shape == (1, OUTPUTS, 40, 500)
+    assert sorted(net.batches) == [(1, 5, 64, 64), (4, 5, 32, 48)]
+    for image, answer in zip(images, answers, strict=True):
+        assert np.allclose(answer[0], image[0] + 1)
+        assert np.allclose(answer[-2], (image[-2] + 1) / 5)
+
+
+def test_where_memory_runs_out_the_batch_is_halved() -> None:
+    images = [np.full((5, 16, 16), value, dtype=np.float32) for value in range(11)]
+    net = Recording(room=2)
+    answers = run_tiles(net, images, 8)
+    assert [batch[0] for batch in net.batches] == [2, 2, 2, 2, 2, 1]
+    assert [answer[0, 0, 0] for answer in answers] == [value + 1 for value in range(11)]
+    with pytest.raises(torch.OutOfMemoryError):
+        run_tiles(Recording(room=0), images, 8)
 
 
 def test_weights_survive_saving_and_cellpose_takes_them_for_its_own(net: CompactNetwork, tmp_path: Path) -> None:
@@ -60,20 +116,24 @@ def test_weights_survive_saving_and_cellpose_takes_them_for_its_own(net: Compact
 
 def test_shipped_weights_are_small() -> None:
     assert COMPACT_WEIGHTS.stat().st_size <= 8_000_000
+    assert sha256(COMPACT_WEIGHTS) == COMPACT_SHA256
 
 
 def test_a_model_that_cannot_be_had_is_told_and_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELLPOSE_LOCAL_MODELS_PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"expected the Cellpose model cpsam_v2 .*CELLPOSE_LOCAL_MODELS_PATH"):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        UserError, match=rf"expected the Cellpose model cpsam_v2, .*{tmp_path}/cpsam_v2.*set CELLPOSE_LOCAL_MODELS_PATH"
+    ):
         load_model("cpsam_v2", CPU)
-    with pytest.raises(UserError, match="found no such file"):
+    with pytest.raises(UserError, match=r"expected the name of a network .* found no file cyto3"):
         load_model("cyto3", CPU)
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match=r"weights of a compact or a Cellpose 4 network in .*broken\.pt"):
         load_model(str(broken), CPU)
     torch.save({"downsample.weight": torch.zeros(1)}, broken)
-    with pytest.raises(UserError, match="4th version"):
+    with pytest.raises(UserError, match=r"4th version .*segment import"):
         load_model(str(broken), CPU)
     torch.save({"stem.weight": torch.zeros(1)}, broken)
     with pytest.raises(UserError, match="CompactNetwork"):

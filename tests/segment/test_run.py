@@ -16,6 +16,7 @@ from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.files import sha256
 from hpa.images import read_images
+from hpa.pixels import read_plane
 from hpa.work import WorkFolder
 from segment.__main__ import main
 from segment.compact import score_unseen
@@ -89,7 +90,9 @@ def test_odd_images_are_flagged_and_depth_changes_nothing(done: WorkFolder) -> N
     assert 0 < n_cells["good"] < n_cells["wide"]
     same = (read_mask(done, "deep") > 0) == (read_mask(done, "good") > 0)
     assert same.mean() > 0.99
-    assert (done.root / "segment" / "figures" / "overlays.png").stat().st_size > 1000
+    for name in ("overlays.png", "cells.png"):
+        picture = read_plane(done.root / "segment" / "figures" / name, 1)
+        assert picture.std() > 5, f"{name} shows something"
 
 
 def test_a_killed_run_goes_on_to_the_same_files(done: WorkFolder, data: Path, tmp_path: Path) -> None:
@@ -137,10 +140,12 @@ def test_a_changed_recipe_asks_for_overwrite(data: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("[segment]\nnetwork = 'nowhere.pt'\n", "found no such file"),
+        ("[segment]\nnetwork = 'nowhere.pt'\n", "found no file nowhere.pt"),
         ("[segment]\npostprocess = 'magic'\n", r"usable \[segment\] postprocess"),
         ("[segment]\ncolour = 1\n", "only known keys"),
-        ("[data]\nchannels = ['red', 'green', 'blue']\n", "found no yellow"),
+        ("[data]\nchannels = ['green', 'blue']\n", "found no yellow"),
+        ("[segment]\nchannels = ['yellow']\n", r"usable \[segment\] channels .*blue with yellow, red or both"),
+        ("[segment]\nchannels = ['blue', 'green']\n", "blue with yellow, red or both"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_runs(

@@ -5,7 +5,15 @@ import pytest
 from scipy import ndimage
 
 from segment.baseline import watershed_cells
-from segment.cells import connected, follow_to_nuclei, grow, join_nuclei, owners
+from segment.cells import (
+    connected,
+    cut_nuclei,
+    follow_to_nuclei,
+    grow,
+    join_nuclei,
+    owners,
+    without_nucleus,
+)
 from segment.nuclei import cores_of, nuclei_of_channel, nuclei_of_logits
 from segment.objects import TYPICAL_CELL_PX2, large_only
 from segment.predict import see
@@ -71,6 +79,33 @@ def test_nuclei_whose_flows_meet_are_one() -> None:
     assert join_nuclei(nuclei, ends, inside).tolist() == [[1, 0, 1, 2, 0, 2]]
     nothing = np.zeros((1, 6), dtype=np.int32)
     assert not join_nuclei(nothing, ends, inside).any()
+
+
+def test_pixels_that_lead_far_from_any_nucleus_are_of_a_cell_without_one() -> None:
+    """Two cells in a row of pixels: the first leads to its nucleus, the second to a place of its own."""
+    inside = np.ones((20, 40), dtype=bool)
+    nuclei = np.zeros((20, 40), dtype=np.int32)
+    nuclei[8:12, 5:9] = 1
+    rows, columns = inside.nonzero()
+    ends = np.array([np.full_like(rows, 10), np.where(columns < 20, 7, 32)])
+    found = without_nucleus(nuclei, ends, inside, least_area=0.2)
+    assert np.array_equal(found, np.arange(40) >= 20 + np.zeros((20, 1)))
+    assert not without_nucleus(nuclei, ends, inside, least_area=0.9).any(), "too small a piece is a part of a neighbour"
+    ends[1] = 7
+    assert not without_nucleus(nuclei, ends, inside, least_area=0.0).any()
+
+
+def test_cells_of_which_the_frame_shows_a_sliver_of_a_nucleus() -> None:
+    cells = np.zeros((60, 60), dtype=np.int32)
+    nuclei = np.zeros((60, 60), dtype=np.int32)
+    for label, (row, column) in enumerate([(20, 20), (20, 40), (40, 20), (40, 45)], start=1):
+        nuclei[row - 5 : row + 5, column - 5 : column + 5] = label  # 100 px each
+    nuclei[:2, 10:20] = 5  # a fifth of one
+    nuclei[:4, 40:50] = 6
+    cells = np.maximum(cells, nuclei)
+    assert cut_nuclei(cells, nuclei, 0.25) == [5]
+    assert cut_nuclei(cells, nuclei, 0.5) == [5, 6]
+    assert cut_nuclei(cells, nuclei, 0.0) == []
 
 
 def test_cells_without_a_network() -> None:

@@ -1,11 +1,14 @@
 """Samples for training: looks and orientations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from segment.cellpose_core import flows_of_labels
+from segment.network import ER, NUCLEUS_PLANE, TUBULES
 from segment.nuclei import cores_of
-from segment.styles import Sample, reach_of, restyle
+from segment.styles import Sample, reach_of, restyle, without_rim
 from segment.train_compact import Training, augmented, batches, train
 from tests.segment.shapes import discs
 
@@ -13,7 +16,7 @@ from tests.segment.shapes import discs
 def sample(side_px: int = 48) -> Sample:
     centres = [(14.0, 12.0), (30.0, 33.0)]
     cells, nuclei = discs((side_px, side_px), centres, 10), discs((side_px, side_px), centres, 4)
-    planes = np.stack([(cells > 0) * 90.0, (nuclei > 0) * 180.0]).astype(np.float16)
+    planes = np.stack([(cells > 0) * 90.0, (nuclei > 0) * 180.0, (cells > 0) * 60.0]).astype(np.float16)
     flows = flows_of_labels(cells).astype(np.float16)
     return Sample(planes, cells, nuclei, flows, cores_of(nuclei), reach_of(cells, nuclei))
 
@@ -32,6 +35,37 @@ def test_looks_differ_by_draw_and_are_finite() -> None:
     assert not np.array_equal(first, other)
     for seed in range(40):
         assert np.isfinite(restyle(one, np.random.default_rng(seed))).all()
+
+
+def test_some_looks_lack_er_or_microtubules_and_never_the_nucleus() -> None:
+    looks = [restyle(sample(), np.random.default_rng(seed)) for seed in range(60)]
+    there = np.array([look.any(axis=(1, 2)) for look in looks])
+    assert there[:, NUCLEUS_PLANE].all()
+    for plane in (ER, TUBULES):
+        assert 0 < (~there[:, plane]).sum() < 60
+    assert there[:, [ER, TUBULES]].any(axis=1).all(), "never both"
+
+
+def test_what_an_image_lacks_no_look_invents() -> None:
+    one = sample()
+    planes = one.planes.copy()
+    planes[TUBULES] = 0
+    for seed in range(20):
+        look = restyle(replace(one, planes=planes), np.random.default_rng(seed))
+        assert not look[TUBULES].any()
+        assert look[ER].any()
+
+
+def test_the_rim_stays_blank() -> None:
+    one = sample()
+    for seed in range(20):
+        look = restyle(replace(one, blank_px=5), np.random.default_rng(seed))
+        assert not look[:, :5].any()
+        assert not look[:, :, -5:].any()
+        assert look[:, 5:-5, 5:-5].any()
+    assert without_rim(one.cells, 14).sum() < one.cells.sum()
+    assert not without_rim(one.cells, 14)[:14].any()
+    assert np.array_equal(without_rim(one.cells, 0), one.cells)
 
 
 def test_flows_turn_with_the_image() -> None:

@@ -1,0 +1,153 @@
+"""Runs that are killed, a disk that is full, a cluster that loses a worker: nothing is lost, nothing half-written."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpa.atlas import draw_scene
+from hpa.channels import CHANNELS
+from hpa.mapping import CHUNK_IMAGES
+from hpa.work import WorkFolder
+from segment.run import run
+from tests.pages import ROOT
+from tests.segment.shapes import make_work, write_image
+
+IMAGES = CHUNK_IMAGES + 8
+
+# Files appear by a rename (`hpa.files.whole`), so the n-th rename is the n-th output file.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from segment.__main__ import main
+
+left = int(sys.argv[1])
+rename = Path.replace
+
+def counted(self, target):
+    global left
+    done = rename(self, target)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+Path.replace = counted
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two chunks of small images, one of which cannot be read."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(IMAGES):
+        scene = draw_scene((95, number), size_px=128, protein=False).channels
+        write_image(folder, f"i{number:02d}", scene[CHANNELS.index("yellow")], scene[CHANNELS.index("blue")])
+    (folder / "i07_blue.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
+    """An uninterrupted run."""
+    work = make_work(tmp_path_factory.mktemp("whole"), data)
+    run(work, device="cpu", workers=1)
+    return work
+
+
+def files(work: WorkFolder) -> dict[str, bytes]:
+    folder = work.root / "segment"
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def add_up(work: WorkFolder) -> None:
+    counts = json.loads((work.root / "segment" / "run.json").read_text())["counts"]
+    failures = pd.read_csv(work.root / "segment" / "failures.csv")
+    assert counts["images"] == counts["masks"] + counts["failures"] == IMAGES
+    assert failures["image_id"].tolist() == ["i07"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_a_killed_run_started_again_gives_the_same_files(
+    whole: WorkFolder, data: Path, tmp_path: Path, seed: int
+) -> None:
+    work = make_work(tmp_path, data)
+    last = 2 * IMAGES + 6
+    nth = int(np.random.default_rng(seed).integers(1, last))
+    command = [sys.executable, "-c", KILLED, str(nth), "run", str(work.root), "--device", "cpu", "--workers", "1"]
+    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert run(work, device="cpu", workers=1) == 1
+    assert files(work) == files(whole)
+    add_up(work)
+
+
+def small_files_only() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+
+
+def test_a_full_disk_is_told_and_the_next_run_goes_on(whole: WorkFolder, data: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: some label images fit, tables do not."""
+    work = make_work(tmp_path, data)
+    command = [sys.executable, "-m", "segment", "run", str(work.root), "--device", "cpu", "--workers", "1"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, preexec_fn=small_files_only)
+    assert done.returncode == 2
+    assert "with room on its disk" in done.stderr
+    assert "Traceback" not in done.stderr
+    half = [name for name, content in files(work).items() if content != files(whole).get(name, content)]
+    assert half == []
+    assert run(work, device="cpu", workers=1) == 1
+    assert files(work) == files(whole)
+    add_up(work)
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(path: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_worker_ends_with_the_same_files(whole: WorkFolder, data: Path, tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", data)
+    scheduler = tmp_path / "scheduler.json"
+    common = ("--scheduler-file", str(scheduler), "--no-dashboard")
+    worker = ("distributed.cli.dask_worker", *common, "--nthreads", "1", "--no-nanny", "--local-directory")
+    with ExitStack() as running:
+        running.enter_context(started("distributed.cli.dask_scheduler", *common, "--port", "0"))
+        until(scheduler)
+        workers = [running.enter_context(started(*worker, str(tmp_path / name))) for name in ("one", "two")]
+        address = json.loads(scheduler.read_text())["address"]
+        command = ("segment", "run", str(work.root), "--device", "cpu", "--dask", address)
+        client = running.enter_context(started(*command))
+        until(work.root / "segment" / "masks" / "i01.png")
+        workers[0].kill()
+        assert client.wait(300) == 1, "one image cannot be read, none may fail"
+    assert files(work) == files(whole)
+    add_up(work)
