@@ -1,45 +1,82 @@
 """How good the predictions are, told without flattering."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hpa.scores import f1_per_class, macro_f1
+from aggregate.bootstrap import ABSENT, LEVEL, bootstrap
+from hpa.scores import (
+    average_precision,
+    exact_match,
+    f1_per_class,
+    hamming_loss,
+    macro_f1,
+    micro_f1,
+    roc_auc,
+    samples_f1,
+)
 from hpa.vocabulary import Vocabulary
 
-_FAR_APART = 3.0
+_FAR_APART: Final = 3.0
 """Standard errors between two shares of predictions above which a warning is due."""
 
 
-def class_table(
-    targets: NDArray[np.bool_], predictions: NDArray[np.bool_], thresholds: NDArray[np.float64], vocabulary: Vocabulary
-) -> pd.DataFrame:
-    """Return one row a class: class, support, threshold, precision, recall, f1, share_oof.
+def overall(targets: NDArray[np.bool_], predictions: NDArray[np.bool_]) -> dict[str, float]:
+    """Return the scores of all classes together; arrays of shape (N, K), N at least 1.
 
-    Precision and recall are 0 where they are undefined, as F1 is.
+    macro_f1 counts a class 0 that has no true positive, false positive or false negative; macro_f1_supported is over
+    the classes with a positive (0 without any); thresholded_accuracy is the share of right (image, class) pairs.
+    """
+    supported = targets.any(axis=0)
+    wrong = hamming_loss(targets, predictions)
+    return {
+        "macro_f1": macro_f1(targets, predictions),
+        "macro_f1_supported": float(f1_per_class(targets, predictions)[supported].mean()) if supported.any() else 0.0,
+        "micro_f1": micro_f1(targets, predictions),
+        "samples_f1": samples_f1(targets, predictions),
+        "thresholded_accuracy": 1 - wrong,
+        "exact_match": exact_match(targets, predictions),
+        "hamming_loss": wrong,
+    }
+
+
+def class_table(
+    targets: NDArray[np.bool_],
+    predictions: NDArray[np.bool_],
+    vocabulary: Vocabulary,
+    scores: NDArray[np.floating[Any]] | None = None,
+) -> pd.DataFrame:
+    """Return one row a class: class, support, predicted, precision, recall, f1 and, with scores, their AP and AUC.
+
+    Precision and recall are 0 where they are undefined, as F1 is; average precision and AUC are NaN there.
 
     Parameters
     ----------
     targets, predictions
         Shape (N, K), of the scored rows.
-    thresholds
-        Shape (K,).
     vocabulary
         Of the run.
+    scores
+        Shape (N, K).
     """
     hits = (targets & predictions).sum(axis=0)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "class": vocabulary.classes,
             "support": targets.sum(axis=0),
-            "threshold": thresholds,
+            "predicted": predictions.sum(axis=0),
             "precision": hits / np.maximum(predictions.sum(axis=0), 1),
             "recall": hits / np.maximum(targets.sum(axis=0), 1),
             "f1": f1_per_class(targets, predictions),
-            "share_oof": predictions.mean(axis=0),
         }
+    )
+    if scores is None:
+        return table
+    pairs = [(targets[:, c], scores[:, c]) for c in range(len(vocabulary))]
+    return table.assign(
+        average_precision=[average_precision(*pair) for pair in pairs], auc=[roc_auc(*pair) for pair in pairs]
     )
 
 
@@ -64,24 +101,65 @@ def shares_far_apart(
 
 
 def summary(
-    targets: NDArray[np.bool_], cross_fitted: NDArray[np.bool_], in_sample: NDArray[np.bool_], classes: pd.DataFrame
+    targets: NDArray[np.bool_],
+    predictions: NDArray[np.bool_],
+    groups: NDArray[np.integer[Any]],
+    classes: pd.DataFrame,
+    *,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """Return what ``metrics.json`` holds.
+    """Return the scores of predictions, with their intervals, as ``metrics.json`` has them.
 
     Parameters
     ----------
-    targets
-        Shape (N, K), of all out-of-fold rows.
-    cross_fitted, in_sample
-        Predictions with thresholds tuned on the other folds, and on all rows, the scored one among them.
+    targets, predictions
+        Shape (N, K).
+    groups
+        Shape (N,), drawn as wholes.
     classes
-        `class_table` of the cross-fitted predictions, with the shares on test.
+        `class_table`, with what else is told of a class.
+    resamples
+        Of the bootstrap; 0 leaves the intervals out.
+    seed
+        Of its draws.
     """
-    honest, flattering = macro_f1(targets, cross_fitted), macro_f1(targets, in_sample)
-    return {
-        "macro_f1": honest,
-        "macro_f1_in_sample": flattering,
-        "gap": flattering - honest,
-        "images": len(targets),
-        "classes": classes.to_dict("records"),
-    }
+    told: dict[str, Any] = overall(targets, predictions) | {"images": len(targets)}
+    if "average_precision" in classes:
+        told["mean_average_precision"] = _mean(classes["average_precision"])
+        told["mean_auc"] = _mean(classes["auc"])
+    if resamples:
+        intervals = bootstrap(targets, predictions, groups, resamples, seed)
+        told["intervals"] = intervals.scores
+        told["bootstrap"] = {
+            "level": LEVEL,
+            "resamples": resamples,
+            "groups": len(np.unique(groups)),
+            "absent_classes": ABSENT,
+        }
+        classes = classes.assign(f1_interval=pd.Series(intervals.classes, dtype=object))
+    return told | {"classes": records(classes)}
+
+
+def by_source(
+    targets: NDArray[np.bool_], predictions: NDArray[np.bool_], sources: NDArray[np.object_]
+) -> dict[str, dict[str, float]]:
+    """Return `overall` and the number of images for every source; shapes (N, K), (N, K) and (N,)."""
+    told = {}
+    for source in sorted(set(sources)):
+        own = sources == source
+        told[str(source)] = overall(targets[own], predictions[own]) | {"images": int(own.sum())}
+    return told
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as JSON has them: null where a number is undefined."""
+    return [{str(key): _plain(value) for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _mean(values: pd.Series) -> float | None:
+    return None if values.isna().all() else float(values.mean())

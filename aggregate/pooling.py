@@ -1,81 +1,85 @@
-"""From the probabilities of crops to those of images."""
+"""From the probabilities of a bag of crops to those of its image."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from classify.probabilities import class_columns
-from hpa.vocabulary import Vocabulary
+from aggregate.config import AggregateSection, Kind
+
+Pool = Callable[[NDArray[np.float32], AggregateSection], NDArray[np.float32]]
 
 
-def pool_max(probabilities: NDArray[np.float32], first_rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return the maximum over each bag.
+def pool_bags(
+    probabilities: NDArray[np.float32], first_rows: NDArray[np.intp], kind: Kind, section: AggregateSection
+) -> NDArray[np.float32]:
+    """Pool each bag.
 
     Parameters
     ----------
     probabilities
         Shape (n, K): the crops, those of one bag next to each other.
     first_rows
-        Shape (m,): where each bag begins, rising from 0.
+        Shape (m,): where each bag begins, rising from 0; no bag is empty.
+    kind
+        How.
+    section
+        The settings of the kinds: `top_k`, `quantile`, `sharpness`.
 
     Returns
     -------
     ndarray
-        Shape (m, K).
+        Shape (m, K), float32.
     """
-    return np.maximum.reduceat(probabilities, first_rows, axis=0)
+    if not len(first_rows):
+        return np.empty((0, probabilities.shape[1]), dtype=np.float32)
+    if kind == "max":
+        return np.maximum.reduceat(probabilities, first_rows, axis=0)
+    sizes = np.diff(np.append(first_rows, len(probabilities)))
+    if kind == "mean":
+        total = np.add.reduceat(probabilities, first_rows, axis=0)
+        return np.divide(total, sizes[:, None], dtype=np.float32)
+    if kind == "linear-softmax":
+        total = np.add.reduceat(probabilities, first_rows, axis=0)
+        squares = np.add.reduceat(probabilities * probabilities, first_rows, axis=0)
+        return np.divide(squares, total, out=np.zeros_like(total), where=total > 0)
+    pooled = np.empty((len(first_rows), probabilities.shape[1]), dtype=np.float32)
+    for size in np.unique(sizes):  # bags of one size make one dense array
+        bags = np.flatnonzero(sizes == size)
+        rows = first_rows[bags, None] + np.arange(size)
+        pooled[bags] = _DENSE[kind](probabilities[rows], section)
+    return pooled
 
 
-def pool_images(crops: pd.DataFrame, vocabulary: Vocabulary) -> pd.DataFrame:
-    """Pool the crops of each image within each fold's model, then average the models.
-
-    A maximum of means would be smaller than the maxima that thresholds are tuned on, so the order matters.
-
-    Parameters
-    ----------
-    crops
-        The table of crop probabilities (`classify.probabilities`).
-    vocabulary
-        Of the run.
-
-    Returns
-    -------
-    DataFrame
-        One row an image that has crops, sorted by image_id: image_id, origin, n_crops and p of each class (float32).
-    """
-    columns = class_columns(vocabulary)
-    crops = crops.sort_values(["image_id", "fold", "cell_label"], kind="stable")
-    keys = crops[["image_id", "fold"]]
-    first_rows = np.flatnonzero((keys != keys.shift()).any(axis=1).to_numpy())
-    pooled = pd.DataFrame(pool_max(crops[columns].to_numpy(np.float32), first_rows), columns=columns)
-    heads = crops.iloc[first_rows].reset_index(drop=True)
-    sizes = np.diff(np.append(first_rows, len(crops)))
-    bags = pd.concat([heads[["image_id", "origin"]], pd.Series(sizes, name="n_crops"), pooled], axis=1)
-    images = bags.groupby("image_id", sort=True).agg(
-        {"origin": "first", "n_crops": "first"} | dict.fromkeys(columns, "mean")
-    )
-    return images.astype(dict.fromkeys(columns, "float32") | {"n_crops": "int32"}).reset_index()
+def _top_k(bags: NDArray[np.float32], section: AggregateSection) -> NDArray[np.float32]:
+    k = min(section.top_k, bags.shape[1])
+    top: NDArray[np.float32] = np.partition(bags, bags.shape[1] - k, axis=1)[:, -k:].mean(axis=1)
+    return top
 
 
-def complete(
-    pooled: pd.DataFrame, image_ids: list[str], prior: NDArray[np.float64], vocabulary: Vocabulary
-) -> pd.DataFrame:
-    """Give every image a row: where no crop could be read, the training frequencies, with origin ``prior``.
+def _quantile(bags: NDArray[np.float32], section: AggregateSection) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = np.quantile(bags, section.quantile, axis=1)
+    return found
 
-    Parameters
-    ----------
-    pooled
-        What `pool_images` returned.
-    image_ids
-        All images, in the order wanted.
-    prior
-        Shape (K,), the frequency of each class among the train images.
-    vocabulary
-        Of the run.
-    """
-    columns = class_columns(vocabulary)
-    images = pooled.set_index("image_id").reindex(image_ids)
-    missing = images["origin"].isna()
-    images.loc[missing, columns] = prior.astype(np.float32)
-    images = images.fillna({"origin": "prior", "n_crops": 0})
-    return images.astype(dict.fromkeys(columns, "float32") | {"n_crops": "int32"}).reset_index()
+
+def _log_sum_exp(bags: NDArray[np.float32], section: AggregateSection) -> NDArray[np.float32]:
+    # Around the highest, so that nothing overflows: log-mean-exp lies between the mean and the maximum.
+    highest = bags.max(axis=1)
+    mean = np.exp(section.sharpness * (bags - highest[:, None])).mean(axis=1)
+    smooth: NDArray[np.float32] = highest + np.log(mean) / np.float32(section.sharpness)
+    return np.clip(smooth, 0, 1)
+
+
+def _noisy_or(bags: NDArray[np.float32], section: AggregateSection) -> NDArray[np.float32]:
+    missed: NDArray[np.float32] = np.prod(1 - bags, axis=1)
+    return 1 - missed
+
+
+_DENSE: Final[Mapping[Kind, Pool]] = {
+    "top-k": _top_k,
+    "quantile": _quantile,
+    "log-sum-exp": _log_sum_exp,
+    "noisy-or": _noisy_or,
+}
+"""What turns bags of one size, shape (m, n, K), into (m, K)."""

@@ -1,5 +1,6 @@
 """The run of the aggregate stage: crop probabilities in; image probabilities, thresholds, scores, a submission out."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,20 +8,24 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aggregate.config import AggregateSection
-from aggregate.metrics import class_table, shares_far_apart, summary
-from aggregate.pooling import complete, pool_images
-from aggregate.thresholds import Thresholds, best_thresholds, cross_fitted_thresholds, decide, read_thresholds
-from classify.probabilities import class_columns, read_probabilities
+from aggregate.decide import decide
+from aggregate.decision import CrossFitted, Decision, Rows, carried, cross_fit, fit_decision
+from aggregate.metrics import by_source, class_table, overall, shares_far_apart, summary
+from aggregate.sources import Pooled, find_sources, rank_rows, read_pooled
+from aggregate.submission import write_submission
+from aggregate.thresholds import Thresholds, read_thresholds
+from classify.probabilities import class_columns
 from crops.config import CropsSection
-from hpa.config import read_section
-from hpa.files import write_csv, write_json, write_parquet
+from hpa.config import DataSection, read_section, read_toml
+from hpa.errors import UserError
+from hpa.files import write_json, write_parquet
 from hpa.folds import read_folds
 from hpa.images import read_images
 from hpa.vocabulary import Vocabulary
 from hpa.work import WorkFolder, begin
 
 
-def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = False) -> int:
+def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = False, figures: bool = True) -> int:
     """Pool, tune, score and write the submission of a work folder.
 
     Parameters
@@ -31,6 +36,8 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
         Another work folder whose thresholds are taken; nothing is tuned or scored then.
     overwrite
         Begin anew.
+    figures
+        Draw them.
 
     Returns
     -------
@@ -40,87 +47,197 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     Raises
     ------
     UserError
-        If an input is missing or changed since the earlier run.
+        If an input is missing, unusable or changed since the earlier run.
     """
     data, section = work.data, read_section(work.recipe, "aggregate", AggregateSection)
+    known = read_thresholds(_thresholds_path(model), data.classes) if model else None
+    if known:
+        section = known.section.model_copy(update={"submission": section.submission})
     if section.empty not in ("argmax", "blank"):
         data.classes.index(section.empty)
+    if known and section.join:
+        raise UserError("expected a run of one model to apply, found one joined from several (aggregate.join)")
+    sources = find_sources(work, read_section(work.recipe, "crops", CropsSection).windows, section)
+    inputs = {"images.parquet": work.images}
+    for source in sources:
+        inputs[f"{source.name}: probabilities.parquet"] = source.probabilities
+        if section.least_quality:
+            inputs[f"{source.name}: crops.parquet"] = source.crops
+    inputs |= {"thresholds.json": _thresholds_path(model)} if model else {"folds.parquet": work.folds}
     folder = work.root / "aggregate"
-    window = read_section(work.recipe, "crops", CropsSection).window
-    inputs = {
-        "images.parquet": work.images,
-        f"classify/{window}/probabilities.parquet": work.root / "classify" / window / "probabilities.parquet",
-    }
-    inputs |= (
-        {"thresholds.json": model.root / "aggregate" / "thresholds.json"} if model else {"folds.parquet": work.folds}
-    )
     stage = begin(folder, f"python -m aggregate run {work.root}", data, section, inputs, overwrite=overwrite)
     images = read_images(work.images)
-    pooled = pool_images(
-        read_probabilities(inputs[f"classify/{window}/probabilities.parquet"], data.classes), data.classes
-    )
-    if model:
-        thresholds = read_thresholds(inputs["thresholds.json"], data.classes)
-        scored = complete(pooled, list(images["image_id"]), thresholds.prior, data.classes)
-    else:
-        folds = read_folds(work.folds)
-        thresholds, scored = _tune(folder, section, images, folds, pooled, data.classes)
+    pooled = read_pooled(sources, data.classes, section)
+    pooled.check_images(list(images["image_id"]), str(work.root))
+    test = _read_test(images, pooled, section)
+    tuned = None if known else _tune(work, images, pooled, data)
+    if tuned:
+        known = _with_carried(tuned, test, data.classes, section)
+        known.write(folder / "thresholds.json")
+    assert known is not None
+    decided = _decide_test(test, known)
+    scored = _scored_images(images, tuned, decided, data.classes)
     write_parquet(folder / "images.parquet", scored)
-    n_rows = _submit(folder / "submission.csv", section, images, scored, thresholds, data.classes)
+    if tuned:
+        _score(folder, tuned, decided, known, work, images, figures=figures)
+    n_rows = write_submission(
+        folder / "submission.csv", work, section.submission, decided.ids, decided.predictions, sources[0].probabilities
+    )
     n_prior = int((scored["origin"] == "prior").sum())
     stage.finish({"images": len(scored), "prior": n_prior, "submission_rows": n_rows})
     return 0
 
 
-def _tune(
+@dataclass(frozen=True)
+class _Tuned:
+    """What the images with known targets gave."""
+
+    ids: list[str]
+    targets: NDArray[np.bool_]
+    groups: NDArray[np.int32]
+    rows: Rows
+    decision: Decision
+    in_sample: NDArray[np.bool_]
+    crossed: CrossFitted
+
+
+@dataclass(frozen=True)
+class _Test:
+    ids: list[str]
+    by_model: list[Rows]
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """The images without known targets, decided."""
+
+    ids: list[str]
+    scores: NDArray[np.float32]
+    n_crops: NDArray[np.int64]
+    predictions: NDArray[np.bool_]
+
+
+def _thresholds_path(model: WorkFolder) -> Path:
+    return model.root / "aggregate" / "thresholds.json"
+
+
+def _read_test(images: pd.DataFrame, pooled: Pooled, section: AggregateSection) -> _Test:
+    ids = list(images.loc[images["split"] == "test", "image_id"])
+    by_model = pooled.by_model(ids)
+    if section.join_by == "rank" and section.join:
+        by_model = [rank_rows(rows, np.zeros(len(ids), dtype=np.int64)) for rows in by_model]
+    return _Test(ids, by_model)
+
+
+def _tune(work: WorkFolder, images: pd.DataFrame, pooled: Pooled, data: DataSection) -> _Tuned:
+    section = read_section(work.recipe, "aggregate", AggregateSection)
+    oof = images.merge(read_folds(work.folds), on="image_id", how="inner", validate="one_to_one")
+    oof = oof[oof["scored"]]
+    if oof.empty:
+        raise UserError(f"expected images of a fold to tune thresholds on, found none in {work.folds}")
+    ids, folds, groups = list(oof["image_id"]), oof["fold"].to_numpy(), oof["group"].to_numpy(np.int32)
+    rows = pooled.out_of_fold(ids, folds)
+    if section.join_by == "rank" and section.join:
+        rows = rank_rows(rows, folds)
+    targets = data.classes.multi_hot(oof["target"])
+    # Where nothing is known of a class, it is not predicted, so it is neither a hit, nor wrong, nor missed.
+    labelled = ~data.classes.multi_hot(oof["masked"])
+    rows = Rows(rows.scores * labelled, rows.n_crops)
+    decision = fit_decision(rows, targets, groups, section, labelled)
+    in_sample = decide(decision.score(rows, section), decision.values, section.empty, data.classes) & labelled
+    crossed = cross_fit(rows, targets, groups, folds, section, data.classes, labelled)
+    return _Tuned(ids, targets, groups, rows, decision, in_sample, crossed)
+
+
+def _with_carried(tuned: _Tuned, test: _Test, vocabulary: Vocabulary, section: AggregateSection) -> Thresholds:
+    mean_values = None
+    if test.by_model:
+        mean_values = carried(tuned.decision, _model_scores(test, tuned.decision, section), section)
+    mean_images = len(test.ids) if mean_values is not None else 0
+    return Thresholds(tuned.decision, section, vocabulary, len(tuned.ids), mean_values, mean_images)
+
+
+def _model_scores(test: _Test, decision: Decision, section: AggregateSection) -> NDArray[np.float32]:
+    """Return what each model says of the test images: shape (F, N, K)."""
+    return np.stack([decision.score(rows, section) for rows in test.by_model])
+
+
+def _decide_test(test: _Test, known: Thresholds) -> _Decided:
+    k = len(known.vocabulary)
+    if not test.by_model:  # no test image, or none that could be read
+        scores = np.tile(known.decision.prior.astype(np.float32), (len(test.ids), 1))
+        predictions = decide(scores, known.values, known.section.empty, known.vocabulary)
+        return _Decided(test.ids, scores.reshape(-1, k), np.zeros(len(test.ids), dtype=np.int64), predictions)
+    by_model = _model_scores(test, known.decision, known.section)
+    scores = by_model.mean(axis=0)
+    values = carried(known.decision, by_model, known.section) if len(test.ids) >= known.mean_images else None
+    values = known.stored if values is None else values
+    predictions = decide(scores, values, known.section.empty, known.vocabulary)
+    return _Decided(test.ids, scores, test.by_model[0].n_crops, predictions)
+
+
+def _scored_images(
+    images: pd.DataFrame, tuned: _Tuned | None, decided: _Decided, vocabulary: Vocabulary
+) -> pd.DataFrame:
+    """Return one row an image that has scores or a place in the submission, in the order of the image table."""
+    ids, n_crops, scores = decided.ids, decided.n_crops, decided.scores
+    origin = ["test"] * len(ids)
+    prior = np.zeros(len(vocabulary), dtype=np.float32)
+    if tuned:
+        ids, origin = tuned.ids + ids, ["oof"] * len(tuned.ids) + origin
+        n_crops = np.concatenate([tuned.rows.n_crops, n_crops])
+        scores = np.concatenate([tuned.crossed.scores, scores])
+        prior = tuned.decision.prior.astype(np.float32)
+    table = pd.DataFrame(scores, columns=class_columns(vocabulary), index=ids).reindex(images["image_id"])
+    trained_on = table.isna().any(axis=1).to_numpy()  # of no fold: seen by every model
+    table.loc[trained_on] = prior
+    crops = pd.Series(n_crops, index=ids).reindex(images["image_id"], fill_value=0).to_numpy(np.int32)
+    origins = pd.Series(origin, index=ids, dtype=object).reindex(images["image_id"]).to_numpy(object)
+    origins = np.where(crops > 0, origins, "prior")
+    head = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "origin": origins, "n_crops": crops})
+    return pd.concat([head.astype({"origin": str}), table.reset_index(drop=True)], axis=1)
+
+
+def _score(
     folder: Path,
-    section: AggregateSection,
+    tuned: _Tuned,
+    decided: _Decided,
+    known: Thresholds,
+    work: WorkFolder,
     images: pd.DataFrame,
-    folds: pd.DataFrame,
-    pooled: pd.DataFrame,
-    vocabulary: Vocabulary,
-) -> tuple[Thresholds, pd.DataFrame]:
-    """Tune on all out-of-fold rows, score with thresholds of the other folds; a row of the prior counts too."""
-    labelled = images.merge(folds, on="image_id", how="inner", validate="one_to_one")
-    prior = vocabulary.multi_hot(labelled["target"]).mean(axis=0)
-    scored = complete(pooled, list(images["image_id"]), prior, vocabulary)
-    oof = labelled[labelled["fold"] >= 0]
-    targets = vocabulary.multi_hot(oof["target"])
-    scores = _scores(scored, oof["image_id"], vocabulary)
-    values = best_thresholds(targets, scores)
-    fitted = cross_fitted_thresholds(targets, scores, oof["fold"].to_numpy())
-    honest = decide(scores, fitted, section.empty, vocabulary)
-    thresholds = Thresholds(values, targets.sum(axis=0), prior, vocabulary, section.pooling, section.thresholds)
-    classes = class_table(targets, honest, values, vocabulary)
-    in_sample = decide(scores, values, section.empty, vocabulary)
-    test_ids = images.loc[images["split"] == "test", "image_id"]
-    if len(test_ids):
-        test = decide(_scores(scored, test_ids, vocabulary), values, section.empty, vocabulary)
-        share_oof = in_sample.mean(axis=0)  # test is decided with these thresholds, so it is compared with them
-        far = shares_far_apart(share_oof, len(oof), test.mean(axis=0), len(test))
-        classes = classes.assign(share_oof=share_oof, share_test=test.mean(axis=0), shares_differ=far)
-    thresholds.write(folder / "thresholds.json")
-    write_json(folder / "metrics.json", summary(targets, honest, in_sample, classes))
-    return thresholds, scored
-
-
-def _scores(scored: pd.DataFrame, image_ids: pd.Series, vocabulary: Vocabulary) -> NDArray[np.float32]:
-    scores: NDArray[np.float32] = (
-        scored.set_index("image_id").loc[image_ids, class_columns(vocabulary)].to_numpy(np.float32)
+    *,
+    figures: bool,
+) -> None:
+    honest = tuned.crossed.predictions
+    classes = class_table(tuned.targets, honest, known.vocabulary, tuned.crossed.scores).assign(
+        threshold=known.values, share_oof=honest.mean(axis=0)
     )
-    return scores
+    if decided.ids:
+        share_oof, share_test = tuned.in_sample.mean(axis=0), decided.predictions.mean(axis=0)
+        far = shares_far_apart(share_oof, len(tuned.ids), share_test, len(decided.ids))
+        classes = classes.assign(share_oof=share_oof, share_test=share_test, shares_differ=far)
+    section = known.section
+    told = summary(tuned.targets, honest, tuned.groups, classes, resamples=section.bootstrap, seed=work.data.seed)
+    flattering = overall(tuned.targets, tuned.in_sample)["macro_f1"]
+    source_of = images.set_index("image_id")["source"].loc[tuned.ids].to_numpy(object)
+    told |= {
+        "macro_f1_in_sample": flattering,
+        "gap": flattering - told["macro_f1"],
+        "thresholds": section.thresholds,
+        "transfer": section.transfer,
+        "checkpoint_chosen_on_scored_rows": _checkpoint(work) == "best",
+        "sources": by_source(tuned.targets, honest, source_of),
+    }
+    write_json(folder / "metrics.json", told)
+    if figures:
+        from aggregate.figures import Drawn, draw_figures
+
+        draw_figures(
+            folder / "figures",
+            Drawn(tuned.targets, tuned.crossed.scores, honest, known.values, told, known.vocabulary.classes),
+        )
 
 
-def _submit(
-    path: Path,
-    section: AggregateSection,
-    images: pd.DataFrame,
-    scored: pd.DataFrame,
-    thresholds: Thresholds,
-    vocabulary: Vocabulary,
-) -> int:
-    ids = images.loc[images["split"] == "test", "image_id"]
-    predicted = decide(_scores(scored, ids, vocabulary), thresholds.values, section.empty, vocabulary)
-    texts = [vocabulary.format(np.flatnonzero(row)) for row in predicted]
-    write_csv(path, pd.DataFrame({"Id": list(ids), "Predicted": texts}))
-    return len(ids)
+def _checkpoint(work: WorkFolder) -> str:
+    """Return how the classifier's checkpoints were chosen; the key is another stage's, so it is read as it stands."""
+    return str(read_toml(work.recipe).get("classify", {}).get("checkpoint", "last"))

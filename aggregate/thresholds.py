@@ -1,139 +1,97 @@
-"""Thresholds: tuned on out-of-fold rows, never scored on the rows they were tuned on, kept as a file."""
+"""``thresholds.json``: all that was fitted on out-of-fold rows and what one must know to use it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregate.calibration import Calibration
+from aggregate.config import AggregateSection
+from aggregate.decision import Decision
+from hpa.config import parse_section
 from hpa.errors import UserError
 from hpa.files import write_json
 from hpa.vocabulary import Vocabulary
 
-NEVER = 1.0
-"""The threshold of a class without a positive to tune on: no probability is above it."""
-
-
-def best_threshold(positive: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> float:
-    """Return the threshold with the highest F1 when everything strictly above it is predicted.
-
-    The rows are sorted once and the F1 after each distinct score follows from a cumulative sum, so the optimum is
-    exact. It lies half way between the two scores it separates; of equals the highest is taken.
-
-    Parameters
-    ----------
-    positive
-        Shape (N,), bool.
-    scores
-        Shape (N,), at least 0.
-
-    Returns
-    -------
-    float
-        The threshold, `NEVER` without a positive.
-    """
-    if not positive.any():
-        return NEVER
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order].astype(np.float64)
-    hits = np.cumsum(positive[order])
-    ends = np.flatnonzero(np.append(ranked[1:] < ranked[:-1], ranked[-1] > 0))
-    if not len(ends):
-        return NEVER
-    f1 = 2 * hits[ends] / (ends + 1 + positive.sum())
-    end = int(ends[np.argmax(f1)])
-    below = ranked[end + 1] if end + 1 < len(ranked) else 0.0
-    return float((ranked[end] + below) / 2)
-
-
-def best_thresholds(targets: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return `best_threshold` of every class; arrays of shape (N, K) give shape (K,)."""
-    return np.array([best_threshold(targets[:, c], scores[:, c]) for c in range(targets.shape[1])])
-
-
-def decide(
-    scores: NDArray[np.floating[Any]], thresholds: NDArray[np.float64], empty: str, vocabulary: Vocabulary
-) -> NDArray[np.bool_]:
-    """Predict every class whose score is strictly above its threshold.
-
-    Parameters
-    ----------
-    scores
-        Shape (N, K).
-    thresholds
-        Shape (K,), or (N, K) for thresholds of each row.
-    empty
-        What a row without a class gets: ``"argmax"`` its highest score, ``"blank"`` nothing, or the class named.
-    vocabulary
-        Of the run.
-
-    Returns
-    -------
-    ndarray
-        Shape (N, K), bool.
-
-    Raises
-    ------
-    UserError
-        If `empty` is neither a rule nor a class.
-    """
-    predicted = scores > thresholds
-    bare = np.flatnonzero(~predicted.any(axis=1))
-    if empty == "argmax":
-        predicted[bare, scores[bare].argmax(axis=1)] = True
-    elif empty != "blank":
-        predicted[bare, vocabulary.index(empty)] = True
-    return predicted
-
-
-def cross_fitted_thresholds(
-    targets: NDArray[np.bool_], scores: NDArray[np.floating[Any]], folds: NDArray[np.integer[Any]]
-) -> NDArray[np.float64]:
-    """Return for every row thresholds tuned on the rows of the other folds only: shape (N, K)."""
-    thresholds = np.empty(targets.shape)
-    for fold in np.unique(folds):
-        scored = folds == fold
-        thresholds[scored] = best_thresholds(targets[~scored], scores[~scored])
-    return thresholds
+FORMAT: Final = "cellwise thresholds 2"
+_ORDER: Final = (
+    "crops pooled within a fold's model, runs joined, calibrated; `threshold` is for that, `threshold_mean` for its"
+    " mean over the folds' models; predicted where strictly above"
+)
+_RECORDED: Final = ("cellwise", "numpy", "scipy", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What ``thresholds.json`` holds.
+    """What the file holds.
 
     Parameters
     ----------
-    values
-        Shape (K,), in the order of the vocabulary.
-    support
-        Shape (K,), positives each was tuned on.
-    prior
-        Shape (K,), frequency of each class among the train images.
+    decision
+        What was fitted.
+    section
+        The recipe's section it was fitted with, which also says how it is applied.
     vocabulary
         Of the run.
-    pooling, method
-        How the tuned scores were made, and how the values were found.
+    images
+        Rows it was fitted on.
+    mean_values
+        Shape (K,), the thresholds carried over to the mean of the folds' models, as seen on the run's test images;
+        None where there were too few.
+    mean_images
+        On how many images these were carried.
     """
 
-    values: NDArray[np.float64]
-    support: NDArray[np.int64]
-    prior: NDArray[np.float64]
+    decision: Decision
+    section: AggregateSection
     vocabulary: Vocabulary
-    pooling: str
-    method: str
+    images: int
+    mean_values: NDArray[np.float64] | None
+    mean_images: int
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """Thresholds for scores of single models, shape (K,)."""
+        return self.decision.values
+
+    @property
+    def stored(self) -> NDArray[np.float64]:
+        """Thresholds for the mean of the models where it cannot be seen how far to carry them."""
+        return self.decision.values if self.mean_values is None else self.mean_values
 
     def write(self, path: Path) -> None:
-        """Write the thresholds by class name."""
+        """Write the file, by class name."""
+        decision, kinds = self.decision, self.section.kinds
         classes = [
-            {"class": name, "threshold": float(value), "support": int(support), "prior": float(prior)}
-            for name, value, support, prior in zip(
-                self.vocabulary.classes, self.values, self.support, self.prior, strict=True
-            )
+            {
+                "class": name,
+                "threshold": float(decision.values[c]),
+                "threshold_mean": None if self.mean_values is None else float(self.mean_values[c]),
+                "support": int(decision.support[c]),
+                "share": float(decision.shares[c]),
+                "prior": float(decision.prior[c]),
+                "pooling": kinds[decision.pooling[c]],
+                "calibration": asdict(decision.calibrations[c]),
+            }
+            for c, name in enumerate(self.vocabulary.classes)
         ]
-        head = {"vocabulary": self.vocabulary.name, "pooling": self.pooling, "method": self.method}
-        write_json(path, head | {"order": "pooled within a fold's model, then averaged over folds", "classes": classes})
+        content = {
+            "format": FORMAT,
+            "vocabulary": self.vocabulary.name,
+            "method": self.section.thresholds,
+            "order": _ORDER,
+            "images": self.images,
+            "images_mean": self.mean_images,
+            "settings": self.section.model_dump(mode="json"),
+            "weights": [float(weight) for weight in decision.weights],
+            "versions": {package: version(package) for package in _RECORDED},
+            "classes": classes,
+        }
+        write_json(path, content)
 
 
 def read_thresholds(path: Path, vocabulary: Vocabulary) -> Thresholds:
@@ -146,19 +104,40 @@ def read_thresholds(path: Path, vocabulary: Vocabulary) -> Thresholds:
     """
     try:
         content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise UserError(f"expected thresholds of the format {FORMAT!r} in {path}, found {content['format']!r}")
         rows = {row["class"]: row for row in content["classes"]}
         if content["vocabulary"] != vocabulary.name or rows.keys() != set(vocabulary.classes):
             raise UserError(f"expected thresholds of {vocabulary.name} in {path}, found {content['vocabulary']}")
-        ordered = [rows[name] for name in vocabulary.classes]
-        return Thresholds(
-            np.array([float(row["threshold"]) for row in ordered]),
-            np.array([int(row["support"]) for row in ordered]),
-            np.array([float(row["prior"]) for row in ordered]),
-            vocabulary,
-            str(content["pooling"]),
-            str(content["method"]),
-        )
+        section = parse_section(AggregateSection, "aggregate", content["settings"])
+        return _thresholds(content, [rows[name] for name in vocabulary.classes], section, vocabulary)
     except FileNotFoundError:
         raise UserError(f"expected thresholds at {path} (made by `python -m aggregate run`), found none") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"expected thresholds in {path}, found something else: {error!r}") from None
+
+
+def _thresholds(
+    content: dict[str, Any], rows: list[dict[str, Any]], section: AggregateSection, vocabulary: Vocabulary
+) -> Thresholds:
+    def column(key: str) -> NDArray[np.float64]:
+        return np.array([float(row[key]) for row in rows])
+
+    decision = Decision(
+        weights=np.array(content["weights"], dtype=np.float64),
+        pooling=np.array([section.kinds.index(row["pooling"]) for row in rows], dtype=np.intp),
+        calibrations=tuple(_calibration(row["calibration"]) for row in rows),
+        values=column("threshold"),
+        shares=column("share"),
+        support=np.array([int(row["support"]) for row in rows]),
+        prior=column("prior"),
+    )
+    carried = all(row["threshold_mean"] is not None for row in rows)
+    mean_values = column("threshold_mean") if carried else None
+    return Thresholds(decision, section, vocabulary, int(content["images"]), mean_values, int(content["images_mean"]))
+
+
+def _calibration(values: dict[str, Any]) -> Calibration:
+    x, y = values["knots"]
+    knots = tuple(map(float, x)), tuple(map(float, y))
+    return Calibration(float(values["slope"]), float(values["intercept"]), float(values["per_log_crop"]), knots)

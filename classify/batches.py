@@ -11,11 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from classify.augment import Augmentation
-from classify.config import Neighbours
 from classify.draws import Purpose, draw_seed
-
-DIM: Final = 4
-"""Dimmed pixels keep one part in this many of their brightness."""
+from crops.config import Neighbours
+from crops.store import with_neighbours
 
 _BLOCK: Final = 256
 
@@ -48,6 +46,8 @@ class FoldCrops:
         Labels that every crop inherits from its image, shape (len(source), K).
     images
         Number of the image of every crop, shape (len(source),).
+    masked
+        Of which classes nothing is known, shape (len(source), K); None where all are known of every crop.
     """
 
     source: CropSource
@@ -55,6 +55,16 @@ class FoldCrops:
     validation: NDArray[np.int64]
     targets: NDArray[np.bool_]
     images: NDArray[np.int64]
+    masked: NDArray[np.bool_] | None = None
+
+    def known(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return of which classes something is known, shape (len(rows), K)."""
+        return np.ones_like(self.targets[rows]) if self.masked is None else ~self.masked[rows]
+
+    def soft_targets(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the targets as 0 and 1, and NaN where nothing is known."""
+        targets = self.targets[rows].astype(np.float32)
+        return targets if self.masked is None else np.where(self.masked[rows], np.float32(np.nan), targets)
 
 
 def read_crops(source: CropSource, rows: NDArray[np.int64], neighbours: Neighbours) -> NDArray[np.uint8]:
@@ -68,10 +78,7 @@ def read_crops(source: CropSource, rows: NDArray[np.int64], neighbours: Neighbou
     pixels = source.pixels(rows)
     if neighbours == "keep":
         return pixels
-    outside = ~source.masks(rows)[:, np.newaxis]
-    if neighbours == "dim":
-        return np.where(outside, pixels // DIM, pixels)
-    return np.where(outside, np.uint8(0), pixels)
+    return with_neighbours(pixels, source.masks(rows), neighbours)
 
 
 def blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
@@ -139,10 +146,9 @@ class TrainingCrops(Dataset[tuple[Tensor, Tensor]]):
     epoch: int
 
     def __getitem__(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return pixels, uint8 (N, C, S, S), and targets, float32 (N, K), of the crops at `rows`."""
+        """Return pixels, uint8 (N, C, S, S), and targets, float32 (N, K), NaN if unknown, of the crops at `rows`."""
         pixels = self.augmentation(read_crops(self.crops.source, rows, self.neighbours), rows, self.epoch)
-        targets = self.crops.targets[rows].astype(np.float32)
-        return torch.from_numpy(pixels), torch.from_numpy(targets)
+        return torch.from_numpy(pixels), torch.from_numpy(self.crops.soft_targets(rows))
 
 
 def epoch_loader(crops: TrainingCrops, batches: list[NDArray[np.int64]]) -> DataLoader[tuple[Tensor, Tensor]]:

@@ -4,9 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from crops.config import Neighbours
 from hpa.config import Section
 
-Neighbours = Literal["keep", "dim", "blank"]
 Normalise = Literal["crop", "folds"]
 Preset = Literal["none", "light", "standard"]
 Precision = Literal["32", "bf16", "auto"]

@@ -120,12 +120,14 @@ def evaluate(network: Network, crops: FoldCrops, section: ClassifySection, devic
     """Score a network, on `device`, on the validation crops of its fold."""
     rows = crops.validation
     logits = np.concatenate(list(predict_logits(network, crops.source, rows, section, device)))
-    targets = crops.targets[rows]
-    loss = focal_loss(torch.from_numpy(logits), torch.from_numpy(targets), section.focal_gamma, section.focal_alpha)
+    targets = torch.from_numpy(crops.soft_targets(rows))
+    loss = focal_loss(torch.from_numpy(logits), targets, section.focal_gamma, section.focal_alpha)
     _, first, image = np.unique(crops.images[rows], return_index=True, return_inverse=True)
     pooled = np.zeros((len(first), logits.shape[1]), dtype=np.float32)
     np.maximum.at(pooled, image, sigmoid(logits))
-    of_images = targets[first]
+    # What nothing is known of is predicted last and not at all, so it is neither a hit, nor wrong, nor missed.
+    pooled *= crops.known(rows)[first]
+    of_images = crops.targets[rows][first]
     return Evaluation(float(loss), macro_f1(of_images, pooled > 0.5), mean_average_precision(of_images, pooled))
 
 

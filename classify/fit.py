@@ -89,7 +89,8 @@ def fit(crops: FoldCrops, section: ClassifySection, seed: int, fold: int, folder
             f"found {len(crops.training)} and {len(crops.validation)}"
         )
     mean, std = measure_normalisation(crops.source, crops.training, section.neighbours)
-    frequencies = crops.targets[crops.training].mean(axis=0)
+    known = crops.known(crops.training).sum(axis=0)
+    frequencies = crops.targets[crops.training].sum(axis=0) / np.maximum(known, 1)
     network = new_network(section, draw_seed(Purpose.WEIGHTS, seed, fold), mean, std, frequencies)
     history = History(crops, section, folder, device)
     _run_epochs(_Module(network, crops, section, seed, fold), history, folder, device, f"train fold {fold}")

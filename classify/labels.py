@@ -30,6 +30,8 @@ class CropLabels:
         Whether the image is a test image, shape (N,).
     fallback
         Whether the crop stands for an image without a kept cell, shape (N,).
+    masked
+        Of which classes nothing is known, shape (N, K); None where there are none.
     """
 
     targets: NDArray[np.bool_]
@@ -37,6 +39,7 @@ class CropLabels:
     folds: NDArray[np.int64]
     is_test: NDArray[np.bool_]
     fallback: NDArray[np.bool_]
+    masked: NDArray[np.bool_] | None = None
 
     def as_new(self) -> "CropLabels":
         """Return the same crops as models of another work folder see them: all new, in no fold."""
@@ -50,7 +53,7 @@ class CropLabels:
         """
         training = (self.folds != NO_FOLD) & (self.folds != fold) & ~self.fallback
         return FoldCrops(
-            source, np.flatnonzero(training), np.flatnonzero(self.folds == fold), self.targets, self.images
+            source, np.flatnonzero(training), np.flatnonzero(self.folds == fold), self.targets, self.images, self.masked
         )
 
 
@@ -62,7 +65,7 @@ def label_crops(crops: pd.DataFrame, images: pd.DataFrame, folds: pd.DataFrame, 
     crops
         The crop table: image_id, fallback.
     images
-        The image table: image_id, split, target.
+        The image table: image_id, split, target, masked.
     folds
         The table of folds: image_id, fold.
     vocabulary
@@ -72,6 +75,7 @@ def label_crops(crops: pd.DataFrame, images: pd.DataFrame, folds: pd.DataFrame, 
     if (of_image < 0).any():
         # Not a user's mistake: the store was cut from this very image table.
         raise RuntimeError(f"crops of {crops['image_id'][of_image < 0].iloc[0]!r}, an image not in the image table")
+    masked = vocabulary.multi_hot(images["masked"])
     in_fold = pd.Series(folds["fold"].to_numpy(), index=folds["image_id"])
     return CropLabels(
         targets=vocabulary.multi_hot(images["target"])[of_image],
@@ -79,4 +83,5 @@ def label_crops(crops: pd.DataFrame, images: pd.DataFrame, folds: pd.DataFrame, 
         folds=in_fold.reindex(crops["image_id"]).fillna(NO_FOLD).to_numpy(dtype=np.int64),
         is_test=(images["split"] == "test").to_numpy()[of_image],
         fallback=crops["fallback"].to_numpy(dtype=bool),
+        masked=masked[of_image] if masked.any() else None,
     )

@@ -14,7 +14,7 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float, alpha: float = -1.
     logits
         Shape (N, K), any floating type; computed in float32, since a half-precision sigmoid saturates.
     targets
-        Shape (N, K), 0 or 1.
+        Shape (N, K), 0 or 1; NaN where nothing is known, which does not count.
     gamma
         Focusing exponent; 0 leaves binary cross-entropy.
     alpha
@@ -26,5 +26,12 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float, alpha: float = -1.
     Tensor
         Scalar, float32.
     """
-    loss: Tensor = sigmoid_focal_loss(logits.float(), targets.float(), alpha=alpha, gamma=gamma, reduction="mean")
+    targets = targets.float()
+    known = ~targets.isnan()
+    loss: Tensor
+    if known.all():
+        loss = sigmoid_focal_loss(logits.float(), targets, alpha=alpha, gamma=gamma, reduction="mean")
+        return loss
+    each = sigmoid_focal_loss(logits.float(), targets.nan_to_num(), alpha=alpha, gamma=gamma, reduction="none")
+    loss = (each * known).sum() / known.sum().clamp(min=1)
     return loss

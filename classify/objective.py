@@ -16,12 +16,12 @@ def batch_loss(outputs: Outputs, targets: Tensor, section: ClassifySection) -> T
     outputs
         Of the network, for N crops.
     targets
-        Labels that the crops inherit from their images, shape (N, K), 0 or 1.
+        Labels that the crops inherit from their images, shape (N, K), 0 or 1; NaN where nothing is known.
     section
         Weights and parameters of the losses.
     """
     loss = focal_loss(outputs.logits, targets, section.focal_gamma, section.focal_alpha)
     if outputs.embeddings is None:
         return loss
-    triplets = triplet_loss(outputs.embeddings, targets, section.triplet_jaccard, section.triplet_margin)
+    triplets = triplet_loss(outputs.embeddings, targets.nan_to_num(), section.triplet_jaccard, section.triplet_margin)
     return loss + section.triplet_weight * triplets

@@ -7,13 +7,17 @@ fold, which the model never saw; ``test``: an image of no fold, with one row a f
 within 0..1, one column a class in the order of the run's vocabulary, whose name stands in the file's metadata.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow as arrow
 import pyarrow.parquet as parquet
+from numpy.typing import NDArray
 
 from hpa.errors import UserError
 from hpa.files import whole
@@ -74,25 +78,153 @@ def read_probabilities(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:
     UserError
         If there is none, it is of another vocabulary, or it breaks the contract.
     """
+    table: pd.DataFrame = _open(path, vocabulary).read().to_pandas()
+    try:
+        probabilities_schema(vocabulary).validate(table)
+    except (pa.errors.SchemaError, pa.errors.SchemaErrors) as error:
+        raise UserError(f"expected probabilities as the contract has them in {path}, found: {error}") from None
+    return table
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of the table, those of whole images.
+
+    Parameters
+    ----------
+    image_ids
+        The images, rising.
+    images
+        Shape (n,), of each row the position of its image in `image_ids`.
+    cell_labels, folds
+        Shape (n,).
+    is_oof
+        Shape (n,), bool.
+    probabilities
+        Shape (n, K), float32.
+    """
+
+    image_ids: list[str]
+    images: NDArray[np.int64]
+    cell_labels: NDArray[np.int32]
+    folds: NDArray[np.int16]
+    is_oof: NDArray[np.bool_]
+    probabilities: NDArray[np.float32]
+
+
+def stream_probabilities(path: Path, vocabulary: Vocabulary, rows: int = 1 << 17) -> Iterator[Part]:
+    """Read the table in parts of whole images, checking as it goes, in memory that does not grow with the table.
+
+    Parameters
+    ----------
+    path
+        The table.
+    vocabulary
+        Of the run.
+    rows
+        About so many at a time.
+
+    Raises
+    ------
+    UserError
+        As `read_probabilities` does, with the row that breaks the contract.
+    """
+    columns = class_columns(vocabulary)
+    file = _open(path, vocabulary)
+    missing = [name for name in (*KEY, "origin", *columns) if name not in file.schema_arrow.names]
+    if missing:
+        raise UserError(f"expected probabilities as the contract has them in {path}, found no column {missing[0]}")
+    held, last = pd.DataFrame(), ""
+    for batch in _batches(file, [*KEY, "origin", *columns], rows):
+        table = batch.to_pandas()
+        table = pd.concat([held, table], ignore_index=True) if len(held) else table
+        _check_values(table, columns, path)
+        starts = _image_starts(table, path)
+        held = table.iloc[starts[-1] :]  # the last image may go on
+        table = table.iloc[: starts[-1]]
+        if len(table):
+            last = _after(last, str(table["image_id"].iloc[0]), path)
+            yield _part(table, starts[:-1], columns)
+            last = str(table["image_id"].iloc[-1])
+    if len(held):
+        _after(last, str(held["image_id"].iloc[0]), path)
+        yield _part(held, np.zeros(1, dtype=np.int64), columns)
+
+
+def _batches(file: parquet.ParquetFile, columns: list[str], rows: int) -> Iterator[arrow.RecordBatch]:
+    # One row group after the other by hand: `iter_batches` keeps all that it has read until it ends.
+    for group in range(file.num_row_groups):
+        yield from file.read_row_group(group, columns=columns).to_batches(max_chunksize=rows)
+
+
+def _open(path: Path, vocabulary: Vocabulary) -> parquet.ParquetFile:
     if not path.is_file():
         raise UserError(f"expected {path} (made by `python -m classify predict`), found no such file")
     try:
-        content = parquet.read_table(path)
+        file = parquet.ParquetFile(path)
     except arrow.ArrowInvalid as error:
         raise UserError(f"expected a Parquet file {path}, found: {error}") from None
-    found = (content.schema.metadata or {}).get(_METADATA, b"").decode() or "none"
+    _check_vocabulary(file.schema_arrow, path, vocabulary)
+    return file
+
+
+def _check_vocabulary(schema: arrow.Schema, path: Path, vocabulary: Vocabulary) -> None:
+    found = (schema.metadata or {}).get(_METADATA, b"").decode() or "none"
     if found != vocabulary.name:
         raise UserError(f"expected probabilities of the vocabulary {vocabulary.name} in {path}, found {found}")
-    table: pd.DataFrame = content.to_pandas()
-    columns = [name for name in table.columns if name.startswith("p_")]
+    columns = [name for name in schema.names if name.startswith("p_")]
     if columns != class_columns(vocabulary):
         odd = sorted(set(columns) ^ set(class_columns(vocabulary)))
         raise UserError(
             f"expected the classes of {vocabulary.name} in their order in {path}, found otherwise: "
             f"{', '.join(odd) or 'another order'}"
         )
-    try:
-        probabilities_schema(vocabulary).validate(table)
-    except (pa.errors.SchemaError, pa.errors.SchemaErrors) as error:
-        raise UserError(f"expected probabilities as the contract has them in {path}, found: {error}") from None
-    return table
+
+
+def _check_values(table: pd.DataFrame, columns: list[str], path: Path) -> None:
+    values = table[columns].to_numpy(np.float32)
+    wrong = ~((values >= 0) & (values <= 1))  # NaN compares as false
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise UserError(
+            f"expected probabilities within 0..1 in {path}, found {values[row, column]} in {columns[column]} "
+            f"(image {table['image_id'].iloc[row]}, cell {table['cell_label'].iloc[row]})"
+        )
+    if not table["origin"].isin(["oof", "test"]).all():
+        raise UserError(f"expected the origins oof and test in {path}, found others")
+
+
+def _image_starts(table: pd.DataFrame, path: Path) -> NDArray[np.int64]:
+    """Return where images begin, after checking that rows are sorted by the key and none stands twice."""
+    ids = table["image_id"].to_numpy(object)
+    new = np.append(True, ids[1:] != ids[:-1])
+    starts = np.flatnonzero(new)
+    cells, folds = table["cell_label"].to_numpy(), table["fold"].to_numpy()
+    rises = (cells[1:] > cells[:-1]) | ((cells[1:] == cells[:-1]) & (folds[1:] > folds[:-1]))
+    heads = ids[starts]
+    wrong = np.flatnonzero(~(rises | new[1:]))
+    if len(wrong) or any(heads[1:] <= heads[:-1]):
+        image_id = ids[wrong[0] + 1] if len(wrong) else heads[1:][heads[1:] <= heads[:-1]][0]
+        raise UserError(
+            f"expected rows sorted by image_id, cell_label and fold, none twice, in {path}, "
+            f"found otherwise at image {image_id}"
+        )
+    return starts
+
+
+def _after(last: str, first: str, path: Path) -> str:
+    if first <= last:
+        raise UserError(f"expected rows sorted by image_id in {path}, found {first} after {last}")
+    return first
+
+
+def _part(table: pd.DataFrame, starts: NDArray[np.int64], columns: list[str]) -> Part:
+    sizes = np.diff(np.append(starts, len(table)))
+    return Part(
+        [str(image_id) for image_id in table["image_id"].to_numpy()[starts]],
+        np.repeat(np.arange(len(starts)), sizes),
+        table["cell_label"].to_numpy(np.int32),
+        table["fold"].to_numpy(np.int16),
+        (table["origin"] == "oof").to_numpy(),
+        table[columns].to_numpy(np.float32),
+    )

@@ -13,7 +13,8 @@ from classify.evaluate import pick_device
 from classify.labels import CropLabels, label_crops
 from classify.predict import predict_fold
 from classify.probabilities import KEY, write_probabilities
-from crops.store import CropStore
+from crops.config import CropsSection, Window
+from crops.store import CropStore, open_store, store_folder
 from hpa.config import DataSection, read_section
 from hpa.errors import UserError
 from hpa.files import write_parquet
@@ -56,14 +57,14 @@ def train(
     for fold in folds or ():
         if fold not in known:
             raise UserError(f"expected folds among {', '.join(map(str, known))}, found {fold}")
-    for window in _windows(work):
+    for window in _windows(work).trained:
         for fold in known if folds is None else folds:
             _train_fold(work, window, section, fold, chosen, overwrite=overwrite)
     return 0
 
 
 def _train_fold(
-    work: WorkFolder, window: str, section: ClassifySection, fold: int, device: torch.device, *, overwrite: bool
+    work: WorkFolder, window: Window, section: ClassifySection, fold: int, device: torch.device, *, overwrite: bool
 ) -> None:
     from classify.fit import clear, fit  # Lightning takes seconds to import and `predict` does without it
 
@@ -121,16 +122,19 @@ def predict(work: WorkFolder, *, device: str = "auto", overwrite: bool = False, 
     """
     chosen = pick_device(device)
     trained = model or work
-    for window in _windows(work):
+    for window in _windows(work).windows:
         _predict_window(work, trained, window, chosen, overwrite=overwrite)
     return 0
 
 
 def _predict_window(
-    work: WorkFolder, trained: WorkFolder, window: str, device: torch.device, *, overwrite: bool
+    work: WorkFolder, trained: WorkFolder, window: Window, device: torch.device, *, overwrite: bool
 ) -> None:
     data = work.data
-    paths = {fold: _checkpoint_path(trained, window, fold) for fold in _folds(trained)}
+    # The models that the trained run's recipe has for this window: its own, or those of another kind of window.
+    source = _windows(trained).trained_for(window)
+    folds = _folds(trained) if trained.folds.exists() else _packed_folds(trained, source)
+    paths = {fold: _checkpoint_path(trained, source, fold) for fold in folds}
     checkpoints = {fold: Checkpoint.load(path) for fold, path in paths.items()}
     store, labels = _read(work, window, data)
     inputs = _inputs(work, window)
@@ -169,19 +173,16 @@ def _check_fits(checkpoint: Checkpoint, path: Path, data: DataSection, store: Cr
             raise UserError(f"expected the {what} that {path} was trained with ({trained}), found {given}")
 
 
-def _stage_folder(work: WorkFolder, window: str) -> Path:
+def _stage_folder(work: WorkFolder, window: Window) -> Path:
     return work.root / "classify" / window
 
 
-def _checkpoint_path(work: WorkFolder, window: str, fold: int) -> Path:
+def _checkpoint_path(work: WorkFolder, window: Window, fold: int) -> Path:
     return _stage_folder(work, window) / f"fold-{fold}" / "checkpoint.pt"
 
 
-def _windows(work: WorkFolder) -> list[str]:
-    windows = sorted(path.parent.name for path in (work.root / "crops").glob("*/crops.parquet"))
-    if not windows:
-        raise UserError(f"expected crops (made by `python -m crops run {work.root}`), found none in {work.root}")
-    return windows
+def _windows(work: WorkFolder) -> CropsSection:
+    return read_section(work.recipe, "crops", CropsSection)
 
 
 def _folds(work: WorkFolder) -> list[int]:
@@ -191,14 +192,22 @@ def _folds(work: WorkFolder) -> list[int]:
     return folds
 
 
-def _inputs(work: WorkFolder, window: str) -> dict[str, Path]:
-    return {
-        "images.parquet": work.images,
-        f"crops/{window}/crops.parquet": work.root / "crops" / window / "crops.parquet",
-    }
+def _packed_folds(bundle: WorkFolder, window: Window) -> list[int]:
+    """Return the folds of a bundle, which has checkpoints but no images."""
+    folds = sorted(int(path.parent.name[5:]) for path in _stage_folder(bundle, window).glob("fold-*/checkpoint.pt"))
+    if not folds:
+        raise UserError(f"expected a model for the window {window} in {bundle.root}, found none")
+    return folds
 
 
-def _read(work: WorkFolder, window: str, data: DataSection) -> tuple[CropStore, CropLabels]:
-    store = CropStore(work.root / "crops" / window)
+def _inputs(work: WorkFolder, window: Window) -> dict[str, Path]:
+    crops = store_folder(work, window) / "crops.parquet"
+    if not crops.exists():
+        raise UserError(f"expected crops (made by `python -m crops run {work.root}`), found none at {crops.parent}")
+    return {"images.parquet": work.images, f"crops/{window}/crops.parquet": crops}
+
+
+def _read(work: WorkFolder, window: Window, data: DataSection) -> tuple[CropStore, CropLabels]:
+    store = open_store(work, window)
     images = read_images(work.images)
     return store, label_crops(store.table, images, read_folds(work.folds), data.classes)

@@ -1,28 +1,43 @@
 """The contract of the crops stage: shards of crops, their table, and the one way to read them.
 
-A store is the folder ``crops/<window>/``. ``shard-00000.npy`` is uint8 of shape (n, C, S, S), with the channels of the
-run's recipe; ``shard-00000.mask.npy`` is uint8 of shape (n, ceil(S * S / 8)), the packed bits of each crop's own cell.
-``crops.parquet`` has one row a crop, sorted as the image table, then by cell_label:
+A store is the folder ``crops/<window>/``, of the same form for every kind of window. Its shards (`crops.shards`) hold
+the crops, uint8 of shape (n, C, S, S) with the channels of the run's recipe, and the packed bits of each crop's own
+pixels. ``crops.parquet`` has one row a crop, sorted as the image table, then by cell_label; the crops of an image lie
+side by side in one shard:
 
-image_id, cell_label (0 for a whole frame), shard, row, min_row_px, min_col_px, max_row_px, max_col_px (the square
-window in the source image, half-open; it may reach over the edge), area_px (of the cell, in the source image), scale
-(crop px per source px), touches_border, completeness (area seen over area expected), has_nucleus, fallback.
+image_id, cell_label (the number of the window, from 1, where windows follow no cell; 0 for the frame that stands for
+an image without a kept cell), shard, row, min_row_px, min_col_px, max_row_px, max_col_px (the square window in the
+source image, half-open; it may reach over the edge), area_px (own pixels in the source image), scale (crop px per
+source px), touches_border, completeness (area seen over area expected), in_window (share of the cell's pixels that the
+crop shows), n_nuclei, has_nucleus, focus (`crops.measure`), fallback, and for every channel C mean_C (over the own
+pixels, in 8-bit units), black_C and white_C (the values of the source that became 0 and 255).
 
-A row with ``fallback`` stands for an image without a kept cell: scored, never trained on.
-``dropped.parquet`` has image_id, cell_label, reason. Kept and dropped cells together are the segmented ones.
+Own pixels are those of the cell; of a window that follows no cell, and of a fallback, those within the frame. A row
+with ``fallback`` is scored, never trained on. ``dropped.parquet`` has image_id, cell_label, reason. Kept and dropped
+cells together are the segmented ones.
 """
 
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 from numpy.typing import NDArray
 
+from crops.config import CropsSection, Neighbours, Window
+from crops.shards import ShardWriter, cached, open_masks, open_pixels
+from hpa.config import read_section
 from hpa.errors import UserError
-from hpa.files import whole, write_parquet
+from hpa.files import sha256, write_parquet
+from hpa.parquet import check_table, read_table
+from hpa.work import WorkFolder
+
+DIM: Final = 4
+"""Dimmed pixels keep one part in this many of their brightness."""
 
 COLUMNS: Final = {
     "image_id": pa.Column(str),
@@ -37,19 +52,27 @@ COLUMNS: Final = {
     "scale": pa.Column("float32", pa.Check.gt(0)),
     "touches_border": pa.Column(bool),
     "completeness": pa.Column("float32", pa.Check.in_range(0, 1)),
+    "in_window": pa.Column("float32", pa.Check.in_range(0, 1)),
+    "n_nuclei": pa.Column("int32", pa.Check.ge(0)),
     "has_nucleus": pa.Column(bool),
+    "focus": pa.Column("float32", pa.Check.ge(0)),
     "fallback": pa.Column(bool),
 }
 
+_OF_CHANNELS: Final = {
+    "^mean_(red|green|blue|yellow)$": pa.Column("float32", pa.Check.in_range(0, 255), regex=True, required=False),
+    "^(black|white)_(red|green|blue|yellow)$": pa.Column("int32", pa.Check.ge(0), regex=True, required=False),
+}
+
 _CROPS: Final = pa.DataFrameSchema(
-    COLUMNS,
+    COLUMNS | _OF_CHANNELS,
     checks=[
         pa.Check(lambda t: t["max_row_px"] > t["min_row_px"], error="an empty window"),
         pa.Check(lambda t: t["fallback"] == (t["cell_label"] == 0), error="fallback is not cell_label 0"),
+        pa.Check(lambda t: t["has_nucleus"] == (t["n_nuclei"] > 0), error="has_nucleus is not n_nuclei > 0"),
     ],
     unique=["image_id", "cell_label"],
     strict=True,
-    ordered=True,
     coerce=True,
 )
 
@@ -59,6 +82,13 @@ _DROPPED: Final = pa.DataFrameSchema(
     strict=True,
     coerce=True,
 )
+
+Rows = Sequence[int] | NDArray[np.integer[Any]]
+
+
+def store_folder(work: WorkFolder, window: Window) -> Path:
+    """Return the folder of a store."""
+    return work.root / "crops" / window
 
 
 def write_crops(folder: Path, crops: pd.DataFrame, dropped: pd.DataFrame) -> None:
@@ -73,39 +103,81 @@ def write_crops(folder: Path, crops: pd.DataFrame, dropped: pd.DataFrame) -> Non
     write_parquet(folder / "crops.parquet", _CROPS.validate(crops))
 
 
+def read_dropped(folder: Path) -> pd.DataFrame:
+    """Read ``dropped.parquet`` of a store.
+
+    Raises
+    ------
+    UserError
+        If it is missing or breaks the contract.
+    """
+    path = folder / "dropped.parquet"
+    return check_table(read_table(path, "python -m crops run"), _DROPPED, path)
+
+
 def write_shard(folder: Path, index: int, crops: NDArray[np.uint8], masks: NDArray[np.bool_]) -> None:
-    """Write one shard, the masks first; each file appears whole or not at all.
+    """Write one shard at once: crops of shape (n, C, S, S), masks of shape (n, S, S)."""
+    with ShardWriter(folder, index) as shard:
+        shard.add(crops, masks)
+
+
+def with_neighbours(pixels: NDArray[np.uint8], own: NDArray[np.bool_], neighbours: Neighbours) -> NDArray[np.uint8]:
+    """Show crops with what is outside their own cell kept, dimmed to a quarter, or black.
 
     Parameters
     ----------
-    folder
-        The store.
-    index
-        The number of the shard.
-    crops
-        Shape (n, C, S, S), uint8.
-    masks
-        Shape (n, S, S), bool.
+    pixels
+        Shape (n, C, S, S).
+    own
+        Shape (n, S, S).
     """
-    packed = np.packbits(masks.reshape(len(masks), -1), axis=1)
-    for path, array in ((_mask_path(folder, index), packed), (_shard_path(folder, index), crops)):
-        with whole(path) as partial:
-            np.save(partial, array, allow_pickle=False)
+    if neighbours == "keep":
+        return pixels
+    inside = own[:, np.newaxis]
+    if neighbours == "dim":
+        return np.where(inside, pixels, pixels // DIM)
+    return np.where(inside, pixels, np.uint8(0))
 
 
-def _shard_path(folder: Path, index: int) -> Path:
-    return folder / f"shard-{index:05d}.npy"
+def open_store(work: WorkFolder, window: Window) -> "CropStore":
+    """Open a finished store that still belongs to its work folder.
 
-
-def _mask_path(folder: Path, index: int) -> Path:
-    return folder / f"shard-{index:05d}.mask.npy"
+    Raises
+    ------
+    UserError
+        If there is none, its run was not finished, or the masks, images or recipe changed since.
+    """
+    folder = store_folder(work, window)
+    store = CropStore(folder)
+    record = folder / "run.json"
+    if not record.exists():
+        return store
+    run = json.loads(record.read_text())
+    if run["state"] != "done":
+        raise UserError(f"expected finished crops in {folder}, found a run begun only; run `python -m crops run`")
+    made_from = run["made_from"]
+    now = {
+        "[data]": (made_from["data"], work.data.model_dump(mode="json")),
+        "[crops]": (
+            made_from["section"],
+            read_section(work.recipe, "crops", CropsSection).of(window).model_dump(mode="json"),
+        ),
+    }
+    now |= {name: (earlier, sha256(work.root / name)) for name, earlier in made_from["inputs"].items()}
+    changed = [name for name, (earlier, later) in now.items() if earlier != later]
+    if changed:
+        raise UserError(
+            f"expected crops made from the {', '.join(changed)} of {work.root}, found older ones in {folder}; "
+            f"rerun `python -m crops run {work.root} --overwrite`"
+        )
+    return store
 
 
 class CropStore:
     """Read crops by their position in the table.
 
-    Shards are opened by each process when it first needs them, so that a store can be handed to worker processes,
-    forked or spawned.
+    Shards are mapped by each process when it first needs them, and the table is not sent along, so that a store can be
+    handed to worker processes, forked or spawned.
 
     Parameters
     ----------
@@ -115,66 +187,105 @@ class CropStore:
     Raises
     ------
     UserError
-        If there is no store.
+        If there is no store, or its table is broken.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not (folder / "crops.parquet").is_file():
             raise UserError(f"expected a crop store (made by `python -m crops run`), found none at {folder}")
-        self.table: pd.DataFrame = pd.read_parquet(folder / "crops.parquet")
-        self._shards: dict[Path, NDArray[np.uint8]] = {}
+        self._shards = self.table["shard"].to_numpy(np.int64)
+        self._places = self.table["row"].to_numpy(np.int64)
+        self._start()
+
+    def _start(self) -> None:
+        self._pixels = cached(open_pixels, self.folder)
+        self._masks = cached(open_masks, self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shards": {}}  # a worker opens its own
+        return {"folder": self.folder, "_shards": self._shards, "_places": self._places}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self._shards)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The table of crops, its columns as the contract has them."""
+        path = self.folder / "crops.parquet"
+        table = read_table(path, "python -m crops run")
+        missing = [name for name, column in COLUMNS.items() if name not in table]
+        if missing:
+            raise UserError(
+                f"expected the columns {', '.join(missing)} in {path}, found none; "
+                "rerun `python -m crops run` with --overwrite"
+            )
+        return table
+
+    @cached_property
+    def _bags(self) -> dict[str, slice]:
+        ids = self.table["image_id"]
+        first = np.flatnonzero((ids != ids.shift()).to_numpy())
+        ends = [*first[1:], len(ids)]
+        return {ids.iloc[start]: slice(int(start), int(end)) for start, end in zip(first, ends, strict=True)}
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, S, S) of every crop; (0, 0, 0) for a store without crops."""
         if not len(self):
             return (0, 0, 0)
-        _, channels, height, width = self._open(_shard_path(self.folder, int(self.table["shard"].iloc[0]))).shape
-        return (channels, height, width)
+        return cast(tuple[int, int, int], self._pixels(int(self._shards[0])).shape)
 
-    def pixels(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    def crop(self, row: int, neighbours: Neighbours = "keep") -> NDArray[np.uint8]:
+        """Return the crop at a position of the table, shape (C, S, S), uint8."""
+        crop: NDArray[np.uint8] = self.batch([row], neighbours)[0]
+        return crop
+
+    def bag(self, image_id: str, neighbours: Neighbours = "keep") -> NDArray[np.uint8]:
+        """Return the crops of an image in the order of the table, shape (n, C, S, S), uint8; n is 0 for a stranger."""
+        return self.batch(self.rows_of(image_id), neighbours)
+
+    def rows_of(self, image_id: str) -> NDArray[np.int64]:
+        """Return the positions in the table of an image's crops."""
+        bag = self._bags.get(image_id, slice(0, 0))
+        return np.arange(bag.start, bag.stop)
+
+    def batch(self, rows: Rows, neighbours: Neighbours = "keep") -> NDArray[np.uint8]:
         """Return the crops at some positions of the table.
 
         Parameters
         ----------
         rows
-            n positions in ``table``, in any order.
+            n positions in ``table``, in any order; the files are read in theirs.
+        neighbours
+            What is shown outside the own cell.
 
         Returns
         -------
         ndarray
-            Shape (n, C, S, S), uint8, in the order asked for.
+            Shape (n, C, S, S), uint8, in the order asked for; the caller's own.
         """
-        return self._gather(_shard_path, rows, self.shape)
+        pixels = self.pixels(rows)
+        return pixels if neighbours == "keep" else with_neighbours(pixels, self.masks(rows), neighbours)
 
-    def masks(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    def pixels(self, rows: Rows) -> NDArray[np.uint8]:
+        """Return the untouched crops at some positions of the table: shape (n, C, S, S), uint8."""
+        return self._gather(self._pixels, rows, self.shape)
+
+    def masks(self, rows: Rows) -> NDArray[np.bool_]:
         """Return the own-cell masks at some positions of the table: shape (n, S, S), bool."""
         _, height, width = self.shape
-        packed = self._gather(_mask_path, rows, (-(-height * width // 8),))
+        packed = self._gather(self._masks, rows, (-(-height * width // 8),))
         bits = np.unpackbits(packed, axis=1, count=height * width)
-        return bits.reshape(-1, height, width).astype(bool)
+        return bits.reshape(-1, height, width).view(bool)
 
-    def _gather(
-        self, path: Any, rows: Sequence[int] | NDArray[np.integer[Any]], shape: tuple[int, ...]
-    ) -> NDArray[np.uint8]:
+    def _gather(self, opened: Any, rows: Rows, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         positions = np.asarray(rows, dtype=np.int64)
-        shards = self.table["shard"].to_numpy()[positions]
-        places = self.table["row"].to_numpy()[positions]
+        shards, places = self._shards[positions], self._places[positions]
         gathered = np.empty((len(positions), *shape), dtype=np.uint8)
-        for shard in np.unique(shards):
-            wanted = np.flatnonzero(shards == shard)
-            wanted = wanted[np.argsort(places[wanted], kind="stable")]  # the disk likes to be read forwards
-            gathered[wanted] = self._open(path(self.folder, int(shard)))[places[wanted]]
+        for i in np.lexsort((places, shards)).tolist():  # the disk likes to be read forwards
+            opened(int(shards[i])).fetch(int(places[i]), gathered[i])
         return gathered
-
-    def _open(self, path: Path) -> NDArray[np.uint8]:
-        if path not in self._shards:
-            self._shards[path] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return self._shards[path]

@@ -10,6 +10,8 @@ from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
 from hpa.vocabulary import VOCABULARIES, Vocabulary
 
+LayoutName = Literal["auto", "table", "kaggle2018", "kaggle2021", "hpa_v18", "jovian", "folder"]
+
 S = TypeVar("S", bound="Section")
 
 
@@ -22,11 +24,35 @@ class Section(BaseModel):
 class DataSection(Section):
     """`[data]`: what every stage may read."""
 
-    layout: Literal["auto", "kaggle2018", "folder"] = Field("auto", description="How the data folder is laid out.")
-    vocabulary: Literal["hpa28"] = Field("hpa28", description="The classes of the run.")
+    layout: LayoutName = Field("auto", description="How the data folders are laid out.")
+    source_layouts: dict[str, LayoutName] = Field(
+        {}, description="Layout of single sources, by name, where they are not all the same or not recognised."
+    )
+    train_only: tuple[str, ...] = Field(
+        (), description="Sources, by name (of the folder, or as in `--data NAME=PATH`), trained on and never scored."
+    )
+    vocabulary: Literal["hpa28", "hpa19", "jovian10"] = Field("hpa28", description="The classes of the run.")
     channels: tuple[Channel, ...] = Field(CHANNELS, description="The channels that are read and kept, in this order.")
     seed: int = Field(0, ge=0, description="Seeds every random draw of the run.")
+    split: Literal["folds", "hold-out", "random"] = Field(
+        "folds",
+        description="Which train images are scored: all, each in its fold; one part that is held out; or a random part "
+        "that tears groups apart, as older systems did (the score is then too good).",
+    )
     folds: int = Field(5, ge=2, le=100, description="Number of folds; images of one group share a fold.")
+    held_out: float = Field(0.2, gt=0, lt=1, description="Share of the images that `hold-out` and `random` score.")
+    near_duplicates: bool = Field(
+        False, description="Whether images that look alike are of one group: perceptual hashes of every image."
+    )
+    duplicate_bits: int = Field(
+        12,
+        ge=0,
+        le=20,
+        description="Most bits, of 64, in which the hashes of each colour of two that look alike differ.",
+    )
+    dedupe: Literal["keep-all", "keep-one"] = Field(
+        "keep-all", description="Whether all train images that look alike are kept, or one of them."
+    )
     max_failures: int = Field(0, ge=0, description="Images that may fail before a stage ends with exit code 1.")
 
     @field_validator("channels")
@@ -35,6 +61,11 @@ class DataSection(Section):
         if not channels or len(set(channels)) != len(channels):
             raise ValueError("expected at least one channel and none twice")
         return channels
+
+    @property
+    def looks_for_duplicates(self) -> bool:
+        """Whether init hashes every image."""
+        return self.near_duplicates or self.dedupe == "keep-one"
 
     @property
     def classes(self) -> Vocabulary:

@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
-from hpa.found import Found, channel_files, table_of
+from hpa.found import Found, Row, channel_files, parts_of, table_of
 from hpa.images import check_ids
 from hpa.vocabulary import Vocabulary
+
+
+def matches(data: Path) -> bool:
+    """Any folder will do; the other layouts are looked for first."""
+    return data.is_dir()
 
 
 def find(data: Path, vocabulary: Vocabulary) -> Found:
@@ -15,9 +20,8 @@ def find(data: Path, vocabulary: Vocabulary) -> Found:
     UserError
         If an Id cannot be a file name.
     """
-    files, others = channel_files([data], recursive=False)
-    ids = sorted(files)
+    walked = channel_files(parts_of(data), recursive=False)
+    ids = sorted(walked.files)
     check_ids(ids, str(data))
-    notices = [f"{others} files in {data} are not named {{Id}}_{{color}} and are ignored"] if others else []
-    rows = table_of((image_id, "test", (), None) for image_id in ids)
-    return Found(rows, [files[image_id] for image_id in ids], [data] * len(ids), notices)
+    rows = table_of(Row(image_id, "test") for image_id in ids)
+    return Found(rows, [walked.files[image_id] for image_id in ids], [data] * len(ids), vocabulary, walked.notice(data))

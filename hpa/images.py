@@ -1,9 +1,12 @@
 """The image table, ``images.parquet``: one row an image, made by init and never changed after it.
 
-Columns: image_id, source, split (``train`` or ``test``), target (sorted class indices of the run's vocabulary, empty
-where unknown), antibody (null where unknown), height_px and width_px (0 where no header could be read) and, for every
-channel C of the run, path_C, plane_C (`hpa.pixels.ONLY_PLANE` for a file that must be gray) and bytes_C (0 where the
-file is missing). Train rows stand first, test rows last and in the order of the sample submission.
+Columns: image_id, source (of an image in several sources their names with ``+`` between them), split (``train`` or
+``test``), target (sorted class indices of the run's vocabulary, empty where unknown), masked (classes of which nothing
+is known: neither trained on nor scored; all of them where a train image has no target), antibody (null where unknown),
+well (null where unknown; whatever images share besides the antibody and must not be torn apart for), height_px and
+width_px (0 where no header could be read) and, for every channel C of the run, path_C, plane_C
+(`hpa.pixels.ONLY_PLANE` for a file that must be gray) and bytes_C (0 where the file is missing). Train rows stand
+first, test rows last and in the order of the sample submission.
 """
 
 import re
@@ -17,10 +20,29 @@ import pandera.pandas as pa
 from hpa.channels import Channel
 from hpa.errors import UserError
 from hpa.files import write_parquet
+from hpa.parquet import check_table, read_table
 from hpa.vocabulary import Vocabulary
 
 # An id becomes a file name in the work folder, so it must never be able to point elsewhere.
 _ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,199}")
+
+
+_COLUMNS: Final = {
+    "image_id": pa.Column(str, unique=True),
+    "source": pa.Column(str),
+    "split": pa.Column(str, pa.Check.isin(["train", "test"])),
+    "target": pa.Column(object),
+    "masked": pa.Column(object),
+    "antibody": pa.Column(object, nullable=True),
+    "well": pa.Column(object, nullable=True),
+    "height_px": pa.Column("int32", pa.Check.ge(0)),
+    "width_px": pa.Column("int32", pa.Check.ge(0)),
+}
+
+# What can be checked without knowing the run's vocabulary and channels; texts come back from a file as pandas likes.
+_OF_EVERY_RUN: Final = pa.DataFrameSchema(
+    _COLUMNS | {column: pa.Column(nullable=True) for column in ("antibody", "well")}
+)
 
 
 def check_id(image_id: str) -> str:
@@ -57,15 +79,8 @@ def images_schema(vocabulary: Vocabulary, channels: Sequence[Channel]) -> pa.Dat
     def is_target(target: Sequence[int]) -> bool:
         return list(target) == sorted(set(target)) and all(0 <= c < len(vocabulary) for c in target)
 
-    columns = {
-        "image_id": pa.Column(str, unique=True),
-        "source": pa.Column(str),
-        "split": pa.Column(str, pa.Check.isin(["train", "test"])),
-        "target": pa.Column(object, pa.Check(is_target, element_wise=True)),
-        "antibody": pa.Column(object, nullable=True),
-        "height_px": pa.Column("int32", pa.Check.ge(0)),
-        "width_px": pa.Column("int32", pa.Check.ge(0)),
-    }
+    of_classes = pa.Column(object, pa.Check(is_target, element_wise=True))
+    columns = _COLUMNS | {"target": of_classes, "masked": of_classes}
     for channel in channels:
         columns[f"path_{channel}"] = pa.Column(str)
         columns[f"plane_{channel}"] = pa.Column("int16", pa.Check.ge(-1))
@@ -74,27 +89,33 @@ def images_schema(vocabulary: Vocabulary, channels: Sequence[Channel]) -> pa.Dat
 
 
 def write_images(path: Path, images: pd.DataFrame, vocabulary: Vocabulary, channels: Sequence[Channel]) -> None:
-    """Check the image table and write it.
+    """Check the image table and write it; without the columns masked and well no class is masked and no well known.
 
     Raises
     ------
     pandera.errors.SchemaError
         If it breaks the contract.
     """
+    images = images.copy()
+    if "masked" not in images:
+        images.insert(list(images.columns).index("target") + 1, "masked", pd.Series([()] * len(images), dtype=object))
+    if "well" not in images:
+        images.insert(list(images.columns).index("antibody") + 1, "well", pd.Series([None] * len(images), dtype=object))
     images_schema(vocabulary, channels).validate(images)
-    write_parquet(path, images.assign(target=pd.Series([[int(c) for c in t] for t in images["target"]], dtype=object)))
+    for column in ("target", "masked"):
+        images[column] = pd.Series([[int(c) for c in labels] for labels in images[column]], dtype=object)
+    write_parquet(path, images)
 
 
 def read_images(path: Path) -> pd.DataFrame:
-    """Read the image table; targets come back as tuples of class indices.
+    """Read the image table; targets and masked classes come back as tuples of class indices.
 
     Raises
     ------
     UserError
-        If there is none.
+        If there is none, or it breaks what holds for every run.
     """
-    if not path.exists():
-        raise UserError(f"expected {path} (made by `python -m pipeline init`), found no such file")
-    images = pd.read_parquet(path)
-    images["target"] = [tuple(int(c) for c in target) for target in images["target"]]
+    images = check_table(read_table(path, "python -m pipeline init"), _OF_EVERY_RUN, path)
+    for column in ("target", "masked"):
+        images[column] = [tuple(int(c) for c in labels) for labels in images[column]]
     return images

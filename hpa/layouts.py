@@ -3,26 +3,35 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pandas as pd
 from PIL import Image
 
-from hpa import folder, kaggle2018
+from hpa import folder, hpa_v18, jovian, kaggle2018, kaggle2021, table
 from hpa.channels import Channel
+from hpa.conversion import converter
 from hpa.errors import UserError
-from hpa.found import Found
-from hpa.pixels import ONLY_PLANE
+from hpa.found import Found, PlaneFile
 from hpa.vocabulary import Vocabulary
 
-LAYOUTS: Final[Mapping[str, Callable[[Path, Vocabulary], Found]]] = {
-    "kaggle2018": kaggle2018.find,
-    "folder": folder.find,
+
+class Layout(NamedTuple):
+    """How a data folder is recognised and read."""
+
+    matches: Callable[[Path], bool]
+    find: Callable[[Path, Vocabulary], Found]
+
+
+LAYOUTS: Final[Mapping[str, Layout]] = {
+    "table": Layout(table.matches, table.find),
+    "kaggle2021": Layout(kaggle2021.matches, kaggle2021.find),
+    "jovian": Layout(jovian.matches, jovian.find),
+    "hpa_v18": Layout(hpa_v18.matches, hpa_v18.find),
+    "kaggle2018": Layout(kaggle2018.matches, kaggle2018.find),
+    "folder": Layout(folder.matches, folder.find),
 }
-
-
-_COLOURED: Final = (".jpg", ".jpeg")
-_PLANES: Final[Mapping[Channel, int]] = {"red": 0, "green": 1, "blue": 2, "yellow": 0}  # yellow is red and green alike
+"""In the order in which ``"auto"`` tries them."""
 
 
 @dataclass(frozen=True)
@@ -47,62 +56,75 @@ def index(data: Path, layout: str, vocabulary: Vocabulary, channels: Sequence[Ch
     Parameters
     ----------
     data
-        The folder.
+        The folder, or the table of a `hpa.table`.
     layout
-        A name of `LAYOUTS`, or ``"auto"``: Kaggle 2018 where there is a ``train.csv`` or ``sample_submission.csv``.
+        A name of `LAYOUTS`, or ``"auto"``: the first one that recognises the folder.
     vocabulary, channels
-        Of the run.
+        Of the run; targets in another vocabulary are converted (`hpa.conversion`).
 
     Raises
     ------
     UserError
         If the folder is missing, holds no image, or its tables are wrong.
     """
-    if not data.is_dir():
+    if not data.is_dir() and not (data.is_file() and table.matches(data)):
         raise UserError(f"expected a data folder, found no folder {data}")
+    if data.is_file() and layout not in ("auto", "table"):
+        raise UserError(f"expected a folder for the layout {layout}, found the file {data}")
     if layout == "auto":
-        layout = "kaggle2018" if kaggle2018.matches(data) else "folder"
-    found = LAYOUTS[layout](data.resolve(), vocabulary)
+        layout = next(name for name, one in LAYOUTS.items() if one.matches(data))
+    found = LAYOUTS[layout].find(data.resolve(), vocabulary)
     if found.rows.empty:
         raise UserError(f"expected images {{Id}}_{{color}}.png in {data} (layout {layout}), found none")
-    table = found.rows.assign(source=data.resolve().name)
-    sizes = pd.DataFrame([_header(paths, channels) for paths in found.paths], dtype="int32")
-    table = pd.concat([table, sizes], axis=1)
-    missing = int(sum(1 for paths in found.paths if not all(channel in paths for channel in channels)))
+    images = _with_labels(found, vocabulary).assign(source=data.resolve().name)
+    files = [{channel: found.file_or_guess(i, channel) for channel in channels} for i in range(len(images))]
+    sizes = {path: _size(path) for row in files for path in {file.path for file in row.values()}}
+    images = pd.concat([images, pd.DataFrame([_header(row, sizes) for row in files], dtype="int32")], axis=1)
     for channel in channels:
-        paths = [found.path_or_guess(i, channel) for i in range(len(table))]
-        table[f"path_{channel}"] = [str(path) for path in paths]
-        table[f"plane_{channel}"] = pd.Series([_plane(path, channel) for path in paths], dtype="int16")
-        table[f"bytes_{channel}"] = pd.Series(
-            [path.stat().st_size if path.is_file() else 0 for path in paths], dtype="int64"
-        )
+        images[f"path_{channel}"] = [str(row[channel].path) for row in files]
+        images[f"plane_{channel}"] = pd.Series([row[channel].plane for row in files], dtype="int16")
+        images[f"bytes_{channel}"] = pd.Series([sizes[row[channel].path] for row in files], dtype="int64")
+    missing = int((images[[f"bytes_{channel}" for channel in channels]] == 0).any(axis=1).sum())
     notices = list(found.notices)
     if missing:
         notices.append(f"{missing} images lack at least one channel file; they are kept and will be listed as failed")
-    order = ["image_id", "source", "split", "target", "antibody", "height_px", "width_px"]
-    rest = [column for column in table.columns if column.startswith(("path_", "plane_", "bytes_"))]
-    return Indexed(table[order + rest], tuple(notices))
+    order = ["image_id", "source", "split", "target", "masked", "antibody", "well", "height_px", "width_px"]
+    return Indexed(images[order + [column for column in images.columns if column not in order]], tuple(notices))
 
 
-def _plane(path: Path, channel: Channel) -> int:
-    """Return the plane of a file that holds a channel; only JPEG files may be coloured, as those of the atlas are."""
-    if path.suffix.lower() not in _COLOURED or not path.is_file():
-        return ONLY_PLANE
+def _with_labels(found: Found, vocabulary: Vocabulary) -> pd.DataFrame:
+    """Tell the targets in the run's vocabulary; of a train image without one nothing is known, so all is masked."""
+    convert = converter(found.vocabulary, vocabulary)
+    nothing = tuple(range(len(vocabulary)))
+    splits, targets = found.rows["split"], found.rows["target"]
+    labels = [convert(target) if target else ((), nothing) for target in targets]
+    return found.rows.assign(
+        target=pd.Series([target for target, _ in labels], dtype=object),
+        masked=pd.Series(
+            [masked if split == "train" else () for (_, masked), split in zip(labels, splits, strict=True)],
+            dtype=object,
+        ),
+    )
+
+
+def _size(path: Path) -> int:
     try:
-        with Image.open(path) as image:
-            return _PLANES[channel] if image.mode == "RGB" else ONLY_PLANE
-    except (OSError, Image.DecompressionBombError):
-        return ONLY_PLANE
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # a name too long, a folder that may not be entered
+        return 0
 
 
-def _header(paths: Mapping[Channel, Path], channels: Sequence[Channel]) -> dict[str, int]:
-    size = (0, 0)
-    for channel in channels:
-        if channel in paths:
+def _header(files: Mapping[Channel, PlaneFile], sizes: Mapping[Path, int]) -> dict[str, int]:
+    for file in files.values():
+        if sizes[file.path]:
             try:
-                with Image.open(paths[channel]) as image:
-                    size = (image.height, image.width)
-                break
-            except (OSError, Image.DecompressionBombError):
+                with Image.open(file.path) as image:
+                    return {"height_px": image.height, "width_px": image.width}
+            except (
+                OSError,
+                SyntaxError,
+                ValueError,
+                Image.DecompressionBombError,
+            ):  # whatever a damaged file brings up
                 continue
-    return {"height_px": size[0], "width_px": size[1]}
+    return {"height_px": 0, "width_px": 0}

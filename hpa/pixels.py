@@ -18,6 +18,9 @@ ONLY_PLANE: Final = -1
 MOST_LABELS: Final = 65_535
 """A uint16 label image holds no more objects."""
 
+_JPEG: Final = b"\xff\xd8\xff"
+_TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -29,8 +32,8 @@ def read_plane(path: Path, plane: int = ONLY_PLANE) -> Pixels:
     path
         A PNG, TIFF or JPEG file, 8 or 16 bit.
     plane
-        Which plane to take, in the file's own order (red, green, blue for colour files); `ONLY_PLANE`
-        where the file must be gray.
+        Which plane to take, counted through the pages of a TIFF and then through the samples of a page (red, green,
+        blue for colour files); `ONLY_PLANE` where the file must be gray. A gray JPEG is the same in every plane.
 
     Returns
     -------
@@ -48,33 +51,49 @@ def read_plane(path: Path, plane: int = ONLY_PLANE) -> Pixels:
         raise ImageError(f"missing file {path.name}") from None
     except OSError as error:
         raise ImageError(f"unreadable file {path.name}: {error.strerror}") from None
-    image: Any = _decode(content, path.name)
-    if plane == ONLY_PLANE:
-        if image.ndim != 2:
-            raise ImageError(f"{path.name}: expected one gray plane, found {image.shape[2]}")
-        return cast(Pixels, image)
-    if image.ndim == 2:
-        image = image[..., np.newaxis]
-    if not 0 <= plane < image.shape[2]:
-        raise ImageError(f"{path.name}: expected a plane {plane}, found {image.shape[2]} planes")
-    if image.shape[2] >= 3:  # OpenCV's order is blue, green, red
-        plane = {0: 2, 2: 0}.get(plane, plane)
-    return cast(Pixels, np.ascontiguousarray(image[..., plane]))
+    pages = _decode(content, path.name)
+    samples = 1 if pages[0].ndim == 2 else pages[0].shape[2]
+    n_planes = samples * len(pages)
+    if plane == ONLY_PLANE or (n_planes == 1 and content.startswith(_JPEG)):
+        if n_planes > 1:
+            raise ImageError(f"{path.name}: expected one gray plane, found {n_planes}")
+        return pages[0]
+    if not 0 <= plane < n_planes:
+        raise ImageError(f"{path.name}: expected a plane {plane}, found {n_planes} planes")
+    page, sample = pages[plane // samples], plane % samples
+    if samples == 1:
+        return page
+    if samples >= 3:  # OpenCV's order is blue, green, red
+        sample = {0: 2, 2: 0}.get(sample, sample)
+    return cast(Pixels, np.ascontiguousarray(page[..., sample]))
 
 
-def _decode(content: bytes, name: str) -> Pixels:
-    # OpenCV fills the rest of a PNG that was cut short with zeros and says nothing.
+def _decode(content: bytes, name: str) -> list[Pixels]:
+    """Return the pages of a file; all but TIFF have one."""
+    # OpenCV fills the rest of a PNG or JPEG that was cut short and says nothing.
     if content.startswith(b"\x89PNG") and b"IEND" not in content[-64:]:
         raise ImageError(f"truncated PNG {name}")
-    try:
-        image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if content else None
-    except cv2.error:
-        image = None
-    if image is None:
+    if content.startswith(_JPEG) and b"\xff\xd9" not in content[-64:]:
+        raise ImageError(f"truncated JPEG {name}")
+    pages: Sequence[Any] = []
+    if content:
+        buffer = np.frombuffer(content, dtype=np.uint8)
+        try:
+            if content.startswith(_TIFF):
+                _, pages = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED)
+            else:
+                pages = [cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)]
+        except cv2.error:
+            pages = []
+    if not pages or any(page is None for page in pages):
         raise ImageError(f"{name} is not an image that can be decoded")
-    if image.dtype not in (np.uint8, np.uint16):
-        raise ImageError(f"{name}: expected 8 or 16 bit, found {image.dtype}")
-    return cast(Pixels, image)
+    for page in pages:
+        if page.dtype not in (np.uint8, np.uint16):
+            gaps = " with NaN" if page.dtype.kind == "f" and np.isnan(page).any() else ""
+            raise ImageError(f"{name}: expected 8 or 16 bit, found {page.dtype}{gaps}")
+        if page.shape[2:] != pages[0].shape[2:]:
+            raise ImageError(f"{name}: expected pages of one kind, found gray and coloured ones")
+    return list(pages)
 
 
 def read_channels(image: Mapping[Any, Any], channels: Sequence[Channel]) -> Pixels:

@@ -21,10 +21,13 @@ class Vocabulary:
         What a recipe calls it, for example ``"hpa28"``.
     classes
         The name of each class; the position is the class index.
+    header
+        The columns of the competition's submission: of the image and of its labels.
     """
 
     name: str
     classes: tuple[str, ...]
+    header: tuple[str, str] = ("Id", "Predicted")
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -61,7 +64,7 @@ class Vocabulary:
             If a part is not an integer in ``0..len(self) - 1``.
         """
         indices = set()
-        for part in text.split(separator):
+        for part in text.split(separator) if text.strip() else ():
             if not (part.isascii() and part.isdigit() and int(part) < len(self)):
                 raise UserError(f"expected labels 0..{len(self) - 1}, found {part!r} in {text!r}")
             indices.add(int(part))
@@ -115,4 +118,41 @@ HPA28: Final = Vocabulary(
 )
 """The 28 classes of the Kaggle 2018 competition, in its numbering."""
 
-VOCABULARIES: Final = {HPA28.name: HPA28}
+HPA19: Final = Vocabulary(
+    "hpa19",
+    (
+        *HPA28.classes[:8],
+        "Intermediate filaments",
+        "Actin filaments",
+        "Microtubules",
+        "Mitotic spindle",
+        "Centrosome",
+        "Plasma membrane",
+        "Mitochondria",
+        "Aggresome",
+        "Cytosol",
+        "Vesicles and punctate cytosolic patterns",
+        "Negative",
+    ),
+)
+"""The 19 classes of the Kaggle 2021 single-cell competition, in its numbering."""
+
+JOVIAN10: Final = Vocabulary(
+    "jovian10",
+    (
+        "Mitochondria",
+        "Nuclear bodies",
+        "Nucleoli",
+        "Golgi apparatus",
+        "Nucleoplasm",
+        "Nucleoli fibrillar center",
+        "Cytosol",
+        "Plasma membrane",
+        "Centrosome",
+        "Nuclear speckles",
+    ),
+    ("Image", "Label"),
+)
+"""The ten classes of the Jovian "Zero to GANs" competition, in its numbering."""
+
+VOCABULARIES: Final = {vocabulary.name: vocabulary for vocabulary in (HPA28, HPA19, JOVIAN10)}

@@ -4,10 +4,13 @@
     python -m pipeline init work/my --data /data/hpaic --recipe recipes/cells.toml
     python -m pipeline run work/my                                                every stage, resuming
     python -m pipeline apply work/my --data /data/new --out work/new              a trained work folder on new images
+    python -m pipeline export work/my my.bundle                                   what apply needs, to hand on
 
-init   reads a data folder and a recipe; writes recipe.toml (resolved), images.parquet, folds.parquet.
+init   reads data folders and a recipe; writes recipe.toml (resolved), images.parquet, folds.parquet, and where there
+       are any conflicts.csv (sources that contradict each other), scan/ (hashes), dropped.csv (near-duplicates).
 run    reads and writes what the stages do (`python -m segment --help`, and so on).
-apply  reads the trained work folder and new images; writes another work folder with a submission.csv.
+apply  reads a trained work folder, or a bundle, and new images; writes a work folder with a submission.csv.
+export reads a trained work folder; writes a bundle: recipe, checkpoints, thresholds, no image.
 demo   writes an atlas, a work folder and demo.json.
 """
 
@@ -22,7 +25,7 @@ from hpa.command import call, new_app
 app = new_app(__doc__)
 
 Work = Annotated[Path, typer.Argument(help="The work folder.")]
-Data = Annotated[Path, typer.Option(help="The data folder.")]
+Data = Annotated[list[str], typer.Option(help="A data folder, PATH or NAME=PATH; may be given several times.")]
 Device = Annotated[str, typer.Option(help="Where the networks run: auto, cpu, cuda.")]
 Workers = Annotated[int, typer.Option(help="Processes where work is mapped over images; 0 chooses.", min=0)]
 Dask = Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers map over images.")]
@@ -36,12 +39,13 @@ def init(
     recipe: Annotated[Path | None, typer.Option(help="A TOML file; without it all defaults.")] = None,
     limit: Annotated[int, typer.Option(help="Take about so many images of each split; 0 takes all.", min=0)] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the recipe.")] = None,
+    workers: Workers = 0,
 ) -> None:
-    """Make a work folder from a data folder."""
+    """Make a work folder from one or several data folders."""
     from pipeline.init import init as init_work
     from pipeline.recipe import load_recipe
 
-    init_work(work, data, load_recipe(recipe, set_ or ()), limit=limit)
+    init_work(work, data, load_recipe(recipe, set_ or ()), limit=limit, workers=workers)
 
 
 @app.command()
@@ -80,22 +84,37 @@ def demo(
 
 
 @app.command()
-def apply(
+def export(
     work: Work,
+    bundle: Annotated[Path, typer.Argument(help="The folder to make.")],
+) -> None:
+    """Pack what `apply` needs into one folder that can be handed on."""
+    from hpa.work import locked, open_work
+    from pipeline.bundle import export as pack
+
+    folder = open_work(work)
+    with locked(work):
+        files = pack(folder, bundle)
+    print(f"{files} files in {bundle}")
+
+
+@app.command()
+def apply(
+    work: Annotated[Path, typer.Argument(help="A trained work folder or a bundle.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="The work folder to make for the new images.")],
     device: Device = "auto",
     workers: Workers = 0,
     dask: Dask = "",
 ) -> None:
-    """Use a trained work folder on new images; nothing is trained or tuned."""
-    from hpa.work import locked, open_work
+    """Use a trained work folder, or a bundle of one, on new images; nothing is trained or tuned."""
+    from hpa.work import locked
+    from pipeline.bundle import open_model
     from pipeline.init import init_apply
-    from pipeline.recipe import load_recipe
     from pipeline.stages import run_stages
 
-    model = open_work(work)
-    folder = init_apply(out, data, load_recipe(model.recipe))
+    model, recipe = open_model(work)
+    folder = init_apply(out, data, recipe)
     with locked(out):
         ran = run_stages(folder, model=model, device=device, workers=workers, dask=dask)
     print(f"look at {out}/aggregate/submission.csv")

@@ -1,59 +1,73 @@
 """Making a work folder: the image table, the folds, the resolved recipe."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from hpa.channels import Channel
 from hpa.config import DataSection, Section
 from hpa.errors import UserError
-from hpa.folds import antibody_groups, assign_folds, write_folds
+from hpa.files import write_csv
+from hpa.folds import split_images, take_share, write_folds
+from hpa.groups import join_groups, largest
 from hpa.images import write_images
-from hpa.layouts import index
+from hpa.similar import Similar, find_similar
+from hpa.sources import SEPARATOR, check_channels, index_sources, parse_sources
 from hpa.work import WorkFolder, locked
 from pipeline.recipe import write_recipe
 
 
-def init(root: Path, data: Path, recipe: dict[str, Section], *, limit: int = 0) -> WorkFolder:
-    """Make a work folder from a data folder.
+def init(
+    root: Path, data: Sequence[str | Path], recipe: dict[str, Section], *, limit: int = 0, workers: int = 0
+) -> WorkFolder:
+    """Make a work folder from data folders.
 
     Parameters
     ----------
     root
         The folder to make; the recipe is written last, so that a killed init leaves no work folder.
     data
-        The data folder.
+        The data folders, ``PATH`` or ``NAME=PATH`` (`hpa.sources`).
     recipe
         All sections (`pipeline.recipe.load_recipe`).
     limit
-        Take about so many train images, stratified, and so many test images; 0 takes all.
+        Take so many train images, stratified, and so many test images; 0 takes all.
+    workers
+        Processes that hash images; 0 takes one a processor.
 
     Raises
     ------
     UserError
-        If there is a work folder already, or the data folder or its tables are unusable.
+        If there is a work folder already, or a data folder or its tables are unusable.
     """
     work = WorkFolder(root)
     if work.recipe.exists():
         raise UserError(f"expected a new work folder, found one initialised at {root}")
     section = cast(DataSection, recipe["data"])
-    images = _index(data, section)
-    if missing := _without_files(images, section):
-        kept = ", ".join(f'"{channel}"' for channel in section.channels if channel not in missing)
-        raise UserError(
-            f"expected files of the channels {', '.join(section.channels)} in {data}, found no image with "
-            f"{' or '.join(missing)}; for data without, add --set 'data.channels=[{kept}]'"
-        )
+    images, conflicts = _index(data, section)
+    check_channels(images, parse_sources(data), section)
     if limit:
         images = _limited(images, limit, section)
+        conflicts = conflicts[conflicts["image_id"].isin(images["image_id"])]
     with locked(root):
-        _commit(work, images, recipe, section)
+        similar = Similar.none(len(images))
+        if section.looks_for_duplicates:
+            similar = find_similar(root / "scan", images, section, workers=workers)
+            print(f"init: {similar}")
+        if len(conflicts):
+            write_csv(root / "conflicts.csv", conflicts)
+        groups = join_groups(len(images), [list(images["antibody"]), list(images["well"])], similar.pairs)
+        kept = np.ones(len(images), dtype=bool)
+        if section.dedupe == "keep-one":
+            kept = _deduped(root, images, similar, section)
+        _commit(work, images[kept], groups[kept], recipe, section)
     return work
 
 
-def init_apply(root: Path, data: Path, recipe: dict[str, Section]) -> WorkFolder:
+def init_apply(root: Path, data: Sequence[str | Path], recipe: dict[str, Section]) -> WorkFolder:
     """Make a work folder of test images only, for a trained recipe; one made of the same is kept and resumed.
 
     Raises
@@ -62,60 +76,100 @@ def init_apply(root: Path, data: Path, recipe: dict[str, Section]) -> WorkFolder
         If the data lack a channel of the trained run, or the folder was made of other images.
     """
     work = WorkFolder(root)
-    section = cast(DataSection, recipe["data"]).model_copy(update={"layout": "auto"})
-    images = _index(data, section).assign(split="test")
-    if missing := _without_files(images, section):
-        raise UserError(
-            f"expected the channels of the trained run ({', '.join(section.channels)}), "
-            f"found no image with {' or '.join(missing)} in {data}"
-        )
+    trained = cast(DataSection, recipe["data"])
+    section = trained.model_copy(update={"layout": "auto", "source_layouts": {}, "train_only": ()})
+    images, _ = _index(data, section)
+    nothing = pd.Series([()] * len(images), index=images.index, dtype=object)
+    images = images.assign(split="test", masked=nothing)
+    for channel in section.channels:
+        if not images[f"bytes_{channel}"].any():
+            raise UserError(
+                f"expected the channels of the trained run ({', '.join(section.channels)}), "
+                f"found no image with {channel} in {', '.join(map(str, data))}"
+            )
     with locked(root):
         if work.recipe.exists():
             earlier = pd.read_parquet(work.images)
             if list(earlier["image_id"]) != list(images["image_id"]):
-                raise UserError(f"expected a new folder or one made of {data}, found {root} made of other images")
+                raise UserError(f"expected a new folder or one made of {data[0]}, found {root} made of other images")
             return work
-        _commit(work, images, recipe | {"data": section}, section)
+        _commit(work, images, np.arange(len(images), dtype=np.int32), recipe | {"data": section}, section)
     return work
 
 
-def _index(data: Path, section: DataSection) -> pd.DataFrame:
-    found = index(data, section.layout, section.classes, section.channels)
-    for notice in found.notices:
+def _index(data: Sequence[str | Path], section: DataSection) -> tuple[pd.DataFrame, pd.DataFrame]:
+    joined = index_sources(parse_sources(data), section)
+    for notice in joined.notices:
         print(f"init: {notice}")
-    return found.images
+    return joined.images, joined.conflicts
 
 
-def _without_files(images: pd.DataFrame, section: DataSection) -> list[Channel]:
-    """Return the channels that no image has a file of."""
-    return [channel for channel in section.channels if not images[f"bytes_{channel}"].any()]
-
-
-def _commit(work: WorkFolder, images: pd.DataFrame, recipe: dict[str, Section], section: DataSection) -> None:
-    write_folds(work.folds, _folds(images[images["split"] == "train"], section))
+def _commit(
+    work: WorkFolder,
+    images: pd.DataFrame,
+    groups: NDArray[np.int32],
+    recipe: dict[str, Section],
+    section: DataSection,
+) -> None:
+    folds = _folds(images, groups, section)
+    write_folds(work.folds, folds)
     write_images(work.images, images.reset_index(drop=True), section.classes, section.channels)
     write_recipe(work.recipe, recipe)
     splits = images["split"].value_counts()
     print(f"init: {splits.get('train', 0)} train and {splits.get('test', 0)} test images in {work.root}")
+    if len(folds):
+        sizes = folds["group"].nunique(), largest(folds["group"].to_numpy())
+        print(
+            f"init: {sizes[0]} groups of train images, {sizes[1]} images in the largest, {folds['scored'].sum()} scored"
+        )
 
 
-def _folds(train: pd.DataFrame, section: DataSection) -> pd.DataFrame:
-    """Group and fold of every train image; no rows where there are none, as when a model is applied."""
-    groups = antibody_groups(list(train["antibody"]))
-    folds = np.empty(0, dtype=np.int16)
-    if len(train):
-        folds = assign_folds(section.classes.multi_hot(train["target"]), groups, section.folds, section.seed)
-    return pd.DataFrame({"image_id": pd.Series(list(train["image_id"]), dtype=str), "group": groups, "fold": folds})
+def _folds(images: pd.DataFrame, groups: NDArray[np.int32], section: DataSection) -> pd.DataFrame:
+    """Split the train images of which a class is known; no rows where there are none, as when a model is applied."""
+    known = _labelled(images, section)
+    train = images[known]
+    ids = pd.DataFrame({"image_id": pd.Series(list(train["image_id"]), dtype=str)})
+    numbers = pd.factorize(groups[known])[0].astype(np.int32)
+    train_only = _train_only(train, section)
+    targets = section.classes.multi_hot(train["target"])
+    return pd.concat([ids, split_images(targets, numbers, train_only, section)], axis=1)
+
+
+def _labelled(images: pd.DataFrame, section: DataSection) -> NDArray[np.bool_]:
+    some = images["masked"].map(len) < len(section.classes)
+    labelled: NDArray[np.bool_] = ((images["split"] == "train") & some).to_numpy()
+    return labelled
+
+
+def _train_only(images: pd.DataFrame, section: DataSection) -> NDArray[np.bool_]:
+    """Tell which images no scored source has."""
+    unscored = set(section.train_only)
+    return np.array([set(source.split(SEPARATOR)) <= unscored for source in images["source"]], dtype=bool)
+
+
+def _deduped(root: Path, images: pd.DataFrame, similar: Similar, section: DataSection) -> NDArray[np.bool_]:
+    """Keep one train image of each set that looks alike, of a scored source where there is one; list the others."""
+    train = (images["split"] == "train").to_numpy()
+    order = np.lexsort((np.arange(len(images)), _train_only(images, section), ~_labelled(images, section)))
+    order = order[train[order]]
+    alike = pd.Series(join_groups(len(images), [], similar.pairs))
+    first = pd.Series(order, index=alike.iloc[order]).groupby(level=0, sort=False).first()
+    kept = ~train
+    kept[first.to_numpy()] = True
+    ids = images["image_id"].to_numpy()
+    dropped = pd.DataFrame({"image_id": ids[~kept], "looks_like": ids[first.loc[alike[~kept]].to_numpy()]})
+    write_csv(root / "dropped.csv", dropped)
+    print(f"init: {len(dropped)} train images look like another one and are left out (dropped.csv)")
+    return kept
 
 
 def _limited(images: pd.DataFrame, limit: int, section: DataSection) -> pd.DataFrame:
-    """Take one of as many folds as make about `limit` train images, and test images at even distances."""
+    """Take about `limit` train images, every class in its share, and test images at even distances."""
     train, test = images[images["split"] == "train"], images[images["split"] == "test"]
     if len(train) > limit:
-        groups = antibody_groups(list(train["antibody"]))
-        k = -(-len(train) // limit)
-        folds = assign_folds(section.classes.multi_hot(train["target"]), groups, k, section.seed)
-        train = train[folds == 0]
+        one_by_one = np.arange(len(train), dtype=np.int32)  # groups are for the folds of what is taken
+        targets = section.classes.multi_hot(train["target"])
+        train = train[take_share(targets, one_by_one, limit / len(train), section.seed)]
     if len(test) > limit:
         test = test.iloc[np.linspace(0, len(test) - 1, limit).astype(int)]
-    return pd.concat([train, test])
+    return pd.concat([train, test], ignore_index=True)

@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aggregate.thresholds import decide, read_thresholds
+from aggregate.decide import decide
+from aggregate.thresholds import read_thresholds
 from classify.probabilities import class_columns, read_probabilities
+from crops.config import CropsSection
+from hpa.config import read_section
 from hpa.pixels import read_labels
 from hpa.scores import macro_f1
 from hpa.vocabulary import Vocabulary
@@ -17,7 +20,7 @@ from segment.masks import read_mask, read_masks
 from segment.score import average_precision, match_cells
 
 
-def score_against_truth(work: WorkFolder, truth: Path, window: str = "cells") -> dict[str, Any]:
+def score_against_truth(work: WorkFolder, truth: Path) -> dict[str, Any]:
     """Score the test images of a finished run.
 
     Parameters
@@ -26,15 +29,14 @@ def score_against_truth(work: WorkFolder, truth: Path, window: str = "cells") ->
         The finished work folder.
     truth
         The folder ``truth`` of the atlas it was made from.
-    window
-        Which window's crop probabilities are held against the cells.
 
     Returns
     -------
     dict
         segmentation_ap50 (mean over test images), test_macro_f1, baseline_every_class, baseline_most_frequent (the
         best macro F1 of predicting the m most frequent train classes for every image, over all m),
-        distinct_predictions, cell_macro_f1 over cells matched at IoU 0.5, cell_matched_share.
+        distinct_predictions; where the run predicts windows around cells, test_cells, cell_macro_f1 over those
+        matched at IoU 0.5, and cell_matched_share.
     """
     vocabulary = work.data.classes
     images = pd.read_csv(truth / "images.csv", dtype=str, keep_default_na=False)
@@ -44,6 +46,8 @@ def score_against_truth(work: WorkFolder, truth: Path, window: str = "cells") ->
     predicted = _targets(submission.set_index("Id").loc[test["image_id"], "Predicted"], vocabulary)
     train = _targets(images.loc[images["split"] == "train", "target"], vocabulary)
     matched = _match_test_cells(work, truth, list(test["image_id"]))
+    pairs = {image_id: pairs for image_id, (_, pairs) in matched.items()}
+    has_cells = "cells" in read_section(work.recipe, "crops", CropsSection).windows
     return {
         "test_images": len(test),
         "segmentation_ap50": float(np.mean([ap for ap, _ in matched.values()])),
@@ -51,7 +55,7 @@ def score_against_truth(work: WorkFolder, truth: Path, window: str = "cells") ->
         "baseline_every_class": macro_f1(targets, np.ones_like(targets)),
         "baseline_most_frequent": _most_frequent(targets, train),
         "distinct_predictions": int(submission["Predicted"].nunique()),
-        **_score_cells(work, truth, {image_id: pairs for image_id, (_, pairs) in matched.items()}, window),
+        **(_score_cells(work, truth, pairs) if has_cells else {}),
     }
 
 
@@ -82,13 +86,11 @@ def _match_test_cells(
     return matched
 
 
-def _score_cells(
-    work: WorkFolder, truth: Path, matched: dict[str, NDArray[np.int64]], window: str
-) -> dict[str, float | int]:
+def _score_cells(work: WorkFolder, truth: Path, matched: dict[str, NDArray[np.int64]]) -> dict[str, float | int]:
     """Hold the crops of matched cells against the cells' own labels, at the thresholds of the images."""
     vocabulary = work.data.classes
     columns = class_columns(vocabulary)
-    crops = read_probabilities(work.root / "classify" / window / "probabilities.parquet", vocabulary)
+    crops = read_probabilities(work.root / "classify" / "cells" / "probabilities.parquet", vocabulary)
     crops = crops.groupby(["image_id", "cell_label"])[columns].mean()
     cells = pd.read_csv(truth / "cells.csv", dtype={"image_id": str, "target": str}, keep_default_na=False)
     cells = cells[cells["image_id"].isin(list(matched))]
@@ -102,7 +104,7 @@ def _score_cells(
         crops.reset_index().rename(columns={"cell_label": "predicted_label"}), on=["image_id", "predicted_label"]
     )
     thresholds = read_thresholds(work.root / "aggregate" / "thresholds.json", vocabulary)
-    predictions = decide(rows[columns].to_numpy(np.float32), thresholds.values, "blank", vocabulary)
+    predictions = decide(rows[columns].to_numpy(np.float32), thresholds.stored, "blank", vocabulary)
     return {
         "test_cells": len(cells),
         "cell_matched_share": len(rows) / max(len(cells), 1),

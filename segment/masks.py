@@ -111,6 +111,7 @@ def write_pair(
     write_labels(_path(work, "nuclei", image_id), nuclei)
     write_labels(_path(work, "masks", image_id), cells)
     areas = np.bincount(cells.ravel())[1:]
+    areas = areas[areas > 0]  # numbers may be missing in masks that others drew
     return {
         "image_id": image_id,
         "n_cells": len(areas),

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent.parent
 
 def commands(page: Path) -> list[list[str]]:
     """Return the arguments after ``python -m`` of every command in a page's code blocks, in order."""
-    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    blocks = [block for language, block in fenced if language in ("", "sh", "bash", "console")]
     lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     found = [re.search(r"python -m (.*)", line) for line in lines]
     return [shlex.split(match[1]) for match in found if match]

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = ("hpa", "segment", "crops", "classify", "aggregate", "pipeline")
 CONTRACTS = {"segment": "segment.masks", "crops": "crops.store", "classify": "classify.probabilities"}
-ONE_PLACE = ("cellpose", "albumentations", "pytorch_metric_learning", "lightning", "dask")
+ONE_PLACE = ("cellpose", "albumentations", "pytorch_metric_learning", "lightning", "dask", "anndata", "h5py")
 
 
 def _imports(path: Path) -> Iterator[str]:

@@ -14,6 +14,15 @@ from tests.pages import ROOT, commands, recipe_commands
 
 SMALL_INIT = ("--set", "classify.epochs=1", "--set", "crops.size_px=32", "--set", "data.folds=2")
 
+SMALL_BENCH: dict[str, list[str]] = {
+    "bench.aggregate": ["--tiny"],
+    "bench.crops": ["--tiny"],
+    "bench.data": ["--tiny"],
+    "bench.realism": [],
+    "bench.segment": ["--tiny", "accuracy", "speed", "memory", "gpu"],
+    "bench.thresholds": ["1"],
+}
+
 
 def _in_small(command: list[str], data: Path, new: Path) -> list[str]:
     """Make a command cheap, and let it find its data."""
@@ -25,16 +34,20 @@ def _in_small(command: list[str], data: Path, new: Path) -> list[str]:
         command += ["--tiny"]
     if command[:2] == ["hpa", "synthesize"]:
         command += ["--images", "4", "--size-px", "128"]
+    if command[:2] == ["aggregate", "submit"]:
+        sample = data / "sample_submission.csv"
+        np.save("scores.npy", np.random.default_rng(0).random((len(pd.read_csv(sample)), 28)))
+        command[2:] = ["scores.npy", "--sample", str(sample), "--thresholds", "0.5", "--out", "submission.csv"]
+    if command[:2] == ["aggregate", "evaluate"]:
+        command[2:] = ["submission.csv", "submission.csv"]
     if command[:2] == ["segment", "score"]:  # real masks are not at hand everywhere: the atlas's against themselves
         command[2:] = [str(data / "truth" / "cells")] * 2
-    if command[:1] == ["bench.segment"]:
-        command = [command[0], "--tiny", "accuracy", "speed", "memory", "gpu"]
     return command
 
 
 def _run(command: list[str]) -> int:
     if command[0].startswith("bench."):
-        import_module(command[0]).main(command[1:])
+        import_module(command[0]).main(SMALL_BENCH[command[0]])
         return 0
     module = import_module(f"{command[0]}.__main__")
     code = module.main(command[1:])
@@ -51,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
         for command in commands(ROOT / "README.md"):
-            if command[:2] == ["pipeline", "apply"]:
+            if command[:2] == ["pipeline", "apply"] and not new.exists():
                 new.mkdir()
                 for path in (folder / "work" / "demo" / "atlas" / "test").iterdir():
                     shutil.copy(path, new / path.name)
@@ -67,7 +80,9 @@ def _submission(folder: Path) -> pd.DataFrame:
 def test_the_readme_tells_the_whole_way() -> None:
     told = [" ".join(command[:2]) for command in commands(ROOT / "README.md")]
     way = ["pipeline demo", "pipeline init", "segment run", "crops run", "classify train", "classify predict"]
-    assert told == [*way, "aggregate run", "pipeline run", "pipeline apply"]
+    crops = ["crops sheet", "crops export"]
+    model = ["pipeline apply", "pipeline export", "pipeline apply"]
+    assert told == [*way, "aggregate run", "pipeline run", *model, "aggregate submit", "aggregate evaluate", *crops]
 
 
 def test_the_readme_lists_every_file_of_the_code() -> None:
@@ -143,6 +158,16 @@ def test_apply_gives_what_the_run_itself_gives(folder: Path) -> None:
     same = (both["Predicted_x"] == both["Predicted_y"]).mean()
     assert same > 0.5  # the diameter is found anew from fewer images, so cells differ a little
     assert not (folder / "work" / "new" / "aggregate" / "metrics.json").exists()
+
+
+def test_a_bundle_gives_what_its_work_folder_gives(folder: Path) -> None:
+    work, bundle = folder / "work" / "new", folder / "work" / "from-bundle"
+    for name in ("aggregate/submission.csv", "aggregate/images.parquet"):
+        assert (bundle / name).read_bytes() == (work / name).read_bytes()
+    packed = {
+        str(path.relative_to(folder / "work" / "my.bundle")) for path in (folder / "work" / "my.bundle").rglob("*")
+    }
+    assert not [name for name in packed if name.endswith((".png", ".parquet", ".npy", ".csv"))]
 
 
 def test_the_demo_tells_its_figures(folder: Path) -> None:

@@ -1,25 +1,120 @@
 import numpy as np
-from sklearn.metrics import precision_recall_fscore_support
+import pytest
+from sklearn import metrics as sk
 
-from aggregate.metrics import class_table, shares_far_apart, summary
+from aggregate.bootstrap import bootstrap
+from aggregate.metrics import by_source, class_table, overall, shares_far_apart, summary
+from hpa.scores import average_precision, f1_per_class, macro_f1, roc_auc
 from hpa.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("five", tuple("abcde"))
 
 
-def test_the_class_table_agrees_with_scikit_learn() -> None:
-    draw = np.random.default_rng(0)
+def _rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
     targets, predictions = draw.random((2, 80, 5)) < 0.3
     targets[:, 4] = False
     predictions[:, 3] = False
-    table = class_table(targets, predictions, np.arange(5) / 10, VOCABULARY)
-    expected = precision_recall_fscore_support(targets, predictions, zero_division=0)
-    for column, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+    return targets, predictions, np.round(draw.random((80, 5)), 1)  # with many ties
+
+
+def test_every_metric_agrees_with_scikit_learn() -> None:
+    targets, predictions, scores = _rows()
+    told = overall(targets, predictions)
+    expected = {
+        "macro_f1": sk.f1_score(targets, predictions, average="macro", zero_division=0),
+        "macro_f1_supported": sk.f1_score(targets[:, :4], predictions[:, :4], average="macro", zero_division=0),
+        "micro_f1": sk.f1_score(targets, predictions, average="micro"),
+        "samples_f1": sk.f1_score(targets, predictions, average="samples", zero_division=0),
+        "exact_match": sk.accuracy_score(targets, predictions),
+        "hamming_loss": sk.hamming_loss(targets, predictions),
+        "thresholded_accuracy": 1 - sk.hamming_loss(targets, predictions),
+    }
+    assert told == pytest.approx(expected, abs=1e-12)
+    table = class_table(targets, predictions, VOCABULARY, scores)
+    columns = sk.precision_recall_fscore_support(targets, predictions, zero_division=0)
+    for column, values in zip(("precision", "recall", "f1", "support"), columns, strict=True):
         np.testing.assert_allclose(table[column], values, atol=1e-12)
-    told = summary(targets, predictions, targets, table)
-    assert told["macro_f1"] == np.mean(expected[2])
-    assert told["macro_f1_in_sample"] == 0.8  # the class without a positive counts 0
+    for c in range(4):
+        assert table["average_precision"][c] == pytest.approx(
+            sk.average_precision_score(targets[:, c], scores[:, c]), abs=1e-12
+        )
+        assert table["auc"][c] == pytest.approx(sk.roc_auc_score(targets[:, c], scores[:, c]), abs=1e-12)
+    assert np.isnan(table.loc[4, ["average_precision", "auc"]].astype(float)).all()
+
+
+def test_curves_without_positives_or_negatives() -> None:
+    scores = np.array([0.1, 0.2])
+    assert np.isnan(average_precision(np.zeros(2, bool), scores))
+    assert np.isnan(roc_auc(np.zeros(2, bool), scores))
+    assert np.isnan(roc_auc(np.ones(2, bool), scores))
+    assert average_precision(np.ones(2, bool), scores) == 1.0
+
+
+def test_bootstrap_against_resampled_rows() -> None:
+    """The same groups, drawn and scored one resample at a time."""
+    targets, predictions, _ = _rows()
+    groups = np.random.default_rng(2).integers(0, 25, 80)
+    found = bootstrap(targets, predictions, groups, 400, seed=7)
+    numbers = np.unique(groups)
+    rng = np.random.default_rng(99)
+    drawn = [
+        np.concatenate([np.flatnonzero(groups == g) for g in rng.choice(numbers, len(numbers))]) for _ in range(3000)
+    ]
+    macro = np.quantile([macro_f1(targets[rows], predictions[rows]) for rows in drawn], [0.025, 0.975])
+    np.testing.assert_allclose(found.scores["macro_f1"], macro, atol=0.015)
+    samples = np.quantile([overall(targets[rows], predictions[rows])["samples_f1"] for rows in drawn], [0.025, 0.975])
+    np.testing.assert_allclose(found.scores["samples_f1"], samples, atol=0.015)
+    own = np.quantile([f1_per_class(targets[rows], predictions[rows])[0] for rows in drawn], [0.025, 0.975])
+    assert found.classes[0] is not None
+    np.testing.assert_allclose(found.classes[0], own, atol=0.03)
+    assert found.classes[4] is None  # never a positive
+
+
+def test_one_group_has_no_spread_and_large_groups_more_than_single_rows() -> None:
+    targets, predictions, _ = _rows()
+    one = bootstrap(targets, predictions, np.zeros(80, int), 50, seed=0)
+    assert one.scores["macro_f1"] == pytest.approx((macro_f1(targets, predictions),) * 2)
+    doubled = bootstrap(
+        np.repeat(targets, 6, axis=0), np.repeat(predictions, 6, axis=0), np.repeat(np.arange(80), 6), 500, seed=0
+    )
+    torn = bootstrap(np.repeat(targets, 6, axis=0), np.repeat(predictions, 6, axis=0), np.arange(480), 500, seed=0)
+    width = [np.diff(found.scores["micro_f1"]).item() for found in (doubled, torn)]
+    assert width[0] > 1.8 * width[1]  # six images of a group are worth one: the square root of six
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    truth = 2 * 0.4 * 0.7 / (0.4 + 0.4 * 0.7 + 0.6 * 0.2)  # F1 of recall 0.7 and false alarms 0.2 at prevalence 0.4
+    covered = 0
+    for seed in range(200):
+        targets = rng.random((150, 1)) < 0.4
+        predictions = rng.random((150, 1)) < np.where(targets, 0.7, 0.2)
+        low, high = bootstrap(targets, predictions, np.arange(150), 200, seed).scores["micro_f1"]
+        covered += low <= truth <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_the_summary_is_plain_and_complete() -> None:
+    targets, predictions, scores = _rows()
+    table = class_table(targets, predictions, VOCABULARY, scores)
+    told = summary(targets, predictions, np.arange(80), table, resamples=50, seed=0)
     assert told["images"] == 80
+    assert told["classes"][4]["auc"] is None
+    assert told["classes"][4]["f1_interval"] is None
+    assert told["bootstrap"]["resamples"] == 50
+    assert "counts 0" in told["bootstrap"]["absent_classes"]
+    low, high = told["intervals"]["macro_f1"]
+    assert low <= told["macro_f1"] <= high
+    assert "intervals" not in summary(targets, predictions, np.arange(80), table, resamples=0, seed=0)
+
+
+def test_scores_of_each_source() -> None:
+    targets, predictions, _ = _rows()
+    sources = np.array(["x", "y"] * 40, dtype=object)
+    told = by_source(targets, predictions, sources)
+    assert told["y"]["images"] == 40
+    assert told["y"]["macro_f1"] == macro_f1(targets[1::2], predictions[1::2])
 
 
 def test_shares_that_chance_explains_and_that_it_does_not() -> None:

@@ -1,58 +1,99 @@
+import math
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pandas as pd
+import pytest
 
-from aggregate.pooling import complete, pool_images
-from classify.probabilities import class_columns
-from hpa.vocabulary import Vocabulary
+from aggregate.bags import Quality, pool_parts
+from aggregate.config import KINDS, AggregateSection, Kind
+from aggregate.pooling import pool_bags
+from classify.probabilities import Part
 
-VOCABULARY = Vocabulary("two", ("a", "b"))
+# Each pooling of one class of one bag, in plain Python, for top_k = 2, quantile = 0.75, sharpness = 5.
+PLAIN: dict[Kind, Callable[[Sequence[float]], float]] = {
+    "max": max,
+    "mean": lambda p: sum(p) / len(p),
+    "top-k": lambda p: sum(sorted(p)[-2:]) / len(sorted(p)[-2:]),
+    "quantile": lambda p: float(np.percentile(p, 75)),
+    "log-sum-exp": lambda p: math.log(sum(math.exp(5 * x) for x in p) / len(p)) / 5,
+    "noisy-or": lambda p: 1 - math.prod(1 - x for x in p),
+    "linear-softmax": lambda p: sum(x * x for x in p) / sum(p) if sum(p) else 0.0,
+}
+SECTION = AggregateSection(top_k=2, quantile=0.75, sharpness=5.0)
 
 
-def _crops() -> pd.DataFrame:
+def _bags(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(1, 8, 40)
+    probabilities = draw.random((sizes.sum(), 3), dtype=np.float32)
+    probabilities[draw.random(probabilities.shape) < 0.1] = 0
+    probabilities[draw.random(probabilities.shape) < 0.05] = 1
+    return probabilities, np.append(0, np.cumsum(sizes)[:-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_pooling_against_plain_python(kind: Kind) -> None:
+    probabilities, first_rows = _bags()
+    pooled = pool_bags(probabilities, first_rows, kind, SECTION)
+    assert pooled.dtype == np.float32
+    for bag, rows in enumerate(np.split(probabilities, first_rows[1:])):
+        for c in range(3):
+            assert pooled[bag, c] == pytest.approx(PLAIN[kind](rows[:, c].astype(float).tolist()), abs=2e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_holds_of_every_pooling(kind: Kind) -> None:
+    probabilities, first_rows = _bags(1)
+    pooled = pool_bags(probabilities, first_rows, kind, SECTION)
+    assert pooled.min() >= 0
+    assert pooled.max() <= 1
+    turned = np.concatenate([rows[::-1] for rows in np.split(probabilities, first_rows[1:])])
+    np.testing.assert_allclose(pool_bags(turned, first_rows, kind, SECTION), pooled, atol=1e-6)  # order is nothing
+    alone = pool_bags(probabilities, np.arange(len(probabilities)), kind, SECTION)
+    np.testing.assert_allclose(alone, probabilities, atol=1e-6)  # a bag of one is itself
+    assert pool_bags(probabilities[:0], first_rows[:0], kind, SECTION).shape == (0, 3)
+
+
+def _part(rows: list[tuple[str, int, int, bool, float]]) -> Part:
+    ids, images = np.unique([row[0] for row in rows], return_inverse=True)
+    return Part(
+        [str(image_id) for image_id in ids],
+        images,
+        np.array([row[1] for row in rows], np.int32),
+        np.array([row[2] for row in rows], np.int16),
+        np.array([row[3] for row in rows]),
+        np.array([[row[4]] for row in rows], np.float32),
+    )
+
+
+def test_pooled_within_a_model_whatever_the_parts() -> None:
     rows = [
-        # image, cell, fold, origin, p of a, p of b
-        ("t", 1, 0, "test", 0.9, 0.1),
-        ("t", 2, 0, "test", 0.1, 0.4),
-        ("t", 1, 1, "test", 0.1, 0.2),
-        ("t", 2, 1, "test", 0.7, 0.6),
-        ("o", 3, 1, "oof", 0.5, 0.25),
+        (f"i{i}", cell, fold, False, (i * 7 + cell * 3 + fold) % 10 / 10)
+        for i in range(6)
+        for cell in (1, 2)
+        for fold in (0, 1)
     ]
-    columns = ["image_id", "cell_label", "fold", "origin", *class_columns(VOCABULARY)]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.astype(dict.fromkeys(class_columns(VOCABULARY), "float32"))
+    together = pool_parts([_part(rows)], 1, AggregateSection())
+    apart = pool_parts([_part(rows[:8]), _part(rows[8:])], 1, AggregateSection())
+    pd.testing.assert_frame_equal(together.table, apart.table)
+    np.testing.assert_array_equal(together.scores, apart.scores)
+    for place, bag in enumerate(together.table.itertuples()):
+        values = [row[4] for row in rows if row[0] == bag.image_id and row[2] == bag.fold]
+        assert together.scores[0, place, 0] == pytest.approx(max(values))
+        assert bag.n_crops == 2
 
 
-def test_pooled_within_a_fold_then_averaged() -> None:
-    images = pool_images(_crops().sample(frac=1, random_state=0), VOCABULARY)
-    assert list(images["image_id"]) == ["o", "t"]
-    assert list(images["n_crops"]) == [1, 2]
-    assert list(images["origin"]) == ["oof", "test"]
-    np.testing.assert_allclose(images["p_a"], [0.5, (0.9 + 0.7) / 2], atol=1e-7)
-    np.testing.assert_allclose(images["p_b"], [0.25, (0.4 + 0.6) / 2], atol=1e-7)
+def test_crops_of_low_quality_are_left_out_unless_there_is_no_other() -> None:
+    rows = [("a", 1, 0, True, 0.9), ("a", 2, 0, True, 0.4), ("b", 1, 0, True, 0.8), ("c", 0, 0, True, 0.7)]
+    values = pd.Series({("a", 1): 0.2, ("a", 2): 0.6, ("b", 1): 0.1})  # c has no value: kept
+    values.index = pd.MultiIndex.from_tuples(values.index)
+    bags = pool_parts([_part(rows)], 1, AggregateSection(), Quality(values, 0.5))
+    np.testing.assert_allclose(bags.scores[0, :, 0], [0.4, 0.8, 0.7])
+    assert list(bags.table["n_crops"]) == [1, 1, 1]
 
 
-def test_random_bags_against_a_loop() -> None:
-    draw = np.random.default_rng(0)
-    columns = class_columns(VOCABULARY)
-    rows = [
-        (f"i{i:02d}", cell, fold, "test", *draw.random(2))
-        for i in range(20)
-        for cell in range(1, 1 + draw.integers(1, 6))
-        for fold in range(3)
-    ]
-    crops = pd.DataFrame(rows, columns=["image_id", "cell_label", "fold", "origin", *columns])
-    crops = crops.astype(dict.fromkeys(columns, "float32"))
-    pooled = pool_images(crops, VOCABULARY).set_index("image_id")
-    for image_id, of_image in crops.groupby("image_id"):
-        maxima = [of_fold[columns].to_numpy().max(axis=0) for _, of_fold in of_image.groupby("fold")]
-        np.testing.assert_allclose(pooled.loc[image_id, columns].to_numpy(float), np.mean(maxima, axis=0), atol=1e-6)
-
-
-def test_an_image_without_crops_gets_the_prior() -> None:
-    images = complete(pool_images(_crops(), VOCABULARY), ["x", "t", "o"], np.array([0.75, 0.5]), VOCABULARY)
-    assert list(images["image_id"]) == ["x", "t", "o"]
-    assert list(images["origin"]) == ["prior", "test", "oof"]
-    assert list(images["n_crops"]) == [0, 2, 1]
-    assert images.loc[0, "p_a"] == 0.75
-    assert images.loc[0, "p_b"] == 0.5
-    assert images["p_a"].dtype == np.float32
+def test_no_crop_at_all() -> None:
+    bags = pool_parts([], 3, AggregateSection(pooling="per-class"))
+    assert bags.scores.shape == (len(KINDS), 0, 3)
+    assert bags.table.empty

@@ -7,13 +7,13 @@ import pytest
 
 from classify.augment import Augmentation
 from classify.batches import (
-    DIM,
     TrainingCrops,
     epoch_batches,
     epoch_loader,
     measure_normalisation,
     read_crops,
 )
+from crops.store import DIM
 from tests.classify.world import bright_crops, bright_fold
 
 SOURCE = bright_crops(np.random.default_rng(2).random((600, 3)) < 0.5)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, f1_score
 
 from classify.config import ClassifySection
 from classify.evaluate import BATCH, evaluate, mean_average_precision, pick_device, predict_logits
@@ -81,3 +82,24 @@ def test_average_precision_by_hand_leaves_out_what_never_occurs() -> None:
 def test_a_device_that_is_not_there_is_an_error(name: str) -> None:
     with pytest.raises(UserError, match="expected a device that is here"):
         pick_device(name)
+
+
+def test_masked_classes_are_neither_right_nor_wrong() -> None:
+    """Class by class, the scores are those of the images of which it is known."""
+    crops = bright_fold(40, 40, seed=1)
+    masked = np.repeat(np.random.default_rng(2).random((40, 3)) < 0.4, 2, axis=0)
+    targets = crops.targets & ~masked
+    network = _network(ClassifySection())
+    found = evaluate(network, replace(crops, targets=targets, masked=masked), ClassifySection(), CPU)
+    rows = crops.validation
+    logits = np.concatenate(list(predict_logits(network, crops.source, rows, ClassifySection(), CPU)))
+    pooled = 1 / (1 + np.exp(-np.maximum(logits[0::2], logits[1::2])))  # two crops an image
+    f1, precision = [], []
+    for c in range(3):
+        known = ~masked[rows][0::2, c]
+        truth, score = targets[rows][0::2, c][known], pooled[known, c]
+        f1.append(f1_score(truth, score > 0.5, zero_division=0))
+        precision.append(average_precision_score(truth, score))
+    assert found.macro_f1 == pytest.approx(np.mean(f1))
+    assert found.mean_ap == pytest.approx(np.mean(precision))
+    assert np.isfinite(found.loss)

@@ -20,6 +20,7 @@ IMAGES = pd.DataFrame(
         "image_id": ["i2", "i1", "i0", "unknown", "always", "test"],
         "split": ["train"] * 5 + ["test"],
         "target": [(2,), (1,), (0, 2), (), (1,), ()],
+        "masked": [(), (0, 2), (), (), (), ()],
     }
 )
 FOLDS = pd.DataFrame({"image_id": ["always", "i0", "i1", "i2"], "fold": [-1, 0, 1, 2]})
@@ -33,6 +34,9 @@ def test_crops_inherit_from_their_image() -> None:
     labels = _labels()
     assert [np.flatnonzero(row).tolist() for row in labels.targets] == [[0, 2], [0, 2], [1], [2], [2], [1], [], []]
     assert labels.folds.tolist() == [0, 0, 1, 2, 2, -1, NO_FOLD, NO_FOLD]
+    assert labels.masked is not None
+    assert [np.flatnonzero(row).tolist() for row in labels.masked] == [[], [], [0, 2], [], [], [], [], []]
+    assert label_crops(CROPS, IMAGES.assign(masked=IMAGES["target"].map(lambda _: ())), FOLDS, THREE).masked is None
     assert labels.is_test.tolist() == [False] * 7 + [True]
     assert labels.images.tolist() == [2, 2, 1, 0, 0, 4, 3, 5]
 

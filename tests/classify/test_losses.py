@@ -105,3 +105,25 @@ def test_the_objective_adds_the_weighted_triplet_loss_to_the_focal_loss() -> Non
     assert triplets > 0
     assert batch_loss(Outputs(logits, None), targets, section) == focal
     assert batch_loss(Outputs(logits, embeddings), targets, section) == focal + 0.25 * triplets
+
+
+def test_what_is_unknown_does_not_count() -> None:
+    """The mean over the known entries, by an explicit loop; nothing known is a zero that can be differentiated."""
+    draw = torch.Generator().manual_seed(3)
+    logits = torch.randn(6, 4, generator=draw, requires_grad=True)
+    targets = (torch.rand(6, 4, generator=draw) < 0.4).float()
+    unknown = torch.rand(6, 4, generator=draw) < 0.3
+    masked = targets.masked_fill(unknown, float("nan"))
+    single = [
+        focal_loss(logits[i : i + 1, c : c + 1], targets[i : i + 1, c : c + 1], 2.0)
+        for i in range(6)
+        for c in range(4)
+        if not unknown[i, c]
+    ]
+    loss = focal_loss(logits, masked, 2.0)
+    assert loss.item() == pytest.approx(torch.stack(single).mean().item(), rel=1e-5)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert (logits.grad[unknown] == 0).all()
+    assert logits.grad.isfinite().all()
+    assert focal_loss(logits, torch.full_like(targets, float("nan")), 2.0).item() == 0

@@ -30,7 +30,13 @@ def table(n: int = 6) -> pd.DataFrame:
             "scale": 1.0,
             "touches_border": False,
             "completeness": 1.0,
+            "in_window": 1.0,
+            "n_nuclei": 1,
             "has_nucleus": True,
+            "focus": 0.5,
+            "mean_green": 3.0,
+            "black_green": 0,
+            "white_green": 255,
             "fallback": False,
         }
     )
@@ -66,7 +72,7 @@ def test_shards_are_plain_memory_mappable_arrays(tmp_path: Path) -> None:
 def test_worker_processes_read_the_same(tmp_path: Path, how: str) -> None:
     store, crops, _ = _store(tmp_path)
     store.pixels([0])  # opened before it is handed over
-    assert not pickle.loads(pickle.dumps(store))._shards
+    assert "table" not in pickle.loads(pickle.dumps(store)).__dict__
     with multiprocessing.get_context(how).Pool(1) as pool:
         np.testing.assert_array_equal(pool.apply(store.pixels, ([4, 1],)), crops[[4, 1]])
 
@@ -83,6 +89,8 @@ def test_no_store(tmp_path: Path) -> None:
         ({"fallback": True}, "fallback is not cell_label 0"),
         ({"max_row_px": 0}, "an empty window"),
         ({"completeness": 1.5}, "in_range"),
+        ({"n_nuclei": 0}, "has_nucleus is not n_nuclei > 0"),
+        ({"mean_green": 256.0}, "in_range"),
         ({"extra": 1}, "extra"),
     ],
 )

@@ -1,34 +1,23 @@
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
-from hpa.channels import CHANNELS
+from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
+from hpa.hpa_v18 import parse_id
 from hpa.images import check_id, read_images, write_images
 from hpa.layouts import index
-from hpa.vocabulary import HPA28
-
-
-def _image(folder: Path, image_id: str, suffix: str = ".png", channels: tuple[str, ...] = CHANNELS) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for channel in channels:
-        cv2.imwrite(str(folder / f"{image_id}_{channel}{suffix}"), np.zeros((6, 8), np.uint8))
-
-
-def _kaggle(root: Path, train: str = "Id,Target\nb,16 0\na,3\n", sample: str = "Id,Predicted\nz,0\ny,0\n") -> Path:
-    for image_id in "ab":
-        _image(root / "train", image_id)
-    for image_id in "yz":
-        _image(root / "test", image_id)
-    (root / "train.csv").write_text(train)
-    (root / "sample_submission.csv").write_text(sample)
-    return root
+from hpa.pixels import ONLY_PLANE, read_channels
+from hpa.vocabulary import HPA19, HPA28, JOVIAN10
+from tests.hpa.data import noise, write_image, write_jovian, write_kaggle2018
 
 
 def test_kaggle_2018(tmp_path: Path) -> None:
-    data = _kaggle(tmp_path)
+    data = write_kaggle2018(tmp_path)
     (data / "antibodies.csv").write_text("Id,Antibody\na,HPA1\n")
     images = index(data, "auto", HPA28, CHANNELS).images
     assert list(images["image_id"]) == ["b", "a", "z", "y"]
@@ -47,19 +36,19 @@ def test_kaggle_2018(tmp_path: Path) -> None:
 
 
 def test_windows_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
-    data = _kaggle(tmp_path, train="\ufeffId,Target\r\nb,16 0\r\na,3\r\n")
+    data = write_kaggle2018(tmp_path, train="\ufeffId,Target\r\nb,16 0\r\na,3\r\n")
     assert list(index(data, "auto", HPA28, CHANNELS).images["target"])[:2] == [(0, 16), (3,)]
 
 
 def test_full_size_tiff_in_sub_folders(tmp_path: Path) -> None:
-    data = _kaggle(tmp_path, train="Id,Target\nbig,1\n")
-    _image(data / "train_full_size" / "part-0", "big", ".tif")
+    data = write_kaggle2018(tmp_path, train="Id,Target\nbig,1\n")
+    write_image(data / "train_full_size" / "part-0", "big", ".tif")
     images = index(data, "auto", HPA28, CHANNELS).images
     assert images["path_red"].iloc[0].endswith("train_full_size/part-0/big_red.tif")
 
 
 def test_tables_and_files_that_disagree_are_told_and_kept(tmp_path: Path) -> None:
-    data = _kaggle(tmp_path, train="Id,Target\nb,1\nwithout,2\n")
+    data = write_kaggle2018(tmp_path, train="Id,Target\nb,1\nwithout,2\n")
     (data / "train" / "b_green.png").unlink()
     found = index(data, "auto", HPA28, CHANNELS)
     assert list(found.images["image_id"]) == ["b", "without", "z", "y"]
@@ -71,13 +60,15 @@ def test_tables_and_files_that_disagree_are_told_and_kept(tmp_path: Path) -> Non
 
 def test_a_bare_folder(tmp_path: Path) -> None:
     for image_id in ("b_2", "a"):
-        _image(tmp_path, image_id)
+        write_image(tmp_path, image_id)
     (tmp_path / "labels.csv").write_text("x")
     (tmp_path / "overview.png").write_text("x")
     found = index(tmp_path, "auto", HPA28, CHANNELS)
     assert list(found.images["image_id"]) == ["a", "b_2"]
     assert set(found.images["split"]) == {"test"}
-    assert found.notices == (f"2 files in {tmp_path} are not named {{Id}}_{{color}} and are ignored",)
+    assert found.notices == (
+        f"2 files in {tmp_path} are not named {{Id}}_{{color}} and are ignored, for example overview.png",
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +87,7 @@ def test_a_bare_folder(tmp_path: Path) -> None:
 )
 def test_wrong_tables_are_one_sentence(tmp_path: Path, train: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        index(_kaggle(tmp_path, train), "kaggle2018", HPA28, CHANNELS)
+        index(write_kaggle2018(tmp_path, train), "kaggle2018", HPA28, CHANNELS)
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -112,3 +103,150 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_ids_that_could_leave_the_work_folder(image_id: str) -> None:
     with pytest.raises(UserError, match="expected image ids"):
         check_id(image_id)
+
+
+def test_kaggle_2021_in_its_own_vocabulary_and_in_that_of_2018(tmp_path: Path) -> None:
+    data = write_kaggle2018(
+        tmp_path, "ID,Label\nb,9|0\na,18\n", "ID,ImageWidth,ImageHeight,PredictionString\nz,8,6,0 1 eNo\n"
+    )
+    images = index(data, "auto", HPA19, CHANNELS).images
+    assert list(images["image_id"]) == ["b", "a", "z"]
+    assert list(images["target"]) == [(0, 9), (18,), ()]
+    assert list(images["masked"]) == [(), (), ()]
+    old = index(data, "auto", HPA28, CHANNELS).images
+    assert list(old["target"]) == [(0,), (), ()]
+    assert list(old["masked"]) == [(12, 13, 15, 16, 27), (15, 16, 27), ()]
+
+
+def test_coloured_and_gray_jpegs_of_hpa_v18(tmp_path: Path) -> None:
+    """Each stain is drawn in its colour; the plane that is read holds the intensity, in a gray file the only one."""
+    plane = cv2.GaussianBlur(noise(1, (64, 64)), (0, 0), 6)  # JPEG keeps what is smooth
+    colours = {"red": (0, 0, 1), "green": (0, 1, 0), "blue": (1, 0, 0), "yellow": (0, 1, 1)}
+    for color, bgr in colours.items():
+        cv2.imwrite(str(tmp_path / f"7_1610_C1_2_{color}.jpg"), plane[..., None] * np.array(bgr, np.uint8))
+        cv2.imwrite(str(tmp_path / f"8_si35_H11_1_{color}.jpg"), plane)
+    (tmp_path / "HPAv18RBGY_wodpl.csv").write_text("Id,Target\n7_1610_C1_2,13 25\n8_si35_H11_1,0\n")
+    images = index(tmp_path, "auto", HPA28, CHANNELS).images
+    assert list(images["split"]) == ["train", "train"]
+    assert list(images["target"]) == [(13, 25), (0,)]
+    assert list(images["antibody"]) == ["7", "8"]
+    assert list(images["well"]) == ["1610_C1", "si35_H11"]
+    for row in images.to_dict("records"):
+        read = read_channels(row, CHANNELS)
+        assert np.abs(read.astype(int) - plane).max() < 12
+    (tmp_path / "HPAv18RBGY_wodpl.csv").write_text("Id,Target\na,1\n")
+    with pytest.raises(UserError, match="expected Ids antibody_plate_well_field of HPA v18, found 'a'"):
+        index(tmp_path, "hpa_v18", HPA28, CHANNELS)
+
+
+def test_ids_of_the_real_v18_table() -> None:
+    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real")) / "hpa_v18" / "HPAv18RBGY_wodpl.csv"
+    if not real.exists():
+        pytest.skip(f"no real data at {real}")
+    parts = [parse_id(image_id) for image_id in pd.read_csv(real)["Id"]]
+    assert len({part.antibody for part in parts}) == 12_815
+    assert len(parts) == 74_606
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_jovian_is_planes_of_one_rgb_file(tmp_path: Path, inner: bool) -> None:
+    data = write_jovian(tmp_path)
+    channels: tuple[Channel, ...] = ("red", "green", "blue")
+    if inner:
+        data = tmp_path / "Human protein atlas"
+    (tmp_path / "Human protein atlas" / "train" / "stray.png").write_bytes(b"")
+    found = index(data, "auto", JOVIAN10, channels)
+    expected = ["8", "7"] if inner else ["8", "7", "9"]  # the sample stands beside the inner folder
+    assert list(found.images["image_id"]) == expected
+    assert list(found.images["target"])[:2] == [(4,), (0, 7)]
+    read = read_channels(found.images.iloc[0].to_dict(), channels)
+    assert read[:, 0, 0].tolist() == [10, 20, 30]
+    assert found.images["height_px"].iloc[0] == 5
+    assert f"{2 if inner else 1} images" in found.notices[0]
+    in28 = index(data, "jovian", HPA28, channels).images
+    assert in28["target"].iloc[0] == (0,)
+    assert len(in28["masked"].iloc[0]) == 18
+
+
+def test_a_sample_below_the_inner_folder_of_jovian_is_found(tmp_path: Path) -> None:
+    inner = write_jovian(tmp_path) / "Human protein atlas"
+    (tmp_path / "submission.csv").rename(inner / "submission.csv")
+    images = index(inner, "auto", JOVIAN10, ("red",)).images
+    assert list(images["split"]) == ["train", "train", "test"]
+
+
+def _plates(root: Path) -> pd.DataFrame:
+    """Write a stack of pages, an RGB file and a gray file, and return a table of them."""
+    root.mkdir(exist_ok=True)
+    cv2.imwritemulti(str(root / "stack.tif"), [noise(i) for i in range(5)])
+    cv2.imwrite(str(root / "rgb.png"), np.stack([noise(12), noise(11), noise(10)], axis=2))
+    cv2.imwrite(str(root / "gray.tif"), noise(20))
+    return pd.DataFrame(
+        {
+            "image_id": ["s1", "s2", "s3"],
+            "path_blue": ["stack.tif", "rgb.png", str(root / "gray.tif")],
+            "plane_blue": ["4", "2", ""],
+            "path_yellow": ["stack.tif", "rgb.png", "gray.tif"],
+            "plane_yellow": ["0", "1", "0"],
+            "target": ["", "3 1", "27"],
+            "group": ["w1", "w1", ""],
+            "antibody": ["", "A", ""],
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "file"])
+def test_a_table_of_planes(tmp_path: Path, kind: str) -> None:
+    table = _plates(tmp_path / "plates")
+    path = tmp_path / "plates" / ("images.parquet" if kind == "parquet" else "images.csv")
+    if kind == "parquet":  # with numbers and gaps, as pandas makes them
+        numbers = pd.DataFrame({"plane_blue": [4, 2, None], "plane_yellow": [0, 1, 0], "group": ["w1", "w1", None]})
+        table[numbers.columns] = numbers
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False)
+    images = index(path if kind == "file" else path.parent, "auto", HPA28, ("blue", "yellow")).images
+    assert list(images["image_id"]) == ["s2", "s3", "s1"]
+    assert list(images["split"]) == ["train", "train", "test"]
+    assert list(images["target"]) == [(1, 3), (27,), ()]
+    assert images["well"].tolist() == ["w1", None, "w1"]
+    assert images["antibody"].tolist() == ["A", None, None]
+    expected = {"s1": (4, 0), "s2": (12, 11), "s3": (20, 20)}
+    for row in images.to_dict("records"):
+        read = read_channels(row, ("blue", "yellow"))
+        np.testing.assert_array_equal(read, [noise(seed) for seed in expected[row["image_id"]]])
+    assert images["plane_blue"].tolist() == [2, ONLY_PLANE, 4]
+
+
+def test_a_train_row_without_target_has_all_classes_masked(tmp_path: Path) -> None:
+    _plates(tmp_path).assign(split=["train", "test", "train"]).to_csv(tmp_path / "images.csv", index=False)
+    images = index(tmp_path, "auto", HPA28, ("blue",)).images.set_index("image_id")
+    assert images.loc["s1", "masked"] == tuple(range(28))
+    assert images.loc["s2", "target"] == ()
+    assert images.loc["s2", "masked"] == ()
+
+
+def test_upper_case_names_and_a_folder_of_tables_only(tmp_path: Path) -> None:
+    data = write_kaggle2018(tmp_path)
+    (data / "train" / "a_red.png").rename(data / "train" / "a_RED.PNG")
+    assert (index(data, "auto", HPA28, ("red",)).images["bytes_red"] > 0).all()
+    for path in data.rglob("*_*.*"):
+        path.rename(path.with_name(path.name.replace("_", "-")))
+    notices = index(data, "auto", HPA28, ("red",)).notices
+    assert any("are not named {Id}_{color}" in notice and "for example a-RED.PNG" in notice for notice in notices)
+
+
+def test_links_to_files_are_read_and_links_to_folders_below_are_not_followed(tmp_path: Path) -> None:
+    data = write_kaggle2018(tmp_path / "data")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (data / "train" / "a_red.png").rename(elsewhere / "x.png")
+    (data / "train" / "a_red.png").symlink_to(elsewhere / "x.png")
+    (data / "train" / "b_red.png").unlink()
+    (data / "train" / "b_red.png").symlink_to(elsewhere / "gone.png")
+    (data / "train" / "round").symlink_to(data / "train")
+    images = index(data, "auto", HPA28, ("red", "green")).images.set_index("image_id")
+    assert (images["bytes_red"] > 0).to_dict() == {"b": False, "a": True, "z": True, "y": True}
+    (data / "test").rename(tmp_path / "test")
+    (data / "test").symlink_to(tmp_path / "test")  # the whole folder may lie elsewhere
+    assert index(data, "auto", HPA28, ("red",)).images["bytes_red"].iloc[-1] > 0

@@ -22,7 +22,7 @@ def test_parse_sorts_and_format_inverts() -> None:
     assert HPA28.parse("16 0") == (0, 16)
     assert HPA28.parse(" 7  1 2\t0 ") == (0, 1, 2, 7)
     assert HPA28.parse("8|5|0", "|") == (0, 5, 8)
-    assert HPA28.parse("") == ()
+    assert HPA28.parse("") == HPA28.parse("", "|") == ()
     assert HPA28.format((16, 0)) == "0 16"
     assert HPA28.format((5, 0), "|") == "0|5"
 

@@ -1,0 +1,81 @@
+"""Scores of single cells, where their true labels are known."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from aggregate.decide import decide
+from aggregate.label_tables import parse_labels, read_table
+from aggregate.metrics import class_table, summary
+from aggregate.submission import cell_means
+from aggregate.thresholds import read_thresholds
+from classify.probabilities import class_columns
+from hpa.errors import UserError
+from hpa.work import WorkFolder
+
+
+def score_cells(work: WorkFolder, truth: Path, window: str, *, resamples: int = 1000) -> dict[str, Any]:
+    """Score the cells of a finished run against a table of their labels.
+
+    A train cell is scored by the model that has not seen its image, a test cell by the mean of all; both are held
+    against the image's thresholds, and a cell may have no class.
+
+    Parameters
+    ----------
+    work
+        The finished work folder.
+    truth
+        A table with image_id, cell_label (as in the masks of the run) and target (class numbers or names).
+    window
+        Whose crops are the cells.
+    resamples
+        Of the bootstrap, over images.
+
+    Returns
+    -------
+    dict
+        As `aggregate.metrics.summary` has it (images counts cells), with labelled, the number of cells in the table:
+        those that the run has no crop of are not scored.
+
+    Raises
+    ------
+    UserError
+        If a column is missing, a cell stands twice, or no cell of the table is in the run.
+    """
+    vocabulary = work.data.classes
+    columns = class_columns(vocabulary)
+    labelled = _read(truth)
+    known = read_thresholds(work.root / "aggregate" / "thresholds.json", vocabulary)
+    means = cell_means(work.root / "classify" / window / "probabilities.parquet", vocabulary)
+    cells = labelled.merge(means, on=["image_id", "cell_label"], how="inner", validate="one_to_one")
+    if cells.empty:
+        raise UserError(f"expected cells of {work.root} in {truth}, found none of its image_id and cell_label")
+    where = cells["image_id"] + ", cell " + cells["cell_label"].astype(str)
+    targets = vocabulary.multi_hot(
+        parse_labels(text, vocabulary, f"{truth}, {place}") for text, place in zip(cells["target"], where, strict=True)
+    )
+    scores = cells[columns].to_numpy(np.float32)
+    values = np.where(cells["is_oof"].to_numpy(bool)[:, None], known.values, known.stored)
+    predictions = decide(scores, values, "blank", vocabulary)
+    groups = pd.factorize(cells["image_id"])[0]
+    table = class_table(targets, predictions, vocabulary, scores)
+    told = summary(targets, predictions, groups, table, resamples=resamples, seed=work.data.seed)
+    return told | {"labelled": len(labelled)}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    table = read_table(path)
+    needed = ["image_id", "cell_label", "target"]
+    if not set(needed) <= set(table.columns):
+        raise UserError(f"expected the columns {', '.join(needed)} in {path}, found {', '.join(table.columns)}")
+    try:
+        table = table[needed].astype({"image_id": str, "cell_label": np.int64})
+    except ValueError as error:
+        raise UserError(f"expected numbers as cell_label in {path}, found: {error}") from None
+    doubled = table[table.duplicated(["image_id", "cell_label"])]
+    if len(doubled):
+        image_id, cell = doubled.iloc[0]["image_id"], doubled.iloc[0]["cell_label"]
+        raise UserError(f"expected every cell once in {path}, found cell {cell} of image {image_id} twice")
+    return table

@@ -1,0 +1,403 @@
+"""Crops against their peers and limits: ``uv run python -m bench.crops [--tiny] [PART ...]``.
+
+Parts, all of them where none is named; on processors, on synthetic images:
+
+making    the whole stage, one process, on 512 px PNG images and masks, against decoding the same files and one OpenCV
+          resize a cell; cells a second, also from images in memory, beside the peer's.
+workers   two worker processes against one.
+large     seconds a further cell costs on a 2048 px image, against a 512 px image.
+gather    random batches of 256 crops from the store, plain and compressed, against a memory-mapped array of the same.
+loader    the same through torch's DataLoader with augmentation, by 0, 1 and 2 workers.
+training  the share of its time that a training loop of ResNet18 waits for crops of 64 and of 128 px.
+memory    peak memory of a run over few and over many images.
+table     seconds to open a store of 700,000 rows.
+kills     runs killed at a random output file and started again: their files against those of a run that was not.
+
+With ``--tiny`` a few images, to see that everything runs.
+
+The peer is scPortrait 1.8.0, measured apart on two quiet cores of such a machine, 2 threads: HDF5 extraction of 3,061
+cells at 128 px 189 cells a second for the whole call, 318 for its inner loop; its dataset class reads 2,065 a second.
+"""
+
+import io
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from classify.augment import Augmentation
+from classify.batches import FoldCrops, TrainingCrops, epoch_batches
+from classify.config import ClassifySection
+from classify.model import new_network
+from classify.objective import batch_loss
+from classify.optimize import new_optimizer
+from crops.config import CropsSection
+from crops.cut import cut_windows
+from crops.measure import find_cells, measure_cells, measure_light
+from crops.run import run as run_stage
+from crops.shards import ShardWriter
+from crops.store import CropStore, store_folder
+from crops.windows import around_cells
+from hpa.atlas import draw_scene
+from hpa.atlas.scene import Scene
+from hpa.channels import CHANNELS
+from hpa.config import DataSection
+from hpa.images import write_images
+from hpa.layouts import index
+from hpa.work import WorkFolder
+from segment.masks import write_masks, write_pair
+
+STREAM: Final = 7_304  # no training's and no atlas's
+PEER_CALL, PEER_LOOP, PEER_READ = 189, 318, 2_065
+BATCH: Final = 256
+COUNTED = """
+import os, signal, sys
+from pathlib import Path
+from crops.__main__ import main
+left, rename = int(sys.argv[1]), Path.replace
+def counted(self, target):
+    global left
+    done = rename(self, target)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+Path.replace = counted
+sys.exit(main(sys.argv[2:]))
+"""
+PEAK = """
+import sys
+from crops.__main__ import main
+code = main(sys.argv[1:])
+# Of this program alone: getrusage counts the memory of the process that started it, too.
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+sys.exit(code)
+"""
+
+
+def scenes(count: int, size_px: int = 512) -> list[Scene]:
+    """Draw fields of view."""
+    return [draw_scene((STREAM, number), size_px=size_px) for number in range(count)]
+
+
+def make_work(root: Path, drawn: list[Scene], count: int, recipe: str = "") -> WorkFolder:
+    """Make a work folder of `count` segmented images, the drawn ones over and over."""
+    data, work, section = root / "images", WorkFolder(root / "work"), DataSection()
+    data.mkdir(parents=True)
+    for number in range(count):
+        for channel, plane in zip(CHANNELS, drawn[number % len(drawn)].channels, strict=True):
+            path = data / f"i{number:05d}_{channel}.png"
+            if number < len(drawn):
+                cv2.imwrite(str(path), plane)
+            else:
+                path.hardlink_to(data / f"i{number % len(drawn):05d}_{channel}.png")
+    images = index(data, "folder", section.classes, section.channels).images
+    write_images(work.images, images, section.classes, section.channels)
+    work.recipe.write_text(recipe)
+    rows = []
+    for number in range(count):
+        scene = drawn[number % len(drawn)]
+        cells = scene.cells.astype(np.uint16)
+        rows.append(write_pair(work, f"i{number:05d}", cells, np.where(scene.nuclei > 0, cells, 0).astype(np.uint16)))
+    masks = pd.DataFrame(rows).assign(flags=["" if row["n_cells"] else "no cell" for row in rows])
+    write_masks(work, masks[["image_id", "n_cells", "diameter_px", "flags", "crc32"]])
+    return work
+
+
+def run(work: WorkFolder, *, workers: int, overwrite: bool = False, compress: bool = False) -> None:
+    """Run the stage without a word."""
+    with redirect_stdout(io.StringIO()):
+        assert run_stage(work, workers=workers, overwrite=overwrite, compress=compress) == 0
+
+
+def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds that a call takes."""
+    start = clock()
+    work()
+    return clock() - start
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Write a median with the least and the most."""
+    return f"{np.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def bare_making(work: WorkFolder, windows: dict[str, NDArray[np.int32]]) -> None:
+    """Decode the files of every image and resize one window a cell."""
+    images = pd.read_parquet(work.images)
+    for row in images.to_dict("records"):
+        paths = [row[f"path_{channel}"] for channel in CHANNELS]
+        paths += [work.root / "segment" / kind / f"{row['image_id']}.png" for kind in ("masks", "nuclei")]
+        planes = [np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)) for path in paths]
+        merged = cv2.merge(planes[:4])
+        for first_row, first_col, end_row, end_col in windows[row["image_id"]]:
+            how = cv2.INTER_AREA if end_row - first_row > 128 else cv2.INTER_LINEAR
+            inside = merged[max(0, first_row) : end_row, max(0, first_col) : end_col]
+            cv2.resize(inside, (128, 128), interpolation=how)
+
+
+def from_memory(folder: Path, drawn: list[Scene]) -> int:
+    """Measure, cut and write the cells of images that are in memory; return how many."""
+    section = CropsSection()
+    with ShardWriter(folder, 0) as shard:
+        for scene in drawn:
+            labels = scene.cells.astype(np.uint16)
+            cells = find_cells(labels)
+            measure_cells(cells, labels)
+            measure_light(scene.channels, cells, CHANNELS)
+            cut = cut_windows(scene.channels, labels, cells.labels, around_cells(cells.boxes, section), 128)
+            shard.add(cut.crops, cut.masks)
+    return shard.n
+
+
+def making(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
+    """Print the stage against decoding and one resize a cell."""
+    cv2.setNumThreads(1)
+    work = make_work(folder, drawn, count)
+    run(work, workers=1)
+    table = CropStore(store_folder(work, "cells")).table
+    box = ["min_row_px", "min_col_px", "max_row_px", "max_col_px"]
+    windows = {str(image_id): rows[box].to_numpy(np.int32) for image_id, rows in table.groupby("image_id")}
+    ratios, rates, memory_rates = [], [], []
+    for _ in range(rounds):
+        # Processor time: it waits for neither the disk nor other programs.
+        ours = timed(lambda: run(work, workers=1, overwrite=True), time.process_time)
+        bare = timed(lambda: bare_making(work, windows), time.process_time)
+        ratios.append(ours / bare)
+        rates.append(len(table) / ours)
+        shutil.rmtree(folder / "memory", ignore_errors=True)
+        (folder / "memory").mkdir()
+        start = time.process_time()
+        memory_rates.append(from_memory(folder / "memory", drawn) / (time.process_time() - start))
+    print(
+        f"\nmaking, {count} images of 512 px, {len(table)} cells, {rounds} rounds in turns, one thread, processor time:"
+    )
+    print(f"  stage : decoding and one resize a cell   {spread(ratios)}")
+    times = np.median(rates) / PEER_CALL
+    print(f"  cells a second, decoding included        {spread(rates, 0)}, {times:.1f} times the peer")
+    quoted = (
+        f"{np.median(memory_rates) / PEER_CALL:.0f} times its call, {np.median(memory_rates) / PEER_LOOP:.0f} its loop"
+    )
+    print(f"  cells a second from memory, written      {spread(memory_rates, 0)}, {quoted}")
+
+
+def workers(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
+    """Print two processes against one, start included."""
+    work = make_work(folder, drawn, count)
+    ratios = []
+    for _ in range(rounds):
+        one = timed(lambda: run(work, workers=1, overwrite=True))
+        ratios.append(one / timed(lambda: run(work, workers=2, overwrite=True)))
+    print(f"\nworkers: two processes, start included, against one: {spread(ratios)} times as fast")
+
+
+def large(rounds: int) -> None:
+    """Print what a further cell costs in images of two sizes."""
+
+    def seconds(side: int, cells: int) -> float:
+        labels = np.zeros((side, side), np.uint16)
+        for label in range(cells):
+            row, col = divmod(label, 5)
+            labels[row * 100 : row * 100 + 95, col * 100 : col * 100 + 95] = label + 1
+        pixels = np.random.default_rng(0).integers(0, 256, (4, side, side), dtype=np.uint8)
+
+        def once() -> None:
+            found = find_cells(labels)
+            measure_cells(found, labels)
+            measure_light(pixels, found, CHANNELS)
+            cut_windows(pixels, labels, found.labels, around_cells(found.boxes, CropsSection()), 128)
+
+        return min(timed(once, time.process_time) for _ in range(rounds))
+
+    costs = {side: (seconds(side, 25) - seconds(side, 1)) / 24 for side in (512, 2048)}
+    print(
+        f"\nlarge: a further cell costs {costs[512] * 1e6:.0f} us at 512 px, {costs[2048] * 1e6:.0f} us at 2048 px, ",
+        end="",
+    )
+    print(f"ratio {costs[2048] / costs[512]:.2f}; a 2048 px image with one cell {seconds(2048, 1) * 1e3:.0f} ms")
+
+
+def gather(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
+    """Print random batches from the store against a memory-mapped array."""
+    plain = CropStore(stores(folder / "plain", drawn, count))
+    packed = CropStore(stores(folder / "packed", drawn, count, compress=True))
+    np.save(folder / "all.npy", plain.pixels(np.arange(len(plain))))
+    mapped = np.load(folder / "all.npy", mmap_mode="r")
+    draw = np.random.default_rng(0)
+    batches = [draw.integers(0, len(plain), BATCH) for _ in range(40)]
+    for store in (plain, packed):
+        np.testing.assert_array_equal(store.pixels(batches[0]), mapped[batches[0]])
+    ratios, rates, packed_rates = [], [], []
+    for _ in range(rounds):
+        bare = timed(lambda: [mapped[rows] for rows in batches], time.process_time)
+        ours = timed(lambda: [plain.pixels(rows) for rows in batches], time.process_time)
+        slow = timed(lambda: [packed.pixels(rows) for rows in batches], time.process_time)
+        ratios.append(bare / ours)
+        rates.append(len(batches) * BATCH / ours)
+        packed_rates.append(len(batches) * BATCH / slow)
+    print(f"\ngather, batches of {BATCH} of {len(plain)} crops of 128 px, warm, processor time:")
+    print(f"  of a bare memory-mapped gather           {spread(ratios)}")
+    times = np.median(rates) / PEER_READ
+    print(f"  crops a second                           {spread(rates, 0)}, {times:.0f} times the peer")
+    saved = size(packed.folder) / size(plain.folder)
+    print(f"  compressed, {saved:.0%} of the bytes           {spread(packed_rates, 0)}")
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of a store's shards."""
+    return sum(path.stat().st_size for path in folder.glob("shard-*"))
+
+
+def stores(folder: Path, drawn: list[Scene], count: int, size_px: int = 128, *, compress: bool = False) -> Path:
+    """Make a crop store."""
+    work = make_work(folder, drawn, count, f"[crops]\nsize_px = {size_px}\n")
+    run(work, workers=1, compress=compress)
+    return store_folder(work, "cells")
+
+
+def fold_of(store: CropStore) -> FoldCrops:
+    """Make every crop one to train on, with random labels."""
+    rows = np.arange(len(store))
+    targets = np.random.default_rng(0).random((len(store), 28)) < 0.06
+    return FoldCrops(store, rows, rows[:1], targets, rows)
+
+
+def load(crops: FoldCrops, batch: int, n_workers: int, epoch: int = 0) -> DataLoader[Any]:
+    """Load one epoch of varied crops."""
+    training = TrainingCrops(crops, "keep", Augmentation("standard", 0, 0), epoch)
+    batches = epoch_batches(crops.training, batch, 0, 0, epoch)
+    return DataLoader(training, sampler=batches, batch_size=None, num_workers=n_workers)
+
+
+def loader(folder: Path, drawn: list[Scene], count: int) -> None:
+    """Print crops a second through torch's DataLoader."""
+    crops = fold_of(CropStore(stores(folder, drawn, count)))
+    print(f"\nloader, batches of {BATCH} crops of 128 px with standard augmentation, workers' start left out:")
+    for n_workers in (0, 1, 2):
+        batches = iter(load(crops, min(BATCH, len(crops.training) // 4), n_workers))
+        next(batches)
+        start, n = time.perf_counter(), 0
+        for pixels, _ in batches:
+            n += len(pixels)
+        print(f"  {n_workers} workers  {n / (time.perf_counter() - start):,.0f} crops a second")
+
+
+def training(folder: Path, drawn: list[Scene], count: int, steps: int) -> None:
+    """Print how long a training loop waits for its data."""
+    print("\ntraining, ResNet18, batches of 64, all of torch's threads, share of the time in which it waits for crops:")
+    for size_px in (64, 128):
+        crops = fold_of(CropStore(stores(folder / str(size_px), drawn, count, size_px)))
+        for n_workers in (0, 1):
+            share, rate = waits(crops, steps, n_workers)
+            print(f"  {size_px:3d} px, {n_workers} workers  {share:.1%} at {rate:.0f} crops a second")
+
+
+def waits(crops: FoldCrops, steps: int, n_workers: int) -> tuple[float, float]:
+    """Train some steps; return the share of time spent waiting, and crops a second."""
+    section = ClassifySection()
+    network = new_network(section, 0, np.full(4, 30.0), np.full(4, 30.0), np.full(28, 0.06))
+    optimizer, _ = new_optimizer(network.parameters(), section, steps + 1)
+    batches = iter(load(crops, min(64, len(crops.training) // 4), n_workers))
+    waited, n, start = 0.0, 0, time.perf_counter()
+    for step in range(steps + 1):
+        asked = time.perf_counter()
+        pixels, targets = next(batches)
+        arrived = time.perf_counter()
+        loss = batch_loss(network(pixels), targets, section)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if step == 0:  # the workers start and torch warms up
+            waited, n, start = 0.0, 0, time.perf_counter()
+        else:
+            waited += arrived - asked
+            n += len(pixels)
+    seconds = time.perf_counter() - start
+    return waited / seconds, n / seconds
+
+
+def memory(folder: Path, drawn: list[Scene], few: int, many: int) -> None:
+    """Print the peak memory of runs of different length."""
+    peaks = []
+    for count in (few, many):
+        work = make_work(folder / str(count), drawn, count)
+        command = [sys.executable, "-c", PEAK, "run", str(work.root), "--workers", "1"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        peaks.append(int(done.stdout.split()[-1]) / 1024)
+    print(f"\nmemory, peak: {few} images {peaks[0]:.0f} MiB, {many} images {peaks[1]:.0f} MiB, ", end="")
+    print(f"ratio {peaks[1] / peaks[0]:.3f}")
+
+
+def table(folder: Path, drawn: list[Scene], rows: int) -> None:
+    """Print how long a large store takes to open."""
+    made = stores(folder, drawn, len(drawn))
+    one = pd.read_parquet(made / "crops.parquet")
+    many = pd.concat([one] * -(-rows // len(one)), ignore_index=True).iloc[:rows]
+    many["image_id"] = [f"{number // 16:08d}-bb99-11e8-b2b9-ac1f6b6435d0" for number in range(rows)]
+    many.to_parquet(made / "crops.parquet", index=False)
+    seconds = [timed(lambda: CropStore(made)) for _ in range(5)]
+    print(f"\ntable: {rows:,} rows open in {spread(seconds)} s")
+
+
+def kills(folder: Path, drawn: list[Scene], count: int, times: int) -> None:
+    """Print how many killed and resumed runs ended with the files of a run that was not killed."""
+
+    def files(work: WorkFolder) -> dict[str, bytes]:
+        stage = store_folder(work, "cells")
+        found = (path for path in stage.rglob("*") if path.is_file() and path.name != "run.json")
+        return {str(path.relative_to(stage)): path.read_bytes() for path in found}
+
+    work = make_work(folder, drawn, count)
+    run(work, workers=1)
+    whole = files(work)
+    same, killed = 0, 0
+    for seed in range(times):
+        shutil.rmtree(store_folder(work, "cells"))
+        nth = int(np.random.default_rng(seed).integers(1, 3 * -(-count // 32) + 4))
+        command = [sys.executable, "-c", COUNTED, str(nth), "run", str(work.root), "--workers", "1"]
+        killed += subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+        run(work, workers=1)
+        same += files(work) == whole
+    print(f"\nkills: of {times} runs {killed} were killed, {same} ended with the same files")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the parts that are named, or all."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    tiny = "--tiny" in words
+    parts = [word for word in words if word != "--tiny"]
+    drawn = scenes(2 if tiny else 16, 256 if tiny else 512)
+    known: dict[str, Callable[[Path], None]] = {
+        "making": lambda folder: making(folder, drawn, *((4, 1) if tiny else (128, 5))),
+        "workers": lambda folder: workers(folder, drawn, *((40, 1) if tiny else (256, 3))),
+        "large": lambda _: large(1 if tiny else 15),
+        "gather": lambda folder: gather(folder, drawn, *((4, 1) if tiny else (192, 7))),
+        "loader": lambda folder: loader(folder, drawn, 8 if tiny else 128),
+        "training": lambda folder: training(folder, drawn, *((8, 1) if tiny else (64, 10))),
+        "memory": lambda folder: memory(folder, drawn, *((4, 8) if tiny else (64, 512))),
+        "table": lambda folder: table(folder, drawn, 1_000 if tiny else 700_000),
+        "kills": lambda folder: kills(folder, drawn, *((4, 1) if tiny else (70, 20))),
+    }
+    if unknown := set(parts) - set(known):
+        raise SystemExit(f"expected some of {', '.join(known)}, found {min(unknown)}")
+    torch.manual_seed(0)
+    for name in parts or known:
+        with tempfile.TemporaryDirectory() as folder:
+            known[name](Path(folder))
+
+
+if __name__ == "__main__":
+    main()

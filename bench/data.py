@@ -1,0 +1,222 @@
+"""Large data sets: ``uv run python -m bench.data [--tiny] [PART ...]``.
+
+Parts, all of them where none is named:
+
+index       seconds to index 100,000 files in the layout of 2018.
+hash        scanning images (decoding, hashes, intensities, table parts on the disk) against decoding them bare, in
+            turns, one process and one thread.
+pairs       all pairs of 100,000 hashes, of which 1,000 are near-duplicates of others: seconds, and how many are found.
+duplicates  share of shifted, cropped, brightened and recompressed copies that the hashes find, and how many
+            pairs of different images they take for alike.
+folds       the joined real label table (105,678 rows) in 5 folds, beside KFold and MultilabelStratifiedKFold by image.
+
+With ``--tiny`` little of each, to see that everything runs.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hpa.atlas import draw_scene
+from hpa.channels import CHANNELS
+from hpa.duplicates import HASHED, hash_plane, similar_pairs
+from hpa.folds import assign_folds
+from hpa.groups import join_groups, largest
+from hpa.hpa_v18 import parse_id
+from hpa.layouts import index
+from hpa.scan import scan_images
+from hpa.splits import SplitQuality, other_splits, quality
+from hpa.vocabulary import HPA28
+
+STREAM = 4_404
+SIDE_PX = 512
+BITS = 12
+
+
+def write_atlas(folder: Path, count: int, drawn: int) -> None:
+    """Write `count` images in the layout of 2018, of `drawn` different ones: the others are links to them."""
+    train = folder / "train"
+    train.mkdir(parents=True)
+    for n in range(count):
+        if n < drawn:
+            planes = draw_scene((STREAM, n), size_px=SIDE_PX, cell_line=n % 3, target=(n % 28,), shares=(0.8,)).channels
+            for channel, plane in zip(CHANNELS, planes, strict=True):
+                cv2.imwrite(str(train / f"i{n:06d}_{channel}.png"), plane)
+        else:
+            for channel in CHANNELS:
+                (train / f"i{n:06d}_{channel}.png").hardlink_to(train / f"i{n % drawn:06d}_{channel}.png")
+    (folder / "train.csv").write_text("Id,Target\n" + "".join(f"i{n:06d},{n % 28}\n" for n in range(count)))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def indexing(folder: Path, n_images: int) -> None:
+    """Print how fast a folder is indexed."""
+    write_atlas(folder, n_images, 4)
+    seconds = timed(lambda: index(folder, "auto", HPA28, CHANNELS))
+    print(f"\nindex: {4 * n_images:,} files in {seconds:.1f} s, {4 * n_images / seconds:,.0f} files a second")
+
+
+def hashing(folder: Path, n_images: int, rounds: int) -> None:
+    """Print the throughput of a scan against bare decoding."""
+    cv2.setNumThreads(1)
+    write_atlas(folder / "data", n_images, min(n_images, 16))
+    images = index(folder / "data", "auto", HPA28, CHANNELS).images
+    paths = [str(path) for channel in CHANNELS for path in images[f"path_{channel}"]]
+    scan_images(folder / "warm", images[:2], CHANNELS, workers=1)
+    ratios, rates = [], []
+    for turn in range(rounds):
+        bare = timed(lambda: [cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in paths])
+        ours = timed(lambda turn=turn: scan_images(folder / f"scan{turn}", images, CHANNELS, workers=1))  # type: ignore[misc]
+        ratios.append(ours / bare)
+        rates.append((n_images / ours, n_images / bare))
+    ours, bare = np.median(rates, axis=0)
+    print(f"\nhash: {ours:.0f} images of four {SIDE_PX} px planes a second, decoding alone {bare:.0f}; ", end="")
+    print(f"{np.median(ratios):.2f} times as long ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def pairing(n_hashes: int) -> None:
+    """Print how long all pairs take, and how many planted ones are found."""
+    draw = np.random.default_rng(0)
+    hashes = draw.integers(0, 2**63, (n_hashes, 3), dtype=np.uint64)
+    planted = n_hashes // 100
+    hashes[:planted] = hashes[-planted:]
+    for _ in range(4):  # at most 4 of the 64 bits of each colour differ
+        hashes[:planted] ^= np.uint64(1) << draw.integers(0, 64, (planted, 3), dtype=np.uint64)
+    found: list[NDArray[np.int64]] = []
+    seconds = timed(lambda: found.append(similar_pairs(hashes, np.ones(n_hashes, bool), BITS)))
+    print(f"\npairs: all pairs of {n_hashes:,} hashes in {seconds:.1f} s, {len(found[0])} found of {planted} planted")
+
+
+def shifted(share: float) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+    """Return what moves a plane by a share of its side; what comes in is a mirror of the rim."""
+
+    def move(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        by = round(share * len(plane))
+        return np.pad(plane, ((by, 0), (by, 0)), mode="reflect")[: plane.shape[0], : plane.shape[1]]
+
+    return move
+
+
+def cropped(share: float) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+    """Return what cuts a share of the side off all around and enlarges the rest."""
+
+    def cut(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        by = round(share * len(plane) / 2)
+        return np.asarray(cv2.resize(plane[by : len(plane) - by, by : len(plane) - by], plane.shape[::-1]), np.uint8)
+
+    return cut
+
+
+def brightened(factor: float) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+    """Return what multiplies the intensities."""
+    return lambda plane: np.clip(plane * factor, 0, 255).astype(np.uint8)
+
+
+def recompressed(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Write and read a plane as a JPEG of low quality."""
+    content = cv2.imencode(".jpg", plane, [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
+    return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)
+
+
+def duplicates(n_images: int) -> None:
+    """Print which share of changed copies is found, and how many of all pairs of different images are taken for one."""
+    images = [
+        draw_scene((STREAM, 1, n), size_px=SIDE_PX, cell_line=n % 3, target=(n % 28,), shares=(0.8,)).channels[:3]
+        for n in range(n_images)
+    ]
+
+    def hashes(change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> NDArray[np.uint64]:
+        return np.array([[hash_plane(change(plane)) or 0 for plane in image] for image in images], np.uint64)
+
+    changes: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+        **{f"shifted by {share:.0%} of the side": shifted(share) for share in (0.01, 0.02, 0.04, 0.08)},
+        **{f"{1 - share:.0%} of the side, enlarged": cropped(share) for share in (0.02, 0.05, 0.1, 0.2)},
+        **{f"brightness times {factor}": brightened(factor) for factor in (0.4, 0.7, 1.5, 2.5)},
+        "JPEG of quality 60": recompressed,
+    }
+    originals = hashes(lambda plane: plane)
+    print(f"\nduplicates: {n_images} images, {len(HASHED)} colours within {BITS} bits each")
+    for name, change in changes.items():
+        both = np.concatenate([originals, hashes(change)])
+        pairs = similar_pairs(both, np.ones(len(both), bool), BITS)
+        right = pairs[:, 1] - pairs[:, 0] == n_images
+        others = len(both) * (len(both) - 1) // 2 - n_images
+        print(f"  {name:32s} {right.sum() / n_images:6.1%} found, {(~right).sum()} of {others} others")
+
+
+def folding() -> None:
+    """Print how the joined real label table is folded."""
+    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
+    if not real.is_dir():
+        print(f"\nfolds: skipped, no real data at {real} (CELLWISE_REAL_DATA)")
+        return
+    old = pd.read_csv(real / "kaggle2018" / "train.csv")
+    external = pd.read_csv(real / "hpa_v18" / "HPAv18RBGY_wodpl.csv")
+    parts = [parse_id(image_id) for image_id in external["Id"]]
+    none = [None] * len(old)
+    keys = [[*none, *(part.antibody for part in parts)], [*none, *(part.well for part in parts)]]
+    targets = HPA28.multi_hot(HPA28.parse(text) for text in [*old["Target"], *external["Target"]])
+    done: list[tuple[NDArray[np.int32], NDArray[np.int16]]] = []
+
+    def ours() -> None:
+        groups = join_groups(len(targets), keys)
+        done.append((groups, assign_folds(targets, groups, 5, seed=0)))
+
+    seconds = timed(ours)
+    groups, folds = done[0]
+    print(f"\nfolds: {len(targets):,} rows, {groups.max() + 1:,} groups, {largest(groups)} images in the largest")
+    counts = np.array([len(np.unique(groups[targets[:, c]])) for c in range(len(HPA28))])
+    held = np.array([targets[folds == fold].sum(axis=0) for fold in range(5)])
+    off = np.abs(held / held.mean(axis=0) - 1).max(axis=0)
+    print(
+        f"  ours in {seconds:.2f} s; class shares off by at most {off[counts >= 60].max():.1%} (60 groups and more), ",
+        end="",
+    )
+    print(f"{off[counts < 60].max(initial=0):.1%} (fewer)")
+    for split in [quality("ours", folds, targets, groups), *other_splits(targets, groups, 5, 0)]:
+        print(f"  {describe(split)}")
+
+
+def describe(split: SplitQuality) -> str:
+    """Return a line about a split."""
+    return (
+        f"{split.name:26s} groups torn {split.torn:6,d}, sizes differ by {split.size_spread:.3%}, "
+        f"class shares off by {split.worst_share:.1%}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the parts that are named, or all."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    tiny = "--tiny" in words
+    parts = [word for word in words if word != "--tiny"]
+    known: dict[str, Callable[[Path], None]] = {
+        "index": lambda folder: indexing(folder, 100 if tiny else 25_000),
+        "hash": lambda folder: hashing(folder, 4 if tiny else 128, 1 if tiny else 5),
+        "pairs": lambda _: pairing(1_000 if tiny else 100_000),
+        "duplicates": lambda _: duplicates(3 if tiny else 60),
+        "folds": lambda _: folding(),
+    }
+    if unknown := set(parts) - set(known):
+        raise SystemExit(f"expected some of {', '.join(known)}, found {min(unknown)}")
+    for name in parts or known:
+        with tempfile.TemporaryDirectory() as folder:
+            known[name](Path(folder) / "data")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Work folders as the classify stage leaves them, with known truth and without a network: for benches and tests."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+
+from bench.simulated import draw_images, score_cells
+from classify.probabilities import class_columns, write_probabilities
+from hpa.channels import CHANNELS
+from hpa.folds import write_folds
+from hpa.images import write_images
+from hpa.vocabulary import HPA28
+from hpa.work import WorkFolder
+from pipeline.recipe import load_recipe, write_recipe
+
+COLUMNS = class_columns(HPA28)
+
+
+def make_work(
+    root: Path,
+    settings: Sequence[str] = (),
+    *,
+    train: int = 60,
+    test: int = 30,
+    models: int = 3,
+    seed: int = 0,
+    noise_seed: int = 0,
+) -> WorkFolder:
+    """Write recipe, images, folds, crops and probabilities.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    settings
+        Of the recipe, ``section.key=value``.
+    train, test, models
+        How many images and folds.
+    seed
+        Of images and cells.
+    noise_seed
+        Of the models: another one gives other models of the same cells.
+    """
+    work = WorkFolder(root)
+    rng = np.random.default_rng(seed)
+    drawn = draw_images(train + test, 0.8, rng)
+    ids = [f"i{place:05d}" for place in range(train + test)]
+    folds = np.where(np.arange(train + test) < train, drawn.groups % models, -1)
+    images = _images(ids, drawn.targets, train)
+    write_images(work.images, images, HPA28, CHANNELS)
+    table = pd.DataFrame({"image_id": ids, "group": drawn.groups, "fold": folds.astype(np.int16)})
+    write_folds(work.folds, table.iloc[:train].astype({"image_id": str}))
+    noise = np.random.default_rng(noise_seed)
+    cell_labels = np.arange(len(drawn.image_of)) - drawn.first_rows[drawn.image_of] + 1
+    parts = []
+    for fold, bias in enumerate(noise.normal(0, 0.3, (models, 28))):
+        scored = (folds[drawn.image_of] == fold) | (drawn.image_of >= train)
+        part = pd.DataFrame(score_cells(drawn, bias, 1.0, noise)[scored], columns=COLUMNS)
+        part.insert(0, "origin", np.where(drawn.image_of[scored] < train, "oof", "test"))
+        part.insert(0, "fold", np.int16(fold))
+        part.insert(0, "cell_label", cell_labels[scored].astype(np.int32))
+        part.insert(0, "image_id", np.array(ids)[drawn.image_of[scored]])
+        parts.append(part)
+    rows = pd.concat(parts).sort_values(["image_id", "cell_label", "fold"], ignore_index=True)
+    write_probabilities(probabilities_path(work), rows, HPA28)
+    crops = pd.DataFrame({"image_id": np.array(ids)[drawn.image_of], "cell_label": cell_labels})
+    crops["completeness"] = noise.random(len(crops))
+    (root / "crops" / "cells").mkdir(parents=True, exist_ok=True)
+    crops.to_parquet(root / "crops" / "cells" / "crops.parquet")
+    write_recipe(work.recipe, load_recipe(None, settings))
+    return work
+
+
+def probabilities_path(work: WorkFolder) -> Path:
+    """Return where the table of crop probabilities lies."""
+    return work.root / "classify" / "cells" / "probabilities.parquet"
+
+
+def rewrite(work: WorkFolder, table: pd.DataFrame) -> None:
+    """Write a table of probabilities without checking it, as a damaged or foreign file has it."""
+    content = pyarrow.Table.from_pandas(table, preserve_index=False)
+    metadata = {**content.schema.metadata, b"cellwise_vocabulary": b"hpa28"}
+    pyarrow.parquet.write_table(content.replace_schema_metadata(metadata), probabilities_path(work))
+
+
+def _images(ids: list[str], targets: np.ndarray, train: int) -> pd.DataFrame:
+    n = len(ids)
+    split = np.where(np.arange(n) < train, "train", "test")
+    images = pd.DataFrame({"image_id": ids, "source": [f"part{place % 2}" for place in range(n)], "split": split})
+    hot = [tuple(np.flatnonzero(row).tolist()) if place < train else () for place, row in enumerate(targets)]
+    images["target"] = pd.Series(hot, dtype=object)
+    images["antibody"] = pd.Series([None] * n, dtype=object)
+    images["height_px"] = images["width_px"] = np.int32(64)
+    for channel in CHANNELS:
+        images[f"path_{channel}"] = "nowhere"
+        images[f"plane_{channel}"] = np.int16(-1)
+        images[f"bytes_{channel}"] = np.int64(0)
+    return images
+
+
+def truth(train: int = 60, test: int = 30, seed: int = 0) -> np.ndarray:
+    """Return the targets of all images of a world."""
+    return draw_images(train + test, 0.8, np.random.default_rng(seed)).targets

@@ -1,0 +1,195 @@
+"""Which thresholds hold on a fresh draw: ``uv run python -m bench.thresholds [REPEATS]``.
+
+Draws crop probabilities with known truth at the class counts of the Kaggle 2018 table (`bench.simulated`) and treats
+them as the pipeline does: a train image gets the maximum over its cells of the one model that has not seen it, a test
+image the mean over all models of their maxima. Every method tunes on the train images, is carried to the test images,
+and is scored there. Printed is the macro F1 above that of the exact optimum per class as it stands, the mean over
+REPEATS draws (40; fewer of the large ones) with its standard error. Every draw is seen by all methods.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregate.carry import carry_thresholds
+from aggregate.config import AggregateSection, Transfer
+from aggregate.decide import decide
+from aggregate.methods import fit_thresholds
+from aggregate.optimum import best_thresholds
+from bench.simulated import K, draw_images, score_cells
+from hpa.folds import assign_folds
+from hpa.scores import macro_f1
+from hpa.vocabulary import HPA28
+
+
+@dataclass(frozen=True)
+class World:
+    """A size of data set, and how its models are.
+
+    Parameters
+    ----------
+    name
+        For the table.
+    train, test, models
+        How many.
+    skill, own, shift
+        As in `bench.simulated`; shift is that of the test images.
+    repeats
+        Share of REPEATS.
+    """
+
+    name: str
+    train: int
+    test: int
+    models: int
+    skill: float
+    own: float = 1.0
+    shift: float = 0.0
+    repeats: float = 1.0
+
+
+WORLDS: Final = (
+    World("320 / 80, 2 models", 320, 80, 2, 0.55),
+    World("320 / 80, 2 models that agree", 320, 80, 2, 0.55, own=0.5),
+    World("320 / 300, 5 models", 320, 300, 5, 0.55),
+    World("1,000 / 300, 5 models", 1000, 300, 5, 0.65),
+    World("1,000 / 300, 5 models that agree", 1000, 300, 5, 0.65, own=0.5),
+    World("1,000 / 300, 5 models, other frequencies", 1000, 300, 5, 0.65, shift=0.4),
+    World("4,000 / 1,000, 5 models", 4000, 1000, 5, 0.7, repeats=0.5),
+    World("31,072 / 11,702, 5 models", 31_072, 11_702, 5, 0.75, repeats=0.2),
+    World("31,072 / 11,702, 5 models that agree", 31_072, 11_702, 5, 0.75, own=0.5, repeats=0.2),
+    World("31,072 / 11,702, 5 models, other frequencies", 31_072, 11_702, 5, 0.75, shift=0.4, repeats=0.2),
+)
+
+METHODS: Final[dict[str, dict[str, Any]]] = {
+    "fixed 0.5": {"thresholds": "fixed"},
+    "global": {"thresholds": "global"},
+    "per-class": {"thresholds": "per-class"},
+    "prevalence": {"thresholds": "prevalence"},
+    "repeated": {"thresholds": "repeated"},
+    "soft-f1": {"thresholds": "soft-f1"},
+    "cyclic": {"thresholds": "cyclic"},
+    "shrunk to global, 10": {"thresholds": "shrunk", "shrink_to": "global", "shrinkage": 10.0},
+    "shrunk to global, 30": {"thresholds": "shrunk", "shrink_to": "global", "shrinkage": 30.0},
+    "shrunk to prevalence, 10": {"thresholds": "shrunk", "shrink_to": "prevalence", "shrinkage": 10.0},
+    "shrunk to prevalence, 30": {"thresholds": "shrunk", "shrink_to": "prevalence", "shrinkage": 30.0},
+}
+TRANSFERS: Final[tuple[Transfer, ...]] = ("none", "shares", "spread")
+HANDFULS: Final = (1, 5, 20, 50, 75, 100, 150)
+
+Key = tuple[str, Transfer]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of a world.
+
+    Parameters
+    ----------
+    targets, scores, groups
+        Of the train images, out of fold: shapes (N, K), (N, K), (N,).
+    test_targets, by_model
+        Of the test images: shapes (M, K), (F, M, K).
+    """
+
+    targets: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    groups: NDArray[np.int32]
+    test_targets: NDArray[np.bool_]
+    by_model: NDArray[np.float32]
+
+
+def draw(world: World, seed: int) -> Draw:
+    """Draw train and test images and let the models score them."""
+    rng = np.random.default_rng([seed, world.train, world.models])
+    biases = rng.normal(0, 0.3, (world.models, K))
+    train = draw_images(world.train, world.skill, rng)
+    folds = assign_folds(train.targets, train.groups, world.models, seed)
+    out_of_fold = np.maximum.reduceat(score_cells(train, biases[folds], world.own, rng), train.first_rows, axis=0)
+    test = draw_images(world.test, world.skill, rng, world.shift)
+    maxima = [np.maximum.reduceat(score_cells(test, b, world.own, rng), test.first_rows, axis=0) for b in biases]
+    return Draw(train.targets, out_of_fold, train.groups, test.targets, np.stack(maxima))
+
+
+def score_methods(one: Draw) -> dict[Key, float]:
+    """Return the macro F1 on test of every method and transfer, and of thresholds tuned on the test images."""
+    mean = one.by_model.mean(axis=0)
+    best = best_thresholds(one.test_targets, mean)
+    found: dict[Key, float] = {("tuned on test", "none"): _score(one, best)}
+    for name, settings in METHODS.items():
+        section = AggregateSection(**settings)
+        values = fit_thresholds(one.targets, one.scores, one.groups, section)
+        meant = name == "prevalence"
+        shares = one.targets.mean(axis=0) if meant else (one.scores > values).mean(axis=0)
+        for transfer in TRANSFERS:
+            found[name, transfer] = _score(one, carry_thresholds(values, shares, one.by_model, transfer))
+    return found
+
+
+def score_handfuls(one: Draw) -> dict[str, float]:
+    """Return the macro F1 on test where images come in handfuls and thresholds are carried on each by itself."""
+    section = AggregateSection()
+    values = fit_thresholds(one.targets, one.scores, one.groups, section)
+    shares = (one.scores > values).mean(axis=0)
+    mean = one.by_model.mean(axis=0)
+    found = {"all at once": _score(one, carry_thresholds(values, shares, one.by_model, "spread"))}
+    half = len(mean) // 2
+    stored = carry_thresholds(values, shares, one.by_model[:, :half], "spread")
+    found["as stored from other images"] = _score(one, stored)
+    found["not carried"] = _score(one, values)
+    for size in HANDFULS:
+        predictions = np.empty(mean.shape, dtype=bool)
+        for start in range(0, len(mean), size):
+            rows = slice(start, start + size)
+            carried = carry_thresholds(values, shares, one.by_model[:, rows], "spread")
+            predictions[rows] = decide(mean[rows], carried, "argmax", HPA28)
+        found[f"by {size}"] = macro_f1(one.test_targets, predictions)
+    return found
+
+
+def _score(one: Draw, values: NDArray[np.float64]) -> float:
+    return macro_f1(one.test_targets, decide(one.by_model.mean(axis=0), values, "argmax", HPA28))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    repeats = int(given[0]) if given else 40
+    worlds = [world for world in WORLDS if repeats > 1 or world.train <= 1000]
+    totals: dict[Key, list[float]] = defaultdict(list)
+    for world in worlds:
+        found: dict[Key, list[float]] = defaultdict(list)
+        for seed in range(max(1, round(repeats * world.repeats))):
+            for key, value in score_methods(draw(world, seed)).items():
+                found[key].append(value)
+        _print_world(world, found)
+        for key in found:
+            totals[key].append(float(np.mean(found[key]) - np.mean(found["per-class", "none"])))
+    print(f"\nmean over the {len(worlds)} worlds of the gain over per-class as it stands")
+    for name in METHODS:
+        print(f"  {name:26s}", *(f"{transfer} {np.mean(totals[name, transfer]):+.4f}  " for transfer in TRANSFERS))
+    print("\nthe default, on images that come in handfuls (1,000 / 300, 5 models)")
+    handfuls = [score_handfuls(draw(WORLDS[3], seed)) for seed in range(repeats)]
+    for name in handfuls[0]:
+        print(f"  {name:28s} {np.mean([one[name] for one in handfuls]):.4f}")
+
+
+def _print_world(world: World, found: dict[Key, list[float]]) -> None:
+    base = np.array(found["per-class", "none"])
+    best = np.mean(found["tuned on test", "none"])
+    print(f"\n{world.name} ({len(base)} draws): per-class as it stands {base.mean():.4f}, tuned on test {best:.4f}")
+    for name in METHODS:
+        cells = []
+        for transfer in TRANSFERS:
+            gain = np.array(found[name, transfer]) - base
+            cells.append(f"{transfer} {gain.mean():+.4f} ± {gain.std() / np.sqrt(len(gain)):.4f}")
+        print(f"  {name:26s}", "   ".join(cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""From the depth of the source to the 8 bits of a crop."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crops.config import CropsSection
+from hpa.pixels import Pixels
+
+_MOST_16: int = 65_535
+
+
+@dataclass(frozen=True)
+class Planes:
+    """The channels of one image in 8 bits, with what they were scaled from.
+
+    Parameters
+    ----------
+    pixels
+        Shape (C, H, W).
+    black, white
+        Shape (C,), int32: the values of the source that became 0 and 255.
+    """
+
+    pixels: NDArray[np.uint8]
+    black: NDArray[np.int32]
+    white: NDArray[np.int32]
+
+
+def to_8_bit(pixels: Pixels, section: CropsSection) -> Planes:
+    """Scale an image to 8 bits: 8 bit stays as it is, 16 bit goes by the recipe's `depth_16`.
+
+    ``full`` takes 65,535 for white. ``percentiles`` takes those of each channel for black and white, cuts off what
+    lies beyond, and rounds.
+
+    Parameters
+    ----------
+    pixels
+        Shape (C, H, W), uint8 or uint16.
+    """
+    black, white = np.zeros(len(pixels), np.int32), np.full(len(pixels), 255, np.int32)
+    if pixels.dtype == np.uint8:
+        return Planes(pixels.astype(np.uint8, copy=False), black, white)
+    white[:] = _MOST_16
+    if section.depth_16 == "percentiles":
+        for i, plane in enumerate(pixels):
+            black[i], white[i] = _percentiles(plane, section.low_percentile, section.high_percentile)
+    scaled = [_table(int(low), int(high))[plane] for plane, low, high in zip(pixels, black, white, strict=True)]
+    return Planes(np.stack(scaled), black, white)
+
+
+def _percentiles(plane: Pixels, low: float, high: float) -> tuple[int, int]:
+    below = np.cumsum(np.bincount(plane.ravel(), minlength=_MOST_16 + 1))
+    ranks = np.ceil(np.array([low, high]) / 100 * plane.size)
+    black, white = (int(value) for value in np.searchsorted(below, np.maximum(ranks, 1)))
+    return black, max(white, black + 1)
+
+
+def _table(black: int, white: int) -> NDArray[np.uint8]:
+    """Return the 8-bit value of every 16-bit one."""
+    scaled = (np.arange(_MOST_16 + 1, dtype=np.float64) - black) * (255 / (white - black))
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)

@@ -1,0 +1,175 @@
+"""A store in forms that other programs read: AnnData, WebDataset shards, PNG folders by class."""
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from crops.config import Neighbours, Window
+from crops.store import CropStore, open_store
+from hpa.channels import Channel
+from hpa.errors import UserError
+from hpa.images import read_images
+from hpa.work import WorkFolder
+
+Form = Literal["anndata", "webdataset", "png"]
+
+UNKNOWN: Final = "unknown"
+"""PNG folder of crops whose image has no known class."""
+
+_BLOCK: Final = 256
+_PER_TAR: Final = 4096
+
+
+def export(
+    work: WorkFolder, window: Window, form: Form, out: Path | None, neighbours: Neighbours, *, overwrite: bool = False
+) -> Path:
+    """Export one store of a work folder.
+
+    Parameters
+    ----------
+    work
+        The work folder; its crops must be done.
+    window
+        Which store.
+    form
+        ``anndata`` (one ``.h5sc`` file), ``webdataset`` (a folder of tars) or ``png`` (a folder of folders).
+    out
+        The file or folder to make; None takes ``export/<window>`` in the work folder.
+    neighbours
+        What is shown outside the own cell.
+    overwrite
+        Replace what is there.
+
+    Returns
+    -------
+    Path
+        What was made.
+
+    Raises
+    ------
+    UserError
+        If there is no finished store, or something in the place of the export.
+    """
+    store = open_store(work, window)
+    out = out or work.root / "export" / (f"{window}.h5sc" if form == "anndata" else f"{window}-{form}")
+    if out.exists() and not overwrite:
+        raise UserError(f"expected a new place for the export, found {out}; replace it with --overwrite")
+    crops, channels = describe(work, store), work.data.channels
+    if form == "anndata":
+        from crops.h5sc import write_h5sc
+
+        write_h5sc(store, crops, channels, out, neighbours)
+        return out
+    with _new_folder(out) as folder:
+        if form == "webdataset":
+            write_tars(store, crops, folder, window, neighbours)
+        else:
+            write_pngs(store, crops, channels, folder, neighbours)
+    return out
+
+
+def describe(work: WorkFolder, store: CropStore) -> pd.DataFrame:
+    """Return the crop table with split, target, antibody and the names of the target's classes (joined by ``;``).
+
+    Class indices and names are empty texts where no class is known.
+    """
+    vocabulary = work.data.classes
+    images = read_images(work.images)
+    known = pd.DataFrame(
+        {
+            "image_id": images["image_id"],
+            "split": images["split"],
+            "target": [vocabulary.format(target) for target in images["target"]],
+            "antibody": images["antibody"].fillna(""),
+            "classes": [";".join(vocabulary.classes[c] for c in target) for target in images["target"]],
+        }
+    )
+    return store.table.merge(known, on="image_id", how="left", validate="many_to_one")
+
+
+def write_tars(store: CropStore, crops: pd.DataFrame, folder: Path, name: str, neighbours: Neighbours) -> None:
+    """Write WebDataset shards ``<name>-000000.tar`` with, for every crop, ``.npy``, ``.mask.npy`` and ``.json``.
+
+    Parameters
+    ----------
+    store, crops
+        The crops and what is known of each.
+    folder, name
+        Where to, and how the shards are called.
+    neighbours
+        What is shown outside the own cell.
+    """
+    for number, start in enumerate(range(0, len(store), _PER_TAR)):
+        with tarfile.open(folder / f"{name}-{number:06d}.tar", "w") as tar:
+            for row, pixels, own in _crops(store, neighbours, start, min(start + _PER_TAR, len(store))):
+                told = json.dumps(crops.iloc[row].to_dict(), default=_plain).encode()
+                # The key is a number: an image id may have dots, at which WebDataset would cut it.
+                parts = {"npy": _npy(pixels), "mask.npy": _npy(own.view(np.uint8)), "json": told}
+                for suffix, content in parts.items():
+                    member = tarfile.TarInfo(f"{row:09d}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def write_pngs(
+    store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...], folder: Path, neighbours: Neighbours
+) -> None:
+    """Write ``<class>/<image_id>_<cell_label>.png``, red, green and blue; a crop stands with each of its classes."""
+    for row, pixels, _ in _crops(store, neighbours, 0, len(store)):
+        crop = crops.iloc[row]
+        done, content = cv2.imencode(".png", rgb(pixels, channels)[..., ::-1])
+        assert done
+        for name in crop["classes"].split(";"):
+            path = folder / (name.replace("/", "-") or UNKNOWN) / f"{crop['image_id']}_{crop['cell_label']}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content.tobytes())
+
+
+def rgb(pixels: NDArray[np.uint8], channels: tuple[Channel, ...]) -> NDArray[np.uint8]:
+    """Return a crop (C, S, S) as a picture (S, S, 3) of its red, green and blue channel, black where it has none."""
+    picture = np.zeros((*pixels.shape[1:], 3), dtype=np.uint8)
+    for i, channel in enumerate(("red", "green", "blue")):
+        if channel in channels:
+            picture[..., i] = pixels[channels.index(channel)]
+    return picture
+
+
+def _crops(
+    store: CropStore, neighbours: Neighbours, start: int, end: int
+) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.bool_]]]:
+    for first in range(start, end, _BLOCK):
+        rows = np.arange(first, min(first + _BLOCK, end))
+        yield from zip(rows.tolist(), store.batch(rows, neighbours), store.masks(rows), strict=True)
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    item: Callable[[], Any] = value.item  # NumPy's numbers
+    return item()
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Let the caller fill a folder that gets its name when it is complete."""
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    if out.is_dir():
+        shutil.rmtree(out)
+    unfinished.rename(out)

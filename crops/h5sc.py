@@ -1,0 +1,80 @@
+"""Export as AnnData in scPortrait's `.h5sc` form. The one module that imports anndata and h5py.
+
+``obsm["single_cell_images"]`` is float16 of shape (n, 1 + C, S, S): first the mask of the cell, 0 or 1, then the
+channels, 0..1. ``obs`` has the crop table and what is known of the images, ``var`` names the channels, and
+``uns["single_cell_images"]`` tells the sizes (https://mannlabs.github.io/scPortrait, single-cell image format).
+"""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from crops.config import Neighbours
+from crops.store import CropStore
+from hpa.channels import Channel
+from hpa.errors import UserError
+from hpa.files import whole
+
+_KEY: Final = "single_cell_images"
+_BLOCK: Final = 256
+
+
+def write_h5sc(
+    store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...], path: Path, neighbours: Neighbours
+) -> None:
+    """Write all crops of a store to one file.
+
+    Parameters
+    ----------
+    store
+        The crops.
+    crops
+        What is known of each, in the order of the store's table.
+    channels
+        Of the store.
+    path
+        The file to make, whole or not at all.
+    neighbours
+        What is shown outside the own cell.
+
+    Raises
+    ------
+    UserError
+        If anndata is not installed.
+    """
+    try:
+        import h5py  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from anndata import AnnData  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        raise UserError("expected anndata for --to anndata, found it missing; install cellwise[anndata]") from None
+    kinds = ["mask"] + ["image_channel"] * len(channels)
+    names = ["seg_all_cytosol", *channels]
+    var = pd.DataFrame({"channels": names, "channel_mapping": kinds}, index=[str(i) for i in range(len(names))])
+    # Texts as objects: anndata writes those whatever pandas makes of them.
+    obs = crops.assign(scportrait_cell_id=np.arange(1, len(crops) + 1, dtype=np.uint64))
+    obs = obs.astype(dict.fromkeys(obs.select_dtypes(["object", "string"]).columns, object))
+    obs.index = obs.index.astype(str)
+    size_px = store.shape[1]
+    told = {
+        "n_cells": np.int64(len(store)),
+        "n_channels": np.int64(len(names)),
+        "n_masks": np.int64(1),
+        "n_image_channels": np.int64(len(channels)),
+        "image_size": np.int64(size_px),
+        "channel_names": np.array(names, dtype=object),
+        "channel_mapping": np.array(kinds, dtype=object),
+        "compression": "lzf",
+    }
+    with whole(path) as partial:
+        AnnData(obs=obs, var=var, uns={_KEY: told}).write_h5ad(partial)
+        with h5py.File(partial, "r+") as file:
+            shape = (len(store), len(names), size_px, size_px)
+            chunks = (1, 1, size_px, size_px) if len(store) else None
+            images = file["obsm"].create_dataset(_KEY, shape, np.float16, chunks=chunks, compression=chunks and "lzf")
+            images.attrs["encoding-type"], images.attrs["encoding-version"] = "array", "0.2.0"
+            for start in range(0, len(store), _BLOCK):
+                rows = np.arange(start, min(start + _BLOCK, len(store)))
+                pixels = store.batch(rows, neighbours).astype(np.float32) / 255
+                images[rows[0] : rows[-1] + 1] = np.concatenate([store.masks(rows)[:, None], pixels], axis=1)

@@ -1,0 +1,226 @@
+"""The files of pixels of a store: written crop by crop, opened as arrays, plain or compressed.
+
+``shard-00000.npy`` is uint8 of shape (n, C, S, S), ``shard-00000.mask.npy`` uint8 of shape (n, ceil(S * S / 8)), the
+packed bits of each crop's own pixels; ``numpy.load(..., mmap_mode="r")`` opens both. A compressed shard has, in place
+of the first, ``shard-00000.zst``, one Zstandard frame a crop (``zstd -d`` gives all their bytes), and
+``shard-00000.index.npy``, int64: C, S, S, then where each of the n frames begins and the last one ends.
+"""
+
+import io
+import resource
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import pyarrow as arrow
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from hpa.errors import UserError
+from hpa.files import whole
+
+_HEADER_BYTES: Final = 128
+_LEVEL: Final = 1  # higher levels take longer and save nothing on microscopy's noise
+
+
+class ShardWriter:
+    """Write one shard, crops as they come; its files appear whole or not at all, and only if there are crops.
+
+    Parameters
+    ----------
+    folder
+        The store.
+    index
+        The number of the shard.
+    compress
+        Write a compressed shard.
+    """
+
+    def __init__(self, folder: Path, index: int, *, compress: bool = False) -> None:
+        self.n = 0
+        self._folder = folder
+        self._index = index
+        self._codec = arrow.Codec("zstd", compression_level=_LEVEL) if compress else None
+        self._offsets = [0]
+        self._shapes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        self._files: tuple[io.BufferedWriter, io.BufferedWriter] | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, crops: NDArray[np.uint8], masks: NDArray[np.bool_]) -> None:
+        """Append crops, shape (n, C, S, S), and their masks, shape (n, S, S), bool."""
+        if not len(crops):
+            return
+        packed = np.packbits(masks.reshape(len(masks), -1), axis=1)
+        self._shapes = (crops.shape[1:], packed.shape[1:])
+        pixels, bits = self._files or self._begin()
+        bits.write(np.ascontiguousarray(packed).data)
+        crops = np.ascontiguousarray(crops)
+        if self._codec is None:
+            pixels.write(crops.data)
+        else:
+            for crop in crops:
+                self._offsets.append(self._offsets[-1] + pixels.write(self._codec.compress(crop.data, asbytes=True)))
+        self.n += len(crops)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._files and error is None:
+            self._end(*self._files)
+        self._open.__exit__(kind, error, trace)
+
+    def _begin(self) -> tuple[io.BufferedWriter, io.BufferedWriter]:
+        pixels_path = _frames_path if self._codec else shard_path
+        # The pixels are renamed last: where they are, the rest is too.
+        pixels = self._open.enter_context(whole(pixels_path(self._folder, self._index)))
+        bits = self._open.enter_context(whole(mask_path(self._folder, self._index)))
+        self._files = (
+            self._open.enter_context(pixels.open("wb")),
+            self._open.enter_context(bits.open("wb")),
+        )
+        for file in self._files[bool(self._codec) :]:
+            file.write(bytes(_HEADER_BYTES))  # its place; what stands in it is known in the end
+        return self._files
+
+    def _end(self, pixels: io.BufferedWriter, bits: io.BufferedWriter) -> None:
+        _write_header(bits, (self.n, *self._shapes[1]))
+        if self._codec is None:
+            _write_header(pixels, (self.n, *self._shapes[0]))
+            return
+        index = np.array([*self._shapes[0], *self._offsets], dtype=np.int64)
+        with whole(_index_path(self._folder, self._index)) as partial:
+            np.save(partial, index, allow_pickle=False)
+
+
+def _write_header(file: io.BufferedWriter, shape: tuple[int, ...]) -> None:
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    assert header.tell() == _HEADER_BYTES
+    file.seek(0)
+    file.write(header.getvalue())
+
+
+Fetch = Callable[[int, NDArray[np.uint8]], None]
+"""Puts one row of a shard into an array."""
+
+
+@dataclass(frozen=True)
+class OpenShard:
+    """One file of a shard, ready to be read.
+
+    Parameters
+    ----------
+    shape
+        Of one row: (C, S, S), or (bytes,) of packed bits.
+    fetch
+        Puts a row, by its number, into an array of that shape.
+    """
+
+    shape: tuple[int, ...]
+    fetch: Fetch
+
+
+def open_pixels(folder: Path, index: int) -> OpenShard:
+    """Open the pixels of a shard, plain or compressed.
+
+    Raises
+    ------
+    UserError
+        If its files are missing or broken.
+    """
+    path = shard_path(folder, index)
+    return _open_frames(folder, index) if not path.exists() and _frames_path(folder, index).exists() else _open(path)
+
+
+def open_masks(folder: Path, index: int) -> OpenShard:
+    """Open the packed masks of a shard.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or broken.
+    """
+    return _open(mask_path(folder, index))
+
+
+def cached(opener: Callable[[Path, int], OpenShard], folder: Path) -> Callable[[int], OpenShard]:
+    """Keep shards open, the ones used last; every mapped file takes one of the process's file descriptors."""
+    most = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+    return lru_cache(most)(lambda index: opener(folder, index))
+
+
+def remove_shard(folder: Path, index: int) -> None:
+    """Remove the files of a shard, where there are any."""
+    for path in (shard_path, mask_path, _frames_path, _index_path):
+        path(folder, index).unlink(missing_ok=True)
+
+
+def shard_bytes(folder: Path) -> int:
+    """Return how many bytes the shards of a store have."""
+    return sum(path.stat().st_size for path in folder.glob("shard-*"))
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Return the path of a plain shard's pixels."""
+    return folder / f"shard-{index:05d}.npy"
+
+
+def mask_path(folder: Path, index: int) -> Path:
+    """Return the path of a shard's masks."""
+    return folder / f"shard-{index:05d}.mask.npy"
+
+
+def _frames_path(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index:05d}.zst"
+
+
+def _index_path(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index:05d}.index.npy"
+
+
+def _open(path: Path) -> OpenShard:
+    array = np.asarray(_load(path))  # a plain view: the memmap class costs a microsecond a crop
+
+    def fetch(row: int, out: NDArray[np.uint8]) -> None:
+        out[...] = array[row]
+
+    return OpenShard(array.shape[1:], fetch)
+
+
+def _open_frames(folder: Path, index: int) -> OpenShard:
+    head = np.array(_load(_index_path(folder, index)))
+    shape, offsets = tuple(int(length) for length in head[:3]), head[3:].tolist()
+    path = _frames_path(folder, index)
+    if path.stat().st_size != offsets[-1]:
+        raise _broken(path, f"{path.stat().st_size} bytes, not {offsets[-1]}")
+    frames = arrow.py_buffer(np.memmap(path, dtype=np.uint8, mode="r"))
+    codec = arrow.Codec("zstd")
+    n_bytes = int(np.prod(shape))
+
+    def fetch(row: int, out: NDArray[np.uint8]) -> None:
+        crop = codec.decompress(frames[offsets[row] : offsets[row + 1]], n_bytes)
+        out[...] = np.frombuffer(crop, dtype=np.uint8).reshape(shape)
+
+    return OpenShard(shape, fetch)
+
+
+def _load(path: Path) -> NDArray[np.uint8]:
+    try:
+        loaded: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise _broken(path, "no such file") from None
+    except (ValueError, EOFError) as error:
+        raise _broken(path, str(error)) from None
+    return loaded
+
+
+def _broken(path: Path, found: str) -> UserError:
+    return UserError(f"expected a shard of crops {path}, found {found}; rerun `python -m crops run` with --overwrite")

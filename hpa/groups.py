@@ -1,0 +1,45 @@
+"""Groups of images that must not be torn apart: what shares an antibody, a well, or looks alike, however indirectly."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+
+def join_groups(
+    n: int, keys: Sequence[Sequence[str | None]], pairs: NDArray[np.int64] | None = None
+) -> NDArray[np.int32]:
+    """Number the connected components of images that share a key or are paired.
+
+    Parameters
+    ----------
+    n
+        Number of images, N.
+    keys
+        For each kind of key, such as the antibody, its value for each of the N images, None where unknown.
+    pairs
+        Positions of images that belong together, shape (P, 2).
+
+    Returns
+    -------
+    ndarray
+        Shape (N,), int32, numbered by first appearance.
+    """
+    edges = [np.empty((0, 2), dtype=np.int64) if pairs is None else np.asarray(pairs, dtype=np.int64)]
+    for values in keys:
+        codes = pd.factorize(pd.Series(list(values), dtype=object))[0]  # -1 where unknown
+        known = np.flatnonzero(codes >= 0)
+        _, first, inverse = np.unique(codes[known], return_index=True, return_inverse=True)
+        edges.append(np.column_stack([known, known[first][inverse]]))
+    rows, columns = np.concatenate(edges).T
+    graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(n, n))
+    _, labels = connected_components(graph, directed=False)
+    return pd.factorize(labels)[0].astype(np.int32)
+
+
+def largest(groups: NDArray[np.int32]) -> int:
+    """Return the size of the largest group, 0 without images."""
+    return int(np.bincount(groups).max()) if len(groups) else 0

@@ -1,0 +1,61 @@
+"""The metric of Kaggle 2021, written anew: mean average precision over classes at mask IoU 0.6."""
+
+import base64
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from pycocotools import mask as coco
+
+Truth = Mapping[str, list[tuple[np.ndarray, set[int]]]]
+"""By image: mask (H, W) and classes of every cell."""
+
+
+def decode(packed: str, height: int, width: int) -> dict[str, object]:
+    """Return COCO's own object of a packed mask."""
+    return {"size": [height, width], "counts": zlib.decompress(base64.b64decode(packed))}
+
+
+def parse(text: str) -> list[tuple[int, float, str]]:
+    """Return class, confidence and packed mask of every entry of a prediction string."""
+    words = text.split()
+    assert len(words) % 3 == 0
+    return [(int(c), float(p), packed) for c, p, packed in zip(words[::3], words[1::3], words[2::3], strict=True)]
+
+
+def mean_average_precision(strings: Mapping[str, str], truth: Truth, n_classes: int = 19) -> float:
+    """Score prediction strings: greedy matching from the most confident on, area under the precision envelope."""
+    scores = []
+    for c in range(n_classes):
+        entries, masks = [], {}
+        for image_id, cells in truth.items():
+            masks[image_id] = [np.asfortranarray(mask.astype(np.uint8)) for mask, classes in cells if c in classes]
+            height, width = cells[0][0].shape
+            found = [
+                (p, image_id, decode(packed, height, width)) for k, p, packed in parse(strings[image_id]) if k == c
+            ]
+            entries += found
+        positives = sum(len(own) for own in masks.values())
+        if positives:
+            scores.append(_average_precision(sorted(entries, key=lambda e: -e[0]), masks, positives))
+    return float(np.mean(scores))
+
+
+def _average_precision(
+    entries: list[tuple[float, str, dict[str, object]]], masks: Mapping[str, list[np.ndarray]], positives: int
+) -> float:
+    taken: set[tuple[str, int]] = set()
+    hits = np.zeros(len(entries))
+    for place, (_, image_id, packed) in enumerate(entries):
+        own = [coco.encode(mask) for mask in masks[image_id]]
+        if not own:
+            continue
+        overlap = coco.iou([packed], own, [0] * len(own))[0]
+        best = int(overlap.argmax())
+        if overlap[best] > 0.6 and (image_id, best) not in taken:
+            taken.add((image_id, best))
+            hits[place] = 1
+    recall = np.cumsum(hits) / positives
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(np.append(0, recall)) * envelope).sum())

@@ -1,0 +1,124 @@
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco
+
+from aggregate.kaggle2021 import COLUMNS, JOINED, NEGATIVE, cell_table, join_classes
+from aggregate.run_length import compress_counts, packed_cells, packed_frame, run_lengths
+from classify.probabilities import class_columns
+from hpa.errors import ImageError, UserError
+from hpa.vocabulary import HPA28, Vocabulary
+from tests.aggregate.single_cell_map import decode, mean_average_precision, parse
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40))
+def test_masks_are_encoded_as_pycocotools_does(seed: int, height: int, width: int) -> None:
+    draw = np.random.default_rng(seed)
+    top, left = int(draw.integers(0, height)), int(draw.integers(0, width))
+    window = (
+        draw.random((int(draw.integers(1, height - top + 1)), int(draw.integers(1, width - left + 1)))) < draw.random()
+    )
+    whole = np.zeros((height, width), np.uint8)
+    whole[top : top + window.shape[0], left : left + window.shape[1]] = window
+    expected = coco.encode(np.asfortranarray(whole))["counts"]
+    assert compress_counts(run_lengths(window, top, left, (height, width))) == expected
+
+
+def _labels(seed: int = 0, size: int = 96) -> np.ndarray:
+    """Return a label image of discs; later ones lie over earlier ones, and some are cut by the border."""
+    draw = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:size, :size]
+    labels = np.zeros((size, size), np.uint16)
+    for label in range(1, 8):
+        row, column = draw.integers(0, size, 2)
+        labels[(rows - row) ** 2 + (columns - column) ** 2 < draw.integers(8, 20) ** 2] = label
+    return labels
+
+
+# Its Cython code makes arrays in a way NumPy 2 will not have; nothing of ours.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_every_cell_decodes_to_itself() -> None:
+    labels = _labels()
+    packed = dict(packed_cells(labels))
+    assert set(packed) == set(np.unique(labels)) - {0}
+    for label, text in packed.items():
+        np.testing.assert_array_equal(coco.decode(decode(text, 96, 96)), labels == label)
+    np.testing.assert_array_equal(coco.decode(decode(packed_frame(5, 7), 5, 7)), np.ones((5, 7)))
+
+
+def test_classes_are_joined_by_name() -> None:
+    """The numbers as the field knows them: 2018's 12, 13 are 2021's 9, and so on."""
+    known = {9: {12, 13}, 12: {18, 19}, 13: {21, 22}, 17: {26, 20, 8, 9, 10}, 8: {11}, 10: {14}, 11: {17}, 14: {23}}
+    for c, parts in enumerate(JOINED.values()):
+        assert {HPA28.index(part) for part in parts} == known.get(c, {c} if c < 8 else {c + 9})
+    probabilities = np.random.default_rng(0).random((4, 28))
+    joined = join_classes(probabilities, HPA28)
+    assert joined.shape == (4, 19)
+    np.testing.assert_array_equal(joined[:, 9], probabilities[:, [12, 13]].max(axis=1))
+    np.testing.assert_allclose(joined[:, 18], 1 - joined[:, :18].max(axis=1))
+    own = Vocabulary("hpa19", (NEGATIVE, *JOINED))  # 2021's own classes, in another order
+    np.testing.assert_array_equal(join_classes(probabilities[:, :19], own), np.roll(probabilities[:, :19], -1, axis=1))
+    with pytest.raises(UserError, match="found 'Nucleoplasm'"):
+        join_classes(probabilities[:, :1], Vocabulary("one", ("x",)))
+
+
+def _world() -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray], dict[str, list[tuple[np.ndarray, set[int]]]]]:
+    draw = np.random.default_rng(3)
+    masks = {name: _labels(seed) for seed, name in enumerate("ab")}
+    rows: list[tuple[Any, ...]] = []
+    truth: dict[str, list[tuple[np.ndarray, set[int]]]] = {}
+    for name, labels in masks.items():
+        truth[name] = []
+        for label in np.unique(labels)[1:]:
+            classes = {int(c) for c in draw.choice(28, 2, replace=False)} - {15, 16, 27}
+            values = np.where(np.isin(np.arange(28), list(classes)), 0.9, 0.1) + draw.uniform(-0.05, 0.05, 28)
+            rows.append((name, int(label), *values))
+            joined = {c for c, parts in enumerate(JOINED.values()) if classes & {HPA28.index(part) for part in parts}}
+            truth[name].append((labels == label, joined))
+    cells = pd.DataFrame(rows, columns=["image_id", "cell_label", *class_columns(HPA28)])
+    images = pd.DataFrame({"image_id": ["b", "a"], "height_px": [96, 96], "width_px": [96, 96]})
+    return images, cells, masks, truth
+
+
+def test_the_submission_scores_as_the_cells_do() -> None:
+    images, cells, masks, truth = _world()
+    table = cell_table(images, cells, class_columns(HPA28), HPA28, lambda i: masks[i])
+    assert tuple(table.columns) == COLUMNS
+    assert list(table["ID"]) == ["b", "a"]
+    strings = dict(zip(table["ID"], table["PredictionString"], strict=True))
+    assert {c for c, _, _ in parse(strings["a"])} == set(range(19))
+    assert len(parse(strings["a"])) == 19 * (len(np.unique(masks["a"])) - 1)
+    assert mean_average_precision(strings, truth) == pytest.approx(1.0)
+    # Masks of half their width are no match at IoU 0.6, and turned confidences rank the wrong cells first.
+    thin = {name: np.where(np.arange(96) % 2, labels, 0).astype(np.uint16) for name, labels in masks.items()}
+    table = cell_table(images, cells, class_columns(HPA28), HPA28, lambda i: thin[i])
+    assert mean_average_precision(dict(zip(table["ID"], table["PredictionString"], strict=True)), truth) == 0
+    turned = cells.copy()
+    turned[class_columns(HPA28)] = 1 - cells[class_columns(HPA28)]
+    table = cell_table(images, turned, class_columns(HPA28), HPA28, lambda i: masks[i])
+    assert mean_average_precision(dict(zip(table["ID"], table["PredictionString"], strict=True)), truth) < 0.5
+
+
+def test_images_without_cells_or_masks() -> None:
+    images, cells, masks, _ = _world()
+    images = pd.concat([images, pd.DataFrame({"image_id": ["c", "d"], "height_px": [5, 6], "width_px": [7, 8]})])
+    frame = cells.iloc[:1].assign(image_id="c", cell_label=0)
+    columns = class_columns(HPA28)
+    table = cell_table(images, pd.concat([cells, frame]), columns, HPA28, lambda i: masks[i])
+    assert list(table["ID"]) == ["b", "a", "c", "d"]
+    assert (table["ImageWidth"].iloc[2], table["ImageHeight"].iloc[2]) == (7, 5)
+    assert len(parse(table["PredictionString"].iloc[2])) == 19
+    assert table["PredictionString"].iloc[3] == ""
+    with pytest.raises(UserError, match="found none of cell 99"):
+        cell_table(images, cells.assign(cell_label=99), columns, HPA28, lambda i: masks[i])
+
+    def gone(image_id: str) -> np.ndarray:
+        raise ImageError("missing file")
+
+    with pytest.raises(UserError, match="expected the mask of image b, found: missing file"):
+        cell_table(images, cells, columns, HPA28, gone)

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import f1_score
+
+from aggregate.optimum import (
+    NEVER,
+    best_common_threshold,
+    best_threshold,
+    best_thresholds,
+    matching_threshold,
+    matching_thresholds,
+)
+from hpa.scores import f1_per_class, macro_f1
+
+
+def _f1(positive: np.ndarray, scores: np.ndarray, threshold: float) -> float:
+    return float(f1_per_class(positive[:, None], (scores > threshold)[:, None])[0])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.integers(1, 30), st.sampled_from([32, 64]))
+def test_no_threshold_is_better(data: st.DataObject, n: int, width: int) -> None:
+    positive = data.draw(arrays(bool, n))
+    scores = data.draw(arrays(f"float{width}", n, elements=st.floats(0, 1, width=32)))
+    found = _f1(positive, scores, best_threshold(positive, scores))
+    tried = [0.0, *np.linspace(0, 1, 101), *scores.astype(float), *np.nextafter(scores.astype(float), 0)]
+    assert found >= max(_f1(positive, scores, max(threshold, 0.0)) for threshold in tried) - 1e-12
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 60))
+def test_never_worse_than_scikit_learn_on_a_grid(seed: int, n: int) -> None:
+    draw = np.random.default_rng(seed)
+    targets, scores = draw.random((n, 3)) < 0.3, np.round(draw.random((n, 3)), 2)
+    values = best_thresholds(targets, scores)
+    for c in range(3):
+        ours = f1_score(targets[:, c], scores[:, c] > values[c], zero_division=0)
+        grid = [f1_score(targets[:, c], scores[:, c] > t, zero_division=0) for t in np.linspace(0.01, 0.99, 99)]
+        assert ours >= max(grid) - 1e-12
+
+
+def test_midpoints_and_strictness() -> None:
+    positive, scores = np.array([True, True, False, False]), np.array([0.9, 0.5, 0.3, 0.3])
+    assert best_threshold(positive, scores) == pytest.approx(0.4)
+    assert best_threshold(positive, np.array([0.5, 0.5, 0.5, 0.5])) == pytest.approx(0.25)
+    assert best_threshold(np.zeros(4, bool), scores) == NEVER
+    assert best_threshold(positive, np.zeros(4)) == NEVER
+    assert best_threshold(np.zeros(0, bool), np.zeros(0)) == NEVER
+
+
+def test_neighbouring_floats_have_no_middle() -> None:
+    upper = np.nextafter(0.5, 1)
+    scores, positive = np.array([0.5, upper]), np.array([False, True])
+    assert (scores > best_threshold(positive, scores)).tolist() == [False, True]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_no_common_threshold_is_better(seed: int, n: int) -> None:
+    draw = np.random.default_rng(seed)
+    targets, scores = draw.random((n, 4)) < 0.4, np.round(draw.random((n, 4)), 1)
+    best = macro_f1(targets, scores > best_common_threshold(targets, scores))
+    tried = np.append(np.linspace(0, 1, 101), np.unique(scores))
+    assert best >= max(macro_f1(targets, scores > threshold) for threshold in tried) - 1e-12
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(0, 1))
+def test_shares_are_matched_as_near_as_ties_allow(seed: int, n: int, share: float) -> None:
+    scores = np.round(np.random.default_rng(seed).random(n), 1)
+    above = np.count_nonzero(scores > matching_threshold(scores, share))
+    possible = [np.count_nonzero(scores > t) for t in np.append(np.unique(scores), -1)]
+    wanted = round(share * n)
+    # Nothing is taken where nothing is wanted; else the nearest of what ties allow.
+    assert abs(above - wanted) <= min(abs(p - wanted) for p in possible if wanted or not p) + (scores == 0).sum()
+
+
+def test_shares_of_distinct_scores_are_exact() -> None:
+    scores = np.random.default_rng(0).random((200, 3))
+    values = matching_thresholds(scores, np.array([0.0, 0.135, 1.0]))
+    assert (scores > values).sum(axis=0).tolist() == [0, 27, 200]

@@ -1,0 +1,223 @@
+"""`evaluate` and `submit`, which need no work folder, on tables as others write them."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aggregate.__main__ import main
+from hpa.scores import macro_f1
+from hpa.vocabulary import HPA28
+
+REAL = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[3] / "shared" / "real"))
+needs_real = pytest.mark.skipif(not (REAL / "published").is_dir(), reason=f"no real data at {REAL}")
+
+
+def _write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def _sentence(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    capsys.readouterr()
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert "expected" in told
+    assert told.count("\n") == 1
+    return told
+
+
+@needs_real
+def test_the_published_submission_is_reproduced_on_every_row(tmp_path: Path) -> None:
+    published = REAL / "published"
+    arguments = ["submit", str(published / "vpp_final_test_scores.npy")]
+    arguments += ["--sample", str(REAL / "kaggle2018" / "sample_submission.csv"), "--column", "vpp_multhr"]
+    arguments += ["--thresholds", str(published / "published_thresholds.csv"), "--out", str(tmp_path / "out.csv")]
+    assert main(arguments) == 0
+    ours, theirs = (
+        pd.read_csv(path, dtype=str, keep_default_na=False)
+        for path in (tmp_path / "out.csv", published / "vpp_final_submission.csv")
+    )
+    assert len(ours) == 11_702
+    assert list(ours["Id"]) == list(theirs["Id"])
+    same = [HPA28.parse(a) == HPA28.parse(b) for a, b in zip(ours["Predicted"], theirs["Predicted"], strict=True)]
+    assert all(same)
+
+
+@needs_real
+def test_the_published_decisions_score_what_was_published(tmp_path: Path) -> None:
+    published, train = str(REAL / "published" / "oof_resnet50_decisions.csv"), str(REAL / "kaggle2018" / "train.csv")
+    for truth in (train, published):  # the file has both columns itself
+        assert main(["evaluate", published, truth, "--bootstrap", "0", "--out", str(tmp_path / "told.json")]) == 0
+        told = json.loads((tmp_path / "told.json").read_text())
+        assert round(told["macro_f1"], 4) == 0.6622
+        assert told["images"] == 31_072
+
+
+def test_tables_in_every_form(tmp_path: Path) -> None:
+    truth = _write(tmp_path / "truth.csv", "\ufeffID,Label\na,0|5\nb,Cytosol\nc,2\n")
+    forms = [
+        "Image,Label\nc,2\na,5 0\nb,25\nz,1\n",
+        "Id,Predicted\na,Nucleoplasm;Nuclear bodies\nb,Cytosol\nc,Nucleoli\n",
+        'id,labels\na,"0, 5"\nb,25\nc,2\n',
+    ]
+    for text in forms:
+        predictions = _write(tmp_path / "p.csv", text)
+        assert main(["evaluate", predictions, truth, "--out", str(tmp_path / "told.json"), "--bootstrap", "10"]) == 0
+        told = json.loads((tmp_path / "told.json").read_text())
+        assert told["exact_match"] == 1
+        assert told["macro_f1"] == pytest.approx(4 / 28)
+    lists = pd.DataFrame({"image_id": ["a", "b", "c"], "target": [[0, 5], [25], []]})
+    lists.to_parquet(tmp_path / "p.parquet")
+    assert main(["evaluate", str(tmp_path / "p.parquet"), truth, "--out", str(tmp_path / "told.json")]) == 0
+    assert json.loads((tmp_path / "told.json").read_text())["exact_match"] == pytest.approx(2 / 3)
+
+
+def test_other_numbers_of_classes(tmp_path: Path) -> None:
+    table = _write(tmp_path / "t.csv", "Image,Label\na,0 9\nb,3\n")
+    assert main(["evaluate", table, table, "--vocabulary", "10", "--out", str(tmp_path / "told.json")]) == 0
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["samples_f1"] == 1
+    assert told["macro_f1"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "truth", "sentence"),
+    [
+        ("Id,Predicted\na,1\n", "Id,Target\na,1\nb,2\n", "found none of 'b' (1 missing)"),
+        ("Id,Predicted\na,1\na,2\n", "Id,Target\na,1\n", "found 'a' twice"),
+        ("Id,Predicted\na,28\n", "Id,Target\na,1\n", "expected labels 0..27, found '28'"),
+        ("Id,Predicted\na,Nucleus\n", "Id,Target\na,1\n", "found 'Nucleus'"),
+        ("Id,Wrong\na,1\n", "Id,Target\na,1\n", "found Wrong"),
+        ("Name,Predicted\na,1\n", "Id,Target\na,1\n", "found Name, Predicted"),
+        ("Id,Predicted\n", "Id,Target\na,1\n", "at least one row"),
+        ("", "Id,Target\na,1\n", "expected a CSV or Parquet table"),
+    ],
+)
+def test_tables_that_are_wrong(
+    predictions: str, truth: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [_write(tmp_path / "p.csv", predictions), _write(tmp_path / "t.csv", truth)]
+    assert sentence in _sentence(capsys, ["evaluate", *paths])
+
+
+def test_a_file_that_is_not_there_and_an_unknown_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = _write(tmp_path / "t.csv", "Id,Target\na,1\n")
+    assert "found no file" in _sentence(capsys, ["evaluate", str(tmp_path / "none.csv"), table])
+    assert "found 'hpa99'" in _sentence(capsys, ["evaluate", table, table, "--vocabulary", "hpa99"])
+    assert "found 'Nope'" not in _sentence(capsys, ["evaluate", table, table, "--truth-column", "Nope"])
+
+
+class Submission:
+    """A sample, scores and thresholds that fit each other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.scores = np.random.default_rng(0).random((4, 28))
+        self.out = folder / "out.csv"
+        self.sample = _write(folder / "sample.csv", "Id,Predicted\nd,0\na,0\nc,0\nb,0\n")
+
+    def arguments(self, thresholds: str = "0.9", *more: str, scores: str = "") -> list[str]:
+        if not scores:
+            np.save(self.folder / "scores.npy", self.scores)
+        path = scores or str(self.folder / "scores.npy")
+        return ["submit", path, "--sample", self.sample, "--thresholds", thresholds, "--out", str(self.out), *more]
+
+    def predicted(self) -> np.ndarray:
+        table = pd.read_csv(self.out, dtype=str, keep_default_na=False)
+        assert list(table.iloc[:, 0]) == ["d", "a", "c", "b"]
+        return HPA28.multi_hot(HPA28.parse(text) for text in table.iloc[:, 1])
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Submission:
+    """Return a submission to make."""
+    return Submission(tmp_path)
+
+
+def test_a_number_as_threshold_and_what_empty_rows_get(made: Submission) -> None:
+    made.scores[2] = 0.1
+    made.scores[2, 7] = 0.2
+    assert main(made.arguments()) == 0
+    expected = made.scores > 0.9
+    expected[2, 7] = True
+    np.testing.assert_array_equal(made.predicted(), expected)
+    assert main(made.arguments("0.9", "--empty", "blank")) == 0
+    assert not made.predicted()[2].any()
+    assert main(made.arguments("0.9", "--format", "jovian")) == 0
+    assert made.out.read_text().startswith("Image,Label\n")
+
+
+def test_scores_from_a_table_in_any_order(made: Submission) -> None:
+    ids = ["d", "a", "c", "b"]
+    table = pd.DataFrame(made.scores, columns=[f"p_{name}" for name in HPA28.classes])
+    table.insert(0, "image_id", ids)
+    mixed = table.sample(frac=1, random_state=1)[["image_id", *reversed(table.columns[1:])]]
+    mixed.to_parquet(made.folder / "scores.parquet")
+    mixed.to_csv(made.folder / "scores.csv", index=False)
+    for name in ("scores.parquet", "scores.csv"):
+        assert main(made.arguments("0.7", scores=str(made.folder / name))) == 0
+        np.testing.assert_array_equal(made.predicted(), made.scores > 0.7)
+
+
+def test_the_precision_of_the_scores_is_kept(made: Submission) -> None:
+    """A score half a float32 step above its threshold is predicted from float64 and not from float32."""
+    made.scores[:] = 0.1
+    made.scores[:, 3] = 0.3 + 1e-10
+    assert main(made.arguments("0.3", "--empty", "blank")) == 0
+    assert made.predicted()[:, 3].all()
+    made.scores = np.full((4, 28), 0.3 - 1e-10)
+    assert main(made.arguments("0.3", "--empty", "blank")) == 0
+    assert not made.predicted().any()
+
+
+def test_thresholds_from_a_table(made: Submission) -> None:
+    values = np.linspace(0.2, 0.8, 28)
+    lines = [f"{c},{value!r}" for c, value in reversed(list(enumerate(values.tolist())))]
+    table = _write(made.folder / "t.csv", "class,mine\n" + "\n".join(lines) + "\n")
+    assert main(made.arguments(table)) == 0
+    np.testing.assert_array_equal(made.predicted(), made.scores > values)
+
+
+def test_inputs_of_a_submission_that_are_wrong(made: Submission, capsys: pytest.CaptureFixture[str]) -> None:
+    good = made.scores.copy()
+    for value, told in ((np.nan, "nan"), (np.inf, "inf"), (-0.1, "-0.1"), (1.5, "1.5")):
+        made.scores = good.copy()
+        made.scores[1, 2] = value
+        assert f"within 0..1 in {made.folder}/scores.npy, found {told} for a, Nucleoli" in _sentence(
+            capsys, made.arguments()
+        )
+    made.scores = good[:3]
+    assert "(4, 28) (rows of the sample, classes)" in _sentence(capsys, made.arguments())
+    made.scores = good
+    assert "found 'kaggle'" in _sentence(capsys, made.arguments("0.5", "--empty", "kaggle"))
+    assert "found no file" in _sentence(capsys, made.arguments("none.csv"))
+    table = _write(made.folder / "t.csv", "class,mine\n0,0.5\n")
+    assert "each of 28 classes" in _sentence(capsys, made.arguments(table))
+    for text, told in (("Id,Predicted\n", "at least one row"), ("Id,Predicted\na,0\na,0\n", "found 'a' twice")):
+        made.sample = _write(made.folder / "sample.csv", text)
+        assert told in _sentence(capsys, made.arguments())
+    assert not made.out.exists()
+    np.save(made.folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    made.sample = _write(made.folder / "sample.csv", "Id,Predicted\na,0\n")
+    assert "array of numbers" in _sentence(capsys, made.arguments(scores=str(made.folder / "objects.npy")))
+
+
+def test_scores_of_few_ids(made: Submission, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame(made.scores[:3], columns=list(HPA28.classes))
+    table.insert(0, "Id", ["d", "a", "c"])
+    table.to_csv(made.folder / "scores.csv", index=False)
+    assert "found none of 'b'" in _sentence(capsys, made.arguments(scores=str(made.folder / "scores.csv")))
+    table.drop(columns="Cytosol").to_csv(made.folder / "scores.csv", index=False)
+    assert "found none for 'Cytosol'" in _sentence(capsys, made.arguments(scores=str(made.folder / "scores.csv")))
+
+
+def test_macro_f1_of_a_made_submission(made: Submission) -> None:
+    assert main(made.arguments("0.5")) == 0
+    assert main(["evaluate", str(made.out), str(made.out), "--out", str(made.folder / "told.json")]) == 0
+    told = json.loads((made.folder / "told.json").read_text())
+    assert told["macro_f1"] == macro_f1(made.predicted(), made.predicted())

@@ -1,0 +1,361 @@
+"""The whole stage on simulated probabilities, with inputs as they should be and as they should not."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tomli_w
+
+from aggregate.__main__ import main
+from aggregate.run import run
+from aggregate.thresholds import read_thresholds
+from bench.simulated_work import COLUMNS, make_work, probabilities_path, rewrite
+from hpa.config import read_toml
+from hpa.errors import UserError
+from hpa.folds import read_folds
+from hpa.scores import macro_f1
+from hpa.vocabulary import HPA28
+from hpa.work import WorkFolder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
+    """Return a work folder after a run."""
+    work = make_work(tmp_path_factory.mktemp("finished") / "work", train=90, test=60)
+    assert main(["run", str(work.root)]) == 0
+    return work
+
+
+def _metrics(work: WorkFolder) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((work.root / "aggregate" / "metrics.json").read_text())
+    return told
+
+
+def _images(work: WorkFolder) -> pd.DataFrame:
+    return pd.read_parquet(work.root / "aggregate" / "images.parquet")
+
+
+def _submission(work: WorkFolder) -> pd.DataFrame:
+    return pd.read_csv(work.root / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
+
+
+def test_images_against_a_loop(finished: WorkFolder) -> None:
+    crops = pd.read_parquet(probabilities_path(finished))
+    scored = _images(finished)
+    assert list(scored["image_id"]) == list(pd.read_parquet(finished.images)["image_id"])
+    for row in scored.iloc[::7].to_dict("records"):
+        own = crops[crops["image_id"] == row["image_id"]]
+        maxima = [fold[COLUMNS].to_numpy().max(axis=0) for _, fold in own.groupby("fold")]
+        np.testing.assert_allclose([row[c] for c in COLUMNS], np.mean(maxima, axis=0), rtol=1e-5)
+        assert row["n_crops"] == own["cell_label"].nunique()
+        assert row["origin"] == own["origin"].iloc[0]
+        assert len(maxima) == (1 if row["origin"] == "oof" else 3)
+
+
+def test_scores_come_from_the_rows_and_say_how(finished: WorkFolder) -> None:
+    told = _metrics(finished)
+    assert told["images"] == 90
+    assert told["gap"] == pytest.approx(told["macro_f1_in_sample"] - told["macro_f1"])
+    assert told["checkpoint_chosen_on_scored_rows"] is False
+    assert set(told["sources"]) == {"part0", "part1"}
+    assert told["bootstrap"]["groups"] == read_folds(finished.folds)["group"].nunique()
+    low, high = told["intervals"]["macro_f1"]
+    assert 0 <= low <= high <= 1
+    known = read_thresholds(finished.root / "aggregate" / "thresholds.json", HPA28)
+    scored = _images(finished)
+    oof = scored[scored["origin"] == "oof"]
+    targets = HPA28.multi_hot(pd.read_parquet(finished.images).set_index("image_id").loc[oof["image_id"], "target"])
+    scores = oof[COLUMNS].to_numpy(np.float32)
+    predictions = scores > known.values
+    bare = ~predictions.any(axis=1)
+    predictions[bare, scores[bare].argmax(axis=1)] = True
+    assert told["macro_f1_in_sample"] == pytest.approx(macro_f1(targets, predictions))
+
+
+def test_the_submission_follows_from_scores_and_thresholds(finished: WorkFolder) -> None:
+    known = read_thresholds(finished.root / "aggregate" / "thresholds.json", HPA28)
+    scored = _images(finished)
+    test = scored[scored["origin"] == "test"]
+    submission = _submission(finished)
+    assert list(submission["Id"]) == list(test["image_id"])
+    assert known.mean_values is not None
+    assert known.mean_images == 60
+    scores = test[COLUMNS].to_numpy(np.float32)
+    predictions = scores > known.mean_values
+    bare = ~predictions.any(axis=1)
+    predictions[bare, scores[bare].argmax(axis=1)] = True
+    np.testing.assert_array_equal(HPA28.multi_hot(HPA28.parse(text) for text in submission["Predicted"]), predictions)
+
+
+def test_figures_are_drawn(finished: WorkFolder) -> None:
+    names = {path.name for path in (finished.root / "aggregate" / "figures").iterdir()}
+    expected = ("classes", "precision_recall", "thresholds", "confusion", "calibration", "shares")
+    assert names == {f"{name}.png" for name in expected}
+
+
+def test_a_second_run_gives_the_same_files(finished: WorkFolder) -> None:
+    files = ("images.parquet", "thresholds.json", "metrics.json", "submission.csv", "figures/classes.png")
+    before = [(finished.root / "aggregate" / name).read_bytes() for name in files]
+    assert run(finished, overwrite=True) == 0
+    assert [(finished.root / "aggregate" / name).read_bytes() for name in files] == before
+
+
+def test_the_table_in_the_terminal(finished: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(finished.root)]) == 0
+    told = capsys.readouterr().out
+    assert f"{_metrics(finished)['macro_f1']:.4f}" in told
+    assert "…" not in told
+    assert all(name in told for name in HPA28.classes)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["aggregate.pooling=per-class", "aggregate.calibration=platt"],
+        ["aggregate.calibration=isotonic", "aggregate.thresholds=prevalence", "aggregate.transfer=shares"],
+        ["aggregate.thresholds=cyclic", "aggregate.empty=blank", "aggregate.submission=jovian"],
+        ["aggregate.pooling=top-k", "aggregate.least_quality=0.5", "aggregate.bootstrap=0"],
+        ["aggregate.thresholds=repeated", "aggregate.repeats=2", "aggregate.transfer=none"],
+    ],
+)
+def test_other_recipes_run(settings: list[str], tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", settings, test=55)
+    assert run(work, figures=False) == 0
+    assert len(_submission(work)) == 55
+    scored = _images(work)[COLUMNS].to_numpy()
+    assert np.isfinite(scored).all()
+    assert scored.min() >= 0
+    assert scored.max() <= 1
+
+
+@pytest.mark.parametrize("by", ["mean", "rank", "max"])
+def test_joined_runs(by: str, tmp_path: Path) -> None:
+    make_work(tmp_path / "other", noise_seed=1)
+    settings = [f'aggregate.join=["{tmp_path}/other"]', f"aggregate.join_by={by}", "aggregate.join_weights=[3, 1]"]
+    work = make_work(tmp_path / "work", settings)
+    alone = make_work(tmp_path / "alone")
+    for folder in (work, alone, WorkFolder(tmp_path / "other")):
+        assert run(folder, figures=False) == 0
+    one, other, joined = (
+        _images(folder)[COLUMNS].to_numpy() for folder in (alone, WorkFolder(tmp_path / "other"), work)
+    )
+    oof = (_images(work)["origin"] == "oof").to_numpy()
+    if by == "mean":
+        np.testing.assert_allclose(joined, 0.75 * one + 0.25 * other, atol=1e-6)
+    elif by == "max":
+        np.testing.assert_allclose(joined[oof], np.maximum(one, other)[oof], atol=1e-6)
+        assert (joined[~oof] >= np.maximum(one, other)[~oof] - 1e-6).all()  # a mean of maxima
+    else:
+        assert joined.min() > 0
+        assert joined.max() < 1
+
+
+def test_fitted_weights_of_joined_runs(tmp_path: Path) -> None:
+    other = make_work(tmp_path / "other", noise_seed=1)
+    crops = pd.read_parquet(probabilities_path(other))
+    crops[COLUMNS] = np.random.default_rng(0).random((len(crops), 28), dtype=np.float32)
+    rewrite(other, crops)
+    work = make_work(tmp_path / "work", [f'aggregate.join=["{other.root}:cells"]', "aggregate.fit_join_weights=true"])
+    assert run(work, figures=False) == 0
+    content = json.loads((work.root / "aggregate" / "thresholds.json").read_text())
+    assert content["weights"][0] >= 0.8
+
+
+@pytest.mark.parametrize("test", [1, 3, 60])
+def test_apply_to_a_handful(test: int, finished: WorkFolder, tmp_path: Path) -> None:
+    """The images of the run itself, a few of them: what the run said of its own test images."""
+    crops = pd.read_parquet(probabilities_path(finished))
+    images = pd.read_parquet(finished.images)
+    chosen = images[images["split"] == "test"].iloc[:test]
+    new = WorkFolder(tmp_path / "new")
+    shutil.copytree(finished.root, new.root, ignore=shutil.ignore_patterns("aggregate"))
+    chosen.to_parquet(new.images)
+    rewrite(new, crops[crops["image_id"].isin(chosen["image_id"])].reset_index(drop=True))
+    assert run(new, model=finished) == 0
+    pd.testing.assert_frame_equal(_submission(new), _submission(finished).iloc[:test])
+    assert not (new.root / "aggregate" / "metrics.json").exists()
+
+
+def test_no_test_images(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", test=0)
+    assert run(work) == 0
+    assert _submission(work).empty
+    assert list(_submission(work).columns) == ["Id", "Predicted"]
+    assert "share_test" not in _metrics(work)["classes"][0]
+
+
+def test_images_without_crops_get_the_prior_and_a_row(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work")
+    crops = pd.read_parquet(probabilities_path(work))
+    images = pd.read_parquet(work.images)
+    lost = [images["image_id"].iloc[3], images["image_id"].iloc[-1]]
+    rewrite(work, crops[~crops["image_id"].isin(lost)].reset_index(drop=True))
+    assert run(work, figures=False) == 0
+    scored = _images(work).set_index("image_id")
+    assert list(scored.loc[lost, "origin"]) == ["prior", "prior"]
+    prior = HPA28.multi_hot(images.loc[images["split"] == "train", "target"]).mean(axis=0)
+    np.testing.assert_allclose(scored.loc[lost[1], COLUMNS].to_numpy(float), prior, rtol=1e-6)
+    # Of a train image it is the frequency on the other folds, which decided it.
+    np.testing.assert_allclose(scored.loc[lost[0], COLUMNS].to_numpy(float), prior, atol=0.2)
+    assert list(_submission(work)["Id"]) == list(images.loc[images["split"] == "test", "image_id"])
+    assert len(_metrics(work)["classes"]) == 28
+
+
+def test_no_crops_at_all(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work")
+    rewrite(work, pd.read_parquet(probabilities_path(work)).iloc[:0])
+    assert run(work, figures=False) == 0
+    assert set(_images(work)["origin"]) == {"prior"}
+    assert len(_submission(work)) == 30
+
+
+def test_one_train_image(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", train=1, test=2, models=2)
+    assert run(work) == 0
+    assert _metrics(work)["images"] == 1
+
+
+def test_a_class_without_positives_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = make_work(tmp_path / "work")
+    assert main(["run", str(work.root)]) == 0
+    told = _metrics(work)
+    missing = [row for row in told["classes"] if not row["support"]]
+    assert missing
+    assert all(row["f1"] == 0 and row["auc"] is None for row in missing)
+    assert "no labelled image of" in capsys.readouterr().out
+
+
+def test_images_that_are_only_trained_on(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work")
+    folds = read_folds(work.folds)
+    own = folds["group"] == folds["group"].iloc[0]
+    folds.loc[own, "fold"] = np.int16(-1)
+    folds.loc[own, "scored"] = False
+    folds.to_parquet(work.folds)
+    crops = pd.read_parquet(probabilities_path(work))
+    rewrite(work, crops[~crops["image_id"].isin(folds.loc[own, "image_id"])].reset_index(drop=True))
+    assert run(work, figures=False) == 0
+    assert _metrics(work)["images"] == 60 - own.sum()
+
+
+def _damage(work: WorkFolder, what: str) -> None:
+    crops = pd.read_parquet(probabilities_path(work))
+    if what in ("nan", "inf", "high", "negative"):
+        value = {"nan": np.nan, "inf": np.inf, "high": 1.5, "negative": -0.25}[what]
+        crops.loc[17, COLUMNS[2]] = np.float32(value)
+    elif what == "stranger":
+        crops["image_id"] = crops["image_id"].replace({"i00000": "h00000"})
+    elif what == "class order":
+        crops = crops[[*crops.columns[:4], *reversed(COLUMNS)]]
+    elif what == "missing class":
+        crops = crops.drop(columns=COLUMNS[5])
+    elif what == "unsorted":
+        crops = crops.iloc[::-1]
+    elif what == "twice":
+        crops = pd.concat([crops.iloc[:1], crops])
+    elif what == "other fold":
+        crops["fold"] = crops["fold"].where(crops["origin"] == "test", crops["fold"] + 1).astype("int16")
+    elif what == "model missing":
+        crops = crops[~((crops["image_id"] == crops["image_id"].iloc[-1]) & (crops["fold"] == 1))]
+    rewrite(work, crops.reset_index(drop=True))
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("nan", "expected probabilities within 0..1 .*found nan in p_Nucleoli "),
+        ("inf", "within 0..1 .*found inf in p_Nucleoli"),
+        ("high", "within 0..1 .*found 1.5 in p_Nucleoli"),
+        ("negative", "within 0..1 .*found -0.25 in p_Nucleoli"),
+        ("stranger", "expected crops of the images of .*found crops of h00000"),
+        ("class order", "in their order .*another order"),
+        ("missing class", "p_Nuclear bodies"),
+        ("unsorted", "sorted by image_id, cell_label and fold"),
+        ("twice", "none twice"),
+        ("other fold", "of the folds in folds.parquet, found image"),
+        ("model missing", "scores of 3 models for every test image, found fewer for i00089"),
+    ],
+)
+def test_probabilities_that_break_their_contract(what: str, sentence: str, tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work")
+    _damage(work, what)
+    with pytest.raises(UserError, match=sentence):
+        run(work, figures=False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ('join=["/nowhere/at/all"]', "expected a work folder"),
+        ("join_weights=[1, 2]", "one weight for this run and one for each of join"),
+        ("class_fractions=[0.5]", "each of 28 classes, found 1"),
+        ("empty=Nucleus", "found 'Nucleus'"),
+        ("pooling=median", r"usable \[aggregate\] pooling .*found 'median'"),
+        ("quality=focus", "found 'focus'"),
+    ],
+)
+def test_recipes_that_cannot_run(setting: str, sentence: str, tmp_path: Path) -> None:
+    settings = [f"aggregate.{setting}", "aggregate.least_quality=0.1", "aggregate.thresholds=prevalence"]
+    with pytest.raises(UserError, match=sentence):
+        run(make_work(tmp_path / "work", settings), figures=False)
+
+
+def test_runs_that_cannot_be_joined(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", [f'aggregate.join=["{tmp_path}/other"]'])
+    other = make_work(tmp_path / "other", noise_seed=1)
+    folds = read_folds(other.folds)
+    folds["fold"] = (folds["fold"] + 1) % 3
+    folds.astype({"fold": "int16"}).to_parquet(other.folds)
+    with pytest.raises(UserError, match="the same folds, found others"):
+        run(work)
+    shutil.rmtree(tmp_path / "other")
+    make_work(tmp_path / "other", train=61, test=29)
+    with pytest.raises(UserError, match="the same images, found other splits"):
+        run(work)
+    shutil.rmtree(tmp_path / "other")
+    make_work(tmp_path / "other", train=60, test=31)
+    with pytest.raises(UserError, match="the same images, found image i00090 in one of them only"):
+        run(work)
+
+
+def test_thresholds_of_another_vocabulary(finished: WorkFolder, tmp_path: Path) -> None:
+    model = WorkFolder(tmp_path / "model")
+    shutil.copytree(finished.root, model.root)
+    path = model.root / "aggregate" / "thresholds.json"
+    content = json.loads(path.read_text()) | {"vocabulary": "hpa19"}
+    path.write_text(json.dumps(content))
+    new = make_work(tmp_path / "new", train=1)
+    with pytest.raises(UserError, match=r"expected thresholds of hpa28 in .*, found hpa19"):
+        run(new, model=model)
+
+
+def test_a_joined_run_is_not_applied(finished: WorkFolder, tmp_path: Path) -> None:
+    model = WorkFolder(tmp_path / "model")
+    shutil.copytree(finished.root, model.root)
+    path = model.root / "aggregate" / "thresholds.json"
+    content = json.loads(path.read_text())
+    content["settings"]["join"] = ["elsewhere"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="expected a run of one model to apply"):
+        run(make_work(tmp_path / "new"), model=model)
+
+
+def test_a_checkpoint_chosen_on_the_scored_rows_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = make_work(tmp_path / "work", ["classify.checkpoint=best"])
+    assert main(["run", str(work.root), "--no-figures"]) == 0
+    assert _metrics(work)["checkpoint_chosen_on_scored_rows"] is True
+    assert "a little too good" in capsys.readouterr().out
+
+
+def test_what_changed_is_named(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work")
+    assert run(work, figures=False) == 0
+    recipe = read_toml(work.recipe)
+    recipe["aggregate"]["shrinkage"] = 5.0
+    work.recipe.write_text(tomli_w.dumps(recipe))
+    with pytest.raises(UserError, match="found changed: recipe key shrinkage"):
+        run(work)

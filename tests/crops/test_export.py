@@ -1,0 +1,132 @@
+"""Exports, each read back by the program it is for."""
+
+import importlib
+import json
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from crops.__main__ import main
+from crops.run import run
+from crops.store import CropStore, open_store, with_neighbours
+from hpa.work import WorkFolder
+from tests.crops.test_run import SMALL, worlds
+from tests.crops.worlds import make_work
+
+TARGETS = {"empty": [], "filled": [0, 27], "ordinary": [5], "speck": [0]}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
+    work = make_work(tmp_path_factory.mktemp("export"), worlds(), SMALL)
+    images = pd.read_parquet(work.images)
+    images["target"] = [TARGETS[image_id] for image_id in images["image_id"]]
+    images.to_parquet(work.images, index=False)
+    run(work, workers=1)
+    return work
+
+
+@pytest.fixture(scope="module")
+def store(work: WorkFolder) -> CropStore:
+    return open_store(work, "cells")
+
+
+@pytest.mark.parametrize("neighbours", ["keep", "dim", "blank"])
+def test_anndata_opens_what_is_exported(work: WorkFolder, store: CropStore, tmp_path: Path, neighbours: str) -> None:
+    anndata = pytest.importorskip("anndata")
+    out = tmp_path / "a.h5sc"
+    assert main(["export", str(work.root), "--to", "anndata", "--out", str(out), "--neighbours", neighbours]) == 0
+    data = anndata.read_h5ad(out)
+    images, rows = data.obsm["single_cell_images"], np.arange(len(store))
+    assert images.dtype == np.float16
+    assert images.shape == (len(store), 5, 16, 16)
+    np.testing.assert_array_equal(images[:, 0], store.masks(rows))
+    shown = with_neighbours(store.pixels(rows), store.masks(rows), neighbours)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.rint(images[:, 1:].astype(float) * 255), shown)
+    assert list(data.obs["image_id"]) == list(store.table["image_id"])
+    assert list(data.obs["cell_label"]) == list(store.table["cell_label"])
+    assert data.obs["scportrait_cell_id"].is_unique
+    assert list(data.var["channels"]) == ["seg_all_cytosol", "red", "green", "blue", "yellow"]
+    told = data.uns["single_cell_images"]
+    assert (told["n_cells"], told["n_channels"], told["n_masks"], told["image_size"]) == (len(store), 5, 1, 16)
+
+
+def test_webdataset_reads_what_is_exported(work: WorkFolder, store: CropStore) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        webdataset = pytest.importorskip("webdataset")
+        assert main(["export", str(work.root), "--to", "webdataset"]) == 0
+        tars = sorted(str(path) for path in (work.root / "export" / "cells-webdataset").iterdir())
+        samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
+    assert len(samples) == len(store)
+    for row, sample in enumerate(samples):
+        np.testing.assert_array_equal(sample["npy"], store.crop(row))
+        np.testing.assert_array_equal(sample["mask.npy"], store.masks([row])[0])
+        told = store.table.iloc[row]
+        assert (sample["json"]["image_id"], sample["json"]["cell_label"]) == (told["image_id"], told["cell_label"])
+        assert sample["json"]["target"] == " ".join(map(str, TARGETS[told["image_id"]]))
+
+
+def test_png_folders_by_class(work: WorkFolder, store: CropStore, tmp_path: Path) -> None:
+    out = tmp_path / "png"
+    assert main(["export", str(work.root), "--to", "png", "--out", str(out)]) == 0
+    found = {str(path.relative_to(out)) for path in out.rglob("*.png")}
+    assert found == {
+        "unknown/empty_0.png",
+        "Nucleoplasm/filled_1.png",
+        "Rods & rings/filled_1.png",
+        "Nuclear bodies/ordinary_1.png",
+        "Nuclear bodies/ordinary_2.png",
+        "Nuclear bodies/ordinary_3.png",
+        "Nucleoplasm/speck_1.png",
+        "Nucleoplasm/speck_3.png",
+    }
+    picture = cv2.imread(str(out / "Nuclear bodies" / "ordinary_2.png"))
+    assert picture is not None
+    np.testing.assert_array_equal(picture[..., ::-1].transpose(2, 0, 1), store.bag("ordinary")[1][:3])
+
+
+def test_an_export_is_not_overwritten_unasked(
+    work: WorkFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "png"
+    command = ["export", str(work.root), "--to", "png", "--out", str(out)]
+    assert main(command) == 0
+    assert main(command) == 2
+    assert "expected a new place" in capsys.readouterr().err
+    (out / "mine").mkdir()
+    assert main([*command, "--overwrite"]) == 0
+    assert not (out / "mine").exists()
+
+
+def test_wrong_usage_is_one_sentence(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(work.root), "--to", "png", "--window", "grid"]) == 2
+    assert "expected a kind of window of the recipe (cells), found 'grid'" in capsys.readouterr().err
+    assert main(["sheet", str(work.root), "--class", "Noodles"]) == 2
+    assert "expected a class of the vocabulary hpa28, found 'Noodles'" in capsys.readouterr().err
+    assert main(["sheet", str(work.root), "--class", "Aggresome"]) == 2
+    assert "found none" in capsys.readouterr().err
+
+
+def test_without_anndata_it_is_one_sentence(
+    work: WorkFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(importlib.import_module("sys").modules, "anndata", None)
+    assert main(["export", str(work.root), "--to", "anndata", "--out", str(tmp_path / "x.h5sc")]) == 2
+    assert "install cellwise[anndata]" in capsys.readouterr().err
+
+
+def test_sheets_are_drawn(work: WorkFolder, store: CropStore) -> None:
+    assert main(["sheet", str(work.root)]) == 0
+    assert main(["sheet", str(work.root), "--class", "Nuclear bodies"]) == 0
+    drawn = {path.name: cv2.imread(str(path)) for path in (store.folder / "figures").iterdir()}
+    assert set(drawn) == {"classes.png", "border.png", "dropped.png", "class-05.png"}
+    heights = {name: picture.shape[0] for name, picture in drawn.items() if picture is not None}
+    lines = len({c for target in TARGETS.values() for c in target}) + 1  # and those without a known class
+    assert heights["classes.png"] == lines * (128 + 2 + 18)
+    assert heights["dropped.png"] == 128 + 2 + 18
+    assert json.loads((store.folder / "run.json").read_text())["state"] == "done"

@@ -1,0 +1,285 @@
+"""The run of the stage on small worlds with known truth, on bad input, and killed."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from crops.__main__ import main
+from crops.config import Window
+from crops.run import run
+from crops.store import CropStore, open_store, store_folder
+from hpa.errors import UserError
+from hpa.work import WorkFolder
+from segment.masks import read_masks, write_masks, write_pair
+from tests.crops.worlds import World, cells_of, make_work, world
+from tests.pages import ROOT
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from crops.__main__ import main
+
+left = int(sys.argv[1])
+rename = Path.replace
+
+def counted(self, target):
+    global left
+    done = rename(self, target)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+Path.replace = counted
+sys.exit(main(sys.argv[2:]))
+"""
+SMALL = "[crops]\nsize_px = 16\n"
+
+
+def worlds() -> dict[str, World]:
+    """Images of 40 x 60 px: ordinary, without a cell, with a speck, with a cell that fills the frame."""
+    shape = (40, 60)
+    ordinary = cells_of(shape, (5, 5, 20, 25), (10, 30, 32, 50), (20, 0, 36, 12))
+    speck = cells_of(shape, (5, 5, 20, 25), (30, 30, 31, 31), (22, 10, 38, 28))
+    return {
+        "empty": world(np.zeros(shape, np.uint16), 1),
+        "filled": world(np.ones(shape, np.uint16), 2),
+        "ordinary": world(ordinary, 3),
+        "speck": world(speck, 4),
+    }
+
+
+def many(n: int) -> dict[str, World]:
+    """Return more images than a chunk holds."""
+    kinds = list(worlds().values())
+    return {f"i{number:03d}": kinds[number % 4] for number in range(n)}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def failures(work: WorkFolder) -> dict[str, str]:
+    table = pd.read_csv(store_folder(work, "cells") / "failures.csv", keep_default_na=False)
+    return dict(zip(table["image_id"], table["reason"], strict=True))
+
+
+def test_every_cell_is_kept_or_dropped_with_a_reason(tmp_path: Path) -> None:
+    work = make_work(tmp_path, worlds(), SMALL)
+    assert run(work, workers=1) == 0
+    store = open_store(work, "cells")
+    dropped = pd.read_parquet(store.folder / "dropped.parquet")
+    assert dropped.to_dict("records") == [{"image_id": "speck", "cell_label": 2, "reason": "speck"}]
+    kept = store.table[~store.table["fallback"]]
+    assert len(kept) + len(dropped) == read_masks(work)["n_cells"].sum() == 7
+    keys = list(zip(store.table["image_id"], store.table["cell_label"], strict=True))
+    assert keys == [
+        ("empty", 0),
+        ("filled", 1),
+        ("ordinary", 1),
+        ("ordinary", 2),
+        ("ordinary", 3),
+        ("speck", 1),
+        ("speck", 3),
+    ]
+    counts = json.loads((store.folder / "run.json").read_text())["counts"]
+    assert (counts["segmented"], counts["kept"], counts["dropped"], counts["fallback"]) == (7, 6, 1, 1)
+
+
+def test_a_cell_at_its_own_size_is_stored_pixel_by_pixel(tmp_path: Path) -> None:
+    work = make_work(tmp_path, worlds(), '[crops]\nsize_px = 30\nscale = "fixed"\nsource_px = 1.0\n')
+    run(work, workers=1)
+    store = open_store(work, "cells")
+    pixels, cells, _ = worlds()["ordinary"]
+    bag, rows = store.bag("ordinary"), store.rows_of("ordinary")
+    own = store.masks(rows)
+    for i, row in enumerate(store.table.iloc[rows].to_dict("records")):
+        pad = np.pad(pixels, ((0, 0), (50, 50), (50, 50)))
+        labels = np.pad(cells, 50)
+        window = np.s_[row["min_row_px"] + 50 : row["max_row_px"] + 50, row["min_col_px"] + 50 : row["max_col_px"] + 50]
+        np.testing.assert_array_equal(bag[i], pad[:, *window])
+        np.testing.assert_array_equal(own[i], labels[window] == row["cell_label"])
+        assert row["scale"] == 1
+    assert store.table.set_index("image_id").loc["filled", "in_window"] == pytest.approx(30 * 30 / (40 * 60))
+
+
+def test_16_bit_images_say_what_they_were_scaled_from(tmp_path: Path) -> None:
+    _, cells, nuclei = worlds()["ordinary"]
+    deep, _, _ = world(cells, 5, deep=True)
+    deep //= 7
+    work = make_work(
+        tmp_path, {"deep": (deep, cells, nuclei)}, SMALL + 'depth_16 = "percentiles"\nlow_percentile = 5\n'
+    )
+    run(work, workers=1)
+    row = open_store(work, "cells").table.iloc[0]
+    for i, channel in enumerate(work.data.channels):
+        ends = np.percentile(deep[i], [5, 99.9], method="inverted_cdf")
+        assert (row[f"black_{channel}"], row[f"white_{channel}"]) == tuple(ends)
+
+
+@pytest.mark.parametrize(("window", "per_image"), [("whole", 1), ("five", 5), ("random", 4), ("grid", 6), ("green", 4)])
+def test_every_other_kind_of_window_has_the_same_form_and_needs_no_masks(
+    tmp_path: Path, window: Window, per_image: int
+) -> None:
+    recipe = f'[crops]\nsize_px = 16\ncount = 4\ngrid = 3\nside = 0.4\nwindows = ["{window}"]\n'
+    work = make_work(tmp_path, worlds(), recipe)
+    shutil.rmtree(work.root / "segment")
+    assert run(work, workers=1) == 0
+    store = open_store(work, window)
+    assert store.table.groupby("image_id").size().eq(per_image).all() or window == "grid"
+    assert store.shape == (4, 16, 16)
+    assert not store.table["fallback"].any()
+    assert store.table.groupby("image_id")["cell_label"].min().eq(1).all()
+    assert len(pd.read_parquet(store.folder / "dropped.parquet")) == 0
+    rows = np.arange(len(store))
+    inside = store.masks(rows).mean(axis=(1, 2))
+    np.testing.assert_allclose(inside, store.table["completeness"], atol=0.07)
+
+
+def test_several_kinds_at_once_and_one_more_later(tmp_path: Path) -> None:
+    recipe = SMALL + 'windows = ["five"]\ntrain_window = "random"\n'
+    work = make_work(tmp_path, worlds(), recipe)
+    run(work, workers=1)
+    assert len(open_store(work, "random")) == len(open_store(work, "five")) == 20
+    before = files(store_folder(work, "five"))
+    work.recipe.write_text(recipe.replace('["five"]', '["five", "whole"]'))
+    run(work, workers=1)
+    assert files(store_folder(work, "five")) == before
+    assert len(open_store(work, "whole")) == 4
+
+
+def test_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
+    images = many(70)
+    one, three = make_work(tmp_path / "a", images, SMALL), make_work(tmp_path / "b", images, SMALL)
+    run(one, workers=1)
+    run(three, workers=3)
+    assert files(store_folder(one, "cells")) == files(store_folder(three, "cells"))
+    assert len(list(store_folder(one, "cells").glob("shard-?????.npy"))) == 3
+
+
+def test_compressed_shards_hold_the_same(tmp_path: Path) -> None:
+    images = many(40)
+    plain, packed = make_work(tmp_path / "a", images, SMALL), make_work(tmp_path / "b", images, SMALL)
+    run(plain, workers=1)
+    run(packed, workers=1, compress=True)
+    a, b = open_store(plain, "cells"), open_store(packed, "cells")
+    assert not list(b.folder.glob("shard-00000.npy"))
+    assert a.shape == b.shape
+    rows = np.random.default_rng(0).permutation(len(a))
+    np.testing.assert_array_equal(a.pixels(rows), b.pixels(rows))
+    np.testing.assert_array_equal(a.masks(rows), b.masks(rows))
+    pd.testing.assert_frame_equal(a.table, b.table)
+
+
+def test_images_that_cannot_be_used_are_named_and_the_others_go_on(tmp_path: Path) -> None:
+    images = {name: worlds()["ordinary"] for name in ("gone", "other mask", "other size", "well")}
+    work = make_work(tmp_path, images, SMALL)
+    (tmp_path / "images" / "gone_red.png").unlink()
+    pixels, cells, nuclei = images["well"]
+    write_pair(work, "other mask", np.where(cells == 2, 0, cells).astype(np.uint16), nuclei)
+    for channel in ("red", "green", "blue", "yellow"):
+        cv2.imwrite(str(tmp_path / "images" / f"other size_{channel}.png"), pixels[0, :30])
+    assert run(work, workers=1) == 1
+    told = failures(work)
+    assert told["gone"] == "red channel: missing file gone_red.png"
+    assert "expected the mask that segment/masks.parquet describes, found another; rerun" in told["other mask"]
+    assert told["other size"] == "expected a mask of the image's size (30, 60), found (40, 60)"
+    assert open_store(work, "cells").table["image_id"].unique().tolist() == ["well"]
+
+
+def test_a_chunk_tried_again_has_no_old_crops(tmp_path: Path) -> None:
+    work = make_work(tmp_path, {"a": worlds()["ordinary"], "b": worlds()["filled"]}, SMALL)
+    hidden = tmp_path / "images" / "b_red.png"
+    hidden.rename(tmp_path / "kept.png")
+    assert run(work, workers=1) == 1
+    (tmp_path / "images" / "a_red.png").unlink()
+    assert run(work, workers=1) == 1
+    store = store_folder(work, "cells")
+    assert not list(store.glob("shard-*"))
+    assert len(CropStore(store)) == 0
+
+
+def test_odd_cells(tmp_path: Path) -> None:
+    """One pixel; two pieces; labels missing in between."""
+    labels = cells_of((30, 30), (2, 2, 3, 3))
+    labels[10:14, 4:8] = labels[20:24, 20:24] = 5
+    labels[16:19, 1:4] = 9
+    work = make_work(tmp_path, {"odd": world(labels)}, SMALL + "min_area = 0\n")
+    assert run(work, workers=1) == 0
+    table = open_store(work, "cells").table.set_index("cell_label")
+    assert table["area_px"].to_dict() == {1: 1, 5: 32, 9: 9}
+    assert (table["max_row_px"] - table["min_row_px"]).to_dict()[5] >= 20
+
+
+def test_masks_made_anew_make_the_crops_stale(tmp_path: Path) -> None:
+    work = make_work(tmp_path, worlds(), SMALL)
+    run(work, workers=1)
+    _, cells, nuclei = worlds()["ordinary"]
+    masks = read_masks(work).set_index("image_id")
+    row = write_pair(work, "ordinary", np.flipud(cells), np.flipud(nuclei))
+    masks.loc["ordinary", "crc32"] = row["crc32"]
+    write_masks(work, masks.reset_index())
+    with pytest.raises(UserError, match=r"segment/masks\.parquet.*rerun `python -m crops run .*--overwrite`"):
+        open_store(work, "cells")
+    with pytest.raises(UserError, match=r"changed: segment/masks\.parquet; rerun with .*--overwrite"):
+        run(work, workers=1)
+    assert run(work, workers=1, overwrite=True) == 0
+    open_store(work, "cells")
+    work.recipe.write_text(SMALL + "margin = 0.3\n")
+    with pytest.raises(UserError, match=r"\[crops\].*rerun"):
+        open_store(work, "cells")
+
+
+def test_a_lost_shard_is_one_sentence(tmp_path: Path) -> None:
+    work = make_work(tmp_path, worlds(), SMALL)
+    run(work, workers=1)
+    shard = store_folder(work, "cells") / "shard-00000.npy"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(UserError, match="expected a shard of crops"):
+        open_store(work, "cells").pixels([0])
+    shard.unlink()
+    with pytest.raises(UserError, match="found no such file; rerun"):
+        open_store(work, "cells").pixels([0])
+
+
+def test_no_room_on_the_disk(tmp_path: Path) -> None:
+    work = make_work(tmp_path, worlds(), '[crops]\nwindows = ["grid"]\ngrid = 100\nsize_px = 1024\n')
+    many_images = pd.concat([pd.read_parquet(work.images)] * 2000, ignore_index=True)
+    many_images["image_id"] = [f"i{i}" for i in range(len(many_images))]
+    many_images.to_parquet(work.images, index=False)
+    with pytest.raises(UserError, match=r"expected room for [\d,]+ bytes of crops"):
+        run(work, workers=1)
+
+
+def test_without_masks_it_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = make_work(tmp_path, worlds(), SMALL)
+    (work.root / "segment" / "masks.parquet").unlink()
+    assert main(["run", str(work.root)]) == 2
+    assert "expected segment/masks.parquet" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_killed_run_started_again_gives_the_same_files(tmp_path: Path, seed: int, compress: bool) -> None:
+    images = many(70)
+    whole, work = make_work(tmp_path / "a", images, SMALL), make_work(tmp_path / "b", images, SMALL)
+    run(whole, workers=1, compress=compress)
+    outputs = 2 + (4 if compress else 3) * 3
+    nth = int(np.random.default_rng([seed, compress]).integers(1, outputs + 1))
+    flags = ["--workers", "1", *(["--compress"] if compress else [])]
+    command = [sys.executable, "-c", KILLED, str(nth), "run", str(work.root), *flags]
+    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert run(work, workers=1, compress=compress) == 0
+    assert files(store_folder(work, "cells")) == files(store_folder(whole, "cells"))
+    counts = json.loads((store_folder(work, "cells") / "run.json").read_text())["counts"]
+    assert counts["kept"] + counts["dropped"] == counts["segmented"]

@@ -1,0 +1,146 @@
+"""Near-duplicates of images whose truth is known, and lists that others published."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from hpa.atlas import draw_scene
+from hpa.duplicates import bit_distances, hash_plane, similar_pairs
+from hpa.errors import UserError
+from hpa.groups import join_groups, largest
+from hpa.similar import is_label_list, pairs_within, read_label_list, read_pairs
+
+SCENES = 24
+SIDE = 256
+
+
+@pytest.fixture(scope="module")
+def scenes() -> NDArray[np.uint8]:
+    """Draw fields of view, red, green and blue; shape (N, 3, H, W)."""
+    drawn = [
+        draw_scene((17, n), cell_line=n % 3, target=(n % 28,), shares=(0.8,), size_px=SIDE).channels[:3]
+        for n in range(SCENES)
+    ]
+    return np.stack(drawn)
+
+
+def _hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    return np.array([[hash_plane(plane) for plane in image] for image in images], dtype=np.uint64)
+
+
+def _shift(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Show a field two pixels (1%) down and to the right of where it was; what comes in is a mirror of the rim."""
+    return np.pad(image, ((0, 0), (2, 0), (2, 0)), mode="reflect")[:, :SIDE, :SIDE]
+
+
+def _crop(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.stack([np.asarray(cv2.resize(plane[4:-4, 4:-4], (SIDE, SIDE)), np.uint8) for plane in image])
+
+
+def _brighter(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    brighter: NDArray[np.uint8] = np.clip(image.astype(np.float32) * 1.4 + 5, 0, 255).astype(np.uint8)
+    return brighter
+
+
+def _jpeg(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    planes = [cv2.imdecode(cv2.imencode(".jpg", plane)[1], cv2.IMREAD_GRAYSCALE) for plane in image]
+    return np.stack([np.asarray(plane, np.uint8) for plane in planes])
+
+
+@pytest.mark.parametrize("change", [_shift, _crop, _brighter, _jpeg])
+def test_near_duplicates_are_found_and_nothing_else(scenes: NDArray[np.uint8], change) -> None:  # type: ignore[no-untyped-def]
+    hashes = _hashes(np.concatenate([scenes, [change(image) for image in scenes]]))
+    pairs = similar_pairs(hashes, np.ones(2 * SCENES, bool), 12)
+    expected = {(n, n + SCENES) for n in range(SCENES)}
+    found = {(int(a), int(b)) for a, b in pairs}
+    assert found <= expected
+    assert len(found) >= 0.9 * SCENES
+
+
+def test_depth_does_not_matter(scenes: NDArray[np.uint8]) -> None:
+    plane = scenes[0, 0]
+    assert hash_plane(plane) == hash_plane(plane.astype(np.uint16) * 200)
+
+
+@pytest.mark.parametrize("plane", [np.zeros((64, 64), np.uint8), np.full((64, 64), 77, np.uint8)])
+def test_flat_planes_have_no_hash(plane: NDArray[np.uint8]) -> None:
+    assert hash_plane(plane) is None
+    noisy = plane + np.random.default_rng(0).integers(0, 2, plane.shape, dtype=np.uint8)
+    assert hash_plane(noisy) is None
+
+
+def test_flat_images_match_nothing(scenes: NDArray[np.uint8]) -> None:
+    hashes = np.zeros((4, 3), np.uint64)
+    assert len(similar_pairs(hashes, np.zeros(4, bool), 12)) == 0
+    assert len(similar_pairs(hashes, np.array([True, True, False, True]), 12)) == 3
+
+
+def test_all_pairs_against_a_loop() -> None:
+    draw = np.random.default_rng(4)
+    # Few distinct hashes with a few flipped bits, over more images than a tile has rows.
+    hashes = draw.integers(0, 2**63, (40, 2), dtype=np.uint64)[draw.integers(0, 40, 500)]
+    hashes ^= np.uint64(1) << draw.integers(0, 64, hashes.shape, dtype=np.uint64)
+    usable = draw.random(500) < 0.9
+    pairs = similar_pairs(hashes, usable, 3)
+    expected = [
+        (i, j)
+        for i in range(500)
+        for j in range(i + 1, 500)
+        if usable[i] and usable[j] and all((int(hashes[i, c]) ^ int(hashes[j, c])).bit_count() <= 3 for c in range(2))
+    ]
+    assert [(int(a), int(b)) for a, b in pairs] == expected
+    bits = bit_distances(hashes, pairs)
+    first = [(int(hashes[pairs[0, 0], c]) ^ int(hashes[pairs[0, 1], c])).bit_count() for c in range(2)]
+    assert bits[0].tolist() == first
+    assert len(similar_pairs(hashes[:0], usable[:0], 3)) == 0
+
+
+def test_a_published_list(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("Train,Extra,SimR\n../in/a.png,b,3\nin/b,c.jpg,0\nx,y,1\n")
+    listed = read_pairs(tmp_path / "pairs.csv")
+    assert listed["Train"].tolist() == ["a", "b", "x"]
+    assert listed["Extra"].tolist() == ["b", "c", "y"]
+    pairs = pairs_within(listed, pd.Series(["c", "b", "a"]))
+    assert pairs.tolist() == [[1, 2], [0, 1]]
+    assert join_groups(3, [], pairs).tolist() == [0, 0, 0]
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"expected the columns Train, Extra in .*, found a, b"):
+        read_pairs(tmp_path / "other.csv")
+    with pytest.raises(UserError, match="expected a CSV of pairs"):
+        read_pairs(tmp_path / "none.csv")
+
+
+def test_the_published_list_of_2021() -> None:
+    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
+    if not real.exists():
+        pytest.skip(f"no real data at {real}")
+    listed = read_pairs(real / "leaks" / "train_duplicates_2021.csv.gz")
+    assert len(listed) == 1414
+    assert listed[["SimR", "SimG", "SimB"]].to_numpy().max() == 12
+    ids = pd.read_csv(real / "kaggle2021" / "train.csv")["ID"]
+    pairs = pairs_within(listed, ids)
+    # The others pair a train image with one of the public atlas, or name images without labels.
+    both = listed["Train"].isin(ids) & listed["Extra"].isin(ids)
+    assert len(pairs) == 1080 == both.sum()
+    groups = join_groups(len(ids), [], pairs)
+    # A graph of components has at least as many edges as images that are not the first of theirs.
+    joined = len(ids) - len(np.unique(groups))
+    assert 0 < joined <= len(np.unique(np.sort(pairs, axis=1), axis=0))
+    assert (groups[pairs[:, 0]] == groups[pairs[:, 1]]).all()
+    assert 2 <= largest(groups) < 50
+
+
+def test_the_published_list_of_test_images_whose_labels_are_public() -> None:
+    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
+    if not real.exists():
+        pytest.skip(f"no real data at {real}")
+    path = real / "leaks" / "test_vs_v18_phash.csv"
+    test = pd.read_csv(real / "kaggle2018" / "sample_submission.csv")["Id"]
+    assert is_label_list(path)
+    assert read_label_list(path) == set(test) & read_label_list(path)
+    assert len(read_label_list(path)) == 140

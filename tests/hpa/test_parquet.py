@@ -1,0 +1,46 @@
+"""A broken table of a user's is one sentence."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from crops.store import CropStore, read_dropped
+from hpa.errors import UserError
+from hpa.folds import read_folds
+from hpa.images import read_images
+
+
+def test_a_missing_table_names_its_maker(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"made by `python -m pipeline init`\), found no such file"):
+        read_folds(tmp_path / "folds.parquet")
+
+
+@pytest.mark.parametrize("content", [b"", b"no table", b"PAR1 and no more PAR1"])
+def test_a_file_that_is_no_table(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "images.parquet"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="expected a Parquet table"):
+        read_images(path)
+    (tmp_path / "crops.parquet").write_bytes(content)
+    with pytest.raises(UserError, match="expected a Parquet table"):
+        CropStore(tmp_path)
+
+
+def test_a_table_that_breaks_its_contract(tmp_path: Path) -> None:
+    path = tmp_path / "folds.parquet"
+    torn = pd.DataFrame({"image_id": ["a", "b"], "group": [0, 0], "fold": [0, 1], "scored": True})
+    torn.astype({"group": "int32", "fold": "int16"}).to_parquet(path)
+    with pytest.raises(UserError, match=r"found .*a group spans folds"):
+        read_folds(path)
+    torn.drop(columns="fold").to_parquet(path)
+    with pytest.raises(UserError, match=r"found .*fold"):
+        read_folds(path)
+    images = pd.DataFrame({"image_id": ["a", "a"], "source": "x", "split": ["train", "maybe"]})
+    images.to_parquet(tmp_path / "images.parquet")
+    with pytest.raises(UserError, match=r"expected .*images\.parquet as its stage wrote it"):
+        read_images(tmp_path / "images.parquet")
+    twice = pd.DataFrame({"image_id": ["a", "a"], "cell_label": [1, 1], "reason": ["speck", "speck"]})
+    twice.to_parquet(tmp_path / "dropped.parquet")
+    with pytest.raises(UserError, match="not unique"):
+        read_dropped(tmp_path)

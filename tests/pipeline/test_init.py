@@ -1,0 +1,142 @@
+"""From data folders to a work folder: sources, sampling, folds."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpa.atlas import synthesize
+from hpa.folds import read_folds
+from hpa.images import read_images
+from hpa.vocabulary import HPA28
+from pipeline.__main__ import main
+from tests.hpa.data import write_image
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small synthetic data set."""
+    folder = tmp_path_factory.mktemp("data") / "atlas"
+    synthesize(folder, 40, 10, seed=3, size_px=128, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def external(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder like HPA v18: twelve antibodies with three images each."""
+    folder = tmp_path_factory.mktemp("data") / "v18"
+    ids = [f"{n}_1610_C{n}_{field}" for n in range(1, 13) for field in range(3)]
+    for image_id in ids:
+        write_image(folder, image_id, ".jpg")
+    lines = [f"{image_id},{int(image_id.split('_')[0]) % 28}" for image_id in ids]
+    (folder / "HPAv18.csv").write_text("Id,Target\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+def _init(
+    root: Path, *data: str | Path, settings: tuple[str, ...] = (), limit: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    arguments = ["init", str(root), "--limit", str(limit), "--workers", "1"]
+    for one in data:
+        arguments += ["--data", str(one)]
+    for setting in ("data.folds=3", *settings):
+        arguments += ["--set", setting]
+    assert main(arguments) == 0
+    return read_images(root / "images.parquet"), read_folds(root / "folds.parquet")
+
+
+def test_several_sources(atlas: Path, external: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, folds = _init(tmp_path / "w", atlas, f"ext={external}")
+    assert images["source"].value_counts().to_dict() == {"atlas": 50, "ext": 36}
+    assert (images["split"] == "test").tolist() == [False] * 76 + [True] * 10
+    assert len(folds) == 76
+    joined = folds.merge(images, on="image_id")
+    of_antibody = joined.dropna(subset="antibody").groupby("antibody")["fold"].nunique()
+    assert (of_antibody == 1).all()
+    assert folds["scored"].all()
+    assert "76 train and 10 test images" in capsys.readouterr().out
+
+
+def test_a_train_only_source(atlas: Path, external: Path, tmp_path: Path) -> None:
+    settings = ('data.train_only=["v18"]',)
+    images, folds = _init(tmp_path / "w", atlas, external, settings=settings)
+    source = folds.merge(images, on="image_id")["source"]
+    assert (folds.loc[(source == "v18").to_numpy(), "fold"] == -1).all()
+    assert not folds.loc[(source == "v18").to_numpy(), "scored"].any()
+    assert set(folds.loc[(source == "atlas").to_numpy(), "fold"]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("split", ["hold-out", "random"])
+def test_other_splits(atlas: Path, external: Path, tmp_path: Path, split: str) -> None:
+    _, folds = _init(tmp_path / "w", external, settings=(f"data.split={split}", "data.held_out=0.25"))
+    held = folds["fold"] == 0
+    assert 0.1 < held.mean() < 0.45
+    assert (folds.loc[~held, "fold"] == -1).all()
+    antibody = folds["image_id"].str.split("_").str[0]
+    torn = (folds["fold"].groupby(antibody).nunique() > 1).sum()
+    assert torn == 0 if split == "hold-out" else torn > 0
+
+
+def test_a_sample_is_stratified(atlas: Path, external: Path, tmp_path: Path) -> None:
+    images, folds = _init(tmp_path / "w", external, limit=12)
+    train = images[images["split"] == "train"]
+    assert len(train) == 12
+    every = HPA28.multi_hot((int(n) % 28,) for n in range(1, 13)).sum(axis=0)
+    assert HPA28.multi_hot(train["target"]).sum(axis=0).tolist() == every.tolist()  # one of each class's three
+    assert len(folds) == 12
+    images, _ = _init(tmp_path / "v", atlas, limit=4)
+    assert (images["split"] == "test").sum() == 4
+
+
+def test_images_without_a_known_label_are_in_no_fold(tmp_path: Path) -> None:
+    write_image(tmp_path / "data", "x")
+    rows = [f"i{n},x_red.png,{'' if n % 4 == 0 else n},train" for n in range(12)]
+    (tmp_path / "data" / "images.csv").write_text("image_id,path_red,target,split\n" + "\n".join(rows) + "\n")
+    images, folds = _init(tmp_path / "w", tmp_path / "data", settings=('data.channels=["red"]',))
+    assert len(images) == 12
+    assert set(folds["image_id"]) == {f"i{n}" for n in range(12) if n % 4}
+
+
+def test_conflicts_between_sources_are_listed(atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twin = tmp_path / "twin"
+    twin.mkdir()
+    for folder in ("train", "test"):
+        (twin / folder).symlink_to(atlas / folder)
+    train = pd.read_csv(atlas / "train.csv", dtype=str)
+    train.loc[0, "Target"] = "27 26"
+    train.to_csv(twin / "train.csv", index=False)
+    images, _ = _init(tmp_path / "w", atlas, twin)
+    assert len(images) == 50
+    conflicts = pd.read_csv(tmp_path / "w" / "conflicts.csv", dtype=str)
+    assert list(conflicts["image_id"]) == [train["Id"][0]]
+    assert "of 1 of them the sources contradict each other" in capsys.readouterr().out
+    assert {26, 27} < set(images["target"].iloc[0])
+
+
+def test_a_wrong_source_is_one_sentence(atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = {
+        "of different names": ["--data", str(atlas), "--data", str(atlas)],
+        "among atlas, found 'v18'": ["--data", str(atlas), "--set", 'data.train_only=["v18"]'],
+        "found no folder": ["--data", f"x={tmp_path}/none"],
+    }
+    for sentence, arguments in cases.items():
+        assert main(["init", str(tmp_path / "w"), *arguments]) == 2
+        told = capsys.readouterr().err.strip()
+        assert sentence in told
+        assert "\n" not in told
+    assert not (tmp_path / "w" / "recipe.toml").exists()
+
+
+def test_hashing_goes_on_after_a_kill(atlas: Path, tmp_path: Path) -> None:
+    settings = ("data.near_duplicates=true",)
+    images, folds = _init(tmp_path / "whole", atlas, settings=settings)
+    root = tmp_path / "killed"
+    _init(root, atlas, settings=settings)
+    for name in ("recipe.toml", "images.parquet", "folds.parquet", "scan/scan.parquet"):
+        (root / name).unlink()  # as a run leaves it that was killed while hashing
+    _, again = _init(root, atlas, settings=settings)
+    pd.testing.assert_frame_equal(again, folds)
+    whole = (tmp_path / "whole" / "scan" / "scan.parquet").read_bytes()
+    assert (root / "scan" / "scan.parquet").read_bytes() == whole
+    assert np.array_equal(images["image_id"], read_images(root / "images.parquet")["image_id"])

@@ -1,0 +1,31 @@
+"""A recipe that trains on one kind of window and predicts on others."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from classify.probabilities import class_columns, read_probabilities
+from hpa.atlas import synthesize
+from hpa.vocabulary import HPA28
+from pipeline.__main__ import main
+
+
+@pytest.mark.slow
+def test_trained_on_random_windows_and_predicted_on_five_and_whole(tmp_path: Path) -> None:
+    synthesize(tmp_path / "atlas", 16, 4, seed=5, size_px=256)
+    work = tmp_path / "work"
+    keys = ["classify.epochs=1", "crops.size_px=32", "data.folds=2", 'crops.windows=["five", "whole"]']
+    settings = [word for key in [*keys, "crops.train_window=random"] for word in ("--set", key)]
+    assert main(["init", str(work), "--data", str(tmp_path / "atlas"), *settings]) == 0
+    assert main(["run", str(work)]) == 0
+    checkpoints = sorted(str(path.relative_to(work / "classify")) for path in work.rglob("checkpoint.pt"))
+    assert checkpoints == ["random/fold-0/checkpoint.pt", "random/fold-1/checkpoint.pt"]
+    p = class_columns(HPA28)
+    windows = ("five", "whole")
+    scored = {w: read_probabilities(work / "classify" / w / "probabilities.parquet", HPA28) for w in windows}
+    images = pd.read_parquet(work / "aggregate" / "images.parquet").set_index("image_id")
+    assert len(images) == 20
+    assert (images["n_crops"] == 6).all()
+    pooled = [rows.groupby(["image_id", "fold"])[p].max().groupby("image_id").mean() for rows in scored.values()]
+    pd.testing.assert_frame_equal(images[p].sort_index(), (pooled[0] + pooled[1]) / 2, rtol=1e-5, check_dtype=False)
