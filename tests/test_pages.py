@@ -26,7 +26,7 @@ SMALL_BENCH: dict[str, list[str]] = {
 
 def _in_small(command: list[str], data: Path, new: Path) -> list[str]:
     """Make a command cheap, and let it find its data."""
-    places = {"/data/hpaic": str(data), "/data/new": str(new)}
+    places = {"/data/hpaic": str(data), "/data/new": str(new), "../shared/real/images512": str(new)}
     command = [places.get(word, word) for word in command]
     if command[:2] == ["pipeline", "init"]:
         command += SMALL_INIT

@@ -31,9 +31,9 @@ def test_shipped_weights_on_real_images() -> None:
     found = segment_images(load_model("compact", torch.device("cpu")), seen, SegmentSection())
     triples = [(i, masks.cells, truth) for (i, truth), masks in zip(references.items(), found, strict=True)]
     ours = summarise(score_images(triples)).iloc[0]
-    # A guard against a fall, below what is reached (docs/results.md): the aim is 0.80 and 0.90.
-    assert ours["mean_ap"] >= 0.65
-    assert ours["pooled_f1"] >= 0.75
+    # A guard against a fall, one or two cells below what is reached (docs/results.md).
+    assert ours["mean_ap"] >= 0.74
+    assert ours["pooled_f1"] >= 0.86
 
 
 @pytest.mark.skipif(not (REAL / "images2048").is_dir(), reason=f"no real images at {REAL}")
