@@ -32,7 +32,7 @@ class Rows:
     scores
         Shape (R, V, N, K), float32: R runs, V poolings, N images.
     n_crops
-        Shape (N,), 0 where no crop could be read; such a row gets the prior.
+        Shape (N,), of the first run that has crops of the image; 0 where none has, and such a row gets the prior.
     """
 
     scores: NDArray[np.float32]
