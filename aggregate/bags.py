@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from aggregate.config import AggregateSection
 from aggregate.pooling import pool_bags
+from aggregate.trained import Trained, pool_as_trained
 from classify.probabilities import Part, stream_probabilities
 from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
@@ -72,7 +73,13 @@ def read_quality(path: Path, section: AggregateSection) -> Quality | None:
     return Quality(crops.set_index(["image_id", "cell_label"])[section.quality], section.least_quality)
 
 
-def read_bags(path: Path, vocabulary: Vocabulary, section: AggregateSection, quality: Quality | None = None) -> Bags:
+def read_bags(
+    path: Path,
+    vocabulary: Vocabulary,
+    section: AggregateSection,
+    quality: Quality | None = None,
+    trained: Trained | None = None,
+) -> Bags:
     """Pool a table of crop probabilities; memory does not grow with the number of crops.
 
     Raises
@@ -80,11 +87,15 @@ def read_bags(path: Path, vocabulary: Vocabulary, section: AggregateSection, qua
     UserError
         If the table breaks its contract.
     """
-    return pool_parts(stream_probabilities(path, vocabulary), len(vocabulary), section, quality)
+    return pool_parts(stream_probabilities(path, vocabulary), len(vocabulary), section, quality, trained)
 
 
 def pool_parts(
-    parts: Iterable[Part], n_classes: int, section: AggregateSection, quality: Quality | None = None
+    parts: Iterable[Part],
+    n_classes: int,
+    section: AggregateSection,
+    quality: Quality | None = None,
+    trained: Trained | None = None,
 ) -> Bags:
     """Pool the crops of each image within each model's fold.
 
@@ -95,14 +106,14 @@ def pool_parts(
     tables = [pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in columns.items()})]
     scores = [np.empty((len(section.kinds), 0, n_classes), dtype=np.float32)]
     for part in parts:
-        table, pooled = _pool_part(part, section, quality)
+        table, pooled = _pool_part(part, section, quality, trained)
         tables.append(table)
         scores.append(pooled)
     return Bags(pd.concat(tables[1:] or tables, ignore_index=True), np.concatenate(scores, axis=1))
 
 
 def _pool_part(
-    part: Part, section: AggregateSection, quality: Quality | None
+    part: Part, section: AggregateSection, quality: Quality | None, trained: Trained | None
 ) -> tuple[pd.DataFrame, NDArray[np.float32]]:
     rows = np.lexsort((part.folds, part.images))  # stable: cells keep their order
     if quality is not None:
@@ -118,4 +129,9 @@ def _pool_part(
             "n_crops": np.diff(np.append(first_rows, len(rows))),
         }
     )
-    return table, np.stack([pool_bags(probabilities, first_rows, kind, section) for kind in section.kinds])
+    if trained is None:
+        return table, np.stack([pool_bags(probabilities, first_rows, kind, section) for kind in section.formulas])
+    weights = trained.weights(np.array(part.image_ids, dtype=object)[images], part.cell_labels[rows])
+    attention = None if part.attention is None else part.attention[rows]
+    pooled = pool_as_trained(probabilities, first_rows, trained.how, folds[first_rows], weights, attention)
+    return table, pooled[None]

@@ -6,8 +6,9 @@ from pydantic import Field, model_validator
 
 from hpa.config import Section
 
-Kind = Literal["max", "mean", "top-k", "quantile", "log-sum-exp", "noisy-or", "linear-softmax"]
-KINDS: Final[tuple[Kind, ...]] = ("max", "mean", "top-k", "quantile", "log-sum-exp", "noisy-or", "linear-softmax")
+Formula = Literal["max", "mean", "top-k", "quantile", "log-sum-exp", "noisy-or", "linear-softmax"]
+KINDS: Final[tuple[Formula, ...]] = ("max", "mean", "top-k", "quantile", "log-sum-exp", "noisy-or", "linear-softmax")
+Kind = Literal[Formula, "trained"]
 Pooling = Literal[Kind, "per-class"]
 Method = Literal["fixed", "global", "per-class", "prevalence", "shrunk", "repeated", "soft-f1", "cyclic"]
 Transfer = Literal["none", "shares", "spread"]
@@ -20,8 +21,9 @@ class AggregateSection(Section):
     pooling: Pooling = Field(
         default="max",
         description="How an image's crops become its probabilities: max, mean, top-k (mean of the highest), quantile,"
-        " log-sum-exp (smooth maximum), noisy-or, linear-softmax (each crop weighs as much as its probability), or"
-        " per-class, for every class the one of these with the highest average precision out of fold.",
+        " log-sum-exp (smooth maximum), noisy-or, linear-softmax (each crop weighs as much as its probability);"
+        " per-class, for every class the one of these with the highest average precision out of fold; or trained, as"
+        " the classifier was trained to be pooled (classify.objective bag or dual).",
     )
     top_k: int = Field(default=3, ge=1, description="Crops whose mean `top-k` takes.")
     quantile: float = Field(default=0.9, ge=0, le=1, description="Which quantile over the crops `quantile` takes.")
@@ -114,4 +116,11 @@ class AggregateSection(Section):
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The poolings that have to be computed."""
+        return ("trained",) if self.pooling == "trained" else self.formulas
+
+    @property
+    def formulas(self) -> tuple[Formula, ...]:
+        """Those of them that the classifier had no part in."""
+        if self.pooling == "trained":
+            return ()
         return KINDS if self.pooling == "per-class" else (self.pooling,)

@@ -6,13 +6,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregate.config import AggregateSection, Kind
+from aggregate.config import AggregateSection, Formula
 
 Pool = Callable[[NDArray[np.float32], AggregateSection], NDArray[np.float32]]
 
 
 def pool_bags(
-    probabilities: NDArray[np.float32], first_rows: NDArray[np.intp], kind: Kind, section: AggregateSection
+    probabilities: NDArray[np.float32],
+    first_rows: NDArray[np.intp],
+    kind: Formula,
+    section: AggregateSection,
+    weights: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Pool each bag.
 
@@ -26,6 +30,9 @@ def pool_bags(
         How.
     section
         The settings of the kinds: `top_k`, `quantile`, `sharpness`.
+    weights
+        Shape (n,), above 0, how much each crop counts; all alike if None. Means are weighted ones, of other kinds a
+        crop's probability is multiplied by its weight.
 
     Returns
     -------
@@ -34,21 +41,26 @@ def pool_bags(
     """
     if not len(first_rows):
         return np.empty((0, probabilities.shape[1]), dtype=np.float32)
+    weighed = probabilities if weights is None else weights[:, None] * probabilities
     if kind == "max":
-        return np.maximum.reduceat(probabilities, first_rows, axis=0)
+        return np.maximum.reduceat(weighed, first_rows, axis=0)
     sizes = np.diff(np.append(first_rows, len(probabilities)))
     if kind == "mean":
-        total = np.add.reduceat(probabilities, first_rows, axis=0)
-        return np.divide(total, sizes[:, None], dtype=np.float32)
+        counted = sizes if weights is None else np.add.reduceat(weights, first_rows)
+        return np.divide(np.add.reduceat(weighed, first_rows, axis=0), counted[:, None], dtype=np.float32)
     if kind == "linear-softmax":
-        total = np.add.reduceat(probabilities, first_rows, axis=0)
-        squares = np.add.reduceat(probabilities * probabilities, first_rows, axis=0)
+        total = np.add.reduceat(weighed, first_rows, axis=0)
+        squares = np.add.reduceat(weighed * probabilities, first_rows, axis=0)
         return np.divide(squares, total, out=np.zeros_like(total), where=total > 0)
+    if kind == "log-sum-exp" and weights is not None:
+        # A weight is a shift: w exp(r p) = exp(r (p + log(w) / r)), with weights whose mean is 1.
+        shares = weights * np.repeat(sizes / np.add.reduceat(weights, first_rows), sizes)
+        weighed = probabilities + np.log(shares, dtype=np.float32)[:, None] / np.float32(section.sharpness)
     pooled = np.empty((len(first_rows), probabilities.shape[1]), dtype=np.float32)
     for size in np.unique(sizes):  # bags of one size make one dense array
         bags = np.flatnonzero(sizes == size)
         rows = first_rows[bags, None] + np.arange(size)
-        pooled[bags] = _DENSE[kind](probabilities[rows], section)
+        pooled[bags] = _DENSE[kind](weighed[rows], section)
     return pooled
 
 
@@ -76,7 +88,7 @@ def _noisy_or(bags: NDArray[np.float32], section: AggregateSection) -> NDArray[n
     return 1 - missed
 
 
-_DENSE: Final[Mapping[Kind, Pool]] = {
+_DENSE: Final[Mapping[Formula, Pool]] = {
     "top-k": _top_k,
     "quantile": _quantile,
     "log-sum-exp": _log_sum_exp,

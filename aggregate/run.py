@@ -60,9 +60,7 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     sources = find_sources(work, read_section(work.recipe, "crops", CropsSection).windows, section)
     inputs = {"images.parquet": work.images}
     for source in sources:
-        inputs[f"{source.name}: probabilities.parquet"] = source.probabilities
-        if section.least_quality:
-            inputs[f"{source.name}: crops.parquet"] = source.crops
+        inputs |= source.inputs(section)
     inputs |= {"thresholds.json": _thresholds_path(model)} if model else {"folds.parquet": work.folds}
     folder = work.root / "aggregate"
     stage = begin(folder, f"python -m aggregate run {work.root}", data, section, inputs, overwrite=overwrite)

@@ -12,6 +12,7 @@ from aggregate.bags import Bags, read_bags, read_quality
 from aggregate.config import AggregateSection
 from aggregate.decision import Rows
 from aggregate.joining import ranks
+from aggregate.trained import Trained, read_trained
 from hpa.errors import UserError
 from hpa.folds import read_folds
 from hpa.vocabulary import Vocabulary
@@ -42,9 +43,32 @@ class Source:
         return self.work.root / "classify" / self.window / "probabilities.parquet"
 
     @property
+    def pooling(self) -> Path:
+        """How its models were trained to be pooled."""
+        return self.probabilities.with_name("pooling.json")
+
+    @property
     def crops(self) -> Path:
         """The table of crops."""
         return self.work.root / "crops" / self.window / "crops.parquet"
+
+    def trained(self, section: AggregateSection) -> Trained | None:
+        """Return how its models were trained to be pooled; None where the recipe pools otherwise."""
+        return read_trained(self.pooling, self.crops) if section.pooling == "trained" else None
+
+    def inputs(self, section: AggregateSection) -> dict[str, Path]:
+        """Return the files that its pooled scores are made from, by the name told to the user.
+
+        Raises
+        ------
+        UserError
+            If it is to be pooled as trained and was not trained so.
+        """
+        trained = self.trained(section)
+        paths = [self.probabilities] if trained is None else [self.probabilities, self.pooling]
+        if section.least_quality or (trained is not None and trained.completeness is not None):
+            paths.append(self.crops)
+        return {f"{self.name}: {path.name}": path for path in paths}
 
 
 def find_sources(work: WorkFolder, windows: Sequence[str], section: AggregateSection) -> list[Source]:
@@ -186,7 +210,10 @@ def _filled(scores: NDArray[np.float32], places: list[NDArray[np.int64]]) -> NDA
 
 def read_pooled(sources: Sequence[Source], vocabulary: Vocabulary, section: AggregateSection) -> Pooled:
     """Read and pool the crop probabilities of every run."""
-    bags = [read_bags(s.probabilities, vocabulary, section, read_quality(s.crops, section)) for s in sources]
+    bags = [
+        read_bags(s.probabilities, vocabulary, section, read_quality(s.crops, section), s.trained(section))
+        for s in sources
+    ]
     return Pooled(bags, len(vocabulary))
 
 

@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -39,11 +39,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from classify.augment import Augmentation
-from classify.batches import FoldCrops, TrainingCrops, epoch_batches
+from classify.batches import Batch, FoldCrops, TrainingCrops, epoch_loader
 from classify.config import ClassifySection
 from classify.model import new_network
 from classify.objective import batch_loss
 from classify.optimize import new_optimizer
+from classify.sampling import epoch_batches
 from crops.config import CropsSection
 from crops.cut import cut_windows
 from crops.measure import find_cells, measure_cells, measure_light
@@ -272,14 +273,25 @@ def fold_of(store: CropStore) -> FoldCrops:
     """Make every crop one to train on, with random labels."""
     rows = np.arange(len(store))
     targets = np.random.default_rng(0).random((len(store), 28)) < 0.06
-    return FoldCrops(store, rows, rows[:1], targets, rows)
+    return FoldCrops(
+        store,
+        rows,
+        rows[:1],
+        targets,
+        images=rows,
+        image_ids=np.array([str(row) for row in rows], dtype=object),
+        cell_labels=rows,
+        sources=np.full(len(rows), "bench", dtype=object),
+        antibodies=rows,
+        completeness=np.ones(len(rows), dtype=np.float32),
+    )
 
 
-def load(crops: FoldCrops, batch: int, n_workers: int, epoch: int = 0) -> DataLoader[Any]:
+def load(crops: FoldCrops, batch: int, n_workers: int) -> DataLoader[Batch]:
     """Load one epoch of varied crops."""
-    training = TrainingCrops(crops, "keep", Augmentation("standard", 0, 0), epoch)
-    batches = epoch_batches(crops.training, batch, 0, 0, epoch)
-    return DataLoader(training, sampler=batches, batch_size=None, num_workers=n_workers)
+    section = ClassifySection()
+    training = TrainingCrops(crops, section, Augmentation(section, 0, 0), 0)
+    return epoch_loader(training, epoch_batches(crops.training, batch, 0, 0, 0), n_workers)
 
 
 def loader(folder: Path, drawn: list[Scene], count: int) -> None:
@@ -290,8 +302,8 @@ def loader(folder: Path, drawn: list[Scene], count: int) -> None:
         batches = iter(load(crops, min(BATCH, len(crops.training) // 4), n_workers))
         next(batches)
         start, n = time.perf_counter(), 0
-        for pixels, _ in batches:
-            n += len(pixels)
+        for batch in batches:
+            n += len(batch.pixels)
         print(f"  {n_workers} workers  {n / (time.perf_counter() - start):,.0f} crops a second")
 
 
@@ -314,9 +326,9 @@ def waits(crops: FoldCrops, steps: int, n_workers: int) -> tuple[float, float]:
     waited, n, start = 0.0, 0, time.perf_counter()
     for step in range(steps + 1):
         asked = time.perf_counter()
-        pixels, targets = next(batches)
+        batch = next(batches)
         arrived = time.perf_counter()
-        loss = batch_loss(network(pixels), targets, section)
+        loss = batch_loss(network(batch.pixels), batch, section)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -324,7 +336,7 @@ def waits(crops: FoldCrops, steps: int, n_workers: int) -> tuple[float, float]:
             waited, n, start = 0.0, 0, time.perf_counter()
         else:
             waited += arrived - asked
-            n += len(pixels)
+            n += len(batch.pixels)
     seconds = time.perf_counter() - start
     return waited / seconds, n / seconds
 

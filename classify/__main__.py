@@ -2,12 +2,18 @@
 
     python -m classify train work/my
     python -m classify predict work/my
+    python -m classify curves work/my
+    python -m classify neighbours work/my
 
 train reads recipe.toml, images.parquet, folds.parquet and crops/<window>/; it writes classify/<window>/fold-<k>/ with
 checkpoint.pt, history.csv and run.json. A run that was killed goes on after its last finished epoch.
 
 predict reads the same and classify/<window>/fold-<k>/checkpoint.pt; it writes classify/<window>/probabilities.parquet,
-and classify/<window>/predict/ with a part for each fold and run.json.
+and classify/<window>/predict/ with parts of each fold and run.json; with --embeddings also features.npy and, where
+the network has that head, embedding.npy, whose rows keys.parquet names.
+
+curves draws loss, scores and learning rate over the epochs. neighbours needs the embeddings; it tells how often the
+nearest crops and images share labels (precision@1, MAP@R) and draws some of them, to classify/<window>/.
 """
 
 from collections.abc import Sequence
@@ -29,6 +35,10 @@ Overwrite = Annotated[bool, typer.Option(help="Begin anew.")]
 def train(
     work: Work,
     device: Device = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that read and vary crops; by default up to 8 beside a GPU, else none."),
+    ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="Train only this fold; may be given several times.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -38,18 +48,47 @@ def train(
 
     folder = open_work(work)
     with locked(work):
-        raise typer.Exit(run_train(folder, device=device, overwrite=overwrite, folds=fold))
+        raise typer.Exit(run_train(folder, device=device, workers=workers, overwrite=overwrite, folds=fold))
 
 
 @app.command()
-def predict(work: Work, device: Device = "auto", overwrite: Overwrite = False) -> None:
+def predict(
+    work: Work,
+    device: Device = "auto",
+    embeddings: Annotated[bool, typer.Option(help="Also write features and embeddings of every crop.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
     """Write out-of-fold and test probabilities."""
     from classify.run import predict as run_predict
     from hpa.work import locked, open_work
 
     folder = open_work(work)
     with locked(work):
-        raise typer.Exit(run_predict(folder, device=device, overwrite=overwrite))
+        raise typer.Exit(run_predict(folder, device=device, overwrite=overwrite, embeddings=embeddings))
+
+
+@app.command()
+def curves(work: Work) -> None:
+    """Draw how training went."""
+    from classify.look import curves as draw
+    from hpa.work import open_work
+
+    raise typer.Exit(draw(open_work(work)))
+
+
+@app.command()
+def neighbours(
+    work: Work,
+    queries: Annotated[int, typer.Option(min=1, help="Crops, and images, of each fold that are asked.")] = 1000,
+    shown: Annotated[int, typer.Option(min=1, help="Queries on a sheet.")] = 12,
+) -> None:
+    """Score, list and draw nearest crops and images."""
+    from classify.look import neighbours as find
+    from hpa.work import locked, open_work
+
+    folder = open_work(work)
+    with locked(work):
+        raise typer.Exit(find(folder, queries=queries, shown=shown))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

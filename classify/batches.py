@@ -1,8 +1,8 @@
-"""From a store of crops to batches: what is read, in which order, how it is normalised."""
+"""From a store of crops to batches: what is read, in which order, what goes along."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from classify.augment import Augmentation
-from classify.draws import Purpose, draw_seed
+from classify.config import ClassifySection
+from classify.probabilities import crop_weights
 from crops.config import Neighbours
 from crops.store import with_neighbours
-
-_BLOCK: Final = 256
 
 
 class CropSource(Protocol):
@@ -46,6 +45,17 @@ class FoldCrops:
         Labels that every crop inherits from its image, shape (len(source), K).
     images
         Number of the image of every crop, shape (len(source),).
+    image_ids, cell_labels
+        The key of every crop, shape (len(source),).
+    sources
+        Source of every crop's image, shape (len(source),).
+    antibodies
+        Number of every crop's antibody, -1 where unknown, shape (len(source),).
+    completeness
+        Share of the cell that is seen, 0..1, shape (len(source),).
+    levels
+        What is subtracted and divided by, shape (len(source), 2, C), where the recipe's normalisation depends on more
+        than the crop (`classify.normalise.crop_levels`).
     masked
         Of which classes nothing is known, shape (len(source), K); None where all are known of every crop.
     """
@@ -55,6 +65,12 @@ class FoldCrops:
     validation: NDArray[np.int64]
     targets: NDArray[np.bool_]
     images: NDArray[np.int64]
+    image_ids: NDArray[np.object_]
+    cell_labels: NDArray[np.int64]
+    sources: NDArray[np.object_]
+    antibodies: NDArray[np.int64]
+    completeness: NDArray[np.float32]
+    levels: NDArray[np.float32] | None = None
     masked: NDArray[np.bool_] | None = None
 
     def known(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -87,53 +103,35 @@ def blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
         yield rows[start : start + size]
 
 
-def measure_normalisation(
-    source: CropSource, rows: NDArray[np.int64], neighbours: Neighbours
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Measure mean and standard deviation of each channel over crops, in uint8 units.
+class Batch(NamedTuple):
+    """N crops for one training step, those of one bag next to each other."""
 
-    Sums are of integers, so the blocks in which crops are read do not matter.
-
-    Returns
-    -------
-    mean, std
-        Shape (C,) each; `std` is at least 1, which leaves a dark channel dark.
-    """
-    total: NDArray[np.uint64] | np.uint64 = np.uint64(0)
-    squares: NDArray[np.uint64] | np.uint64 = np.uint64(0)
-    count = 0
-    for block in blocks(rows, _BLOCK):
-        pixels = read_crops(source, block, neighbours)
-        total = total + pixels.sum(axis=(0, 2, 3), dtype=np.uint64)
-        squares = squares + np.square(pixels, dtype=np.uint32).sum(axis=(0, 2, 3), dtype=np.uint64)
-        count += pixels.shape[0] * pixels.shape[2] * pixels.shape[3]
-    mean = np.asarray(total, dtype=np.float64) / count
-    variance = np.asarray(squares, dtype=np.float64) / count - mean**2
-    return mean, np.sqrt(np.maximum(variance, 1.0))
-
-
-def epoch_batches(
-    rows: NDArray[np.int64], batch_size: int, seed: int, fold: int, epoch: int
-) -> list[NDArray[np.int64]]:
-    """Cut `rows` into the batches of one epoch, in an order that only (seed, fold, epoch) decides.
-
-    A last batch that would be short is left out, unless it is the only one: batch norm does badly on a few crops.
-    """
-    order = np.random.default_rng(draw_seed(Purpose.ORDER, seed, fold, epoch)).permutation(rows)
-    n_batches = max(1, len(order) // batch_size)
-    return list(blocks(order[: n_batches * batch_size], batch_size))
+    pixels: Tensor
+    """uint8 (N, C, H, W)."""
+    targets: Tensor
+    """float32 (N, K), inherited from the image."""
+    bags: Tensor
+    """int64 (N,), number of the bag, rising from 0."""
+    weights: Tensor
+    """float32 (N,), how much a crop counts."""
+    antibodies: Tensor
+    """int64 (N,), -1 where unknown."""
+    rows: Tensor
+    """int64 (N,), positions in the crop table."""
+    levels: Tensor | None
+    """float32 (N, 2, C), see `classify.normalise`."""
 
 
 @dataclass(frozen=True)
-class TrainingCrops(Dataset[tuple[Tensor, Tensor]]):
+class TrainingCrops(Dataset[Batch]):
     """The training crops of one epoch, varied; indexed by whole batches of rows.
 
     Parameters
     ----------
     crops
         What may be read.
-    neighbours
-        What is shown outside the own cell.
+    section
+        What is shown outside the own cell, and how completeness counts.
     augmentation
         How crops are varied.
     epoch
@@ -141,17 +139,40 @@ class TrainingCrops(Dataset[tuple[Tensor, Tensor]]):
     """
 
     crops: FoldCrops
-    neighbours: Neighbours
+    section: ClassifySection
     augmentation: Augmentation
     epoch: int
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return pixels, uint8 (N, C, S, S), and targets, float32 (N, K), NaN if unknown, of the crops at `rows`."""
-        pixels = self.augmentation(read_crops(self.crops.source, rows, self.neighbours), rows, self.epoch)
-        return torch.from_numpy(pixels), torch.from_numpy(self.crops.soft_targets(rows))
+    def __getitem__(self, rows: NDArray[np.int64]) -> Batch:
+        """Return the crops at `rows`; neighbours of one image are one bag."""
+        pixels = self.augmentation(read_crops(self.crops.source, rows, self.section.neighbours), rows, self.epoch)
+        bags = np.cumsum(np.diff(self.crops.images[rows], prepend=self.crops.images[rows[:1]]) != 0)
+        return Batch(
+            torch.from_numpy(pixels),
+            torch.from_numpy(self.crops.soft_targets(rows)),
+            torch.from_numpy(bags),
+            torch.from_numpy(crop_weights(self.crops.completeness[rows], self.section.completeness_power)),
+            torch.from_numpy(self.crops.antibodies[rows]),
+            torch.from_numpy(rows),
+            None if self.crops.levels is None else torch.from_numpy(self.crops.levels[rows]),
+        )
 
 
-def epoch_loader(crops: TrainingCrops, batches: list[NDArray[np.int64]]) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Load the batches of one epoch, each read, varied and collated at once, in this process."""
+def epoch_loader(
+    crops: TrainingCrops, batches: Sequence[NDArray[np.int64]], workers: int = 0, *, pin: bool = False
+) -> DataLoader[Batch]:
+    """Load the batches of one epoch, each read, varied and collated at once.
+
+    Parameters
+    ----------
+    crops
+        What is read.
+    batches
+        Rows of each batch.
+    workers
+        Processes that do so; 0 does it in this one. Batches are the same for any number.
+    pin
+        Put batches into memory that a GPU reads directly.
+    """
     # Without a batch size a loader hands every item of its sampler, here a batch of rows, to the data set as it is.
-    return DataLoader(crops, sampler=batches, batch_size=None)
+    return DataLoader(crops, sampler=batches, batch_size=None, num_workers=workers, pin_memory=pin)

@@ -2,7 +2,7 @@
 
 import pickle
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, Self
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from classify.config import ClassifySection
 from classify.model import Network
+from classify.normalise import Statistics
 from hpa.config import parse_section
 from hpa.errors import UserError
 from hpa.files import write_bytes
@@ -34,7 +35,7 @@ class Checkpoint:
     classes
         Class names, in the order of the logits.
     channels
-        Channels, in the order of the stem.
+        Channels of the crops; `config` says which of them the network sees.
     size_px
         Side of the crops it was trained on.
     mean, std
@@ -47,6 +48,8 @@ class Checkpoint:
         The recipe's seed.
     versions
         Packages it was trained with; recorded, not compared.
+    sources
+        Mean and deviation per channel of each source's part of the training folds, where the recipe asks for them.
     """
 
     state_dict: dict[str, Tensor]
@@ -61,11 +64,17 @@ class Checkpoint:
     epoch: int
     seed: int
     versions: dict[str, str]
+    sources: dict[str, list[list[float]]] = field(default_factory=dict)
 
     @property
     def section(self) -> ClassifySection:
         """The section it was trained with, checked."""
         return parse_section(ClassifySection, "classify", self.config)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Grey values of the training folds."""
+        return Statistics(self.mean, self.std, self.sources)
 
     def network(self, device: torch.device) -> Network:
         """Build the network with these weights, ready to evaluate.
@@ -75,7 +84,7 @@ class Checkpoint:
         UserError
             If the weights do not fit the network that the rest describes.
         """
-        network = Network(self.section, len(self.channels), len(self.classes), self.mean, self.std)
+        network = Network(self.section, len(self.mean), len(self.classes), self.mean, self.std)
         try:
             network.load_state_dict(self.state_dict)
         except RuntimeError as error:

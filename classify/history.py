@@ -82,6 +82,11 @@ class History:
             "validation_mean_ap": result.mean_ap,
         }
 
+    @property
+    def losses(self) -> list[float]:
+        """The validation losses so far, one for each look."""
+        return [row["validation_loss"] for row in self._rows if "validation_loss" in row]
+
     def kept(self, network: Network) -> tuple[dict[str, Tensor], int]:
         """Return the weights that the recipe keeps, after the last epoch, and the number of epochs behind them."""
         if self._section.checkpoint == "best":

@@ -30,6 +30,14 @@ class CropLabels:
         Whether the image is a test image, shape (N,).
     fallback
         Whether the crop stands for an image without a kept cell, shape (N,).
+    image_ids, cell_labels
+        The crop's key, shape (N,).
+    sources
+        Source of the image, shape (N,).
+    antibodies
+        Number of the image's antibody, -1 where unknown, shape (N,).
+    completeness
+        Share of the cell that is seen, shape (N,).
     masked
         Of which classes nothing is known, shape (N, K); None where there are none.
     """
@@ -39,6 +47,11 @@ class CropLabels:
     folds: NDArray[np.int64]
     is_test: NDArray[np.bool_]
     fallback: NDArray[np.bool_]
+    image_ids: NDArray[np.object_]
+    cell_labels: NDArray[np.int64]
+    sources: NDArray[np.object_]
+    antibodies: NDArray[np.int64]
+    completeness: NDArray[np.float32]
     masked: NDArray[np.bool_] | None = None
 
     def as_new(self) -> "CropLabels":
@@ -53,7 +66,17 @@ class CropLabels:
         """
         training = (self.folds != NO_FOLD) & (self.folds != fold) & ~self.fallback
         return FoldCrops(
-            source, np.flatnonzero(training), np.flatnonzero(self.folds == fold), self.targets, self.images, self.masked
+            source,
+            np.flatnonzero(training),
+            np.flatnonzero(self.folds == fold),
+            self.targets,
+            self.images,
+            image_ids=self.image_ids,
+            cell_labels=self.cell_labels,
+            sources=self.sources,
+            antibodies=self.antibodies,
+            completeness=self.completeness,
+            masked=self.masked,
         )
 
 
@@ -63,9 +86,9 @@ def label_crops(crops: pd.DataFrame, images: pd.DataFrame, folds: pd.DataFrame, 
     Parameters
     ----------
     crops
-        The crop table: image_id, fallback.
+        The crop table: image_id, cell_label, fallback, completeness.
     images
-        The image table: image_id, split, target, masked.
+        The image table: image_id, source, split, target, masked, antibody.
     folds
         The table of folds: image_id, fold.
     vocabulary
@@ -83,5 +106,10 @@ def label_crops(crops: pd.DataFrame, images: pd.DataFrame, folds: pd.DataFrame, 
         folds=in_fold.reindex(crops["image_id"]).fillna(NO_FOLD).to_numpy(dtype=np.int64),
         is_test=(images["split"] == "test").to_numpy()[of_image],
         fallback=crops["fallback"].to_numpy(dtype=bool),
+        image_ids=crops["image_id"].to_numpy(dtype=object),
+        cell_labels=crops["cell_label"].to_numpy(dtype=np.int64),
+        sources=images["source"].to_numpy(dtype=object)[of_image],
+        antibodies=pd.factorize(images["antibody"])[0].astype(np.int64)[of_image],
+        completeness=crops["completeness"].to_numpy(dtype=np.float32),
         masked=masked[of_image] if masked.any() else None,
     )

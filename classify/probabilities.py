@@ -4,11 +4,15 @@ One row a crop and model, key (image_id, cell_label, fold), sorted by it:
 
 image_id, cell_label (0 for a whole frame), fold (whose model speaks), origin (``oof``: the crop's image is of that
 fold, which the model never saw; ``test``: an image of no fold, with one row a fold), then ``p_<class name>``, float32
-within 0..1, one column a class in the order of the run's vocabulary, whose name stands in the file's metadata.
+within 0..1, one column a class in the order of the run's vocabulary, whose name stands in the file's metadata. Where
+the recipe pools by attention in training, a last column ``attention``, float32, has the score of the crop in its bag.
+
+``pooling.json`` says how the models were trained to be pooled, where they were (`TrainedPooling`).
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -20,12 +24,14 @@ import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
-from hpa.files import whole
+from hpa.files import whole, write_json
 from hpa.vocabulary import Vocabulary
 
 Origin = Literal["oof", "test"]
 KEY: Final = ["image_id", "cell_label", "fold"]
+ATTENTION: Final = "attention"
 _METADATA: Final = b"cellwise_vocabulary"
+_LEAST_COMPLETENESS: Final = 0.01  # an image of slivers only still has something to say
 
 
 def class_columns(vocabulary: Vocabulary) -> list[str]:
@@ -43,6 +49,7 @@ def probabilities_schema(vocabulary: Vocabulary) -> pa.DataFrameSchema:
     }
     # NaN counts as null, which no column may hold; infinities are outside the range.
     columns |= {name: pa.Column("float32", pa.Check.in_range(0, 1)) for name in class_columns(vocabulary)}
+    columns[ATTENTION] = pa.Column("float32", pa.Check(np.isfinite), required=False)
     return pa.DataFrameSchema(
         columns,
         checks=pa.Check(
@@ -68,6 +75,63 @@ def write_probabilities(path: Path, table: pd.DataFrame, vocabulary: Vocabulary)
     content = content.replace_schema_metadata({**(content.schema.metadata or {}), _METADATA: vocabulary.name.encode()})
     with whole(path) as partial:
         parquet.write_table(content, partial)
+
+
+def crop_weights(completeness: NDArray[np.float32], power: float) -> NDArray[np.float32]:
+    """Return how much crops count: their completeness to a power, never nothing. Shape (N,), float32."""
+    return np.maximum(completeness, np.float32(_LEAST_COMPLETENESS)) ** np.float32(power)
+
+
+@dataclass(frozen=True)
+class TrainedPooling:
+    """How models were trained to be pooled.
+
+    Parameters
+    ----------
+    pooling
+        ``max``, ``top-k``, ``log-sum-exp``, ``linear-softmax``, ``noisy-or``, ``auto`` or ``attention``
+        (`classify.pooling` has the formulas).
+    top_k, sharpness
+        Of ``top-k`` and ``log-sum-exp``.
+    completeness_power
+        Crops weigh their completeness to this power.
+    alpha
+        With ``auto``: the sharpness of each class, by fold.
+    """
+
+    pooling: str
+    top_k: int
+    sharpness: float
+    completeness_power: float
+    alpha: dict[int, list[float]]
+
+
+def write_pooling(path: Path, pooling: TrainedPooling) -> None:
+    """Write ``pooling.json``."""
+    write_json(path, asdict(pooling) | {"alpha": {str(fold): values for fold, values in pooling.alpha.items()}})
+
+
+def read_pooling(path: Path) -> TrainedPooling:
+    """Read ``pooling.json``.
+
+    Raises
+    ------
+    UserError
+        If there is none, which is so where models were not trained to be pooled, or it is something else.
+    """
+    if not path.is_file():
+        raise UserError(f"expected models trained to be pooled (classify.objective bag or dual), found no {path}")
+    try:
+        content = json.loads(path.read_text())
+        return TrainedPooling(
+            str(content["pooling"]),
+            int(content["top_k"]),
+            float(content["sharpness"]),
+            float(content["completeness_power"]),
+            {int(fold): [float(value) for value in values] for fold, values in content["alpha"].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"expected how models were trained to be pooled in {path}, found: {error!r}") from None
 
 
 def read_probabilities(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:
@@ -102,6 +166,8 @@ class Part:
         Shape (n,), bool.
     probabilities
         Shape (n, K), float32.
+    attention
+        Shape (n,), float32, the score of each crop in its bag; None where models were not trained so.
     """
 
     image_ids: list[str]
@@ -110,6 +176,7 @@ class Part:
     folds: NDArray[np.int16]
     is_oof: NDArray[np.bool_]
     probabilities: NDArray[np.float32]
+    attention: NDArray[np.float32] | None = None
 
 
 def stream_probabilities(path: Path, vocabulary: Vocabulary, rows: int = 1 << 17) -> Iterator[Part]:
@@ -134,8 +201,9 @@ def stream_probabilities(path: Path, vocabulary: Vocabulary, rows: int = 1 << 17
     missing = [name for name in (*KEY, "origin", *columns) if name not in file.schema_arrow.names]
     if missing:
         raise UserError(f"expected probabilities as the contract has them in {path}, found no column {missing[0]}")
+    own = [name for name in (ATTENTION,) if name in file.schema_arrow.names]
     held, last = pd.DataFrame(), ""
-    for batch in _batches(file, [*KEY, "origin", *columns], rows):
+    for batch in _batches(file, [*KEY, "origin", *columns, *own], rows):
         table = batch.to_pandas()
         table = pd.concat([held, table], ignore_index=True) if len(held) else table
         _check_values(table, columns, path)
@@ -190,6 +258,8 @@ def _check_values(table: pd.DataFrame, columns: list[str], path: Path) -> None:
             f"expected probabilities within 0..1 in {path}, found {values[row, column]} in {columns[column]} "
             f"(image {table['image_id'].iloc[row]}, cell {table['cell_label'].iloc[row]})"
         )
+    if ATTENTION in table and not np.isfinite(table[ATTENTION].to_numpy(np.float32)).all():
+        raise UserError(f"expected finite numbers as {ATTENTION} in {path}, found others")
     if not table["origin"].isin(["oof", "test"]).all():
         raise UserError(f"expected the origins oof and test in {path}, found others")
 
@@ -227,4 +297,5 @@ def _part(table: pd.DataFrame, starts: NDArray[np.int64], columns: list[str]) ->
         table["fold"].to_numpy(np.int16),
         (table["origin"] == "oof").to_numpy(),
         table[columns].to_numpy(np.float32),
+        table[ATTENTION].to_numpy(np.float32) if ATTENTION in table else None,
     )

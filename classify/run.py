@@ -1,23 +1,24 @@
 """The runs of the classify stage: a crop store in, a trained model a fold and a table of probabilities out."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from classify.channels import pick_channels
 from classify.checkpoint import Checkpoint
 from classify.config import ClassifySection
 from classify.evaluate import pick_device
 from classify.labels import CropLabels, label_crops
-from classify.predict import predict_fold
-from classify.probabilities import KEY, write_probabilities
+from classify.predict import Scored, predict_fold
+from classify.probabilities import KEY, TrainedPooling, write_pooling, write_probabilities
 from crops.config import CropsSection, Window
 from crops.store import CropStore, open_store, store_folder
 from hpa.config import DataSection, read_section
 from hpa.errors import UserError
-from hpa.files import write_parquet
 from hpa.folds import read_folds
 from hpa.images import read_images
 from hpa.work import WorkFolder, begin
@@ -26,7 +27,12 @@ _RECORDED = ("cellwise", "torch", "torchvision", "lightning", "albumentations", 
 
 
 def train(
-    work: WorkFolder, *, device: str = "auto", overwrite: bool = False, folds: Sequence[int] | None = None
+    work: WorkFolder,
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    overwrite: bool = False,
+    folds: Sequence[int] | None = None,
 ) -> int:
     """Train a model for every fold, on every kind of window that was cut.
 
@@ -36,6 +42,8 @@ def train(
         The work folder; the crops stage must be done.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    workers
+        Processes that read and vary crops; 0 does it in this one, None takes up to 8 beside a GPU and else 0.
     overwrite
         Begin anew.
     folds
@@ -59,12 +67,25 @@ def train(
             raise UserError(f"expected folds among {', '.join(map(str, known))}, found {fold}")
     for window in _windows(work).trained:
         for fold in known if folds is None else folds:
-            _train_fold(work, window, section, fold, chosen, overwrite=overwrite)
+            _train_fold(work, window, section, fold, chosen, _workers(workers, chosen), overwrite=overwrite)
     return 0
 
 
+def _workers(asked: int | None, device: torch.device) -> int:
+    if asked is not None:
+        return asked
+    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0  # on a CPU they would take from the network
+
+
 def _train_fold(
-    work: WorkFolder, window: Window, section: ClassifySection, fold: int, device: torch.device, *, overwrite: bool
+    work: WorkFolder,
+    window: Window,
+    section: ClassifySection,
+    fold: int,
+    device: torch.device,
+    workers: int,
+    *,
+    overwrite: bool,
 ) -> None:
     from classify.fit import clear, fit  # Lightning takes seconds to import and `predict` does without it
 
@@ -75,8 +96,8 @@ def _train_fold(
     path = _checkpoint_path(work, window, fold)
     if not (stage.finished and path.is_file()):
         store, labels = _read(work, window, data)
-        crops = labels.fold_crops(store, fold)
-        fitted = fit(crops, section, data.seed, fold, folder, device)
+        crops = labels.fold_crops(pick_channels(store, section.channels, data.channels), fold)
+        fitted = fit(crops, section, data.seed, fold, folder, device, workers)
         Checkpoint(
             state_dict=fitted.state_dict,
             config=section.model_dump(mode="json"),
@@ -84,18 +105,26 @@ def _train_fold(
             classes=list(data.classes.classes),
             channels=list(data.channels),
             size_px=store.shape[1],
-            mean=fitted.mean,
-            std=fitted.std,
+            mean=fitted.statistics.mean,
+            std=fitted.statistics.std,
             fold=fold,
             epoch=fitted.epoch,
             seed=data.seed,
             versions={package: version(package) for package in _RECORDED},
+            sources=fitted.statistics.sources,
         ).save(path)
         stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)})
     clear(folder)
 
 
-def predict(work: WorkFolder, *, device: str = "auto", overwrite: bool = False, model: WorkFolder | None = None) -> int:
+def predict(
+    work: WorkFolder,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    model: WorkFolder | None = None,
+    embeddings: bool = False,
+) -> int:
     """Score every crop with the models that may speak about it, on every kind of window that was cut.
 
     Parameters
@@ -109,6 +138,8 @@ def predict(work: WorkFolder, *, device: str = "auto", overwrite: bool = False, 
     model
         The work folder whose models are used, on every image of `work` as on one never seen; None takes `work`'s
         own models, each on the images that it never saw.
+    embeddings
+        Also write the features and embeddings of every crop.
 
     Returns
     -------
@@ -123,12 +154,12 @@ def predict(work: WorkFolder, *, device: str = "auto", overwrite: bool = False, 
     chosen = pick_device(device)
     trained = model or work
     for window in _windows(work).windows:
-        _predict_window(work, trained, window, chosen, overwrite=overwrite)
+        _predict_window(work, trained, window, chosen, overwrite=overwrite, embeddings=embeddings)
     return 0
 
 
 def _predict_window(
-    work: WorkFolder, trained: WorkFolder, window: Window, device: torch.device, *, overwrite: bool
+    work: WorkFolder, trained: WorkFolder, window: Window, device: torch.device, *, overwrite: bool, embeddings: bool
 ) -> None:
     data = work.data
     # The models that the trained run's recipe has for this window: its own, or those of another kind of window.
@@ -150,23 +181,37 @@ def _predict_window(
     folder = _stage_folder(work, window)
     command = f"python -m classify predict {work.root}"
     stage = begin(folder / "predict", command, data, section, inputs, overwrite=overwrite)
-    parts = []
-    for fold, checkpoint in checkpoints.items():
-        part = folder / "predict" / f"fold-{fold}.parquet"
-        if not part.is_file():
-            write_parquet(part, predict_fold(checkpoint, store, store.table, labels, data.classes, device))
-        parts.append(pd.read_parquet(part))
+    scored = Scored(store, labels, data.classes)
+    parts = [
+        predict_fold(checkpoint, scored, folder / "predict" / f"fold-{fold}", device, embeddings=embeddings)
+        for fold, checkpoint in checkpoints.items()
+    ]
     table = pd.concat(parts, ignore_index=True).sort_values(KEY, ignore_index=True)
+    (folder / "pooling.json").unlink(missing_ok=True)  # models trained since may not have been trained to be pooled
+    if section.objective != "cell":
+        write_pooling(folder / "pooling.json", trained_pooling(checkpoints))
     write_probabilities(folder / "probabilities.parquet", table, data.classes)
     stage.finish({"rows": len(table), "oof_rows": int((table["origin"] == "oof").sum())})
 
 
+def trained_pooling(checkpoints: Mapping[int, Checkpoint]) -> TrainedPooling:
+    """Return how the models of a run, by fold, were trained to be pooled, and what they learned of it."""
+    section = next(iter(checkpoints.values())).section
+    learned = {fold: checkpoint.state_dict.get("alpha") for fold, checkpoint in checkpoints.items()}
+    alpha = {fold: values.tolist() for fold, values in learned.items() if values is not None}
+    power = section.completeness_power
+    return TrainedPooling(section.pooling, section.top_k, section.sharpness, power, alpha)
+
+
 def _check_fits(checkpoint: Checkpoint, path: Path, data: DataSection, store: CropStore) -> None:
+    section = checkpoint.section
+    # A convolutional network looks at any size: at a part in training, if the recipe wants, and at all in the end.
+    trained_px = store.shape[1] if section.random_crop != "none" else checkpoint.size_px
     pairs = {
         "vocabulary": (checkpoint.vocabulary, data.classes.name),
         "classes": (checkpoint.classes, list(data.classes.classes)),
         "channels": (checkpoint.channels, list(data.channels)),
-        "crop size in px": (checkpoint.size_px, store.shape[1]),
+        "crop size in px": (trained_px, store.shape[1]),
     }
     for what, (trained, given) in pairs.items():
         if trained != given:

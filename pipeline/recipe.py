@@ -40,12 +40,18 @@ def check_recipe(values: dict[str, Any]) -> dict[str, Section]:
     Raises
     ------
     UserError
-        If a section or key is unknown or a value is not what is expected.
+        If a section or key is unknown, a value is not what is expected, or two do not go together.
     """
     unknown = values.keys() - SECTIONS.keys()
     if unknown:
         raise UserError(f"expected the sections {', '.join(SECTIONS)} in a recipe, found {min(unknown)!r}")
-    return {name: parse_section(model, name, values.get(name, {})) for name, model in SECTIONS.items()}
+    recipe = {name: parse_section(model, name, values.get(name, {})) for name, model in SECTIONS.items()}
+    classify, aggregate = recipe["classify"], recipe["aggregate"]
+    assert isinstance(classify, ClassifySection)
+    assert isinstance(aggregate, AggregateSection)
+    if aggregate.pooling == "trained" and classify.objective == "cell":
+        raise UserError('expected classify.objective bag or dual with aggregate.pooling = "trained", found cell')
+    return recipe
 
 
 def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> dict[str, Section]:

@@ -37,15 +37,16 @@ def label_sets() -> tuple[tuple[tuple[int, ...], ...], NDArray[np.float64]]:
     return tuple(HPA28.parse(target) for target in table.target), table.images.to_numpy(np.float64)
 
 
-def draw_shares(rng: np.random.Generator, target: tuple[int, ...]) -> tuple[float, ...]:
+def draw_shares(rng: np.random.Generator, target: tuple[int, ...], penetrance: float = 1.0) -> tuple[float, ...]:
     """Draw for each label of an image the share of cells that carry it.
 
     The share is none, all or a beta variate in between; the chances follow the mean of the class as in 320 real
-    pairs of image and label, of which 4% had no carrier, 16% fewer than a fifth of the cells, 34% all.
+    pairs of image and label, of which 4% had no carrier, 16% fewer than a fifth of the cells, 34% all. `penetrance`
+    multiplies the mean: 1 is as in reality, less is a harder world.
     """
     shares = []
     for label in target:
-        mean = min(CARRIED[label] * BY_NUMBER[min(len(target), 4)], 0.96)
+        mean = min(CARRIED[label] * BY_NUMBER[min(len(target), 4)] * penetrance, 0.96)
         every, none = mean**3.2, 0.12 * (1 - mean)
         rest = float(np.clip((mean - every) / (1 - every - none), 0.05, 0.95))
         fate = rng.random()

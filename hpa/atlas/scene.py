@@ -53,6 +53,7 @@ def draw_scene(
     target: tuple[int, ...] = (),
     shares: tuple[float, ...] | None = None,
     protein: bool = True,
+    penetrance: float = 1.0,
 ) -> Scene:
     """Draw one field of view, a pure function of its arguments.
 
@@ -70,6 +71,8 @@ def draw_scene(
         For each class of `target` the share of cells that carry it; None draws them as in reality.
     protein
         False leaves the green channel black, which is faster.
+    penetrance
+        Multiplies the mean share of cells that carry a class, where shares are drawn.
 
     Raises
     ------
@@ -89,7 +92,7 @@ def draw_scene(
         dividing=0.14 if SPINDLE in target else 0.025, telophase=0.10 if BRIDGE in target else 0.012,
     )  # fmt: skip
     stained = stain(stains, field)
-    shares = draw_shares(proteins, target) if shares is None else shares
+    shares = draw_shares(proteins, target, penetrance) if shares is None else shares
     carried = draw_carriers(proteins, field.population, target, shares)
     focus = _focus(camera, field)
     debris = scatter_debris(camera, field)

@@ -27,6 +27,7 @@ def synthesize(
     seed: int,
     *,
     size_px: int = 512,
+    penetrance: float = 1.0,
     workers: int | None = None,
     on_image: Callable[[], None] | None = None,
 ) -> None:
@@ -42,6 +43,8 @@ def synthesize(
         Seed of everything, 0 or more.
     size_px
         Height and width of the images; the field of view is the same at every size.
+    penetrance
+        Multiplies the mean share of an image's cells that carry its classes: 1 is as in reality, less is harder.
     workers
         Processes; None takes one for each core this process may use.
     on_image
@@ -61,7 +64,7 @@ def synthesize(
         raise UserError(f"expected an empty or a new folder, found {out} with something in it")
     for folder in ("train", "test", "truth/cells", "truth/nuclei"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    draw = partial(_write_image, out, seed, size_px)
+    draw = partial(_write_image, out, seed, size_px, penetrance)
     number = min(workers or len(os.sched_getaffinity(0)), len(planned))
     targets: list[list[tuple[int, ...]]] = []
     if number == 1:
@@ -78,9 +81,15 @@ def synthesize(
     _write_tables(out, planned, targets)
 
 
-def planned_scene(image: PlannedImage, seed: int, size_px: int) -> Scene:
+def planned_scene(image: PlannedImage, seed: int, size_px: int, penetrance: float = 1.0) -> Scene:
     """Draw the scene of one planned image; a near-duplicate shows another's field shifted, cropped and re-exposed."""
-    scene = draw_scene((seed, 4, image.scene), size_px=size_px, cell_line=image.cell_line, target=image.target)
+    scene = draw_scene(
+        (seed, 4, image.scene),
+        size_px=size_px,
+        cell_line=image.cell_line,
+        target=image.target,
+        penetrance=penetrance,
+    )
     if image.scene == image.index:
         return scene
     return look_again(np.random.default_rng([seed, 5, image.index]), scene)
@@ -118,9 +127,9 @@ def _expose_again(rng: np.random.Generator, plane: NDArray[np.uint8], gain: floa
     return np.asarray(np.clip(light + noise, 0, 255), dtype=np.uint8)
 
 
-def _write_image(out: Path, seed: int, size_px: int, image: PlannedImage) -> list[tuple[int, ...]]:
+def _write_image(out: Path, seed: int, size_px: int, penetrance: float, image: PlannedImage) -> list[tuple[int, ...]]:
     """Draw and write one image; return the classes of its cells."""
-    scene = planned_scene(image, seed, size_px)
+    scene = planned_scene(image, seed, size_px, penetrance)
     for channel, plane in zip(CHANNELS, scene.channels, strict=True):
         _write_png(out / image.split / f"{image.image_id}_{channel}.png", plane)
     _write_png(out / "truth" / "cells" / f"{image.image_id}.png", scene.cells)

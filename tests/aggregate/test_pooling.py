@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 
 from aggregate.bags import Quality, pool_parts
-from aggregate.config import KINDS, AggregateSection, Kind
+from aggregate.config import KINDS, AggregateSection, Formula
 from aggregate.pooling import pool_bags
 from classify.probabilities import Part
 
 # Each pooling of one class of one bag, in plain Python, for top_k = 2, quantile = 0.75, sharpness = 5.
-PLAIN: dict[Kind, Callable[[Sequence[float]], float]] = {
+PLAIN: dict[Formula, Callable[[Sequence[float]], float]] = {
     "max": max,
     "mean": lambda p: sum(p) / len(p),
     "top-k": lambda p: sum(sorted(p)[-2:]) / len(sorted(p)[-2:]),
@@ -33,7 +33,7 @@ def _bags(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_pooling_against_plain_python(kind: Kind) -> None:
+def test_every_pooling_against_plain_python(kind: Formula) -> None:
     probabilities, first_rows = _bags()
     pooled = pool_bags(probabilities, first_rows, kind, SECTION)
     assert pooled.dtype == np.float32
@@ -43,7 +43,7 @@ def test_every_pooling_against_plain_python(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_holds_of_every_pooling(kind: Kind) -> None:
+def test_what_holds_of_every_pooling(kind: Formula) -> None:
     probabilities, first_rows = _bags(1)
     pooled = pool_bags(probabilities, first_rows, kind, SECTION)
     assert pooled.min() >= 0

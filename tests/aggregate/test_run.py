@@ -14,6 +14,7 @@ from aggregate.__main__ import main
 from aggregate.run import run
 from aggregate.thresholds import read_thresholds
 from bench.simulated_work import COLUMNS, make_work, probabilities_path, rewrite
+from classify.probabilities import TrainedPooling, write_pooling, write_probabilities
 from hpa.config import read_toml
 from hpa.errors import UserError
 from hpa.folds import read_folds
@@ -41,6 +42,64 @@ def _images(work: WorkFolder) -> pd.DataFrame:
 
 def _submission(work: WorkFolder) -> pd.DataFrame:
     return pd.read_csv(work.root / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
+
+
+def _trained(work: WorkFolder, pooling: TrainedPooling, attention: bool = False) -> pd.DataFrame:
+    """Let the models have been trained to be pooled; return the table with one row a crop and model."""
+    write_pooling(probabilities_path(work).with_name("pooling.json"), pooling)
+    table = pd.read_parquet(probabilities_path(work))
+    if attention:
+        table = table.assign(attention=np.random.default_rng(5).normal(0, 2, len(table)).astype(np.float32))
+        write_probabilities(probabilities_path(work), table, HPA28)
+    return table
+
+
+@pytest.mark.parametrize(("pooling", "power"), [("auto", 0.0), ("auto", 2.0), ("attention", 1.0), ("max", 1.0)])
+def test_pooled_as_trained_against_a_loop(tmp_path: Path, pooling: str, power: float) -> None:
+    """Each model's bags with what that model learned, crops weighed by their completeness."""
+    work = make_work(tmp_path / "work", ["aggregate.pooling=trained", "classify.objective=bag"])
+    alpha = {fold: np.random.default_rng(fold).normal(0, 3, 28).tolist() for fold in range(3)}
+    table = _trained(work, TrainedPooling(pooling, 2, 4.0, power, alpha), attention=pooling == "attention")
+    run(work, figures=False)
+    crops = pd.read_parquet(work.root / "crops" / "cells" / "crops.parquet")
+    table = table.merge(crops, on=["image_id", "cell_label"])
+    for row in _images(work).iloc[::11].to_dict("records"):
+        models = []
+        for fold, bag in table[table["image_id"] == row["image_id"]].groupby("fold"):
+            p, w = bag[COLUMNS].to_numpy(float), np.maximum(bag[["completeness"]].to_numpy(float), 0.01) ** power
+            if pooling == "max":
+                models.append((w * p).max(axis=0))
+                continue
+            scores = np.array(alpha[int(str(fold))]) * p if pooling == "auto" else bag[["attention"]].to_numpy(float)
+            models.append((w * np.exp(scores) * p).sum(axis=0) / (w * np.exp(scores) * np.ones_like(p)).sum(axis=0))
+        np.testing.assert_allclose([row[c] for c in COLUMNS], np.mean(models, axis=0), rtol=1e-4)
+    known = read_thresholds(work.root / "aggregate" / "thresholds.json", HPA28)
+    assert known.section.kinds == ("trained",)
+
+
+def test_pooled_as_trained_where_nothing_was_learned_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = make_work(tmp_path / "work", ["aggregate.pooling=trained", "classify.objective=bag"])
+    assert main(["run", str(work.root)]) == 2
+    assert "expected models trained to be pooled (classify.objective bag or dual)" in capsys.readouterr().err
+    for pooling, message in [
+        ("median", "expected a pooling that is known"),
+        ("auto", "expected the sharpness that the model of fold 0 learned"),
+        ("attention", "expected probabilities with a column attention"),
+    ]:
+        _trained(work, TrainedPooling(pooling, 2, 4.0, 0.0, {}))
+        assert main(["run", str(work.root), "--overwrite"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_changed_training_of_the_pooling_must_rerun(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", ["aggregate.pooling=trained", "classify.objective=bag"])
+    _trained(work, TrainedPooling("max", 2, 4.0, 0.0, {}))
+    run(work, figures=False)
+    _trained(work, TrainedPooling("noisy-or", 2, 4.0, 0.0, {}))
+    with pytest.raises(UserError, match=r"pooling\.json; rerun"):
+        run(work, figures=False)
 
 
 def test_images_against_a_loop(finished: WorkFolder) -> None:

@@ -8,11 +8,12 @@ import pytest
 from classify.augment import Augmentation
 from classify.batches import (
     TrainingCrops,
-    epoch_batches,
     epoch_loader,
-    measure_normalisation,
     read_crops,
 )
+from classify.config import ClassifySection
+from classify.normalise import measure_mean_and_deviation
+from classify.sampling import epoch_batches
 from crops.store import DIM
 from tests.classify.world import bright_crops, bright_fold
 
@@ -33,7 +34,7 @@ def test_what_is_outside_the_own_cell(neighbours: Literal["keep", "dim", "blank"
 @pytest.mark.parametrize("neighbours", ["keep", "blank"])
 def test_normalisation_is_numpys(neighbours: Literal["keep", "blank"]) -> None:
     rows = np.arange(5, 590)  # more than one block
-    mean, std = measure_normalisation(SOURCE, rows, neighbours)
+    mean, std = measure_mean_and_deviation(SOURCE, rows, neighbours)
     pixels = read_crops(SOURCE, rows, neighbours).astype(np.float64)
     np.testing.assert_allclose(mean, pixels.mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(std, pixels.std(axis=(0, 2, 3)))
@@ -42,7 +43,7 @@ def test_normalisation_is_numpys(neighbours: Literal["keep", "blank"]) -> None:
 def test_a_constant_channel_is_not_blown_up() -> None:
     source = bright_crops(np.zeros((4, 1), dtype=bool))
     source.crops[:, 2] = 7
-    mean, std = measure_normalisation(source, np.arange(4), "keep")
+    mean, std = measure_mean_and_deviation(source, np.arange(4), "keep")
     assert (mean[2], std[2]) == (7, 1)
 
 
@@ -71,8 +72,9 @@ def test_seed_fold_and_epoch_each_decide_the_order(other: tuple[int, int, int]) 
 def test_the_loader_hands_out_the_batches_with_their_inherited_targets() -> None:
     fold = bright_fold()
     batches = epoch_batches(fold.training, 8, 0, 0, 0)
-    loaded = list(epoch_loader(TrainingCrops(fold, "keep", Augmentation("none", 0, 0), 0), batches))
+    section = ClassifySection(augment="none")
+    loaded = list(epoch_loader(TrainingCrops(fold, section, Augmentation(section, 0, 0), 0), batches))
     assert len(loaded) == len(batches)
-    for rows, (pixels, targets) in zip(batches, loaded, strict=True):
-        np.testing.assert_array_equal(pixels.numpy(), fold.source.pixels(rows))
-        np.testing.assert_array_equal(targets.numpy(), fold.targets[rows].astype(np.float32))
+    for rows, batch in zip(batches, loaded, strict=True):
+        np.testing.assert_array_equal(batch.pixels.numpy(), fold.source.pixels(rows))
+        np.testing.assert_array_equal(batch.targets.numpy(), fold.targets[rows].astype(np.float32))

@@ -84,15 +84,16 @@ def test_a_device_that_is_not_there_is_an_error(name: str) -> None:
         pick_device(name)
 
 
-def test_masked_classes_are_neither_right_nor_wrong() -> None:
+@pytest.mark.parametrize("section", [ClassifySection(), ClassifySection(objective="bag", pooling="max")])
+def test_masked_classes_are_neither_right_nor_wrong(section: ClassifySection) -> None:
     """Class by class, the scores are those of the images of which it is known."""
     crops = bright_fold(40, 40, seed=1)
     masked = np.repeat(np.random.default_rng(2).random((40, 3)) < 0.4, 2, axis=0)
     targets = crops.targets & ~masked
-    network = _network(ClassifySection())
-    found = evaluate(network, replace(crops, targets=targets, masked=masked), ClassifySection(), CPU)
+    network = _network(section)
+    found = evaluate(network, replace(crops, targets=targets, masked=masked), section, CPU)
     rows = crops.validation
-    logits = np.concatenate(list(predict_logits(network, crops.source, rows, ClassifySection(), CPU)))
+    logits = np.concatenate(list(predict_logits(network, crops.source, rows, section, CPU)))
     pooled = 1 / (1 + np.exp(-np.maximum(logits[0::2], logits[1::2])))  # two crops an image
     f1, precision = [], []
     for c in range(3):

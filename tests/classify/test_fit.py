@@ -12,6 +12,7 @@ from classify.batches import FoldCrops
 from classify.config import ClassifySection
 from classify.fit import Fitted, clear, fit
 from classify.model import Network
+from classify.optimize import plateau
 from hpa.errors import UserError
 from hpa.files import write_bytes
 from tests.classify.world import bright_fold
@@ -25,7 +26,7 @@ class _KilledError(Exception):
 
 
 def _equal(one: Fitted, other: Fitted) -> bool:
-    return (one.epoch, one.mean, one.std) == (other.epoch, other.mean, other.std) and all(
+    return (one.epoch, one.statistics) == (other.epoch, other.statistics) and all(
         torch.equal(tensor, other.state_dict[name]) for name, tensor in one.state_dict.items()
     )
 
@@ -60,6 +61,67 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path: Path, checkp
         resumed = fit(crops, section, 0, 1, folder, CPU)
         assert _equal(whole, resumed), f"killed {when} the end of epoch {after}"
         assert (folder / "history.csv").read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()
+
+
+EVERYTHING = [
+    {"schedule": "plateau", "optimizer": "sgd", "learning_rate": 0.5, "validate_every": 1, "epochs": 6},
+    {"schedule": "cosine", "accumulate": 3, "clip_norm": 0.5, "optimizer": "adam"},
+    {"freeze_epochs": 2, "sampling": "classes", "augment": "strong", "features": "gem"},
+    {"objective": "dual", "pooling": "auto", "bag_size": 2, "normalise": "percentiles", "triplet_mining": "semi-hard"},
+    {"normalise": "sources", "random_crop": "crop", "random_crop_px": 8, "triplet_positives": "antibody"},
+]
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("change", EVERYTHING, ids=lambda change: next(iter(change)))
+def test_every_kind_of_training_ends_alike_after_a_kill(tmp_path: Path, change: dict[str, object]) -> None:
+    section = SECTION.model_copy(update=change)
+    crops = bright_fold()
+    whole = fit(crops, section, 0, 1, tmp_path / "whole", CPU)
+    for after, when in [(1, "after"), (2, "after"), (3, "before")]:
+        folder = tmp_path / f"{after}-{when}"
+        _fit_killed(crops, section, folder, after, when)
+        assert _equal(whole, fit(crops, section, 0, 1, folder, CPU)), f"killed {when} the end of epoch {after}"
+        assert (folder / "history.csv").read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_the_number_of_loading_processes_changes_nothing(tmp_path: Path) -> None:
+    alone = fit(bright_fold(), SECTION, 0, 0, tmp_path / "alone", CPU)
+    assert _equal(alone, fit(bright_fold(), SECTION, 0, 0, tmp_path / "helped", CPU, workers=2))
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_frozen_layers_stand_still_and_then_move(tmp_path: Path) -> None:
+    def norm(freeze: int, epochs: int) -> torch.Tensor:
+        section = SECTION.model_copy(update={"freeze_epochs": freeze, "epochs": epochs, "schedule": "constant"})
+        return fit(bright_fold(), section, 0, 0, tmp_path / f"{freeze}-{epochs}", CPU).state_dict["backbone.bn1.bias"]
+
+    assert torch.equal(norm(2, 2), torch.zeros(64))
+    assert not torch.equal(norm(2, 3), torch.zeros(64))
+
+
+def test_steps_put_together_are_one_step_of_their_mean(tmp_path: Path) -> None:
+    """Without momentum or norm two half batches put together move the weights as the whole batch does."""
+    section = ClassifySection(
+        backbone="cnn3", epochs=1, optimizer="sgd", momentum=0, weight_decay=0, schedule="constant", augment="none"
+    )
+    crops = bright_fold(16, 2)
+    halves = fit(crops, section.model_copy(update={"batch_size": 8, "accumulate": 2}), 0, 0, tmp_path / "2", CPU)
+    one = fit(crops, section.model_copy(update={"batch_size": 16}), 0, 0, tmp_path / "1", CPU)
+    assert torch.allclose(halves.state_dict["head.weight"], one.state_dict["head.weight"], atol=1e-6)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_a_plateau_lowers_the_rate(tmp_path: Path) -> None:
+    section = SECTION.model_copy(
+        update={"schedule": "plateau", "epochs": 12, "validate_every": 1, "optimizer": "sgd", "learning_rate": 2.0}
+    )
+    fit(bright_fold(), section, 0, 0, tmp_path, CPU)
+    history = pd.read_csv(tmp_path / "history.csv")
+    for i, rate in enumerate(history["learning_rate"]):
+        assert rate == pytest.approx(2.0 * plateau(history["validation_loss"][:i].tolist()))
+    assert history["learning_rate"].iloc[-1] < 2.0
 
 
 @pytest.mark.usefixtures("tiny_backbone")
@@ -139,7 +201,7 @@ def test_resnet18_learns_a_separable_world(tmp_path: Path) -> None:
 
 def _learns(section: ClassifySection, crops: FoldCrops, tmp_path: Path) -> None:
     fitted = fit(crops, section, 0, 0, tmp_path, CPU)
-    network = Network(section, 4, 3, fitted.mean, fitted.std).eval()
+    network = Network(section, 4, 3, fitted.statistics.mean, fitted.statistics.std).eval()
     network.load_state_dict(fitted.state_dict)
     with torch.inference_mode():
         logits = network(torch.from_numpy(crops.source.pixels(crops.validation))).logits.numpy()

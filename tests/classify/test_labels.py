@@ -12,13 +12,17 @@ THREE = Vocabulary("three", ("a", "b", "c"))
 CROPS = pd.DataFrame(
     {
         "image_id": ["i0", "i0", "i1", "i2", "i2", "always", "unknown", "test"],
+        "cell_label": [1, 2, 0, 1, 3, 1, 1, 1],
+        "completeness": [1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0],
         "fallback": [False, False, True, False, False, False, False, False],
     }
 )
 IMAGES = pd.DataFrame(
     {
         "image_id": ["i2", "i1", "i0", "unknown", "always", "test"],
+        "source": ["k18"] * 3 + ["v18"] * 3,
         "split": ["train"] * 5 + ["test"],
+        "antibody": ["B7", None, "A1", None, "A1", None],
         "target": [(2,), (1,), (0, 2), (), (1,), ()],
         "masked": [(), (0, 2), (), (), (), ()],
     }
@@ -39,6 +43,11 @@ def test_crops_inherit_from_their_image() -> None:
     assert label_crops(CROPS, IMAGES.assign(masked=IMAGES["target"].map(lambda _: ())), FOLDS, THREE).masked is None
     assert labels.is_test.tolist() == [False] * 7 + [True]
     assert labels.images.tolist() == [2, 2, 1, 0, 0, 4, 3, 5]
+    assert labels.sources.tolist() == ["k18"] * 5 + ["v18"] * 3
+    assert labels.completeness.tolist() == [1, 0.5, 1, 1, 1, 1, 1, 1]
+    i0, i1, i2, always = (labels.antibodies[row] for row in (0, 2, 3, 5))
+    assert i0 == always != i2
+    assert i1 == labels.antibodies[-1] == -1, "unknown antibodies are not one antibody"
 
 
 def test_a_fold_trains_on_the_others_without_fallbacks_and_unknown_targets() -> None:

@@ -2,16 +2,18 @@
 
 import itertools
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
-from classify.config import ClassifySection
-from classify.losses import focal_loss
+from classify.config import ClassifySection, Mining
+from classify.losses import class_loss, focal_loss
 from classify.model import Outputs
 from classify.objective import batch_loss
-from classify.triplets import multi_label_triplets, triplet_loss
+from classify.triplets import antibody_pairs, label_pairs, mine, multi_label_triplets, triplet_loss
+from tests.classify.world import batch_of
 
 
 def _naive_focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float, alpha: float) -> float:
@@ -82,13 +84,17 @@ def test_triplet_loss_is_its_formula() -> None:
         for a, p, n in _naive_triplets(targets, 0.5)
     ]
     active = [violation for violation in violations if violation > 0]
-    loss = triplet_loss(embeddings, torch.from_numpy(targets), jaccard=0.5, margin=0.3)
+    loss = triplet_loss(
+        embeddings, torch.from_numpy(targets), torch.full((10,), -1), ClassifySection(triplet_margin=0.3)
+    )
     assert loss.item() == pytest.approx(sum(active) / len(active), rel=1e-4)
 
 
-def test_no_triplet_gives_a_zero_that_can_be_differentiated() -> None:
+@pytest.mark.parametrize("mining", ["all", "semi-hard", "batch-hard"])
+def test_no_triplet_gives_a_zero_that_can_be_differentiated(mining: Mining) -> None:
+    section = ClassifySection(triplet_mining=mining)
     embeddings = torch.nn.functional.normalize(torch.randn(4, 3), dim=1).requires_grad_()
-    loss = triplet_loss(embeddings, torch.ones(4, 2), jaccard=0.5, margin=0.2)
+    loss = triplet_loss(embeddings, torch.ones(4, 2), torch.full((4,), -1), section)
     (gradient,) = torch.autograd.grad(loss, embeddings)
     assert loss.item() == 0
     assert torch.count_nonzero(gradient) == 0
@@ -101,10 +107,11 @@ def test_the_objective_adds_the_weighted_triplet_loss_to_the_focal_loss() -> Non
     embeddings = torch.nn.functional.normalize(torch.randn(8, 3, generator=generator), dim=1)
     targets = torch.eye(3)[[0, 0, 1, 1, 2, 2, 0, 1]]
     focal = focal_loss(logits, targets, gamma=1.0)
-    triplets = triplet_loss(embeddings, targets, section.triplet_jaccard, section.triplet_margin)
+    batch = batch_of(targets)
+    triplets = triplet_loss(embeddings, targets, batch.antibodies, section)
     assert triplets > 0
-    assert batch_loss(Outputs(logits, None), targets, section) == focal
-    assert batch_loss(Outputs(logits, embeddings), targets, section) == focal + 0.25 * triplets
+    assert batch_loss(Outputs(logits, None, logits, None), batch, section) == focal
+    assert batch_loss(Outputs(logits, embeddings, logits, None), batch, section) == focal + 0.25 * triplets
 
 
 def test_what_is_unknown_does_not_count() -> None:
@@ -127,3 +134,109 @@ def test_what_is_unknown_does_not_count() -> None:
     assert (logits.grad[unknown] == 0).all()
     assert logits.grad.isfinite().all()
     assert focal_loss(logits, torch.full_like(targets, float("nan")), 2.0).item() == 0
+
+
+@pytest.mark.parametrize("loss", ["focal", "bce"])
+@pytest.mark.parametrize("objective", ["cell", "bag", "dual"])
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_what_is_unknown_counts_in_no_objective(
+    loss: Literal["focal", "bce"], objective: Literal["cell", "bag", "dual"], power: float
+) -> None:
+    """The objective over known classes only is the mean over them, and what is unknown has no gradient."""
+    section = ClassifySection(loss=loss, objective=objective, completeness_power=power, cell_weight=0.3)
+    draw = torch.Generator().manual_seed(5)
+    values = torch.randn(6, 4, generator=draw)
+    bags = torch.tensor([0, 0, 0, 1, 1, 2])
+    targets = (torch.rand(3, 4, generator=draw) < 0.5).float()[bags]
+    weights = torch.rand(6, generator=draw) + 0.1
+    masked = targets.clone()
+    masked[:, 2] = float("nan")  # of all
+    logits = values.clone().requires_grad_()
+    found = batch_loss(Outputs(logits, None, logits, None), batch_of(masked, bags, weights), section)
+    known = [0, 1, 3]
+    without = batch_of(targets[:, known], bags, weights)
+    expected = batch_loss(Outputs(values[:, known], None, values, None), without, section)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(found, logits)
+    assert (gradient[:, 2] == 0).all()
+    assert gradient.isfinite().all()
+    assert (gradient[:, known] != 0).any()
+
+
+@pytest.mark.parametrize("loss", ["focal", "bce"])
+def test_nothing_known_is_a_zero_that_can_be_differentiated(loss: Literal["focal", "bce"]) -> None:
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(5), requires_grad=True)
+    nothing = torch.full((3, 4), float("nan"))
+    for weights in (None, torch.ones(3)):
+        found = class_loss(logits, nothing, ClassifySection(loss=loss), weights)
+        (gradient,) = torch.autograd.grad(found, logits)
+        assert found.item() == 0
+        assert (gradient == 0).all()
+
+
+def test_weights_are_repetitions() -> None:
+    """A row that weighs three times as much counts as three rows, whichever the loss."""
+    generator = torch.Generator().manual_seed(3)
+    logits, targets = torch.randn(3, 4, generator=generator), torch.eye(4)[:3]
+    rows = [0, 1, 1, 1, 2, 2]
+    for section in (ClassifySection(), ClassifySection(loss="bce"), ClassifySection(focal_alpha=0.3)):
+        weighted = class_loss(logits, targets, section, torch.tensor([1.0, 3.0, 2.0]))
+        torch.testing.assert_close(weighted, class_loss(logits[rows], targets[rows], section))
+
+
+def test_bce_is_focal_loss_without_focus() -> None:
+    logits, targets = torch.randn(3, 4, generator=torch.Generator().manual_seed(3)), torch.eye(4)[:3]
+    bce = class_loss(logits, targets, ClassifySection(loss="bce"))
+    torch.testing.assert_close(bce, class_loss(logits, targets, ClassifySection(focal_gamma=0.0)))
+
+
+def _world(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    embeddings = torch.nn.functional.normalize(torch.randn(12, 3, generator=torch.Generator().manual_seed(seed)), dim=1)
+    return embeddings, *label_pairs(torch.from_numpy(np.random.default_rng(seed).random((12, 4)) < 0.4), 0.5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_semi_hard_triplets_are_those_of_a_loop(seed: int) -> None:
+    embeddings, positive, negative = _world(seed)
+    points, margin = embeddings.numpy(), 0.4
+    expected = []
+    for a, p, n in itertools.product(range(12), repeat=3):
+        gap = np.linalg.norm(points[a] - points[n]) - np.linalg.norm(points[a] - points[p])
+        if positive[a, p] and negative[a, n] and 0 < gap < margin:
+            expected.append((a, p, n))
+    found = zip(*(t.tolist() for t in mine(embeddings, positive, negative, "semi-hard", margin)), strict=True)
+    assert list(found) == expected
+    assert expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_batch_hard_takes_the_farthest_positive_and_the_nearest_negative(seed: int) -> None:
+    embeddings, positive, negative = _world(seed)
+    points = embeddings.numpy()
+    expected = []
+    for a in range(12):
+        positives = [i for i in range(12) if positive[a, i]]
+        negatives = [i for i in range(12) if negative[a, i]]
+        if positives and negatives:
+            far = max(positives, key=lambda i: np.linalg.norm(points[a] - points[i]))
+            near = min(negatives, key=lambda i: np.linalg.norm(points[a] - points[i]))
+            expected.append((a, far, near))
+    found = zip(*(t.tolist() for t in mine(embeddings, positive, negative, "batch-hard", 0.2)), strict=True)
+    assert list(found) == expected
+    assert expected
+
+
+def test_crops_of_one_known_antibody_are_positives() -> None:
+    pairs = antibody_pairs(torch.tensor([4, -1, 4, -1, 7]))
+    assert torch.nonzero(pairs).tolist() == [[0, 2], [2, 0]]
+
+
+def test_by_antibody_other_crops_with_the_same_labels_are_neither() -> None:
+    section = ClassifySection(triplet_positives="antibody", triplet_margin=0.5)
+    embeddings = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1.0], [1.0, 0.1]]), dim=1)
+    targets = torch.tensor([[1.0, 0], [1, 0], [0, 1], [1, 0]])
+    antibodies = torch.tensor([5, 5, 6, 8])
+    d01, d02, d12 = (float((embeddings[a] - embeddings[b]).norm()) for a, b in [(0, 1), (0, 2), (1, 2)])
+    active = [v for v in (d01 - d02 + 0.5, d01 - d12 + 0.5) if v > 0]
+    loss = triplet_loss(embeddings, targets, antibodies, section)
+    assert loss.item() == pytest.approx(sum(active) / len(active), rel=1e-4)

@@ -9,7 +9,7 @@ import pandera.errors
 import pyarrow.parquet as parquet
 import pytest
 
-from classify.probabilities import class_columns, read_probabilities, write_probabilities
+from classify.probabilities import class_columns, read_probabilities, stream_probabilities, write_probabilities
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28, Vocabulary
 
@@ -56,6 +56,8 @@ BREACHES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "column too many": lambda t: t.assign(more=1),
     "column missing": lambda t: t.drop(columns="origin"),
     "classes in another order": lambda t: t[[*t.columns[:4], "p_Rods & rings", "p_Nucleoli"]],
+    "attention without end": lambda t: t.assign(attention=np.float32("inf")),
+    "attention not a number": lambda t: t.assign(attention=np.float32("nan")),
     "class missing": lambda t: t.drop(columns="p_Nucleoli"),
 }
 
@@ -72,6 +74,31 @@ def test_a_breach_is_neither_written_nor_read(tmp_path: Path, breach: str) -> No
         write_probabilities(path, broken, TWO)
     with pytest.raises(UserError, match="expected"):
         read_probabilities(path, TWO)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("attention", [False, True])
+def test_streamed_parts_are_the_table(tmp_path: Path, rows: int, *, attention: bool) -> None:
+    scores = np.array([0.5, -3, 20, 0], dtype=np.float32)
+    table = _table().assign(attention=scores) if attention else _table()
+    path = tmp_path / "probabilities.parquet"
+    write_probabilities(path, table, TWO)
+    pd.testing.assert_frame_equal(read_probabilities(path, TWO), table)
+    parts = list(stream_probabilities(path, TWO, rows))
+    assert [part.image_ids for part in parts] == [["a"], ["t"]], "the last image is held back, as it may go on"
+    probabilities = np.concatenate([part.probabilities for part in parts])
+    np.testing.assert_array_equal(probabilities, table[class_columns(TWO)].to_numpy())
+    found = [part.attention for part in parts if part.attention is not None]
+    np.testing.assert_array_equal(np.concatenate([[], *found]), scores if attention else [])
+
+
+def test_streaming_tells_of_attention_that_is_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "probabilities.parquet"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pandera.pandas.DataFrameSchema.validate", lambda self, table: table)
+        write_probabilities(path, _table().assign(attention=np.float32("nan")), TWO)
+    with pytest.raises(UserError, match="expected finite numbers as attention"):
+        list(stream_probabilities(path, TWO))
 
 
 def test_another_vocabulary_a_missing_and_a_damaged_file_are_errors(tmp_path: Path) -> None:

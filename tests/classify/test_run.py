@@ -1,5 +1,7 @@
 """The stage at its edge: files in, files out, what is told when they do not fit."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from classify import predict as predicting_module
 from classify.__main__ import main
 from classify.checkpoint import Checkpoint
 from classify.evaluate import predict_logits, sigmoid
 from classify.labels import label_crops
-from classify.probabilities import class_columns, read_probabilities
+from classify.probabilities import class_columns, read_pooling, read_probabilities
 from classify.run import predict, train
 from crops.store import CropStore
 from hpa.errors import UserError
@@ -81,11 +84,79 @@ def test_a_stage_that_was_killed_between_files_ends_the_same(work: WorkFolder, t
     train(other)
     predict(other)
     assert _files(other.root) == whole
-    for name in ("probabilities.parquet", "predict/fold-1.parquet", "fold-0/checkpoint.pt"):
+    for name in ("probabilities.parquet", "predict/fold-1/part-00000.parquet", "fold-0/checkpoint.pt"):
         (other.root / "classify" / "cells" / name).unlink()
         train(other)
         predict(other)
         assert _files(other.root) == whole, name
+
+
+@pytest.mark.parametrize("change", [{}, {"normalise": "percentiles", "test_views": "mean"}])
+def test_a_killed_prediction_goes_on_at_its_last_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+) -> None:
+    monkeypatch.setattr(predicting_module, "CHUNK", 5)
+    work = make_work(tmp_path / "work", FOLDS, recipe={"classify": RECIPE["classify"] | change})
+    train(work)
+    predict(work, embeddings=True)
+    whole = _files(work.root)
+    folder = work.root / "classify" / "cells" / "predict"
+    parts = sorted(folder.glob("fold-0/part-*.parquet"))
+    assert len(parts) > 2
+    for path in (*parts[1:], *folder.glob("fold-1/*"), folder.parent / "probabilities.parquet"):
+        path.unlink()
+    (folder / "fold-0" / "keys.parquet").unlink()
+    old = parts[0].stat().st_mtime_ns
+    predict(work)
+    assert parts[0].stat().st_mtime_ns == old, "a finished part is not made again"
+    predict(work, embeddings=True)
+    assert _files(work.root) == whole
+
+
+def test_every_window_has_its_own_models_and_probabilities(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", FOLDS, recipe=RECIPE | {"crops": {"windows": ["cells", "whole"]}})
+    shutil.copytree(work.root / "crops" / "cells", work.root / "crops" / "whole")
+    train(work)
+    predict(work)
+    for name in ("probabilities.parquet", "fold-0/history.csv"):
+        one, other = ((work.root / "classify" / window / name).read_bytes() for window in ("cells", "whole"))
+        assert one == other
+
+
+def test_one_kind_of_window_is_trained_on_and_another_is_scored(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", FOLDS, recipe=RECIPE | {"crops": {"train_window": "random"}})
+    shutil.copytree(work.root / "crops" / "cells", work.root / "crops" / "random")
+    plain = make_work(tmp_path / "plain", FOLDS, recipe=RECIPE)
+    for folder in (work, plain):
+        train(folder)
+        predict(folder)
+    assert sorted(path.name for path in (work.root / "classify").glob("*/fold-0")) == ["fold-0"]
+    pd.testing.assert_frame_equal(_probabilities(work), _probabilities(plain))
+    made_from = json.loads((work.root / "classify/random/fold-0/run.json").read_text())["made_from"]
+    assert "crops/random/crops.parquet" in made_from["inputs"]
+
+
+def test_what_a_pooling_learned_is_handed_on(tmp_path: Path) -> None:
+    for pooling in ("auto", "attention"):
+        change = {"objective": "bag", "pooling": pooling, "bag_size": 2}
+        work = make_work(tmp_path / pooling, FOLDS, recipe={"classify": RECIPE["classify"] | change})
+        train(work)
+        predict(work)
+        told = read_pooling(work.root / "classify" / "cells" / "pooling.json")
+        assert told.pooling == pooling
+        assert {fold: len(alpha) for fold, alpha in told.alpha.items()} == ({0: 28, 1: 28} if pooling == "auto" else {})
+        assert ("attention" in _probabilities(work).columns) == (pooling == "attention")
+    with pytest.raises(UserError, match="expected models trained to be pooled"):
+        read_pooling(tmp_path / "none.json")
+    path = work.root / "classify" / "cells" / "pooling.json"
+    for broken in ("[]", "{", '{"pooling": "auto"}', '{"pooling": "max", "top_k": 1, "sharpness": 1, "alpha": 3}'):
+        path.write_text(broken)
+        with pytest.raises(UserError, match="expected how models were trained to be pooled in"):
+            read_pooling(path)
+    make_work(work.root, FOLDS, recipe=RECIPE)
+    train(work, overwrite=True)
+    predict(work, overwrite=True)
+    assert not path.exists(), "it was of models that are gone"
 
 
 def test_changes_say_what_must_rerun(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tomli_w
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from classify.batches import FoldCrops
+from classify.batches import Batch, FoldCrops
 from crops.store import COLUMNS, write_crops, write_shard
 from hpa.channels import CHANNELS
 from hpa.files import write_bytes
@@ -54,8 +56,34 @@ def bright_fold(n_training: int = 32, n_validation: int = 8, seed: int = 0) -> F
     """Make crops of two to an image, with three classes, split into training and validation."""
     n = n_training + n_validation
     targets = np.repeat(np.random.default_rng(seed).random((n // 2, 3)) < 0.5, 2, axis=0)
-    training, validation = np.split(np.arange(n), [n_training])
-    return FoldCrops(bright_crops(targets, seed), training, validation, targets, np.arange(n) // 2)
+    return fold_of(bright_crops(targets, seed), targets, np.arange(n) // 2, n_training)
+
+
+def fold_of(source: ArraySource, targets: NDArray[np.bool_], images: NDArray[np.int64], n_training: int) -> FoldCrops:
+    """Make a fold of crops in memory: the first `n_training` to train on, the others to validate on."""
+    n = len(targets)
+    return FoldCrops(
+        source,
+        np.arange(n_training),
+        np.arange(n_training, n),
+        targets,
+        images,
+        image_ids=np.array([f"image{i}" for i in images], dtype=object),
+        cell_labels=np.arange(n) + 1,
+        sources=np.array(["even" if i % 2 == 0 else "odd" for i in images], dtype=object),
+        antibodies=images // 2,
+        completeness=np.ones(n, dtype=np.float32),
+    )
+
+
+def batch_of(targets: Tensor, bags: Tensor | None = None, weights: Tensor | None = None) -> Batch:
+    """Make a batch of which only targets, bags and weights matter; every crop is a bag unless told."""
+    n = len(targets)
+    every = torch.arange(n)
+    pixels = torch.zeros(n, 1, 1, 1, dtype=torch.uint8)
+    bags = every if bags is None else bags
+    weights = torch.ones(n) if weights is None else weights
+    return Batch(pixels, targets, bags, weights, torch.full((n,), -1), every, None)
 
 
 def make_work(

@@ -142,3 +142,15 @@ def test_unusable_counts_are_told(images: int, test: int, seed: int, told: str) 
 
 def test_one_image_is_a_plan() -> None:
     assert len(plan_images(1, 0, 0)) == 1
+
+
+def test_penetrance_multiplies_the_share_of_carriers_and_one_changes_nothing() -> None:
+    def mean(penetrance: float) -> float:
+        rng = np.random.default_rng(0)
+        return float(np.mean([draw_shares(rng, (16,), penetrance) for _ in range(2000)]))
+
+    plain = np.random.default_rng(3), np.random.default_rng(3)
+    assert draw_shares(plain[0], (0, 5)) == draw_shares(plain[1], (0, 5), 1.0)
+    # Cytosol alone: 0.90 of the cells times 1.14 is held at 0.96; half of it is 0.513.
+    assert mean(1.0) == pytest.approx(0.96, abs=0.02)
+    assert mean(0.5) == pytest.approx(0.513, abs=0.03)

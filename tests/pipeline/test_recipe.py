@@ -50,6 +50,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ("clasify.epochs=3", "expected the sections .*found 'clasify'"),
         ("classify.epochs=many", "found 'many'"),
         ("classify.epochs", r"expected a setting section\.key=value"),
+        ("aggregate.pooling=trained", "expected classify.objective bag or dual with .*, found cell"),
         ("epochs=3", r"expected a setting section\.key=value"),
     ],
 )

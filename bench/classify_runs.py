@@ -1,0 +1,339 @@
+"""Runs of the classifier on one hold-out split of an atlas, scored against its hidden truth, for `bench.classify`."""
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+import crops.run
+import segment.run
+from aggregate.decide import decide
+from aggregate.optimum import best_thresholds
+from aggregate.trained import pool_as_trained
+from classify.batches import FoldCrops
+from classify.channels import pick_channels
+from classify.checkpoint import Checkpoint
+from classify.config import ClassifySection
+from classify.evaluate import mean_average_precision, pick_device
+from classify.fit import clear, fit
+from classify.labels import CropLabels, label_crops
+from classify.predict import Scored, predict_fold
+from classify.probabilities import ATTENTION, TrainedPooling, class_columns
+from classify.retrieval import retrieve, unit
+from classify.run import trained_pooling
+from crops.store import CropStore
+from hpa.atlas import synthesize
+from hpa.channels import CHANNELS
+from hpa.files import write_json
+from hpa.folds import read_folds
+from hpa.images import read_images
+from hpa.pixels import read_labels
+from hpa.scores import macro_f1
+from hpa.vocabulary import HPA28
+from hpa.work import WorkFolder
+from pipeline.init import init
+from pipeline.recipe import load_recipe
+from segment.masks import read_mask
+from segment.score import match_cells
+
+FOLD: Final = 0
+"""The fold that is held out: thresholds are tuned on it, nothing is trained on it."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an experiment is.
+
+    Parameters
+    ----------
+    train, test
+        Images of the atlas.
+    image_px
+        Their side.
+    crop_px
+        Side of the crops of cells.
+    budgets_s
+        Seconds of training that systems are compared at.
+    epochs
+        Of the objectives.
+    seeds
+        Of the finalists.
+    backbone
+        Of all but the one system that names its own.
+    """
+
+    train: int
+    test: int
+    image_px: int
+    crop_px: int
+    budgets_s: tuple[float, ...]
+    epochs: int
+    seeds: tuple[int, ...]
+    backbone: str
+
+    @property
+    def section(self) -> ClassifySection:
+        """What the experiments start from."""
+        return ClassifySection(backbone=self.backbone, precision="auto", validate_every=100)
+
+
+FULL: Final = Size(1000, 300, 512, 64, (75, 150, 300, 600), 16, (0, 1, 2), "resnet18")
+TINY: Final = Size(20, 6, 256, 32, (1, 2), 1, (0,), "cnn3")
+
+
+@dataclass(frozen=True)
+class World:
+    """An atlas with its segmented cells.
+
+    Parameters
+    ----------
+    root
+        Where its work folders lie, one for each kind of window.
+    size
+        How large it is.
+    penetrance
+        Multiplies the share of cells that carry a label of their image.
+    """
+
+    root: Path
+    size: Size
+    penetrance: float = 1.0
+
+    @property
+    def atlas(self) -> Path:
+        """The data set, with its truth."""
+        return self.root / "atlas"
+
+    def work(self, window: str, size_px: int) -> WorkFolder:
+        """Return a work folder with crops of one kind of window, made if it is not there; cells are segmented once.
+
+        Raises
+        ------
+        UserError
+            If there is no such window.
+        """
+        recipe = load_recipe(None, [f'crops.windows=["{window}"]', f"crops.size_px={size_px}"])
+        if not self.atlas.exists():
+            unfinished = self.root / "unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            size = self.size
+            synthesize(unfinished, size.train, size.test, 0, size_px=size.image_px, penetrance=self.penetrance)
+            unfinished.rename(self.atlas)
+        work = WorkFolder(self.root / f"{window}-{size_px}")
+        if not work.recipe.exists():
+            init(work.root, [self.atlas], recipe)
+        segmented = self.root / "segment"
+        if segmented.exists() and not (work.root / "segment").exists():
+            shutil.copytree(segmented, work.root / "segment")
+        segment.run.run(work)
+        if not segmented.exists():
+            shutil.copytree(work.root / "segment", segmented)
+        crops.run.run(work)
+        return work
+
+
+@dataclass(frozen=True)
+class Job:
+    """One classifier: the windows it is trained on and those it scores.
+
+    Parameters
+    ----------
+    name
+        Of its folder.
+    section
+        How it is trained.
+    trained_on, scored_on
+        Work folders with the crops, and their window.
+    seed
+        Of the training.
+    """
+
+    name: str
+    section: ClassifySection
+    trained_on: tuple[WorkFolder, str]
+    scored_on: tuple[WorkFolder, str]
+    seed: int = 0
+
+    def crops(self) -> FoldCrops:
+        """Return what is trained and validated on."""
+        store, labels = read(*self.trained_on)
+        return labels.fold_crops(pick_channels(store, self.section.channels, CHANNELS), FOLD)
+
+
+def read(work: WorkFolder, window: str) -> tuple[CropStore, CropLabels]:
+    """Return the crops of a window and what is known of them."""
+    store = CropStore(work.root / "crops" / window)
+    return store, label_crops(store.table, read_images(work.images), read_folds(work.folds), HPA28)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a job.
+
+    Parameters
+    ----------
+    folder
+        Where its files lie.
+    seconds
+        Of training.
+    table
+        Probabilities of crops, as `classify.probabilities` has them.
+    pooling
+        How they are pooled.
+    """
+
+    folder: Path
+    seconds: float
+    table: pd.DataFrame
+    pooling: TrainedPooling
+
+
+def run(job: Job, *, embeddings: bool = False) -> Ran:
+    """Train and predict, or read what an earlier run of the bench left."""
+    folder = job.scored_on[0].root / "bench" / f"{job.name}-seed{job.seed}"
+    path, record = folder / "checkpoint.pt", folder / "bench.json"
+    if not record.is_file():
+        _train(job, folder)
+    seconds = float(json.loads(record.read_text())["seconds"])
+    checkpoint = Checkpoint.load(path)
+    store, labels = read(*job.scored_on)
+    table = predict_fold(
+        checkpoint, Scored(store, labels, HPA28), folder / "predict", pick_device("auto"), embeddings=embeddings
+    )
+    pooling = trained_pooling({FOLD: checkpoint})
+    if job.section.objective == "cell":
+        pooling = replace(pooling, pooling="max")
+    return Ran(folder, seconds, table, pooling)
+
+
+def _train(job: Job, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    source = job.crops()
+    started = time.monotonic()
+    fitted = fit(source, job.section, job.seed, FOLD, folder, pick_device("auto"))
+    seconds = round(time.monotonic() - started, 1)
+    statistics = fitted.statistics
+    Checkpoint(
+        state_dict=fitted.state_dict,
+        config=job.section.model_dump(mode="json"),
+        vocabulary=HPA28.name,
+        classes=list(HPA28.classes),
+        channels=list(CHANNELS),
+        size_px=source.source.pixels(source.training[:1]).shape[2],
+        mean=statistics.mean,
+        std=statistics.std,
+        fold=FOLD,
+        epoch=fitted.epoch,
+        seed=job.seed,
+        versions={"torch": version("torch")},
+        sources=statistics.sources,
+    ).save(folder / "checkpoint.pt")
+    clear(folder)
+    record = {"seconds": seconds, "threads": torch.get_num_threads(), "section": job.section.model_dump(mode="json")}
+    write_json(folder / "bench.json", record)
+
+
+def image_probabilities(ran: Ran) -> pd.DataFrame:
+    """Pool the crops of each image: origin and p of each class, by image_id."""
+    columns = class_columns(HPA28)
+    table = ran.table.sort_values(["image_id", "cell_label"], kind="stable", ignore_index=True)
+    first = np.flatnonzero((table["image_id"] != table["image_id"].shift()).to_numpy())
+    attention = table[ATTENTION].to_numpy(np.float32) if ATTENTION in table else None
+    pooled = pool_as_trained(
+        table[columns].to_numpy(np.float32), first, ran.pooling, [FOLD] * len(first), attention=attention
+    )
+    heads = table.loc[first, ["image_id", "origin"]].reset_index(drop=True)
+    return pd.concat([heads, pd.DataFrame(pooled, columns=columns)], axis=1).set_index("image_id")
+
+
+def joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Average image probabilities of several systems over the images that all of them scored."""
+    columns = class_columns(HPA28)
+    values = np.mean([part[columns].reindex(parts[0].index).to_numpy() for part in parts], axis=0)
+    return pd.DataFrame(values, index=parts[0].index, columns=columns).assign(origin=parts[0]["origin"]).dropna()
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores on test images against the truth; thresholds are tuned on the held-out images.
+
+    `held_cell_mean_ap` is of the held-out images' cells: systems are chosen by it, so that the choice does not flatter
+    their scores on test.
+    """
+
+    image_macro_f1: float
+    image_mean_ap: float
+    cell_macro_f1: float
+    cell_mean_ap: float
+    held_cell_mean_ap: float
+
+
+def score(world: World, work: WorkFolder, images: pd.DataFrame, cells: pd.DataFrame | None = None) -> Score:
+    """Score image probabilities, and those of cells where there are any.
+
+    Parameters
+    ----------
+    world
+        The atlas with the truth.
+    work
+        A work folder of it, with masks and the labels of the held-out images.
+    images
+        `image_probabilities`.
+    cells
+        Probabilities of crops of the window ``cells``.
+    """
+    columns = class_columns(HPA28)
+    held = images[images["origin"] == "oof"]
+    known = read_images(work.images).set_index("image_id")["target"]
+    thresholds = best_thresholds(HPA28.multi_hot(known.loc[held.index]), held[columns].to_numpy(np.float32))
+    truth = pd.read_csv(world.atlas / "truth" / "images.csv", dtype=str, keep_default_na=False).set_index("image_id")
+    test = images[images["origin"] == "test"]
+    targets = HPA28.multi_hot(HPA28.parse(text) for text in truth.loc[test.index, "target"])
+    p = test[columns].to_numpy(np.float32)
+    of_images = macro_f1(targets, decide(p, thresholds, "argmax", HPA28)), mean_average_precision(targets, p)
+    if cells is None:
+        return Score(*of_images, *[float("nan")] * 3)
+    _, held_ap = _score_cells(world, work, cells[cells["origin"] == "oof"], thresholds)
+    return Score(*of_images, *_score_cells(world, work, cells[cells["origin"] == "test"], thresholds), held_ap)
+
+
+def _score_cells(
+    world: World, work: WorkFolder, table: pd.DataFrame, thresholds: NDArray[np.float64]
+) -> tuple[float, float]:
+    columns = class_columns(HPA28)
+    truth = pd.read_csv(
+        world.atlas / "truth" / "cells.csv", dtype={"image_id": str, "target": str}, keep_default_na=False
+    )
+    rows = []
+    for image_id in table.loc[table["cell_label"] > 0, "image_id"].unique():
+        reference = read_labels(world.atlas / "truth" / "cells" / f"{image_id}.png")
+        for found, true in match_cells(read_mask(work, image_id), reference):
+            rows.append((image_id, int(found), int(true)))
+    pairs = pd.DataFrame(rows, columns=["image_id", "cell_label", "true_label"])
+    both = table.merge(pairs, on=["image_id", "cell_label"])
+    both = both.merge(truth.rename(columns={"cell_label": "true_label"}), on=["image_id", "true_label"])
+    targets = HPA28.multi_hot(HPA28.parse(text) for text in both["target"])
+    p = both[columns].to_numpy(np.float32)
+    return macro_f1(targets, decide(p, thresholds, "blank", HPA28)), mean_average_precision(targets, p)
+
+
+def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, Any]:
+    """Return precision@1 and MAP@R of held-out crops in a space of vectors, other antibodies' crops only."""
+    keys = pd.read_parquet(ran.folder / "predict" / "keys.parquet")
+    own = np.flatnonzero((keys["origin"] == "oof").to_numpy())
+    work = job.scored_on[0]
+    images = read_images(work.images).merge(read_folds(work.folds), on="image_id").set_index("image_id")
+    ids = keys["image_id"].iloc[own]
+    targets = HPA28.multi_hot(images.loc[ids, "target"])
+    vectors = unit(np.load(ran.folder / "predict" / f"{name}.npy", allow_pickle=False)[own])
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.choice(len(own), min(queries, len(own)), replace=False))
+    return asdict(retrieve(vectors, targets, images.loc[ids, "group"].to_numpy(np.int64), rows, 0.5))

@@ -1,0 +1,215 @@
+"""What goes wrong on the way: a loss that is no number, no room in memory or on disk, a signal; odd folds and bags."""
+
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from classify import fit as fitting
+from classify.__main__ import main
+from classify.config import ClassifySection
+from classify.evaluate import look
+from classify.fit import NOT_FINITE, Fitted, fit
+from classify.model import Network, Outputs
+from hpa.errors import UserError
+from hpa.files import write_bytes
+from tests.classify.world import bright_crops, bright_fold, fold_of, make_work
+
+CPU = torch.device("cpu")
+SECTION = ClassifySection(backbone="cnn3", epochs=3, batch_size=8, validate_every=1)
+
+
+def _equal(one: Fitted, other: Fitted) -> bool:
+    return all(torch.equal(tensor, other.state_dict[name]) for name, tensor in one.state_dict.items())
+
+
+def test_a_loss_that_is_no_number_stops_and_tells_whose_it_was(tmp_path: Path) -> None:
+    crops = bright_fold()
+    section = SECTION.model_copy(update={"learning_rate": 1e30, "schedule": "constant"})
+    with pytest.raises(UserError, match=rf"expected a finite loss in epoch 1, found .*{NOT_FINITE}"):
+        fit(crops, section, 0, 0, tmp_path, CPU)
+    assert [path.name for path in tmp_path.iterdir()] == [NOT_FINITE], "nothing was kept of it"
+    told = pd.read_csv(tmp_path / NOT_FINITE)
+    assert len(told) == 8
+    keys = set(zip(crops.image_ids[crops.training], crops.cell_labels[crops.training], strict=True))
+    assert set(told.itertuples(index=False, name=None)) <= keys
+
+
+class _SmallDevice:
+    """A device with room for so many crops in training: a larger step runs out of memory, as torch tells it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+        self.sizes: list[int] = []
+        self._forward = Network.forward
+        self._room = room
+        device = self
+
+        def forward(network: Network, pixels: Tensor, levels: Tensor | None = None) -> Outputs:
+            return device.look(network, pixels, levels)
+
+        monkeypatch.setattr(Network, "forward", forward)
+
+    def look(self, network: Network, pixels: Tensor, levels: Tensor | None) -> Outputs:
+        if len(pixels) > self._room:
+            raise torch.OutOfMemoryError("no room")
+        self.sizes.append(len(pixels))
+        return self._forward(network, pixels, levels)
+
+
+def test_a_step_without_room_is_made_in_parts_with_the_same_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = SECTION.model_copy(update={"validate_every": 3})
+    whole = fit(bright_fold(32, 2), section, 0, 0, tmp_path / "whole", CPU)
+    device = _SmallDevice(monkeypatch, room=3)
+    parts = fit(bright_fold(32, 2), section, 0, 0, tmp_path / "parts", CPU)
+    assert "made in 4 parts" in capsys.readouterr().out
+    assert max(device.sizes) == 2
+    for name, tensor in whole.state_dict.items():  # cnn3 has no batch norm, so only the order of sums differs
+        torch.testing.assert_close(parts.state_dict[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_device_without_room_for_two_crops_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _SmallDevice(monkeypatch, room=1)
+    with pytest.raises(UserError, match="expected room for a training step of 2 crops"):
+        fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
+
+
+def test_scoring_without_room_is_done_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = SECTION.model_copy(update={"normalise": "percentiles", "embedding_dim": 2})
+    network = Network(section, 4, 3, [60.0] * 4, [50.0] * 4)
+    source = bright_crops(np.random.default_rng(0).random((11, 3)) < 0.5)
+    levels = np.random.default_rng(1).uniform(10, 20, (11, 2, 4)).astype(np.float32)
+    (whole,) = look(network, source, np.arange(11), section, CPU, levels)
+    _SmallDevice(monkeypatch, room=3)
+    (parts,) = look(network, source, np.arange(11), section, CPU, levels)
+    for one, other in zip(whole, parts, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    _SmallDevice(monkeypatch, room=0)
+    with pytest.raises(UserError, match="expected room for one crop"):
+        list(look(network, source, np.arange(11), section, CPU, levels))
+
+
+def _at_write(monkeypatch: pytest.MonkeyPatch, number: int, what: Any) -> None:
+    """Let something happen after the resume file was written so many times."""
+    written: list[Path] = []
+
+    def writing(path: Path, content: bytes) -> None:
+        write_bytes(path, content)
+        written.append(path)
+        if len(written) == number:
+            what()
+
+    monkeypatch.setattr(fitting, "write_bytes", writing)
+
+
+@pytest.mark.parametrize("change", [{}, {"objective": "dual", "pooling": "attention", "bag_size": 2}])
+def test_a_signal_saves_exits_and_goes_on_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+) -> None:
+    section = SECTION.model_copy(update=change)
+    whole = fit(bright_fold(), section, 0, 0, tmp_path / "whole", CPU)
+    with monkeypatch.context() as patch:
+        _at_write(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit) as ended:
+            fit(bright_fold(), section, 0, 0, tmp_path / "told", CPU)
+    assert ended.value.code == 143
+    assert "the last finished epoch is saved" in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "told" / "history.csv")) == 2
+    assert _equal(whole, fit(bright_fold(), section, 0, 0, tmp_path / "told", CPU))
+
+
+@pytest.fixture
+def no_limit() -> Iterator[None]:
+    """Give back the room that a test takes away."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("no_limit")
+def test_a_full_disk_keeps_what_was_saved_and_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {"classify": {"backbone": "cnn3", "epochs": 3, "batch_size": 4}}
+    folds = [0, 1, 0, 1, 0, 1]
+    whole = make_work(tmp_path / "whole", folds, recipe=recipe)
+    work = make_work(tmp_path / "full", folds, recipe=recipe)
+    assert main(["train", str(whole.root), "--fold", "0"]) == 0
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        _at_write(patch, 1, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard)))
+        assert main(["train", str(work.root), "--fold", "0"]) == 2
+    assert "with room on its disk" in capsys.readouterr().err
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
+    fold = work.root / "classify" / "cells" / "fold-0"
+    assert {path.name for path in fold.iterdir()} == {"run.json", "history.csv", "resume.ckpt"}, "no half file"
+    assert main(["train", str(work.root), "--fold", "0"]) == 0
+    for name in ("checkpoint.pt", "history.csv"):
+        assert (fold / name).read_bytes() == (whole.root / "classify/cells/fold-0" / name).read_bytes()
+
+
+@pytest.mark.parametrize("pooling", ["max", "linear-softmax", "attention", "auto"])
+@pytest.mark.parametrize("objective", ["bag", "dual"])
+def test_a_bag_of_forty_and_a_bag_of_one_train_together(tmp_path: Path, objective: str, pooling: str) -> None:
+    images = np.repeat(np.arange(6), [40, 1, 40, 1, 40, 1])
+    targets = np.eye(3, dtype=bool)[images % 3]
+    crops = fold_of(bright_crops(targets), targets, images, 82)
+    change = {"objective": objective, "pooling": pooling, "bag_size": 64, "batch_size": 128, "completeness_power": 1.0}
+    crops = replace(crops, completeness=np.linspace(0, 1, len(images), dtype=np.float32))
+    fitted = fit(crops, SECTION.model_copy(update=change), 0, 0, tmp_path, CPU)
+    assert all(torch.isfinite(tensor).all() for tensor in fitted.state_dict.values())
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history.notna().all(axis=None)
+
+
+@pytest.mark.parametrize("change", [{}, {"sampling": "classes"}, {"objective": "bag"}])
+def test_a_class_without_a_positive_is_not_predicted(tmp_path: Path, change: dict[str, Any]) -> None:
+    crops = bright_fold(64, 16)
+    targets = crops.targets.copy()
+    targets[crops.training, 1] = False
+    crops = replace(crops, targets=targets)
+    fitted = fit(crops, SECTION.model_copy(update=change), 0, 0, tmp_path, CPU)
+    network = Network(SECTION, 4, 3, fitted.statistics.mean, fitted.statistics.std).eval()
+    network.load_state_dict(fitted.state_dict)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(crops.source.pixels(crops.validation))).logits
+    assert torch.isfinite(logits).all()
+    assert (logits[:, 1] < -4).all()
+
+
+@pytest.mark.parametrize("change", [{}, {"objective": "bag"}, {"embedding_dim": 3}, {"sampling": "classes"}])
+def test_one_image_is_enough(tmp_path: Path, change: dict[str, Any]) -> None:
+    targets = np.ones((6, 2), dtype=bool)
+    crops = fold_of(bright_crops(targets), targets, np.array([0, 0, 0, 0, 1, 1]), 4)
+    fitted = fit(crops, SECTION.model_copy(update=change), 0, 0, tmp_path, CPU)
+    assert all(torch.isfinite(tensor).all() for tensor in fitted.state_dict.values())
+
+
+def test_a_checkpoint_of_other_channels_than_the_store_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {"classify": {"backbone": "cnn3", "epochs": 1, "batch_size": 4}}
+    work = make_work(tmp_path / "work", [0, 1, 0, 1], recipe=recipe)
+    assert main(["train", str(work.root)]) == 0
+    recipe_text = work.recipe.read_text()
+    work.recipe.write_text(recipe_text.replace("[data]\n", '[data]\nchannels = ["green", "red", "blue", "yellow"]\n'))
+    assert main(["predict", str(work.root)]) == 2
+    assert "expected the channels that" in capsys.readouterr().err
+
+
+def test_a_random_crop_larger_than_the_crops_is_one_sentence(tmp_path: Path) -> None:
+    section = SECTION.model_copy(update={"random_crop": "crop", "random_crop_px": 32})
+    with pytest.raises(UserError, match="random_crop_px of at most 16"):
+        fit(bright_fold(), section, 0, 0, tmp_path, CPU)
