@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -67,10 +68,13 @@ def train(
     net = new_network(how.seed)
     if start is not None:
         net.load_state_dict(start.state_dict())
-    average = AveragedModel(net, multi_avg_fn=_drift, use_buffers=True)
     steps = how.epochs * sum(1 for _ in batches(samples, (how.seed, 0)))
+    # A short training is averaged over its last fifth, or its weights would stay near the start.
+    keep = min(_AVERAGE, max(0.0, 1 - 5 / steps))
+    average = AveragedModel(net, multi_avg_fn=partial(_drift, keep), use_buffers=True)
     optimizer = torch.optim.AdamW(net.parameters(), lr=how.top_rate, weight_decay=_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.top_rate, total_steps=steps, pct_start=0.1)
+    rise = max(0.1, 1.5 / max(steps, 2))  # torch divides by zero where the rise ends with the first step
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.top_rate, total_steps=steps, pct_start=rise)
     losses = []
     with progress("train", steps) as advance:
         for epoch in range(how.epochs):
@@ -86,10 +90,10 @@ def train(
     return net, losses
 
 
-def _drift(average: Sequence[torch.Tensor], now: Sequence[torch.Tensor], _: torch.Tensor | int) -> None:
+def _drift(keep: float, average: Sequence[torch.Tensor], now: Sequence[torch.Tensor], _: torch.Tensor | int) -> None:
     for mean, value in zip(average, now, strict=True):
         if mean.is_floating_point():
-            mean.lerp_(value, 1 - _AVERAGE)
+            mean.lerp_(value, 1 - keep)
         else:
             mean.copy_(value)
 

@@ -33,6 +33,7 @@ from segment.train_compact import Training, train
 _RATE: Final = 5e-4  # a sixth of that from scratch: what was learned is to be kept
 _MOST_SIDE_PX: Final = 208
 _MULTIPLE: Final = 16
+_LEAST_SAMPLES: Final = 64  # an epoch of fewer has too few steps to learn in
 _HELD_OUT: Final = 5  # every fifth image scores and does not train
 
 
@@ -77,6 +78,7 @@ def fine_tune(
     kept = [pair for place, pair in enumerate(pairs) if not held or place % _HELD_OUT]
     samples = [piece for pair in kept for piece in _samples(*pair, network, section)]
     samples += draw_samples(seed, len(kept), workers=1)
+    samples *= -(-_LEAST_SAMPLES // len(samples))  # every repetition has a look of its own
     tuned, losses = train(samples, Training(seed=seed, epochs=epochs, top_rate=_RATE), start=network)
     with whole(out) as partial:
         save_weights(tuned, partial)
