@@ -66,10 +66,12 @@ Path.replace = counted
 sys.exit(main(sys.argv[2:]))
 """
 PEAK = """
-import resource, sys
+import sys
+from pathlib import Path
 from segment.__main__ import main
 code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not getrusage: a new process starts with the highest memory of the one that started it.
+print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 sys.exit(code)
 """
 

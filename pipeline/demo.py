@@ -91,11 +91,11 @@ def _print(root: Path, figures: dict[str, Any]) -> None:
         "macro F1 of images, test truth": f"{figures['test_macro_f1']:.3f}",
         "  every class for every image": f"{figures['baseline_every_class']:.3f}",
         "  the most frequent classes": f"{figures['baseline_most_frequent']:.3f}",
-        "seconds": " ".join(f"{name} {seconds:.0f}" for name, seconds in figures["seconds"].items()),
     }
     if "test_cells" in figures:
         matched = f"{figures['cell_matched_share']:.0%} of {figures['test_cells']} cells matched at IoU 0.5"
         rows["macro F1 of single cells, test truth"] = f"{figures['cell_macro_f1']:.3f} ({matched})"
+    rows["seconds"] = " ".join(f"{name} {seconds:.0f}" for name, seconds in figures["seconds"].items())
     for name, value in rows.items():
         table.add_row(name, value)
     console = Console(width=110)
