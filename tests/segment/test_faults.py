@@ -98,6 +98,7 @@ def small_files_only() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_next_run_goes_on(whole: WorkFolder, data: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: some label images fit, tables do not."""
     work = make_work(tmp_path, data)
