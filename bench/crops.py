@@ -22,9 +22,6 @@ cells at 128 px 189 cells a second for the whole call, 318 for its inner loop; i
 import io
 import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -38,6 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from bench.measure import data_files, peak_mib, run_killed, run_parts, split_words, spread, timed
 from classify.augment import Augmentation
 from classify.batches import Batch, FoldCrops, TrainingCrops, epoch_loader
 from classify.config import ClassifySection
@@ -64,29 +62,6 @@ from segment.masks import write_masks, write_pair
 STREAM: Final = 7_304  # no training's and no atlas's
 PEER_CALL, PEER_LOOP, PEER_READ = 189, 318, 2_065
 BATCH: Final = 256
-COUNTED = """
-import os, signal, sys
-from pathlib import Path
-from crops.__main__ import main
-left, rename = int(sys.argv[1]), Path.replace
-def counted(self, target):
-    global left
-    done = rename(self, target)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
-Path.replace = counted
-sys.exit(main(sys.argv[2:]))
-"""
-PEAK = """
-import sys
-from crops.__main__ import main
-code = main(sys.argv[1:])
-# Of this program alone: getrusage counts the memory of the process that started it, too.
-print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-sys.exit(code)
-"""
 
 
 def scenes(count: int, size_px: int = 512) -> list[Scene]:
@@ -122,18 +97,6 @@ def run(work: WorkFolder, *, workers: int, overwrite: bool = False, compress: bo
     """Run the stage without a word."""
     with redirect_stdout(io.StringIO()):
         assert run_stage(work, workers=workers, overwrite=overwrite, compress=compress) == 0
-
-
-def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return the seconds that a call takes."""
-    start = clock()
-    work()
-    return clock() - start
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Write a median with the least and the most."""
-    return f"{np.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
 def bare_making(work: WorkFolder, windows: dict[str, NDArray[np.int32]]) -> None:
@@ -346,9 +309,7 @@ def memory(folder: Path, drawn: list[Scene], few: int, many: int) -> None:
     peaks = []
     for count in (few, many):
         work = make_work(folder / str(count), drawn, count)
-        command = [sys.executable, "-c", PEAK, "run", str(work.root), "--workers", "1"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        peaks.append(int(done.stdout.split()[-1]) / 1024)
+        peaks.append(peak_mib("crops", ["run", str(work.root), "--workers", "1"]))
     print(f"\nmemory, peak: {few} images {peaks[0]:.0f} MiB, {many} images {peaks[1]:.0f} MiB, ", end="")
     print(f"ratio {peaks[1] / peaks[0]:.3f}")
 
@@ -366,31 +327,22 @@ def table(folder: Path, drawn: list[Scene], rows: int) -> None:
 
 def kills(folder: Path, drawn: list[Scene], count: int, times: int) -> None:
     """Print how many killed and resumed runs ended with the files of a run that was not killed."""
-
-    def files(work: WorkFolder) -> dict[str, bytes]:
-        stage = store_folder(work, "cells")
-        found = (path for path in stage.rglob("*") if path.is_file() and path.name != "run.json")
-        return {str(path.relative_to(stage)): path.read_bytes() for path in found}
-
     work = make_work(folder, drawn, count)
     run(work, workers=1)
-    whole = files(work)
+    whole = data_files(store_folder(work, "cells"))
     same, killed = 0, 0
     for seed in range(times):
         shutil.rmtree(store_folder(work, "cells"))
         nth = int(np.random.default_rng(seed).integers(1, 3 * -(-count // 32) + 4))
-        command = [sys.executable, "-c", COUNTED, str(nth), "run", str(work.root), "--workers", "1"]
-        killed += subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+        killed += run_killed("crops", nth, ["run", str(work.root), "--workers", "1"]) == -signal.SIGKILL
         run(work, workers=1)
-        same += files(work) == whole
+        same += data_files(store_folder(work, "cells")) == whole
     print(f"\nkills: of {times} runs {killed} were killed, {same} ended with the same files")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts that are named, or all."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    tiny = "--tiny" in words
-    parts = [word for word in words if word != "--tiny"]
+    parts, tiny = split_words(arguments)
     drawn = scenes(2 if tiny else 16, 256 if tiny else 512)
     known: dict[str, Callable[[Path], None]] = {
         "making": lambda folder: making(folder, drawn, *((4, 1) if tiny else (128, 5))),
@@ -403,12 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "table": lambda folder: table(folder, drawn, 1_000 if tiny else 700_000),
         "kills": lambda folder: kills(folder, drawn, *((4, 1) if tiny else (70, 20))),
     }
-    if unknown := set(parts) - set(known):
-        raise SystemExit(f"expected some of {', '.join(known)}, found {min(unknown)}")
     torch.manual_seed(0)
-    for name in parts or known:
-        with tempfile.TemporaryDirectory() as folder:
-            known[name](Path(folder))
+    run_parts(known, parts)
 
 
 if __name__ == "__main__":

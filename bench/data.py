@@ -14,9 +14,6 @@ With ``--tiny`` little of each, to see that everything runs.
 """
 
 import os
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.measure import run_parts, split_words, timed
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
 from hpa.duplicates import HASHED, hash_plane, similar_pairs
@@ -54,13 +52,6 @@ def write_atlas(folder: Path, count: int, drawn: int) -> None:
             for channel in CHANNELS:
                 (train / f"i{n:06d}_{channel}.png").hardlink_to(train / f"i{n % drawn:06d}_{channel}.png")
     (folder / "train.csv").write_text("Id,Target\n" + "".join(f"i{n:06d},{n % 28}\n" for n in range(count)))
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that `work` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def indexing(folder: Path, n_images: int) -> None:
@@ -201,21 +192,15 @@ def describe(split: SplitQuality) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts that are named, or all."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    tiny = "--tiny" in words
-    parts = [word for word in words if word != "--tiny"]
+    parts, tiny = split_words(arguments)
     known: dict[str, Callable[[Path], None]] = {
-        "index": lambda folder: indexing(folder, 100 if tiny else 25_000),
-        "hash": lambda folder: hashing(folder, 4 if tiny else 128, 1 if tiny else 5),
+        "index": lambda folder: indexing(folder / "data", 100 if tiny else 25_000),
+        "hash": lambda folder: hashing(folder / "data", 4 if tiny else 128, 1 if tiny else 5),
         "pairs": lambda _: pairing(1_000 if tiny else 100_000),
         "duplicates": lambda _: duplicates(3 if tiny else 60),
         "folds": lambda _: folding(),
     }
-    if unknown := set(parts) - set(known):
-        raise SystemExit(f"expected some of {', '.join(known)}, found {min(unknown)}")
-    for name in parts or known:
-        with tempfile.TemporaryDirectory() as folder:
-            known[name](Path(folder) / "data")
+    run_parts(known, parts)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,6 @@ With ``--tiny`` a few images, to see that everything runs.
 
 import json
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +28,7 @@ from cellpose.models import CellposeModel
 from cellpose.vit import CPSAM, BaseModel
 from numpy.typing import NDArray
 
+from bench.measure import data_files, peak_mib, run_killed, run_parts, split_words, spread, timed
 from hpa.atlas import draw_scene
 from hpa.atlas.scene import Scene
 from hpa.config import DataSection
@@ -41,6 +39,7 @@ from hpa.work import WorkFolder
 from segment.baseline import watershed_cells
 from segment.config import SegmentSection
 from segment.diameter import typical_diameter_px
+from segment.masks import stage_folder
 from segment.models import load_model
 from segment.network import CompactNetwork
 from segment.predict import see, segment_images
@@ -50,30 +49,6 @@ from segment.score import score_images, summarise
 
 STREAM = 7_303  # neither the training's, nor its check's, nor an atlas's
 SIDE_PX = 512
-COUNTED = """
-import os, signal, sys
-from pathlib import Path
-from segment.__main__ import main
-left, rename = int(sys.argv[1]), Path.replace
-def counted(self, target):
-    global left
-    done = rename(self, target)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
-Path.replace = counted
-sys.exit(main(sys.argv[2:]))
-"""
-PEAK = """
-import sys
-from pathlib import Path
-from segment.__main__ import main
-code = main(sys.argv[1:])
-# Not getrusage: a new process starts with the highest memory of the one that started it.
-print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
-sys.exit(code)
-"""
 
 
 def scenes(count: int, size_px: int = SIDE_PX) -> list[Scene]:
@@ -138,18 +113,6 @@ def accuracy(net: CompactNetwork, count: int) -> None:
         print(f"  {name:32s} {aps}   {table['pooled_f1'].iloc[0]:.3f}")
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that a call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def spread(values: list[float], digits: int = 1) -> str:
-    """Write a median with the least and the most."""
-    return f"{np.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def speed(net: CompactNetwork, folder: Path, peers: int, count: int, rounds: int) -> None:
     """Print the stage against Cellpose as documented and against the bare work, in turns."""
     drawn = scenes(min(32, count))
@@ -172,8 +135,8 @@ def speed(net: CompactNetwork, folder: Path, peers: int, count: int, rounds: int
         bare_ratios.append(whole / bare)
     print(f"\nspeed, {SIDE_PX} px, {rounds} rounds in turns, median (least to most):")
     print(f"  Cellpose as documented, 2 threads     {spread(theirs_s, 2)} images a second")
-    print(f"  the stage, 2 workers, start included  {spread(ours_s)} images a second")
-    print(f"  ratio                                 {spread(ratios)}")
+    print(f"  the stage, 2 workers, start included  {spread(ours_s, 1)} images a second")
+    print(f"  ratio                                 {spread(ratios, 1)}")
     print(f"  whole path : decoding + forward pass  {spread(bare_ratios, 2)} (one process, one thread)")
 
 
@@ -209,7 +172,7 @@ def workers(folder: Path, count: int, rounds: int) -> None:
             ends = sorted(part.stat().st_mtime for part in (work.root / "segment" / "parts").iterdir())
             rates[n].append((len(ends) - n) * 32 / (ends[-1] - ends[n - 1]))
     ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
-    print(f"\nworkers: one {spread(rates[1])}, two {spread(rates[2])} images a second, ratio {spread(ratios, 2)}")
+    print(f"\nworkers: one {spread(rates[1], 1)}, two {spread(rates[2], 1)} images a second, ratio {spread(ratios, 2)}")
 
 
 def memory(folder: Path, few: int, many: int) -> None:
@@ -218,9 +181,7 @@ def memory(folder: Path, few: int, many: int) -> None:
     for count in (few, many):
         write_folder(folder / f"images{count}", drawn, count)
         work = make_work(folder / f"work{count}", folder / f"images{count}")
-        command = [sys.executable, "-c", PEAK, "run", str(work.root), "--device", "cpu", "--workers", "1"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        peaks.append(int(done.stdout.split()[-1]) / 1024)
+        peaks.append(peak_mib("segment", ["run", str(work.root), "--device", "cpu", "--workers", "1"]))
     print(f"\nmemory, peak: {few} images {peaks[0]:.0f} MiB, {many} images {peaks[1]:.0f} MiB, ", end="")
     print(f"ratio {peaks[1] / peaks[0]:.3f}")
 
@@ -274,23 +235,16 @@ def kills(folder: Path, times: int) -> None:
     """Print how many killed and resumed runs ended with the files of a run that was not killed."""
     write_folder(folder / "images", scenes(8, 128), 40)
     (folder / "images" / "i00007_blue.png").unlink()
-
-    def files(work: WorkFolder) -> dict[str, bytes]:
-        stage = work.root / "segment"
-        found = (path for path in stage.rglob("*") if path.is_file() and path.name != "run.json")
-        return {str(path.relative_to(stage)): path.read_bytes() for path in found}
-
     whole = make_work(folder / "whole", folder / "images")
     run(whole, device="cpu", workers=1)
     same, added, killed = 0, 0, 0
     for seed in range(times):
         work = make_work(folder / f"killed{seed}", folder / "images")
         nth = int(np.random.default_rng(seed).integers(1, 86))
-        command = [sys.executable, "-c", COUNTED, str(nth), "run", str(work.root), "--device", "cpu", "--workers", "1"]
-        done = subprocess.run(command, check=False, capture_output=True)
-        killed += done.returncode == -signal.SIGKILL
+        code = run_killed("segment", nth, ["run", str(work.root), "--device", "cpu", "--workers", "1"])
+        killed += code == -signal.SIGKILL
         run(work, device="cpu", workers=1)
-        same += files(work) == files(whole)
+        same += data_files(stage_folder(work)) == data_files(stage_folder(whole))
         counts = json.loads((work.root / "segment" / "run.json").read_text())["counts"]
         added += counts["images"] == counts["masks"] + counts["failures"]
     print(f"\nkills: of {times} runs {killed} were killed, {same} ended with the same files, counts of {added} add up")
@@ -298,9 +252,7 @@ def kills(folder: Path, times: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts that are named, or all."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    tiny = "--tiny" in words
-    parts = [word for word in words if word != "--tiny"]
+    parts, tiny = split_words(arguments)
     net = load_model("compact", torch.device("cpu"))
     known: dict[str, Callable[[Path], None]] = {
         "accuracy": lambda _: accuracy(net, 2 if tiny else 40),
@@ -310,11 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "gpu": lambda _: gpu(net, 1, 2) if tiny else gpu_with_big_network(),
         "kills": lambda folder: kills(folder, 1 if tiny else 20),
     }
-    if unknown := set(parts) - set(known):
-        raise SystemExit(f"expected some of {', '.join(known)}, found {min(unknown)}")
-    for name in parts or known:
-        with tempfile.TemporaryDirectory() as folder:
-            known[name](Path(folder))
+    run_parts(known, parts)
 
 
 if __name__ == "__main__":

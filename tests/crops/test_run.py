@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.measure import data_files, run_killed
 from crops.__main__ import main
 from crops.config import Window
 from crops.run import run
@@ -20,27 +19,7 @@ from hpa.errors import UserError
 from hpa.work import WorkFolder
 from segment.masks import read_masks, write_masks, write_pair
 from tests.crops.worlds import World, cells_of, make_work, world
-from tests.pages import ROOT
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from crops.__main__ import main
-
-left = int(sys.argv[1])
-rename = Path.replace
-
-def counted(self, target):
-    global left
-    done = rename(self, target)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
-
-Path.replace = counted
-sys.exit(main(sys.argv[2:]))
-"""
 SMALL = "[crops]\nsize_px = 16\n"
 
 
@@ -61,11 +40,6 @@ def many(n: int) -> dict[str, World]:
     """Return more images than a chunk holds."""
     kinds = list(worlds().values())
     return {f"i{number:03d}": kinds[number % 4] for number in range(n)}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def failures(work: WorkFolder) -> dict[str, str]:
@@ -150,10 +124,10 @@ def test_several_kinds_at_once_and_one_more_later(tmp_path: Path) -> None:
     work = make_work(tmp_path, worlds(), recipe)
     run(work, workers=1)
     assert len(open_store(work, "random")) == len(open_store(work, "five")) == 20
-    before = files(store_folder(work, "five"))
+    before = data_files(store_folder(work, "five"))
     work.recipe.write_text(recipe.replace('["five"]', '["five", "whole"]'))
     run(work, workers=1)
-    assert files(store_folder(work, "five")) == before
+    assert data_files(store_folder(work, "five")) == before
     assert len(open_store(work, "whole")) == 4
 
 
@@ -162,7 +136,7 @@ def test_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     one, three = make_work(tmp_path / "a", images, SMALL), make_work(tmp_path / "b", images, SMALL)
     run(one, workers=1)
     run(three, workers=3)
-    assert files(store_folder(one, "cells")) == files(store_folder(three, "cells"))
+    assert data_files(store_folder(one, "cells")) == data_files(store_folder(three, "cells"))
     assert len(list(store_folder(one, "cells").glob("shard-?????.npy"))) == 3
 
 
@@ -277,9 +251,8 @@ def test_a_killed_run_started_again_gives_the_same_files(tmp_path: Path, seed: i
     outputs = 2 + (4 if compress else 3) * 3
     nth = int(np.random.default_rng([seed, compress]).integers(1, outputs + 1))
     flags = ["--workers", "1", *(["--compress"] if compress else [])]
-    command = [sys.executable, "-c", KILLED, str(nth), "run", str(work.root), *flags]
-    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert run_killed("crops", nth, ["run", str(work.root), *flags]) == -signal.SIGKILL
     assert run(work, workers=1, compress=compress) == 0
-    assert files(store_folder(work, "cells")) == files(store_folder(whole, "cells"))
+    assert data_files(store_folder(work, "cells")) == data_files(store_folder(whole, "cells"))
     counts = json.loads((store_folder(work, "cells") / "run.json").read_text())["counts"]
     assert counts["kept"] + counts["dropped"] == counts["segmented"]

@@ -15,36 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.measure import data_files, run_killed
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
 from hpa.mapping import CHUNK_IMAGES
 from hpa.work import WorkFolder
+from segment.masks import stage_folder
 from segment.run import run
 from tests.pages import ROOT
 from tests.segment.shapes import make_work, write_image
 
 IMAGES = CHUNK_IMAGES + 8
-
-# Files appear by a rename (`hpa.files.whole`), so the n-th rename is the n-th output file.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from segment.__main__ import main
-
-left = int(sys.argv[1])
-rename = Path.replace
-
-def counted(self, target):
-    global left
-    done = rename(self, target)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
-
-Path.replace = counted
-sys.exit(main(sys.argv[2:]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +48,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
 
 
 def files(work: WorkFolder) -> dict[str, bytes]:
-    folder = work.root / "segment"
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    return data_files(stage_folder(work))
 
 
 def add_up(work: WorkFolder) -> None:
@@ -87,8 +66,8 @@ def test_a_killed_run_started_again_gives_the_same_files(
     work = make_work(tmp_path, data)
     last = 2 * IMAGES + 6
     nth = int(np.random.default_rng(seed).integers(1, last))
-    command = [sys.executable, "-c", KILLED, str(nth), "run", str(work.root), "--device", "cpu", "--workers", "1"]
-    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == -signal.SIGKILL
+    command = ["run", str(work.root), "--device", "cpu", "--workers", "1"]
+    assert run_killed("segment", nth, command) == -signal.SIGKILL
     assert run(work, device="cpu", workers=1) == 1
     assert files(work) == files(whole)
     add_up(work)
