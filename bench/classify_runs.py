@@ -1,33 +1,30 @@
-"""Runs of the classifier on one hold-out split of an atlas, scored against its hidden truth, for `bench.classify`."""
+"""Runs of the classifier on one hold-out split of an atlas, for `bench.classify`."""
 
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 import crops.run
 import segment.run
-from aggregate.decide import decide
-from aggregate.optimum import best_thresholds
 from aggregate.trained import pool_as_trained
 from classify.batches import FoldCrops
 from classify.channels import pick_channels
 from classify.checkpoint import Checkpoint
 from classify.config import ClassifySection
-from classify.evaluate import mean_average_precision, pick_device
+from classify.evaluate import pick_device
 from classify.fit import clear, fit
 from classify.labels import CropLabels, label_crops
 from classify.predict import Scored, predict_fold
 from classify.probabilities import ATTENTION, TrainedPooling, class_columns
-from classify.retrieval import retrieve, unit
 from classify.run import trained_pooling
 from crops.store import CropStore
 from hpa.atlas import synthesize
@@ -35,14 +32,13 @@ from hpa.channels import CHANNELS
 from hpa.files import write_json
 from hpa.folds import read_folds
 from hpa.images import read_images
-from hpa.pixels import read_labels
-from hpa.scores import macro_f1
 from hpa.vocabulary import HPA28
 from hpa.work import WorkFolder
 from pipeline.init import init
 from pipeline.recipe import load_recipe
-from segment.masks import read_mask
-from segment.score import match_cells
+
+ROOT: Final = Path("work/bench-classify")
+"""Where everything lies that the bench makes."""
 
 FOLD: Final = 0
 """The fold that is held out: thresholds are tuned on it, nothing is trained on it."""
@@ -67,7 +63,9 @@ class Size:
     seeds
         Of the finalists.
     backbone
-        Of all but the one system that names its own.
+        Of all but `five_backbone`.
+    five_backbone
+        Of the system of five windows.
     """
 
     train: int
@@ -78,6 +76,7 @@ class Size:
     epochs: int
     seeds: tuple[int, ...]
     backbone: str
+    five_backbone: str
 
     @property
     def section(self) -> ClassifySection:
@@ -85,8 +84,8 @@ class Size:
         return ClassifySection(backbone=self.backbone, precision="auto", validate_every=100)
 
 
-FULL: Final = Size(1000, 300, 512, 64, (75, 150, 300, 600), 16, (0, 1, 2), "resnet18")
-TINY: Final = Size(20, 6, 256, 32, (1, 2), 1, (0,), "cnn3")
+FULL: Final = Size(500, 300, 512, 64, (100, 200, 400), 8, (0, 1, 2), "resnet18", "densenet121")
+TINY: Final = Size(20, 6, 256, 32, (1, 2), 1, (0,), "cnn3", "cnn3")
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,11 @@ class World:
     root: Path
     size: Size
     penetrance: float = 1.0
+
+    @classmethod
+    def of(cls, size: Size, penetrance: float = 1.0) -> "World":
+        """Return the atlas of a size and penetrance, below `ROOT`."""
+        return cls(ROOT / f"{size.train}-{penetrance}", size, penetrance)
 
     @property
     def atlas(self) -> Path:
@@ -261,79 +265,8 @@ def joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(values, index=parts[0].index, columns=columns).assign(origin=parts[0]["origin"]).dropna()
 
 
-@dataclass(frozen=True)
-class Score:
-    """Scores on test images against the truth; thresholds are tuned on the held-out images.
-
-    `held_cell_mean_ap` is of the held-out images' cells: systems are chosen by it, so that the choice does not flatter
-    their scores on test.
-    """
-
-    image_macro_f1: float
-    image_mean_ap: float
-    cell_macro_f1: float
-    cell_mean_ap: float
-    held_cell_mean_ap: float
-
-
-def score(world: World, work: WorkFolder, images: pd.DataFrame, cells: pd.DataFrame | None = None) -> Score:
-    """Score image probabilities, and those of cells where there are any.
-
-    Parameters
-    ----------
-    world
-        The atlas with the truth.
-    work
-        A work folder of it, with masks and the labels of the held-out images.
-    images
-        `image_probabilities`.
-    cells
-        Probabilities of crops of the window ``cells``.
-    """
-    columns = class_columns(HPA28)
-    held = images[images["origin"] == "oof"]
-    known = read_images(work.images).set_index("image_id")["target"]
-    thresholds = best_thresholds(HPA28.multi_hot(known.loc[held.index]), held[columns].to_numpy(np.float32))
-    truth = pd.read_csv(world.atlas / "truth" / "images.csv", dtype=str, keep_default_na=False).set_index("image_id")
-    test = images[images["origin"] == "test"]
-    targets = HPA28.multi_hot(HPA28.parse(text) for text in truth.loc[test.index, "target"])
-    p = test[columns].to_numpy(np.float32)
-    of_images = macro_f1(targets, decide(p, thresholds, "argmax", HPA28)), mean_average_precision(targets, p)
-    if cells is None:
-        return Score(*of_images, *[float("nan")] * 3)
-    _, held_ap = _score_cells(world, work, cells[cells["origin"] == "oof"], thresholds)
-    return Score(*of_images, *_score_cells(world, work, cells[cells["origin"] == "test"], thresholds), held_ap)
-
-
-def _score_cells(
-    world: World, work: WorkFolder, table: pd.DataFrame, thresholds: NDArray[np.float64]
-) -> tuple[float, float]:
-    columns = class_columns(HPA28)
-    truth = pd.read_csv(
-        world.atlas / "truth" / "cells.csv", dtype={"image_id": str, "target": str}, keep_default_na=False
-    )
-    rows = []
-    for image_id in table.loc[table["cell_label"] > 0, "image_id"].unique():
-        reference = read_labels(world.atlas / "truth" / "cells" / f"{image_id}.png")
-        for found, true in match_cells(read_mask(work, image_id), reference):
-            rows.append((image_id, int(found), int(true)))
-    pairs = pd.DataFrame(rows, columns=["image_id", "cell_label", "true_label"])
-    both = table.merge(pairs, on=["image_id", "cell_label"])
-    both = both.merge(truth.rename(columns={"cell_label": "true_label"}), on=["image_id", "true_label"])
-    targets = HPA28.multi_hot(HPA28.parse(text) for text in both["target"])
-    p = both[columns].to_numpy(np.float32)
-    return macro_f1(targets, decide(p, thresholds, "blank", HPA28)), mean_average_precision(targets, p)
-
-
-def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, Any]:
-    """Return precision@1 and MAP@R of held-out crops in a space of vectors, other antibodies' crops only."""
-    keys = pd.read_parquet(ran.folder / "predict" / "keys.parquet")
-    own = np.flatnonzero((keys["origin"] == "oof").to_numpy())
-    work = job.scored_on[0]
-    images = read_images(work.images).merge(read_folds(work.folds), on="image_id").set_index("image_id")
-    ids = keys["image_id"].iloc[own]
-    targets = HPA28.multi_hot(images.loc[ids, "target"])
-    vectors = unit(np.load(ran.folder / "predict" / f"{name}.npy", allow_pickle=False)[own])
-    rng = np.random.default_rng(0)
-    rows = np.sort(rng.choice(len(own), min(queries, len(own)), replace=False))
-    return asdict(retrieve(vectors, targets, images.loc[ids, "group"].to_numpy(np.int64), rows, 0.5))
+def show(rows: Sequence[dict[str, object]], path: Path) -> None:
+    """Print a table and write it as JSON records."""
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    write_json(path, json.loads(table.to_json(orient="records")))
