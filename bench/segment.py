@@ -10,6 +10,8 @@ workers   two worker processes against one, of one thread each.
 memory    peak memory of a run over 100 and over 400 images.
 gpu       where there is one: the big network with random weights, batches filled across images against the documented
           loop; images a second, and the share of the time in which the network computes.
+real      mean AP and pooled F1 of a plain watershed, of ours, and of the default path on real images with masks, over
+          a range of diameters (CELLWISE_REAL_DATA, ../shared/real).
 kills     twenty runs killed at a random output file and started again: their files against those of a run that was not.
 
 With ``--tiny`` a few images, to see that everything runs.
@@ -29,6 +31,7 @@ from cellpose.vit import CPSAM, BaseModel
 from numpy.typing import NDArray
 
 from bench.measure import data_files, peak_mib, run_killed, run_parts, split_words, spread, timed
+from bench.segment_real import DIAMETERS_PX, real
 from hpa.atlas import draw_scene
 from hpa.atlas.scene import Scene
 from hpa.config import DataSection
@@ -260,6 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "workers": lambda folder: workers(folder, *((160, 1) if tiny else (512, 3))),
         "memory": lambda folder: memory(folder, *((8, 16) if tiny else (100, 400))),
         "gpu": lambda _: gpu(net, 1, 2) if tiny else gpu_with_big_network(),
+        "real": lambda _: real(net, DIAMETERS_PX[::5] if tiny else DIAMETERS_PX),
         "kills": lambda folder: kills(folder, 1 if tiny else 20),
     }
     run_parts(known, parts)
