@@ -14,7 +14,7 @@ SMALL = ["--set", "classify.epochs=2", "--set", "crops.size_px=32", "--set", "da
 
 
 @pytest.mark.slow
-def test_killed_runs_end_with_the_samedata_files(tmp_path: Path) -> None:
+def test_killed_runs_end_with_the_same_data_files(tmp_path: Path) -> None:
     atlas = tmp_path / "atlas"
     synthesize(atlas, 40, 8, seed=5, size_px=256)
     assert main(["init", str(tmp_path / "fresh"), "--data", str(atlas), *SMALL]) == 0
