@@ -215,7 +215,8 @@ def _score(
         far = shares_far_apart(share_oof, len(tuned.ids), share_test, len(decided.ids))
         classes = classes.assign(share_oof=share_oof, share_test=share_test, shares_differ=far)
     section = known.section
-    told = summary(tuned.targets, honest, tuned.groups, classes, resamples=section.bootstrap, seed=work.data.seed)
+    over, seed = "groups of images (folds.parquet)", work.data.seed
+    told = summary(tuned.targets, honest, tuned.groups, classes, over=over, resamples=section.bootstrap, seed=seed)
     flattering = overall(tuned.targets, tuned.in_sample)["macro_f1"]
     source_of = images.set_index("image_id")["source"].loc[tuned.ids].to_numpy(object)
     told |= {

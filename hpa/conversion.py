@@ -87,8 +87,8 @@ def converter(source: Vocabulary, to: Vocabulary) -> Callable[[Target], Labels]:
         carried = np.zeros(len(source), dtype=bool)
         carried[list(target)] = True
         possible = np.asarray(~covered | ours[:, carried].any(axis=1))
-        positive: NDArray[np.bool_] = within[carried].any(axis=0)
-        masked: NDArray[np.bool_] = ~positive & (theirs & possible[:, None]).any(axis=0)
+        positive = np.asarray(within[carried].any(axis=0))
+        masked = ~positive & np.asarray((theirs & possible[:, None]).any(axis=0))
         if negative is not None:
             masked[negative] = not positive.any()
         return Labels(_indices(positive), _indices(masked))

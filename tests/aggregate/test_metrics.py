@@ -98,15 +98,16 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_the_summary_is_plain_and_complete() -> None:
     targets, predictions, scores = _rows()
     table = class_table(targets, predictions, VOCABULARY, scores)
-    told = summary(targets, predictions, np.arange(80), table, resamples=50, seed=0)
+    told = summary(targets, predictions, np.arange(80), table, over="images", resamples=50, seed=0)
     assert told["images"] == 80
     assert told["classes"][4]["auc"] is None
     assert told["classes"][4]["f1_interval"] is None
     assert told["bootstrap"]["resamples"] == 50
+    assert (told["bootstrap"]["groups"], told["bootstrap"]["over"]) == (80, "images")
     assert "counts 0" in told["bootstrap"]["absent_classes"]
     low, high = told["intervals"]["macro_f1"]
     assert low <= told["macro_f1"] <= high
-    assert "intervals" not in summary(targets, predictions, np.arange(80), table, resamples=0, seed=0)
+    assert "intervals" not in summary(targets, predictions, np.arange(80), table, over="images", resamples=0, seed=0)
 
 
 def test_scores_of_each_source() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,11 +106,44 @@ def test_tables_that_are_wrong(
     assert sentence in _sentence(capsys, ["evaluate", *paths])
 
 
+def test_the_bootstrap_draws_groups_where_they_are_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Six images of each of 30 antibodies, alike: the intervals of 30 images, not of 180."""
+    draw = np.random.default_rng(0)
+    labels = np.repeat(draw.integers(0, 3, (30, 2)), 6, axis=0)
+    rows = [f"{antibody},{antibody}_{k}" for antibody in range(30) for k in range(6)]
+    lines = [f"{row.split(',')[1]},{truth},{said}" for row, (truth, said) in zip(rows, labels, strict=True)]
+    table = _write(tmp_path / "t.csv", "Id,Target,Predicted\n" + "\n".join(lines) + "\n")
+    antibodies = _write(tmp_path / "antibodies.csv", "Antibody,Id\n" + "\n".join(rows) + "\n")
+
+    def width(*more: str) -> tuple[float, dict[str, Any]]:
+        assert main(["evaluate", table, table, "--out", str(tmp_path / "told.json"), *more]) == 0
+        told = json.loads((tmp_path / "told.json").read_text())
+        low, high = told["intervals"]["micro_f1"]
+        return high - low, told["bootstrap"]
+
+    by_image, told = width()
+    assert (told["groups"], told["over"]) == (180, "images")
+    assert "1000 resamples of 180 images" in capsys.readouterr().out
+    by_group, told = width("--groups", antibodies)
+    assert (told["groups"], told["over"]) == (30, "groups of images (Antibody in antibodies.csv)")
+    assert "1000 resamples of 30 groups of images (Antibody in antibodies.csv)" in capsys.readouterr().out
+    assert by_group > 1.8 * by_image  # the square root of six
+    _, told = width("--groups", table, "--groups-column", "Target")
+    assert told["groups"] == 3
+    few = _write(tmp_path / "few.csv", "Id,group\n0_0,x\n0_1,x\n0_2,\n0_3,\nelsewhere,x\n")
+    assert width("--groups", few)[1]["groups"] == 179
+    other = _write(tmp_path / "other.csv", "Id,group\nelsewhere,x\n")
+    assert "found none of them" in _sentence(capsys, ["evaluate", table, table, "--groups", other])
+    wrong = ["evaluate", table, table, "--groups", few, "--groups-column", "Nope"]
+    assert "expected the column Nope in" in _sentence(capsys, wrong)
+
+
 def test_a_file_that_is_not_there_and_an_unknown_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = _write(tmp_path / "t.csv", "Id,Target\na,1\n")
     assert "found no file" in _sentence(capsys, ["evaluate", str(tmp_path / "none.csv"), table])
     assert "found 'hpa99'" in _sentence(capsys, ["evaluate", table, table, "--vocabulary", "hpa99"])
-    assert "found 'Nope'" not in _sentence(capsys, ["evaluate", table, table, "--truth-column", "Nope"])
+    wrong = ["evaluate", table, table, "--truth-column", "Nope"]
+    assert f"expected the column Nope in {table}, found Target" in _sentence(capsys, wrong)
 
 
 class Submission:
