@@ -8,7 +8,7 @@
 run       reads  recipe.toml, images.parquet, folds.parquet, classify/<window>/probabilities.parquet (and those of the
                  runs that the recipe joins);
           writes aggregate/: images.parquet, thresholds.json, metrics.json, submission.csv, figures/, run.json.
-evaluate  reads two tables of labels; needs no work folder.
+evaluate  reads two tables of labels, and one of groups if there is one; needs no work folder.
 cells     reads a finished work folder and a table with image_id, cell_label, target.
 submit    reads a matrix of scores, a sample submission and thresholds; needs no work folder.
 """

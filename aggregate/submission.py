@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from aggregate.config import Format
 from aggregate.kaggle2021 import COLUMNS, cell_table
+from aggregate.sources import Source
 from classify.probabilities import class_columns, stream_probabilities
 from hpa.errors import UserError
 from hpa.files import write_csv
@@ -95,7 +96,7 @@ def write_submission(
     form: Format | Literal["auto"],
     ids: Sequence[str],
     predictions: NDArray[np.bool_],
-    probabilities: Path,
+    source: Source,
 ) -> int:
     """Write the submission of a work folder and return its number of rows.
 
@@ -109,8 +110,13 @@ def write_submission(
         Of the submission.
     ids, predictions
         The test images, and their classes, shape (N, K).
-    probabilities
-        The table of crop probabilities, which `kaggle2021` is made from.
+    source
+        The run and window whose crops are the cells of `kaggle2021`.
+
+    Raises
+    ------
+    UserError
+        If it is not as `check_submission` has it, or cells are asked for and the crops are others.
     """
     vocabulary = work.data.classes
     if form == "auto":
@@ -119,7 +125,9 @@ def write_submission(
     images = read_images(work.images)
     images = images[images["split"] == "test"]
     if form == "kaggle2021":
-        cells = cell_means(probabilities, vocabulary)
+        if source.window != "cells":
+            raise UserError(f"expected windows around cells for a submission of kaggle2021, found {source.window}")
+        cells = cell_means(source.probabilities, vocabulary)
         cells = cells[~cells["is_oof"]]
         table = cell_table(images, cells, class_columns(vocabulary), vocabulary, lambda i: read_mask(work, i))
     else:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from aggregate.__main__ import main
+from bench.simulated_work import make_work
 from hpa.scores import macro_f1
 from hpa.vocabulary import HPA28
 
@@ -215,6 +216,24 @@ def test_thresholds_from_a_table(made: Submission) -> None:
     table = _write(made.folder / "t.csv", "class,mine\n" + "\n".join(lines) + "\n")
     assert main(made.arguments(table)) == 0
     np.testing.assert_array_equal(made.predicted(), made.scores > values)
+
+
+def test_what_a_run_left_gives_its_submission_again(
+    made: Submission, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its image scores as a table, its thresholds.json and its own submission as the sample."""
+    work = make_work(tmp_path / "work", test=55)
+    assert main(["run", str(work.root), "--no-figures"]) == 0
+    left = work.root / "aggregate"
+    made.sample = str(left / "submission.csv")
+    arguments = made.arguments(str(left / "thresholds.json"), scores=str(left / "images.parquet"))
+    assert main(arguments) == 0
+    assert made.out.read_bytes() == (left / "submission.csv").read_bytes()
+    made.out.unlink()
+    np.save(tmp_path / "of19.npy", np.zeros((55, 19)))
+    other = made.arguments(str(left / "thresholds.json"), "--vocabulary", "hpa19", scores=str(tmp_path / "of19.npy"))
+    assert "expected thresholds of hpa19 in" in _sentence(capsys, other)
+    assert not made.out.exists()
 
 
 def test_inputs_of_a_submission_that_are_wrong(made: Submission, capsys: pytest.CaptureFixture[str]) -> None:
