@@ -24,7 +24,7 @@ from hpa.command import call, new_app
 app = new_app(__doc__)
 
 Classes = Annotated[
-    str, typer.Option("--vocabulary", help="The classes: hpa28, or how many there are, called by number.")
+    str, typer.Option("--vocabulary", help="hpa28, hpa19, jovian10, or how many classes there are, called by number.")
 ]
 
 
