@@ -14,7 +14,8 @@ from aggregate.__main__ import main
 from aggregate.run import run
 from aggregate.thresholds import read_thresholds
 from bench.simulated_work import COLUMNS, make_work, probabilities_path, rewrite
-from classify.probabilities import TrainedPooling, write_pooling, write_probabilities
+from classify.probabilities import write_probabilities
+from classify.trained_pooling import TrainedPooling, write_pooling
 from hpa.config import read_toml
 from hpa.errors import UserError
 from hpa.folds import read_folds
