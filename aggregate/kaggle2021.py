@@ -78,6 +78,25 @@ def prediction_string(masks: Mapping[int, str], cells: NDArray[np.int64], probab
     return " ".join(parts)
 
 
+def check_cells(table: pd.DataFrame) -> None:
+    """Check the entries of a submission.
+
+    Raises
+    ------
+    UserError
+        Naming the image of which an entry is no triple of a class of 2021, a confidence within 0..1 and a mask.
+    """
+    classes = {str(c) for c in range(len(HPA19))}
+    for image_id, text in zip(table["ID"], table["PredictionString"], strict=True):
+        words = text.split()
+        wrong = len(words) % 3 != 0 or not set(words[::3]) <= classes
+        if wrong or not all(0 <= float(confidence) <= 1 for confidence in words[1::3]):
+            raise UserError(
+                f"expected a class 0..{len(HPA19) - 1}, a confidence within 0..1 and a mask for each entry of "
+                f"image {image_id}, found otherwise"
+            )
+
+
 def cell_table(
     images: pd.DataFrame,
     cells: pd.DataFrame,

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aggregate.config import Format
-from aggregate.kaggle2021 import COLUMNS, cell_table
+from aggregate.kaggle2021 import COLUMNS, cell_table, check_cells
 from aggregate.sources import Source
 from classify.probabilities import class_columns, stream_probabilities
 from hpa.errors import UserError
@@ -54,12 +54,14 @@ def check_submission(table: pd.DataFrame, ids: Sequence[str], vocabulary: Vocabu
     Raises
     ------
     UserError
-        If a column, a row or the order differs, an id stands twice, or a label is out of range.
+        If a column, a row or the order differs, an id stands twice, or a label or confidence is out of range.
     """
     if tuple(table.columns) != HEADERS[form]:
         raise UserError(f"expected the columns {','.join(HEADERS[form])}, found {','.join(table.columns)}")
     check_ids(list(table[HEADERS[form][0]]), ids, where)
-    if form != "kaggle2021":
+    if form == "kaggle2021":
+        check_cells(table)
+    else:
         for text in table[HEADERS[form][1]]:
             vocabulary.parse(text)
 

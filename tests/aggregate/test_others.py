@@ -87,6 +87,16 @@ def test_other_numbers_of_classes(tmp_path: Path) -> None:
     assert told["macro_f1"] == pytest.approx(0.3)
 
 
+def test_one_image_and_classes_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = _write(tmp_path / "t.csv", "Id,Target\na,3\n")
+    assert main(["evaluate", table, table, "--bootstrap", "5", "--out", str(tmp_path / "told.json")]) == 0
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["macro_f1"] == pytest.approx(1 / 28)
+    assert told["intervals"]["micro_f1"] == [1, 1]
+    assert [row["f1_interval"] for row in told["classes"]] == [[1, 1] if c == 3 else None for c in range(28)]
+    assert "no labelled image of: Nucleoplasm" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("predictions", "truth", "sentence"),
     [

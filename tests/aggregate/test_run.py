@@ -387,6 +387,11 @@ def test_runs_that_cannot_be_joined(tmp_path: Path) -> None:
     make_work(tmp_path / "other", train=60, test=31)
     with pytest.raises(UserError, match="the same images, found image i00090 in one of them only"):
         run(work)
+    recipe = read_toml(tmp_path / "other" / "recipe.toml")
+    recipe["data"]["vocabulary"] = "hpa19"
+    (tmp_path / "other" / "recipe.toml").write_text(tomli_w.dumps(recipe))
+    with pytest.raises(UserError, match="joined runs of the vocabulary hpa28, found hpa19"):
+        run(work)
 
 
 def test_thresholds_of_another_vocabulary(finished: WorkFolder, tmp_path: Path) -> None:
