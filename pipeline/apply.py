@@ -43,7 +43,7 @@ def apply(
         Data folders, ``PATH`` or ``NAME=PATH``.
     out
         The work folder to make; joined runs get their own, ``joined/0`` and so on in it. A folder that an earlier,
-        killed call made of the same images is gone on with.
+        killed call made of the same images is gone on with. Every run segments and cuts by its own recipe.
     device, workers, dask
         As for `pipeline.stages.run_stages`.
 
@@ -63,10 +63,11 @@ def apply(
     code = 0
     with locked(out):
         for place, part in zip(places, model.joined, strict=True):
-            print(f"{part.work.root}, joined with {model.work.root}")
+            print(f"apply: {part.work.root}, which {model.work.root} joins")
             other = init_apply(place, data, part.recipe)
             ran = run_stages(other, model=part.work, device=device, workers=workers, dask=dask, ends_with="predict")
             code = max(code, ran.code)
+        print(f"apply: {model.work.root}")
         ran = run_stages(folder, model=model.work, device=device, workers=workers, dask=dask)
     return max(code, ran.code)
 
