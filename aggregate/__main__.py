@@ -8,7 +8,7 @@
 run       reads  recipe.toml, images.parquet, folds.parquet, classify/<window>/probabilities.parquet (and those of the
                  runs that the recipe joins);
           writes aggregate/: images.parquet, thresholds.json, metrics.json, submission.csv, figures/, run.json.
-evaluate  reads two tables of labels; needs no work folder.
+evaluate  reads two tables of labels, and one of groups if there is one; needs no work folder.
 cells     reads a finished work folder and a table with image_id, cell_label, target.
 submit    reads a matrix of scores, a sample submission and thresholds; needs no work folder.
 """
@@ -24,7 +24,7 @@ from hpa.command import call, new_app
 app = new_app(__doc__)
 
 Classes = Annotated[
-    str, typer.Option("--vocabulary", help="The classes: hpa28, or how many there are, called by number.")
+    str, typer.Option("--vocabulary", help="hpa28, hpa19, jovian10, or how many classes there are, called by number.")
 ]
 
 
@@ -53,6 +53,14 @@ def evaluate(
     vocabulary: Classes = "hpa28",
     predicted_column: Annotated[str, typer.Option(help="Of the predictions; found by its usual names.")] = "",
     truth_column: Annotated[str, typer.Option(help="Of the truth; found by its usual names.")] = "",
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            help="A table of ids and groups, such as antibodies.csv or the truth itself, drawn as wholes by the"
+            " bootstrap; without it images are, and where several share an antibody the intervals are too narrow."
+        ),
+    ] = None,
+    groups_column: Annotated[str, typer.Option(help="Of the groups; found by its usual names.")] = "",
     bootstrap: Annotated[int, typer.Option(help="Resamples behind the intervals.", min=0)] = 1000,
     out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file too.")] = None,
 ) -> None:
@@ -63,7 +71,15 @@ def evaluate(
     from hpa.files import write_json
 
     columns = (predicted_column, truth_column)
-    told = score(predictions, truth, find_vocabulary(vocabulary), columns=columns, resamples=bootstrap)
+    told = score(
+        predictions,
+        truth,
+        find_vocabulary(vocabulary),
+        columns=columns,
+        groups=groups,
+        groups_column=groups_column,
+        resamples=bootstrap,
+    )
     print_summary(told, str(predictions))
     if told["unscored"]:
         print(f"{told['unscored']} predictions have no label and are not scored")

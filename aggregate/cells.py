@@ -61,7 +61,7 @@ def score_cells(work: WorkFolder, truth: Path, window: str, *, resamples: int = 
     predictions = decide(scores, values, "blank", vocabulary)
     groups = pd.factorize(cells["image_id"])[0]
     table = class_table(targets, predictions, vocabulary, scores)
-    told = summary(targets, predictions, groups, table, resamples=resamples, seed=work.data.seed)
+    told = summary(targets, predictions, groups, table, over="images", resamples=resamples, seed=work.data.seed)
     return told | {"labelled": len(labelled)}
 
 

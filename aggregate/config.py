@@ -1,5 +1,6 @@
 """The `[aggregate]` section of a recipe."""
 
+from pathlib import Path
 from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -99,8 +100,8 @@ class AggregateSection(Section):
     )
     submission: Format | Literal["auto"] = Field(
         default="auto",
-        description="The form of submission.csv: kaggle2018, jovian (the course's), kaggle2021 (single cells), or auto,"
-        " labels of images under the header that belongs to the vocabulary.",
+        description="The form of submission.csv: kaggle2018, jovian (the course's), kaggle2021 (single cells, as this"
+        " run's own models score them), or auto, labels of images under the header that belongs to the vocabulary.",
     )
 
     @model_validator(mode="after")
@@ -112,6 +113,11 @@ class AggregateSection(Section):
         if any(not 0 <= share <= 1 for share in self.class_fractions):
             raise ValueError("class_fractions lie within 0..1")
         return self
+
+    @property
+    def joined(self) -> list[tuple[Path, str]]:
+        """The work folder and the window of each joined run; an empty window is that of this run."""
+        return [(Path(root), window) for root, _, window in (text.partition(":") for text in self.join)]
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

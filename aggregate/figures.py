@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from hpa.files import write_bytes
@@ -17,6 +17,7 @@ from hpa.files import write_bytes
 _BLUE: Final = "#1f6fb4"
 _RED: Final = "#c8442b"
 _GRAY: Final = "#8a8a8a"
+_YELLOW: Final = "#f0c000"
 _COLUMNS: Final = 7
 _BINS: Final = 10
 _POINTS: Final = 200
@@ -70,20 +71,20 @@ def draw_classes(drawn: Drawn) -> Figure:
     figure = Figure(figsize=(9, 0.26 * len(rows) + 1.4), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(rows))
+    seen = [row for row in rows if row["support"] or row["predicted"]]
+    shown = places[[bool(row["support"] or row["predicted"]) for row in rows]]
     axes.barh(places, [row["f1"] for row in rows], color=_BLUE, alpha=0.75, height=0.7, label="F1")
     for place, row in zip(places, rows, strict=True):
         if row.get("f1_interval"):
             axes.plot(row["f1_interval"], [place, place], color="black", linewidth=1.4, solid_capstyle="butt")
-    axes.plot(
-        [row["precision"] for row in rows], places, "|", color=_RED, markersize=11, markeredgewidth=2, label="precision"
-    )
-    axes.plot(
-        [row["recall"] for row in rows], places, "x", color="#f0c000", markersize=6, markeredgewidth=2, label="recall"
-    )
+    for name, marker, colour, size in (("precision", "|", _RED, 11), ("recall", "x", _YELLOW, 6)):
+        values = [row[name] for row in seen]
+        axes.plot(
+            values, shown, marker, color=colour, markersize=size, markeredgewidth=2, label=name, clip_on=False, zorder=3
+        )
     axes.axvline(drawn.metrics["macro_f1"], color="black", linestyle=":", label="macro F1")
     axes.set_yticks(places, [f"{row['class']} ({row['support']})" for row in rows])
-    axes.invert_yaxis()
-    axes.margins(y=0.01)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.set_xlabel("out of fold, thresholds cross-fitted; black: 95% interval of F1")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False)
@@ -102,8 +103,7 @@ def draw_precision_recall(drawn: Drawn) -> Figure:
         row = drawn.metrics["classes"][c]
         axes.plot(row["recall"], row["precision"], "o", color=_RED, markersize=5)
         axes.axhline(positive.mean(), color=_GRAY, linewidth=0.8, linestyle=":")
-        axes.set_xlim(0, 1.02)
-        axes.set_ylim(0, 1.02)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
 
     return _small_multiples(drawn, one, "recall", "precision; red: as decided; dotted: by chance")
 
@@ -120,8 +120,7 @@ def draw_thresholds(drawn: Drawn) -> Figure:
         hits = positive.sum() - np.searchsorted(np.sort(scores[positive]), tried, side="right")
         axes.plot(tried, 2 * hits / np.maximum(predicted + positive.sum(), 1), color=_BLUE, linewidth=1.2)
         axes.axvline(drawn.thresholds[c], color=_RED, linewidth=1.2)
-        axes.set_xlim(0, max(top, 1e-3) * 1.05)
-        axes.set_ylim(0, 1)
+        axes.set(xlim=(0, max(top, drawn.thresholds[c], 1e-3) * 1.05), ylim=(0, 1.02), yticks=(0, 0.5, 1))
 
     return _small_multiples(drawn, one, "threshold", "F1 on the rows tuned on; red: the threshold chosen")
 
@@ -133,7 +132,7 @@ def draw_confusion(drawn: Drawn) -> Figure:
     share = np.ma.masked_equal(together / np.maximum(missed.sum(axis=0), 1)[:, None], 0)
     share[missed.sum(axis=0) < _FEW] = np.ma.masked
     k = len(drawn.classes)
-    figure = Figure(figsize=(0.27 * k + 3.6, 0.25 * k + 3.2), layout="constrained")
+    figure = Figure(figsize=(0.27 * k + 3.6, 0.25 * k + 2.6), layout="constrained")
     axes = figure.subplots()
     picture = axes.imshow(
         share, cmap="magma_r", vmin=0, vmax=max(float(np.ma.max(share)), 0.05) if share.count() else 1.0
@@ -142,6 +141,8 @@ def draw_confusion(drawn: Drawn) -> Figure:
     axes.set_yticks(
         np.arange(k), [f"{name} ({n} missed)" for name, n in zip(drawn.classes, missed.sum(axis=0), strict=True)]
     )
+    if not share.count():
+        axes.text(0.5, 0.5, "nothing to draw", ha="center", va="center", color=_GRAY, transform=axes.transAxes)
     axes.set_xlabel(f"wrongly predicted instead (nothing is drawn of classes missed less than {_FEW} times)")
     figure.colorbar(picture, label="share of the images that miss the class", shrink=0.6)
     return figure
@@ -160,8 +161,7 @@ def draw_calibration(drawn: Drawn) -> Figure:
         top = max(*said, *seen, 1e-3) * 1.08
         axes.plot([0, top], [0, top], color=_GRAY, linewidth=0.8, linestyle=":")
         axes.plot(said, seen, "o-", color=_BLUE, markersize=3, linewidth=1)
-        axes.set_xlim(0, top)
-        axes.set_ylim(0, top)
+        axes.set(xlim=(0, top), ylim=(0, top))
 
     return _small_multiples(drawn, one, "mean score", "share of images with the class")
 
@@ -185,9 +185,11 @@ def draw_shares(drawn: Drawn) -> Figure:
     for (label, shares), marker, colour in zip(shown.items(), "|os", ("black", _BLUE, _RED), strict=True):
         axes.plot(np.maximum(shares, floor), places, marker, color=colour, markersize=5, linestyle="", label=label)
     axes.set_yticks(places, [row["class"] for row in rows])
-    axes.invert_yaxis()
-    axes.margins(y=0.01)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("share of the images, at the left edge none; red line: further apart than chance explains")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     return figure
@@ -208,11 +210,16 @@ def _small_multiples(drawn: Drawn, one: Callable[[Axes, int], None], x: str, y: 
         if c >= k:
             axes.set_visible(False)
             continue
-        one(axes, c)
-        axes.set_title(f"{drawn.classes[c]} ({int(drawn.targets[:, c].sum())})", fontsize=7.5)
+        support = int(drawn.targets[:, c].sum())
+        axes.set_title(f"{drawn.classes[c]} ({support})", fontsize=7.5)
         axes.tick_params(labelsize=6)
+        if not support:
+            axes.set(xticks=(), yticks=())
+            axes.text(0.5, 0.5, "no labelled image", ha="center", va="center", fontsize=7, color=_GRAY)
+            continue
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(3))
+        one(axes, c)
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(y, fontsize=10)
     return figure

@@ -8,39 +8,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aggregate.run_length import packed_cells, packed_frame
+from hpa.conversion import NEGATIVE, lies_within
 from hpa.errors import ImageError, UserError
-from hpa.vocabulary import Vocabulary
+from hpa.vocabulary import HPA19, Vocabulary
 
-JOINED: Final[Mapping[str, tuple[str, ...]]] = {
-    "Nucleoplasm": ("Nucleoplasm",),
-    "Nuclear membrane": ("Nuclear membrane",),
-    "Nucleoli": ("Nucleoli",),
-    "Nucleoli fibrillar center": ("Nucleoli fibrillar center",),
-    "Nuclear speckles": ("Nuclear speckles",),
-    "Nuclear bodies": ("Nuclear bodies",),
-    "Endoplasmic reticulum": ("Endoplasmic reticulum",),
-    "Golgi apparatus": ("Golgi apparatus",),
-    "Intermediate filaments": ("Intermediate filaments",),
-    "Actin filaments": ("Actin filaments", "Focal adhesion sites"),
-    "Microtubules": ("Microtubules",),
-    "Mitotic spindle": ("Mitotic spindle",),
-    "Centrosome": ("Microtubule organizing center", "Centrosome"),
-    "Plasma membrane": ("Plasma membrane", "Cell junctions"),
-    "Mitochondria": ("Mitochondria",),
-    "Aggresome": ("Aggresome",),
-    "Cytosol": ("Cytosol",),
-    "Vesicles and punctate cytosolic patterns": (
-        "Cytoplasmic bodies",
-        "Lipid droplets",
-        "Peroxisomes",
-        "Endosomes",
-        "Lysosomes",
-    ),
-}
-"""The first 18 classes of 2021, in its numbering, and the classes of 2018 that each is. The nineteenth is Negative;
-2018's microtubule ends, cytokinetic bridge and rods & rings have no partner."""
-
-NEGATIVE: Final = "Negative"
 COLUMNS: Final = ("ID", "ImageWidth", "ImageHeight", "PredictionString")
 
 
@@ -52,24 +23,34 @@ def join_classes(probabilities: NDArray[np.floating[Any]], vocabulary: Vocabular
     probabilities
         Shape (N, K).
     vocabulary
-        That of 2018, or one with 2021's own names.
+        Of the run.
 
     Returns
     -------
     ndarray
-        Shape (N, 19): the maximum within each joined class, and for Negative what the highest of these leaves of 1.
+        Shape (N, 19): the maximum over the classes that lie within each class of 2021; Negative is the vocabulary's
+        own, and where it has none what the highest of the others leaves of 1.
 
     Raises
     ------
     UserError
-        If a class is missing.
+        If no class of the vocabulary lies within one of 2021's.
     """
     scores = np.asarray(probabilities, dtype=np.float64)
-    names = {name: (name,) for name in JOINED} if NEGATIVE in vocabulary.classes else JOINED
-    joined = [scores[:, [vocabulary.index(part) for part in parts]].max(axis=1) for parts in names.values()]
-    if NEGATIVE in vocabulary.classes:
-        return np.column_stack([*joined, scores[:, vocabulary.index(NEGATIVE)]])
-    return np.column_stack([*joined, 1 - np.max(joined, axis=0)])
+    members = lies_within(vocabulary, HPA19)
+    joined = np.zeros((len(scores), len(HPA19)))
+    for c, name in enumerate(HPA19.classes):
+        if name == NEGATIVE:
+            continue
+        if not members[:, c].any():
+            raise UserError(
+                f"expected classes of which each of 2021's can be made, found none for {name!r} in {vocabulary.name}"
+            )
+        joined[:, c] = scores[:, members[:, c]].max(axis=1)
+    negative = HPA19.index(NEGATIVE)
+    own = NEGATIVE in vocabulary.classes
+    joined[:, negative] = scores[:, vocabulary.index(NEGATIVE)] if own else 1 - joined.max(axis=1)
+    return joined
 
 
 def prediction_string(masks: Mapping[int, str], cells: NDArray[np.int64], probabilities: NDArray[np.float64]) -> str:
@@ -95,6 +76,25 @@ def prediction_string(masks: Mapping[int, str], cells: NDArray[np.int64], probab
             raise UserError(f"expected a mask of every cell with probabilities, found none of cell {cell}")
         parts += [f"{c} {p:.6g} {masks[cell]}" for c, p in enumerate(row)]
     return " ".join(parts)
+
+
+def check_cells(table: pd.DataFrame) -> None:
+    """Check the entries of a submission.
+
+    Raises
+    ------
+    UserError
+        Naming the image of which an entry is no triple of a class of 2021, a confidence within 0..1 and a mask.
+    """
+    classes = {str(c) for c in range(len(HPA19))}
+    for image_id, text in zip(table["ID"], table["PredictionString"], strict=True):
+        words = text.split()
+        wrong = len(words) % 3 != 0 or not set(words[::3]) <= classes
+        if wrong or not all(0 <= float(confidence) <= 1 for confidence in words[1::3]):
+            raise UserError(
+                f"expected a class 0..{len(HPA19) - 1}, a confidence within 0..1 and a mask for each entry of "
+                f"image {image_id}, found otherwise"
+            )
 
 
 def cell_table(

@@ -42,7 +42,7 @@ def id_column(table: pd.DataFrame, path: Path) -> str:
     UserError
         If there is none, or an id stands twice, or there is no row.
     """
-    found = _first(table, ID_COLUMNS, path)
+    found = first_column(table, ID_COLUMNS, path)
     doubled = table.loc[table[found].duplicated(), found]
     if len(doubled):
         raise UserError(f"expected every id once in {path}, found {doubled.iloc[0]!r} twice")
@@ -72,9 +72,8 @@ def read_labels(path: Path, vocabulary: Vocabulary, *, truth: bool, column: str 
     """
     table = read_table(path)
     ids = id_column(table, path)
-    if column and column not in table.columns:
-        raise UserError(f"expected the column {column!r} in {path}, found {', '.join(table.columns)}")
-    labels = column or _first(table.drop(columns=ids), _TRUTH if truth else _PREDICTED, path)
+    usual = _TRUTH if truth else _PREDICTED
+    labels = first_column(table.drop(columns=ids), (column,) if column else usual, path)
     return {
         str(image_id): parse_labels(value, vocabulary, f"{path}, {image_id}")
         for image_id, value in zip(table[ids], table[labels], strict=True)
@@ -103,11 +102,19 @@ def parse_labels(value: Any, vocabulary: Vocabulary, where: str) -> tuple[int, .
         raise UserError(f"{error} ({where})") from None
 
 
-def _first(table: pd.DataFrame, names: Sequence[str], path: Path) -> str:
+def first_column(table: pd.DataFrame, names: Sequence[str], path: Path) -> str:
+    """Return the first of the names that is a column.
+
+    Raises
+    ------
+    UserError
+        If none is.
+    """
     for name in names:
         if name in table.columns:
             return name
-    raise UserError(f"expected one of the columns {', '.join(names)} in {path}, found {', '.join(table.columns)}")
+    what = f"one of the columns {', '.join(names)}" if len(names) > 1 else f"the column {names[0]}"
+    raise UserError(f"expected {what} in {path}, found {', '.join(map(str, table.columns))}")
 
 
 def read_scores(path: Path, ids: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.floating[Any]]:

@@ -106,6 +106,7 @@ def summary(
     groups: NDArray[np.integer[Any]],
     classes: pd.DataFrame,
     *,
+    over: str,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -119,6 +120,8 @@ def summary(
         Shape (N,), drawn as wholes.
     classes
         `class_table`, with what else is told of a class.
+    over
+        What the groups are, for people.
     resamples
         Of the bootstrap; 0 leaves the intervals out.
     seed
@@ -134,6 +137,7 @@ def summary(
         told["bootstrap"] = {
             "level": LEVEL,
             "resamples": resamples,
+            "over": over,
             "groups": len(np.unique(groups)),
             "absent_classes": ABSENT,
         }

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from aggregate.config import Format
 from aggregate.decide import decide
+from aggregate.group_tables import read_groups
 from aggregate.label_tables import read_labels, read_sample, read_scores, read_threshold_column
 from aggregate.metrics import class_table, summary
 from aggregate.optimum import matching_thresholds
@@ -39,6 +40,8 @@ def evaluate(
     vocabulary: Vocabulary,
     *,
     columns: tuple[str, str] = ("", ""),
+    groups: Path | None = None,
+    groups_column: str = "",
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -52,8 +55,10 @@ def evaluate(
         The classes.
     columns
         The columns of labels in each; empty finds them by their usual names.
+    groups, groups_column
+        A table of the groups that the bootstrap draws (`aggregate.label_tables.read_groups`); None draws images.
     resamples
-        Of the bootstrap, over images.
+        Of the bootstrap.
     seed
         Of its draws.
 
@@ -77,8 +82,12 @@ def evaluate(
         )
     hot_truth = vocabulary.multi_hot(labelled.values())
     hot_predicted = vocabulary.multi_hot(predicted[image_id] for image_id in labelled)
+    numbers, over = np.arange(len(labelled), dtype=np.int32), "images"
+    if groups:
+        numbers, found = read_groups(groups, list(labelled), groups_column)
+        over = f"groups of images ({found} in {groups.name})"
     classes = class_table(hot_truth, hot_predicted, vocabulary)
-    told = summary(hot_truth, hot_predicted, np.arange(len(hot_truth)), classes, resamples=resamples, seed=seed)
+    told = summary(hot_truth, hot_predicted, numbers, classes, over=over, resamples=resamples, seed=seed)
     return told | {"unscored": len(predicted.keys() - labelled.keys())}
 
 

@@ -1,5 +1,6 @@
 """The run of the aggregate stage: crop probabilities in; image probabilities, thresholds, scores, a submission out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from aggregate.config import AggregateSection
 from aggregate.decide import decide
 from aggregate.decision import CrossFitted, Decision, Rows, carried, cross_fit, fit_decision
 from aggregate.metrics import by_source, class_table, overall, shares_far_apart, summary
-from aggregate.sources import Pooled, find_sources, rank_rows, read_pooled
+from aggregate.sources import Pooled, Source, find_sources, rank_rows, read_pooled
 from aggregate.submission import write_submission
 from aggregate.thresholds import Thresholds, read_thresholds
 from classify.probabilities import class_columns
 from crops.config import CropsSection
-from hpa.config import DataSection, read_section, read_toml
+from hpa.config import DataSection, read_section
 from hpa.errors import UserError
 from hpa.files import write_json, write_parquet
 from hpa.folds import read_folds
@@ -52,12 +53,12 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     data, section = work.data, read_section(work.recipe, "aggregate", AggregateSection)
     known = read_thresholds(_thresholds_path(model), data.classes) if model else None
     if known:
-        section = known.section.model_copy(update={"submission": section.submission})
+        section = known.section.model_copy(update={"submission": section.submission, "join": section.join})
     if section.empty not in ("argmax", "blank"):
         data.classes.index(section.empty)
-    if known and section.join:
-        raise UserError("expected a run of one model to apply, found one joined from several (aggregate.join)")
     sources = find_sources(work, read_section(work.recipe, "crops", CropsSection).windows, section)
+    if known and len(sources) != len(known.decision.weights):
+        raise UserError(f"expected {len(known.decision.weights)} runs, as were joined, found {len(sources)}")
     inputs = {"images.parquet": work.images}
     for source in sources:
         inputs |= source.inputs(section)
@@ -77,9 +78,9 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     scored = _scored_images(images, tuned, decided, data.classes)
     write_parquet(folder / "images.parquet", scored)
     if tuned:
-        _score(folder, tuned, decided, known, work, images, figures=figures)
+        _score(folder, tuned, decided, known, sources, images, figures=figures)
     n_rows = write_submission(
-        folder / "submission.csv", work, section.submission, decided.ids, decided.predictions, sources[0].probabilities
+        folder / "submission.csv", work, section.submission, decided.ids, decided.predictions, sources[0]
     )
     n_prior = int((scored["origin"] == "prior").sum())
     stage.finish({"images": len(scored), "prior": n_prior, "submission_rows": n_rows})
@@ -201,7 +202,7 @@ def _score(
     tuned: _Tuned,
     decided: _Decided,
     known: Thresholds,
-    work: WorkFolder,
+    sources: Sequence[Source],
     images: pd.DataFrame,
     *,
     figures: bool,
@@ -215,7 +216,8 @@ def _score(
         far = shares_far_apart(share_oof, len(tuned.ids), share_test, len(decided.ids))
         classes = classes.assign(share_oof=share_oof, share_test=share_test, shares_differ=far)
     section = known.section
-    told = summary(tuned.targets, honest, tuned.groups, classes, resamples=section.bootstrap, seed=work.data.seed)
+    over, seed = "groups of images (folds.parquet)", sources[0].work.data.seed
+    told = summary(tuned.targets, honest, tuned.groups, classes, over=over, resamples=section.bootstrap, seed=seed)
     flattering = overall(tuned.targets, tuned.in_sample)["macro_f1"]
     source_of = images.set_index("image_id")["source"].loc[tuned.ids].to_numpy(object)
     told |= {
@@ -223,7 +225,7 @@ def _score(
         "gap": flattering - told["macro_f1"],
         "thresholds": section.thresholds,
         "transfer": section.transfer,
-        "checkpoint_chosen_on_scored_rows": _checkpoint(work) == "best",
+        "checkpoint_chosen_on_scored_rows": any(source.chose_on_scored_rows for source in sources),
         "sources": by_source(tuned.targets, honest, source_of),
     }
     write_json(folder / "metrics.json", told)
@@ -234,8 +236,3 @@ def _score(
             folder / "figures",
             Drawn(tuned.targets, tuned.crossed.scores, honest, known.values, told, known.vocabulary.classes),
         )
-
-
-def _checkpoint(work: WorkFolder) -> str:
-    """Return how the classifier's checkpoints were chosen; the key is another stage's, so it is read as it stands."""
-    return str(read_toml(work.recipe).get("classify", {}).get("checkpoint", "last"))

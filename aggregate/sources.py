@@ -13,6 +13,7 @@ from aggregate.config import AggregateSection
 from aggregate.decision import Rows
 from aggregate.joining import ranks
 from aggregate.trained import Trained, read_trained
+from hpa.config import read_toml
 from hpa.errors import UserError
 from hpa.folds import read_folds
 from hpa.vocabulary import Vocabulary
@@ -52,6 +53,11 @@ class Source:
         """The table of crops."""
         return self.work.root / "crops" / self.window / "crops.parquet"
 
+    @property
+    def chose_on_scored_rows(self) -> bool:
+        """Whether its checkpoints were chosen on the rows that they score; the key is another stage's, so read bare."""
+        return bool(read_toml(self.work.recipe).get("classify", {}).get("checkpoint") == "best")
+
     def trained(self, section: AggregateSection) -> Trained | None:
         """Return how its models were trained to be pooled; None where the recipe pools otherwise."""
         return read_trained(self.pooling, self.crops) if section.pooling == "trained" else None
@@ -80,9 +86,8 @@ def find_sources(work: WorkFolder, windows: Sequence[str], section: AggregateSec
         If a joined run is no work folder, or is of other images, folds or another vocabulary.
     """
     sources = [Source(f"{work.root}:{window}", work, window) for window in windows]
-    for text in section.join:
-        root, _, other_window = text.partition(":")
-        other = open_work(Path(root))
+    for text, (root, other_window) in zip(section.join, section.joined, strict=True):
+        other = open_work(root)
         _check_joinable(work, other)
         sources.append(Source(text, other, other_window or windows[0]))
     return sources

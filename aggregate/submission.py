@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aggregate.config import Format
-from aggregate.kaggle2021 import COLUMNS, cell_table
+from aggregate.kaggle2021 import COLUMNS, cell_table, check_cells
+from aggregate.sources import Source
 from classify.probabilities import class_columns, stream_probabilities
 from hpa.errors import UserError
 from hpa.files import write_csv
@@ -53,12 +54,14 @@ def check_submission(table: pd.DataFrame, ids: Sequence[str], vocabulary: Vocabu
     Raises
     ------
     UserError
-        If a column, a row or the order differs, an id stands twice, or a label is out of range.
+        If a column, a row or the order differs, an id stands twice, or a label or confidence is out of range.
     """
     if tuple(table.columns) != HEADERS[form]:
         raise UserError(f"expected the columns {','.join(HEADERS[form])}, found {','.join(table.columns)}")
     check_ids(list(table[HEADERS[form][0]]), ids, where)
-    if form != "kaggle2021":
+    if form == "kaggle2021":
+        check_cells(table)
+    else:
         for text in table[HEADERS[form][1]]:
             vocabulary.parse(text)
 
@@ -95,7 +98,7 @@ def write_submission(
     form: Format | Literal["auto"],
     ids: Sequence[str],
     predictions: NDArray[np.bool_],
-    probabilities: Path,
+    source: Source,
 ) -> int:
     """Write the submission of a work folder and return its number of rows.
 
@@ -109,8 +112,13 @@ def write_submission(
         Of the submission.
     ids, predictions
         The test images, and their classes, shape (N, K).
-    probabilities
-        The table of crop probabilities, which `kaggle2021` is made from.
+    source
+        The run and window whose crops are the cells of `kaggle2021`.
+
+    Raises
+    ------
+    UserError
+        If it is not as `check_submission` has it, or cells are asked for and the crops are others.
     """
     vocabulary = work.data.classes
     if form == "auto":
@@ -119,7 +127,9 @@ def write_submission(
     images = read_images(work.images)
     images = images[images["split"] == "test"]
     if form == "kaggle2021":
-        cells = cell_means(probabilities, vocabulary)
+        if source.window != "cells":
+            raise UserError(f"expected windows around cells for a submission of kaggle2021, found {source.window}")
+        cells = cell_means(source.probabilities, vocabulary)
         cells = cells[~cells["is_oof"]]
         table = cell_table(images, cells, class_columns(vocabulary), vocabulary, lambda i: read_mask(work, i))
     else:

@@ -88,7 +88,7 @@ def _resampled(metrics: dict[str, Any]) -> str:
     if "bootstrap" not in metrics:
         return ""
     told = metrics["bootstrap"]
-    return f", 95% intervals of {told['resamples']} resamples of {told['groups']} groups"
+    return f", 95% intervals of {told['resamples']} resamples of {told['groups']} {told['over']}"
 
 
 def _warnings(metrics: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aggregate.config import AggregateSection, Formula
 from aggregate.pooling import pool_bags
-from classify.probabilities import TrainedPooling, crop_weights, read_pooling
+from classify.trained_pooling import TrainedPooling, crop_weights, read_pooling
 from hpa.errors import UserError
 
 

@@ -24,8 +24,9 @@ from classify.evaluate import pick_device
 from classify.fit import clear, fit
 from classify.labels import CropLabels, label_crops
 from classify.predict import Scored, predict_fold
-from classify.probabilities import ATTENTION, TrainedPooling, class_columns
+from classify.probabilities import ATTENTION, class_columns
 from classify.run import trained_pooling
+from classify.trained_pooling import TrainedPooling
 from crops.store import CropStore
 from hpa.atlas import synthesize
 from hpa.channels import CHANNELS

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from classify.augment import Augmentation
 from classify.config import ClassifySection
-from classify.probabilities import crop_weights
+from classify.trained_pooling import crop_weights
 from crops.config import Neighbours
 from crops.store import with_neighbours
 

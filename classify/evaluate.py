@@ -16,7 +16,7 @@ from classify.config import ClassifySection, Precision
 from classify.losses import class_loss
 from classify.model import Network, Outputs
 from classify.objective import pool_bags
-from classify.probabilities import crop_weights
+from classify.trained_pooling import crop_weights
 from classify.views import of_views
 from hpa.errors import UserError
 from hpa.scores import macro_f1

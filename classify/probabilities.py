@@ -7,12 +7,11 @@ fold, which the model never saw; ``test``: an image of no fold, with one row a f
 within 0..1, one column a class in the order of the run's vocabulary, whose name stands in the file's metadata. Where
 the recipe pools by attention in training, a last column ``attention``, float32, has the score of the crop in its bag.
 
-``pooling.json`` says how the models were trained to be pooled, where they were (`TrainedPooling`).
+How models were trained to be pooled, where they were, stands in the file beside it (`classify.trained_pooling`).
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,14 +23,13 @@ import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
-from hpa.files import whole, write_json
+from hpa.files import whole
 from hpa.vocabulary import Vocabulary
 
 Origin = Literal["oof", "test"]
 KEY: Final = ["image_id", "cell_label", "fold"]
 ATTENTION: Final = "attention"
 _METADATA: Final = b"cellwise_vocabulary"
-_LEAST_COMPLETENESS: Final = 0.01  # an image of slivers only still has something to say
 
 
 def class_columns(vocabulary: Vocabulary) -> list[str]:
@@ -75,63 +73,6 @@ def write_probabilities(path: Path, table: pd.DataFrame, vocabulary: Vocabulary)
     content = content.replace_schema_metadata({**(content.schema.metadata or {}), _METADATA: vocabulary.name.encode()})
     with whole(path) as partial:
         parquet.write_table(content, partial)
-
-
-def crop_weights(completeness: NDArray[np.float32], power: float) -> NDArray[np.float32]:
-    """Return how much crops count: their completeness to a power, never nothing. Shape (N,), float32."""
-    return np.maximum(completeness, np.float32(_LEAST_COMPLETENESS)) ** np.float32(power)
-
-
-@dataclass(frozen=True)
-class TrainedPooling:
-    """How models were trained to be pooled.
-
-    Parameters
-    ----------
-    pooling
-        ``max``, ``top-k``, ``log-sum-exp``, ``linear-softmax``, ``noisy-or``, ``auto`` or ``attention``
-        (`classify.pooling` has the formulas).
-    top_k, sharpness
-        Of ``top-k`` and ``log-sum-exp``.
-    completeness_power
-        Crops weigh their completeness to this power.
-    alpha
-        With ``auto``: the sharpness of each class, by fold.
-    """
-
-    pooling: str
-    top_k: int
-    sharpness: float
-    completeness_power: float
-    alpha: dict[int, list[float]]
-
-
-def write_pooling(path: Path, pooling: TrainedPooling) -> None:
-    """Write ``pooling.json``."""
-    write_json(path, asdict(pooling) | {"alpha": {str(fold): values for fold, values in pooling.alpha.items()}})
-
-
-def read_pooling(path: Path) -> TrainedPooling:
-    """Read ``pooling.json``.
-
-    Raises
-    ------
-    UserError
-        If there is none, which is so where models were not trained to be pooled, or it is something else.
-    """
-    if not path.is_file():
-        raise UserError(f"expected models trained to be pooled (classify.objective bag or dual), found no {path}")
-    try:
-        content = json.loads(path.read_text())
-        return TrainedPooling(
-            str(content["pooling"]),
-            int(content["top_k"]),
-            float(content["sharpness"]),
-            float(content["completeness_power"]),
-            {int(fold): [float(value) for value in values] for fold, values in content["alpha"].items()},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"expected how models were trained to be pooled in {path}, found: {error!r}") from None
 
 
 def read_probabilities(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:

@@ -12,15 +12,22 @@ from classify.channels import pick_channels
 from classify.checkpoint import Checkpoint
 from classify.config import ClassifySection
 from classify.evaluate import pick_device
-from classify.labels import CropLabels, label_crops
+from classify.inputs import (
+    checkpoint_path,
+    packed_folds,
+    read_crops,
+    read_windows,
+    run_folds,
+    stage_folder,
+    stage_inputs,
+)
 from classify.predict import Scored, predict_fold
-from classify.probabilities import KEY, TrainedPooling, write_pooling, write_probabilities
-from crops.config import CropsSection, Window
-from crops.store import CropStore, open_store, store_folder
+from classify.probabilities import KEY, write_probabilities
+from classify.trained_pooling import TrainedPooling, write_pooling
+from crops.config import Window
+from crops.store import CropStore
 from hpa.config import DataSection, read_section
 from hpa.errors import UserError
-from hpa.folds import read_folds
-from hpa.images import read_images
 from hpa.work import WorkFolder, begin
 
 _RECORDED = ("cellwise", "torch", "torchvision", "lightning", "albumentations", "pytorch-metric-learning")
@@ -61,11 +68,11 @@ def train(
     """
     section = read_section(work.recipe, "classify", ClassifySection)
     chosen = pick_device(device)
-    known = _folds(work)
+    known = run_folds(work)
     for fold in folds or ():
         if fold not in known:
             raise UserError(f"expected folds among {', '.join(map(str, known))}, found {fold}")
-    for window in _windows(work).trained:
+    for window in read_windows(work).trained:
         for fold in known if folds is None else folds:
             _train_fold(work, window, section, fold, chosen, _workers(workers, chosen), overwrite=overwrite)
     return 0
@@ -90,12 +97,12 @@ def _train_fold(
     from classify.fit import clear, fit  # Lightning takes seconds to import and `predict` does without it
 
     data = work.data
-    folder = _stage_folder(work, window) / f"fold-{fold}"
-    inputs = _inputs(work, window) | {"folds.parquet": work.folds}
+    folder = stage_folder(work, window) / f"fold-{fold}"
+    inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
     stage = begin(folder, f"python -m classify train {work.root}", data, section, inputs, overwrite=overwrite)
-    path = _checkpoint_path(work, window, fold)
+    path = checkpoint_path(work, window, fold)
     if not (stage.finished and path.is_file()):
-        store, labels = _read(work, window, data)
+        store, labels = read_crops(work, window, data)
         crops = labels.fold_crops(pick_channels(store, section.channels, data.channels), fold)
         fitted = fit(crops, section, data.seed, fold, folder, device, workers)
         Checkpoint(
@@ -153,7 +160,7 @@ def predict(
     """
     chosen = pick_device(device)
     trained = model or work
-    for window in _windows(work).windows:
+    for window in read_windows(work).windows:
         _predict_window(work, trained, window, chosen, overwrite=overwrite, embeddings=embeddings)
     return 0
 
@@ -163,12 +170,12 @@ def _predict_window(
 ) -> None:
     data = work.data
     # The models that the trained run's recipe has for this window: its own, or those of another kind of window.
-    source = _windows(trained).trained_for(window)
-    folds = _folds(trained) if trained.folds.exists() else _packed_folds(trained, source)
-    paths = {fold: _checkpoint_path(trained, source, fold) for fold in folds}
+    source = read_windows(trained).trained_for(window)
+    folds = run_folds(trained) if trained.folds.exists() else packed_folds(trained, source)
+    paths = {fold: checkpoint_path(trained, source, fold) for fold in folds}
     checkpoints = {fold: Checkpoint.load(path) for fold, path in paths.items()}
-    store, labels = _read(work, window, data)
-    inputs = _inputs(work, window)
+    store, labels = read_crops(work, window, data)
+    inputs = stage_inputs(work, window)
     if trained.root == work.root:
         inputs |= {"folds.parquet": work.folds}
     else:
@@ -178,7 +185,7 @@ def _predict_window(
     inputs |= {f"fold-{fold}/checkpoint.pt": path for fold, path in paths.items()}
     # What was trained decides, whatever the recipe says by now.
     section = next(iter(checkpoints.values())).section
-    folder = _stage_folder(work, window)
+    folder = stage_folder(work, window)
     command = f"python -m classify predict {work.root}"
     stage = begin(folder / "predict", command, data, section, inputs, overwrite=overwrite)
     scored = Scored(store, labels, data.classes)
@@ -216,43 +223,3 @@ def _check_fits(checkpoint: Checkpoint, path: Path, data: DataSection, store: Cr
     for what, (trained, given) in pairs.items():
         if trained != given:
             raise UserError(f"expected the {what} that {path} was trained with ({trained}), found {given}")
-
-
-def _stage_folder(work: WorkFolder, window: Window) -> Path:
-    return work.root / "classify" / window
-
-
-def _checkpoint_path(work: WorkFolder, window: Window, fold: int) -> Path:
-    return _stage_folder(work, window) / f"fold-{fold}" / "checkpoint.pt"
-
-
-def _windows(work: WorkFolder) -> CropsSection:
-    return read_section(work.recipe, "crops", CropsSection)
-
-
-def _folds(work: WorkFolder) -> list[int]:
-    folds = sorted({int(fold) for fold in read_folds(work.folds)["fold"] if fold >= 0})
-    if not folds:
-        raise UserError(f"expected at least one fold in {work.folds}, found none")
-    return folds
-
-
-def _packed_folds(bundle: WorkFolder, window: Window) -> list[int]:
-    """Return the folds of a bundle, which has checkpoints but no images."""
-    folds = sorted(int(path.parent.name[5:]) for path in _stage_folder(bundle, window).glob("fold-*/checkpoint.pt"))
-    if not folds:
-        raise UserError(f"expected a model for the window {window} in {bundle.root}, found none")
-    return folds
-
-
-def _inputs(work: WorkFolder, window: Window) -> dict[str, Path]:
-    crops = store_folder(work, window) / "crops.parquet"
-    if not crops.exists():
-        raise UserError(f"expected crops (made by `python -m crops run {work.root}`), found none at {crops.parent}")
-    return {"images.parquet": work.images, f"crops/{window}/crops.parquet": crops}
-
-
-def _read(work: WorkFolder, window: Window, data: DataSection) -> tuple[CropStore, CropLabels]:
-    store = open_store(work, window)
-    images = read_images(work.images)
-    return store, label_crops(store.table, images, read_folds(work.folds), data.classes)

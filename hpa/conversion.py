@@ -60,6 +60,14 @@ class Labels(NamedTuple):
     masked: Target
 
 
+def lies_within(source: Vocabulary, to: Vocabulary) -> NDArray[np.bool_]:
+    """Tell which classes of `source` (rows) lie wholly within which of `to` (columns); `NEGATIVE` in none."""
+    ours, theirs = PARTS[source.name], PARTS[to.name]
+    sizes = ours.sum(axis=0)[:, None]
+    within: NDArray[np.bool_] = (ours.T.astype(int) @ theirs == sizes) & (sizes > 0)
+    return within
+
+
 def converter(source: Vocabulary, to: Vocabulary) -> Callable[[Target], Labels]:
     """Return the function that tells a target of `source` in the vocabulary `to`.
 
@@ -71,9 +79,7 @@ def converter(source: Vocabulary, to: Vocabulary) -> Callable[[Target], Labels]:
         return lambda target: Labels(target, ())
     ours, theirs = PARTS[source.name], PARTS[to.name]
     covered = np.asarray(ours.any(axis=1))
-    sizes = ours.sum(axis=0)
-    # within[a, b]: class a of `source` lies wholly within class b of `to`
-    within = (ours.T.astype(int) @ theirs == sizes[:, None]) & (sizes[:, None] > 0)
+    within = lies_within(source, to)
     negative = to.classes.index(NEGATIVE) if NEGATIVE in to.classes else None
 
     @cache
@@ -81,8 +87,8 @@ def converter(source: Vocabulary, to: Vocabulary) -> Callable[[Target], Labels]:
         carried = np.zeros(len(source), dtype=bool)
         carried[list(target)] = True
         possible = np.asarray(~covered | ours[:, carried].any(axis=1))
-        positive = within[carried].any(axis=0)
-        masked = ~positive & (theirs & possible[:, None]).any(axis=0)
+        positive = np.asarray(within[carried].any(axis=0))
+        masked = ~positive & np.asarray((theirs & possible[:, None]).any(axis=0))
         if negative is not None:
             masked[negative] = not positive.any()
         return Labels(_indices(positive), _indices(masked))

@@ -9,8 +9,9 @@
 init   reads data folders and a recipe; writes recipe.toml (resolved), images.parquet, folds.parquet, and where there
        are any conflicts.csv (sources that contradict each other), scan/ (hashes), dropped.csv (near-duplicates).
 run    reads and writes what the stages do (`python -m segment --help`, and so on).
-apply  reads a trained work folder, or a bundle, and new images; writes a work folder with a submission.csv.
-export reads a trained work folder; writes a bundle: recipe, checkpoints, thresholds, no image.
+apply  reads a trained work folder, or a bundle, and new images; writes a work folder with a submission.csv, and in
+       its joined/ one for each run that the trained one joins.
+export reads a trained work folder and those it joins; writes a bundle: recipes, checkpoints, thresholds, no image.
 demo   writes an atlas, a work folder and demo.json.
 """
 
@@ -89,12 +90,13 @@ def export(
     bundle: Annotated[Path, typer.Argument(help="The folder to make.")],
 ) -> None:
     """Pack what `apply` needs into one folder that can be handed on."""
-    from hpa.work import locked, open_work
+    from hpa.work import locked
     from pipeline.bundle import export as pack
+    from pipeline.model import Model
 
-    folder = open_work(work)
+    model = Model.of_work(work)
     with locked(work):
-        files = pack(folder, bundle)
+        files = pack(model, bundle)
     print(f"{files} files in {bundle}")
 
 
@@ -108,17 +110,12 @@ def apply(
     dask: Dask = "",
 ) -> None:
     """Use a trained work folder, or a bundle of one, on new images; nothing is trained or tuned."""
-    from hpa.work import locked
-    from pipeline.bundle import open_model
-    from pipeline.init import init_apply
-    from pipeline.stages import run_stages
+    from pipeline.apply import apply as apply_model
+    from pipeline.apply import open_model
 
-    model, recipe = open_model(work)
-    folder = init_apply(out, data, recipe)
-    with locked(out):
-        ran = run_stages(folder, model=model, device=device, workers=workers, dask=dask)
+    code = apply_model(open_model(work), data, out, device=device, workers=workers, dask=dask)
     print(f"look at {out}/aggregate/submission.csv")
-    raise typer.Exit(ran.code)
+    raise typer.Exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from hpa.work import WorkFolder
 
@@ -31,6 +32,7 @@ def run_stages(
     workers: int = 0,
     dask: str = "",
     overwrite: bool = False,
+    ends_with: Literal["predict", "aggregate"] = "aggregate",
 ) -> Ran:
     """Run segment, crops, classify (train and predict) and aggregate, resuming what is unfinished.
 
@@ -50,6 +52,8 @@ def run_stages(
         Address of a Dask scheduler to whose workers the work over images goes.
     overwrite
         Begin every stage anew.
+    ends_with
+        The last stage; a run that another one joins needs no ``aggregate``.
 
     Raises
     ------
@@ -70,6 +74,8 @@ def run_stages(
     }
     if model:
         del stages["train"]
+    if ends_with == "predict":
+        del stages["aggregate"]
     code, seconds = 0, {}
     for name, stage in stages.items():
         started = time.monotonic()

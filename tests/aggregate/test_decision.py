@@ -48,6 +48,18 @@ def test_a_fold_s_own_labels_change_nothing_in_it(settings: dict[str, object]) -
         np.testing.assert_array_equal(fitted.predictions[own], decide(scores, other.values, "argmax", THREE))
 
 
+def test_prevalence_is_matched_on_the_scores_it_is_applied_to() -> None:
+    """Every fold left out is predicted as often as labelled on the others, wherever its own scores lie."""
+    section = AggregateSection(thresholds="prevalence", transfer="shares", empty="blank", least_images=2)
+    rows, targets, groups = _rows()
+    folds = groups % 3
+    scores = rows.scores * np.where(folds == 1, 0.5, 1)[:, None].astype(np.float32)
+    fitted = cross_fit(Rows(scores, rows.n_crops), targets, groups, folds, section, THREE)
+    for fold in range(3):
+        wanted = np.round(targets[folds != fold].mean(axis=0) * (folds == fold).sum())
+        assert fitted.predictions[folds == fold].sum(axis=0).tolist() == wanted.tolist()
+
+
 def test_one_fold_only_is_shared_out_by_groups() -> None:
     rows, targets, groups = _rows()
     fitted = cross_fit(rows, targets, groups, np.zeros(120, int), AggregateSection(), THREE)

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from aggregate.kaggle2021 import COLUMNS, JOINED, NEGATIVE, cell_table, join_classes
+from aggregate.kaggle2021 import COLUMNS, cell_table, join_classes
 from aggregate.run_length import compress_counts, packed_cells, packed_frame, run_lengths
 from classify.probabilities import class_columns
 from hpa.errors import ImageError, UserError
-from hpa.vocabulary import HPA28, Vocabulary
+from hpa.vocabulary import HPA19, HPA28, JOVIAN10
 from tests.aggregate.single_cell_map import decode, mean_average_precision, parse
 
 
@@ -51,20 +51,31 @@ def test_every_cell_decodes_to_itself() -> None:
     np.testing.assert_array_equal(coco.decode(decode(packed_frame(5, 7), 5, 7)), np.ones((5, 7)))
 
 
-def test_classes_are_joined_by_name() -> None:
-    """The numbers as the field knows them: 2018's 12, 13 are 2021's 9, and so on."""
-    known = {9: {12, 13}, 12: {18, 19}, 13: {21, 22}, 17: {26, 20, 8, 9, 10}, 8: {11}, 10: {14}, 11: {17}, 14: {23}}
-    for c, parts in enumerate(JOINED.values()):
-        assert {HPA28.index(part) for part in parts} == known.get(c, {c} if c < 8 else {c + 9})
-    probabilities = np.random.default_rng(0).random((4, 28))
+OF_2018 = {
+    **{c: {c} for c in range(8)},
+    **{8: {11}, 9: {12, 13}, 10: {14}, 11: {17}, 12: {18, 19}, 13: {21, 22}, 14: {23}, 15: {24}, 16: {25}},
+    17: {26, 20, 8, 9, 10},
+}
+"""What the field knows: 2021's classes and the classes of 2018 that each joins. 18, Negative, has none."""
+
+
+def test_the_classes_of_2021_are_maxima_over_those_of_2018() -> None:
+    probabilities = np.random.default_rng(0).random((4, 28)).astype(np.float32)
     joined = join_classes(probabilities, HPA28)
     assert joined.shape == (4, 19)
-    np.testing.assert_array_equal(joined[:, 9], probabilities[:, [12, 13]].max(axis=1))
-    np.testing.assert_allclose(joined[:, 18], 1 - joined[:, :18].max(axis=1))
-    own = Vocabulary("hpa19", (NEGATIVE, *JOINED))  # 2021's own classes, in another order
-    np.testing.assert_array_equal(join_classes(probabilities[:, :19], own), np.roll(probabilities[:, :19], -1, axis=1))
-    with pytest.raises(UserError, match="found 'Nucleoplasm'"):
-        join_classes(probabilities[:, :1], Vocabulary("one", ("x",)))
+    for c, members in OF_2018.items():
+        np.testing.assert_array_equal(joined[:, c], probabilities[:, sorted(members)].max(axis=1))
+    np.testing.assert_array_equal(joined[:, 18], 1 - joined[:, :18].max(axis=1))
+
+
+def test_a_model_of_2021_keeps_its_own_classes() -> None:
+    probabilities = np.random.default_rng(0).random((4, 19))
+    np.testing.assert_array_equal(join_classes(probabilities, HPA19), probabilities)
+
+
+def test_of_ten_classes_no_submission_to_2021_is_made() -> None:
+    with pytest.raises(UserError, match="found none for 'Nuclear membrane' in jovian10"):
+        join_classes(np.zeros((1, 10)), JOVIAN10)
 
 
 def _world() -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray], dict[str, list[tuple[np.ndarray, set[int]]]]]:
@@ -78,7 +89,7 @@ def _world() -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray], dict[st
             classes = {int(c) for c in draw.choice(28, 2, replace=False)} - {15, 16, 27}
             values = np.where(np.isin(np.arange(28), list(classes)), 0.9, 0.1) + draw.uniform(-0.05, 0.05, 28)
             rows.append((name, int(label), *values))
-            joined = {c for c, parts in enumerate(JOINED.values()) if classes & {HPA28.index(part) for part in parts}}
+            joined = {c for c, members in OF_2018.items() if classes & members}
             truth[name].append((labels == label, joined))
     cells = pd.DataFrame(rows, columns=["image_id", "cell_label", *class_columns(HPA28)])
     images = pd.DataFrame({"image_id": ["b", "a"], "height_px": [96, 96], "width_px": [96, 96]})

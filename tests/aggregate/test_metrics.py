@@ -1,4 +1,7 @@
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
@@ -8,6 +11,7 @@ from hpa.scores import average_precision, f1_per_class, macro_f1, roc_auc
 from hpa.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("five", tuple("abcde"))
+UNSAMPLED: Any = {"over": "images", "resamples": 0, "seed": 0}
 
 
 def _rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -18,29 +22,38 @@ def _rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return targets, predictions, np.round(draw.random((80, 5)), 1)  # with many ties
 
 
-def test_every_metric_agrees_with_scikit_learn() -> None:
-    targets, predictions, scores = _rows()
-    told = overall(targets, predictions)
+@pytest.mark.parametrize("seed", range(4))
+def test_every_metric_agrees_with_scikit_learn(seed: int) -> None:
+    """To 1e-12: of all classes, of every class, and their means; one class has no positive, another no prediction."""
+    targets, predictions, scores = _rows(seed)
+    told = summary(
+        targets, predictions, np.arange(80), class_table(targets, predictions, VOCABULARY, scores), **UNSAMPLED
+    )
+    found = pd.DataFrame(told.pop("classes"))
+    assert found["class"].tolist() == list("abcde")
+    of_classes = sk.precision_recall_fscore_support(targets, predictions, zero_division=0)
+    for column, values in zip(("precision", "recall", "f1", "support"), of_classes, strict=True):
+        np.testing.assert_allclose(found[column], values, rtol=0, atol=1e-12)
+    curves = {
+        "average_precision": [sk.average_precision_score(targets[:, c], scores[:, c]) for c in range(4)],
+        "auc": [sk.roc_auc_score(targets[:, c], scores[:, c]) for c in range(4)],
+    }
+    for column, areas in curves.items():
+        np.testing.assert_allclose(found[column], [*areas, np.nan], rtol=0, atol=1e-12)
+    supported = targets[:, :4], predictions[:, :4]
     expected = {
         "macro_f1": sk.f1_score(targets, predictions, average="macro", zero_division=0),
-        "macro_f1_supported": sk.f1_score(targets[:, :4], predictions[:, :4], average="macro", zero_division=0),
+        "macro_f1_supported": sk.f1_score(*supported, average="macro", zero_division=0),
         "micro_f1": sk.f1_score(targets, predictions, average="micro"),
         "samples_f1": sk.f1_score(targets, predictions, average="samples", zero_division=0),
         "exact_match": sk.accuracy_score(targets, predictions),
         "hamming_loss": sk.hamming_loss(targets, predictions),
-        "thresholded_accuracy": 1 - sk.hamming_loss(targets, predictions),
+        "thresholded_accuracy": sk.accuracy_score(targets.ravel(), predictions.ravel()),
+        "mean_average_precision": sk.average_precision_score(targets[:, :4], scores[:, :4], average="macro"),
+        "mean_auc": sk.roc_auc_score(targets[:, :4], scores[:, :4], average="macro"),
+        "images": 80,
     }
-    assert told == pytest.approx(expected, abs=1e-12)
-    table = class_table(targets, predictions, VOCABULARY, scores)
-    columns = sk.precision_recall_fscore_support(targets, predictions, zero_division=0)
-    for column, values in zip(("precision", "recall", "f1", "support"), columns, strict=True):
-        np.testing.assert_allclose(table[column], values, atol=1e-12)
-    for c in range(4):
-        assert table["average_precision"][c] == pytest.approx(
-            sk.average_precision_score(targets[:, c], scores[:, c]), abs=1e-12
-        )
-        assert table["auc"][c] == pytest.approx(sk.roc_auc_score(targets[:, c], scores[:, c]), abs=1e-12)
-    assert np.isnan(table.loc[4, ["average_precision", "auc"]].astype(float)).all()
+    assert told == pytest.approx(expected, rel=0, abs=1e-12)
 
 
 def test_curves_without_positives_or_negatives() -> None:
@@ -98,15 +111,16 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_the_summary_is_plain_and_complete() -> None:
     targets, predictions, scores = _rows()
     table = class_table(targets, predictions, VOCABULARY, scores)
-    told = summary(targets, predictions, np.arange(80), table, resamples=50, seed=0)
+    told = summary(targets, predictions, np.arange(80), table, over="images", resamples=50, seed=0)
     assert told["images"] == 80
     assert told["classes"][4]["auc"] is None
     assert told["classes"][4]["f1_interval"] is None
     assert told["bootstrap"]["resamples"] == 50
+    assert (told["bootstrap"]["groups"], told["bootstrap"]["over"]) == (80, "images")
     assert "counts 0" in told["bootstrap"]["absent_classes"]
     low, high = told["intervals"]["macro_f1"]
     assert low <= told["macro_f1"] <= high
-    assert "intervals" not in summary(targets, predictions, np.arange(80), table, resamples=0, seed=0)
+    assert "intervals" not in summary(targets, predictions, np.arange(80), table, **UNSAMPLED)
 
 
 def test_scores_of_each_source() -> None:

@@ -3,12 +3,14 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from aggregate.__main__ import main
+from bench.simulated_work import make_work
 from hpa.scores import macro_f1
 from hpa.vocabulary import HPA28
 
@@ -85,6 +87,16 @@ def test_other_numbers_of_classes(tmp_path: Path) -> None:
     assert told["macro_f1"] == pytest.approx(0.3)
 
 
+def test_one_image_and_classes_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = _write(tmp_path / "t.csv", "Id,Target\na,3\n")
+    assert main(["evaluate", table, table, "--bootstrap", "5", "--out", str(tmp_path / "told.json")]) == 0
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["macro_f1"] == pytest.approx(1 / 28)
+    assert told["intervals"]["micro_f1"] == [1, 1]
+    assert [row["f1_interval"] for row in told["classes"]] == [[1, 1] if c == 3 else None for c in range(28)]
+    assert "no labelled image of: Nucleoplasm" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("predictions", "truth", "sentence"),
     [
@@ -105,11 +117,44 @@ def test_tables_that_are_wrong(
     assert sentence in _sentence(capsys, ["evaluate", *paths])
 
 
+def test_the_bootstrap_draws_groups_where_they_are_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Six images of each of 30 antibodies, alike: the intervals of 30 images, not of 180."""
+    draw = np.random.default_rng(0)
+    labels = np.repeat(draw.integers(0, 3, (30, 2)), 6, axis=0)
+    rows = [f"{antibody},{antibody}_{k}" for antibody in range(30) for k in range(6)]
+    lines = [f"{row.split(',')[1]},{truth},{said}" for row, (truth, said) in zip(rows, labels, strict=True)]
+    table = _write(tmp_path / "t.csv", "Id,Target,Predicted\n" + "\n".join(lines) + "\n")
+    antibodies = _write(tmp_path / "antibodies.csv", "Antibody,Id\n" + "\n".join(rows) + "\n")
+
+    def width(*more: str) -> tuple[float, dict[str, Any]]:
+        assert main(["evaluate", table, table, "--out", str(tmp_path / "told.json"), *more]) == 0
+        told = json.loads((tmp_path / "told.json").read_text())
+        low, high = told["intervals"]["micro_f1"]
+        return high - low, told["bootstrap"]
+
+    by_image, told = width()
+    assert (told["groups"], told["over"]) == (180, "images")
+    assert "1000 resamples of 180 images" in capsys.readouterr().out
+    by_group, told = width("--groups", antibodies)
+    assert (told["groups"], told["over"]) == (30, "groups of images (Antibody in antibodies.csv)")
+    assert "1000 resamples of 30 groups of images (Antibody in antibodies.csv)" in capsys.readouterr().out
+    assert by_group > 1.8 * by_image  # the square root of six
+    _, told = width("--groups", table, "--groups-column", "Target")
+    assert told["groups"] == 3
+    few = _write(tmp_path / "few.csv", "Id,group\n0_0,x\n0_1,x\n0_2,\n0_3,\nelsewhere,x\n")
+    assert width("--groups", few)[1]["groups"] == 179
+    other = _write(tmp_path / "other.csv", "Id,group\nelsewhere,x\n")
+    assert "found none of them" in _sentence(capsys, ["evaluate", table, table, "--groups", other])
+    wrong = ["evaluate", table, table, "--groups", few, "--groups-column", "Nope"]
+    assert "expected the column Nope in" in _sentence(capsys, wrong)
+
+
 def test_a_file_that_is_not_there_and_an_unknown_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = _write(tmp_path / "t.csv", "Id,Target\na,1\n")
     assert "found no file" in _sentence(capsys, ["evaluate", str(tmp_path / "none.csv"), table])
     assert "found 'hpa99'" in _sentence(capsys, ["evaluate", table, table, "--vocabulary", "hpa99"])
-    assert "found 'Nope'" not in _sentence(capsys, ["evaluate", table, table, "--truth-column", "Nope"])
+    wrong = ["evaluate", table, table, "--truth-column", "Nope"]
+    assert f"expected the column Nope in {table}, found Target" in _sentence(capsys, wrong)
 
 
 class Submission:
@@ -181,6 +226,24 @@ def test_thresholds_from_a_table(made: Submission) -> None:
     table = _write(made.folder / "t.csv", "class,mine\n" + "\n".join(lines) + "\n")
     assert main(made.arguments(table)) == 0
     np.testing.assert_array_equal(made.predicted(), made.scores > values)
+
+
+def test_what_a_run_left_gives_its_submission_again(
+    made: Submission, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its image scores as a table, its thresholds.json and its own submission as the sample."""
+    work = make_work(tmp_path / "work", test=55)
+    assert main(["run", str(work.root), "--no-figures"]) == 0
+    left = work.root / "aggregate"
+    made.sample = str(left / "submission.csv")
+    arguments = made.arguments(str(left / "thresholds.json"), scores=str(left / "images.parquet"))
+    assert main(arguments) == 0
+    assert made.out.read_bytes() == (left / "submission.csv").read_bytes()
+    made.out.unlink()
+    np.save(tmp_path / "of19.npy", np.zeros((55, 19)))
+    other = made.arguments(str(left / "thresholds.json"), "--vocabulary", "hpa19", scores=str(tmp_path / "of19.npy"))
+    assert "expected thresholds of hpa19 in" in _sentence(capsys, other)
+    assert not made.out.exists()
 
 
 def test_inputs_of_a_submission_that_are_wrong(made: Submission, capsys: pytest.CaptureFixture[str]) -> None:

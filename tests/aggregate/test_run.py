@@ -14,7 +14,8 @@ from aggregate.__main__ import main
 from aggregate.run import run
 from aggregate.thresholds import read_thresholds
 from bench.simulated_work import COLUMNS, make_work, probabilities_path, rewrite
-from classify.probabilities import TrainedPooling, write_pooling, write_probabilities
+from classify.probabilities import write_probabilities
+from classify.trained_pooling import TrainedPooling, write_pooling
 from hpa.config import read_toml
 from hpa.errors import UserError
 from hpa.folds import read_folds
@@ -363,6 +364,13 @@ def test_recipes_that_cannot_run(setting: str, sentence: str, tmp_path: Path) ->
         run(make_work(tmp_path / "work", settings), figures=False)
 
 
+def test_cells_are_asked_for_where_there_are_none(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", ["aggregate.submission=kaggle2021", 'crops.windows=["five"]'])
+    (work.root / "classify" / "cells").rename(work.root / "classify" / "five")
+    with pytest.raises(UserError, match=r"expected windows around cells .* found five"):
+        run(work, figures=False)
+
+
 def test_runs_that_cannot_be_joined(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work", [f'aggregate.join=["{tmp_path}/other"]'])
     other = make_work(tmp_path / "other", noise_seed=1)
@@ -379,6 +387,11 @@ def test_runs_that_cannot_be_joined(tmp_path: Path) -> None:
     make_work(tmp_path / "other", train=60, test=31)
     with pytest.raises(UserError, match="the same images, found image i00090 in one of them only"):
         run(work)
+    recipe = read_toml(tmp_path / "other" / "recipe.toml")
+    recipe["data"]["vocabulary"] = "hpa19"
+    (tmp_path / "other" / "recipe.toml").write_text(tomli_w.dumps(recipe))
+    with pytest.raises(UserError, match="joined runs of the vocabulary hpa28, found hpa19"):
+        run(work)
 
 
 def test_thresholds_of_another_vocabulary(finished: WorkFolder, tmp_path: Path) -> None:
@@ -392,15 +405,31 @@ def test_thresholds_of_another_vocabulary(finished: WorkFolder, tmp_path: Path) 
         run(new, model=model)
 
 
-def test_a_joined_run_is_not_applied(finished: WorkFolder, tmp_path: Path) -> None:
-    model = WorkFolder(tmp_path / "model")
-    shutil.copytree(finished.root, model.root)
-    path = model.root / "aggregate" / "thresholds.json"
-    content = json.loads(path.read_text())
-    content["settings"]["join"] = ["elsewhere"]
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="expected a run of one model to apply"):
-        run(make_work(tmp_path / "new"), model=model)
+@pytest.mark.parametrize("by", ["mean", "max"])
+def test_joined_runs_applied_to_the_images_of_the_run_itself(by: str, tmp_path: Path) -> None:
+    settings = [f"aggregate.join_by={by}", "aggregate.join_weights=[3, 1]", "aggregate.calibration=platt"]
+    make_work(tmp_path / "other", noise_seed=1)
+    model = make_work(tmp_path / "work", [f'aggregate.join=["{tmp_path}/other"]', *settings])
+    assert run(model, figures=False) == 0
+    for name in ("work", "other"):  # as `apply` makes them, somewhere else, of test images only
+        new = WorkFolder(tmp_path / "new" / name)
+        shutil.copytree(tmp_path / name, new.root, ignore=shutil.ignore_patterns("aggregate"))
+        images = pd.read_parquet(new.images)
+        images[images["split"] == "test"].to_parquet(new.images)
+        read_folds(new.folds).iloc[:0].to_parquet(new.folds)
+        crops = pd.read_parquet(probabilities_path(new))
+        rewrite(new, crops[crops["origin"] == "test"].reset_index(drop=True))
+    new = WorkFolder(tmp_path / "new" / "work")
+    recipe = read_toml(new.recipe)
+    recipe["aggregate"]["join"] = [f"{tmp_path}/new/other:cells"]
+    new.recipe.write_text(tomli_w.dumps(recipe))
+    assert run(new, model=model) == 0
+    pd.testing.assert_frame_equal(_submission(new), _submission(model))
+    recipe["aggregate"]["join"] = []
+    recipe["aggregate"]["join_weights"] = []
+    new.recipe.write_text(tomli_w.dumps(recipe))
+    with pytest.raises(UserError, match="expected 2 runs, as were joined, found 1"):
+        run(new, model=model, overwrite=True)
 
 
 def test_a_checkpoint_chosen_on_the_scored_rows_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -408,6 +437,9 @@ def test_a_checkpoint_chosen_on_the_scored_rows_is_told(tmp_path: Path, capsys: 
     assert main(["run", str(work.root), "--no-figures"]) == 0
     assert _metrics(work)["checkpoint_chosen_on_scored_rows"] is True
     assert "a little too good" in capsys.readouterr().out
+    joining = make_work(tmp_path / "joining", [f'aggregate.join=["{work.root}"]'])
+    assert run(joining, figures=False) == 0
+    assert _metrics(joining)["checkpoint_chosen_on_scored_rows"] is True
 
 
 def test_what_changed_is_named(tmp_path: Path) -> None:

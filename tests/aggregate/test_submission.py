@@ -33,6 +33,16 @@ def test_every_mismatch_with_the_sample_is_named(found: list[str], wanted: list[
         check_ids(found, wanted, "the sample")
 
 
+@pytest.mark.parametrize("text", ["0 0.5 m 18 0.5", "19 0.5 m", "x 0.5 m", "0 1.5 m", "0 -0.1 m", "0 nan m"])
+def test_entries_of_cells_that_are_wrong(text: str) -> None:
+    columns = {"ID": ["a", "b"], "ImageWidth": 5, "ImageHeight": 5}
+    good = pd.DataFrame(columns | {"PredictionString": ["", "0 0 m 18 1 m"]})
+    check_submission(good, ["a", "b"], HPA28, "kaggle2021", "the sample")
+    wrong = pd.DataFrame(columns | {"PredictionString": ["", text]})
+    with pytest.raises(UserError, match=r"a class 0\.\.18, a confidence within 0\.\.1 .* of image b"):
+        check_submission(wrong, ["a", "b"], HPA28, "kaggle2021", "the sample")
+
+
 def test_labels_and_columns_of_a_submission() -> None:
     with pytest.raises(UserError, match=r"labels 0..27, found '28'"):
         check_submission(pd.DataFrame({"Id": ["a"], "Predicted": ["3 28"]}), ["a"], HPA28, "kaggle2018", "the sample")

@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from classify import fit as fitting
+from classify import loop
 from classify.__main__ import main
 from classify.config import ClassifySection
 from classify.evaluate import look
-from classify.fit import NOT_FINITE, Fitted, fit
+from classify.fit import Fitted, fit
+from classify.loop import NOT_FINITE
 from classify.model import Network, Outputs
 from hpa.errors import UserError
 from hpa.files import write_bytes
@@ -111,7 +112,7 @@ def _at_write(monkeypatch: pytest.MonkeyPatch, number: int, what: Any) -> None:
         if len(written) == number:
             what()
 
-    monkeypatch.setattr(fitting, "write_bytes", writing)
+    monkeypatch.setattr(loop, "write_bytes", writing)
 
 
 @pytest.mark.parametrize("change", [{}, {"objective": "dual", "pooling": "attention", "bag_size": 2}])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from classify import fit as fitting
+from classify import loop
 from classify.batches import FoldCrops
 from classify.config import ClassifySection
 from classify.fit import Fitted, clear, fit
@@ -44,7 +44,7 @@ def _fit_killed(crops: FoldCrops, section: ClassifySection, folder: Path, after:
             if len(written) == after:
                 raise _KilledError
 
-        patch.setattr(fitting, "write_bytes", dying)
+        patch.setattr(loop, "write_bytes", dying)
         with pytest.raises(_KilledError):
             fit(crops, section, 0, 1, folder, CPU)
 
@@ -127,7 +127,7 @@ def test_a_plateau_lowers_the_rate(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny_backbone")
 def test_a_finished_training_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
-    monkeypatch.setattr(fitting, "batch_loss", None)
+    monkeypatch.setattr(loop, "batch_loss", None)
     assert _equal(whole, fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU))
 
 

@@ -12,7 +12,7 @@ from aggregate.trained import pool_as_trained
 from classify.config import ClassifySection, Pooling
 from classify.objective import pool_bags
 from classify.pooling import Bags, pad, pool, pooled_logits
-from classify.probabilities import TrainedPooling
+from classify.trained_pooling import TrainedPooling
 from hpa.errors import UserError
 
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)

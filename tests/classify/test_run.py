@@ -14,8 +14,9 @@ from classify.__main__ import main
 from classify.checkpoint import Checkpoint
 from classify.evaluate import predict_logits, sigmoid
 from classify.labels import label_crops
-from classify.probabilities import class_columns, read_pooling, read_probabilities
+from classify.probabilities import class_columns, read_probabilities
 from classify.run import predict, train
+from classify.trained_pooling import read_pooling
 from crops.store import CropStore
 from hpa.errors import UserError
 from hpa.folds import read_folds

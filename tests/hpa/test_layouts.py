@@ -90,6 +90,25 @@ def test_wrong_tables_are_one_sentence(tmp_path: Path, train: str, sentence: str
         index(write_kaggle2018(tmp_path, train), "kaggle2018", HPA28, CHANNELS)
 
 
+def test_a_sample_without_rows_asks_for_no_image(tmp_path: Path) -> None:
+    found = index(write_kaggle2018(tmp_path, sample="Id,Predicted\n"), "kaggle2018", HPA28, CHANNELS)
+    assert list(found.images["split"]) == ["train", "train"]
+    assert found.notices == (f"2 images in {tmp_path} have no row in its tables and are ignored",)
+
+
+@pytest.mark.parametrize(
+    ("sample", "sentence"),
+    [
+        ("", "expected a CSV with the columns Id, Predicted"),
+        ("Id,Predicted\nz,0\nz,0\n", "found 'z' twice"),
+        ("Id,Label\nz,0\n", "expected the columns Id, Predicted in .*, found Id, Label"),
+    ],
+)
+def test_a_wrong_sample_is_one_sentence(tmp_path: Path, sample: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        index(write_kaggle2018(tmp_path, sample=sample), "kaggle2018", HPA28, CHANNELS)
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="found no folder"):
         index(tmp_path / "none", "auto", HPA28, CHANNELS)

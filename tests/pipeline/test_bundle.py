@@ -1,17 +1,27 @@
-"""A bundle that is damaged, or made of what is not trained, is one sentence. (That it works: tests/test_pages.py.)"""
+"""Bundles: what goes along, damaged ones, joined runs. (That one of a single run works: tests/test_pages.py.)"""
 
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from aggregate.config import AggregateSection
 from aggregate.run import run
 from bench.simulated_work import make_work
+from classify.probabilities import class_columns
+from hpa.atlas import synthesize
+from hpa.channels import CHANNELS
 from hpa.config import read_section
 from hpa.errors import UserError
+from hpa.vocabulary import HPA28
 from hpa.work import WorkFolder
-from pipeline.bundle import export, open_model
+from pipeline.__main__ import main
+from pipeline.apply import apply, open_model
+from pipeline.bundle import export
+from pipeline.model import Model
 from segment.config import SegmentSection
 from segment.models import COMPACT_WEIGHTS
 
@@ -20,25 +30,31 @@ def _trained(root: Path, *settings: str) -> WorkFolder:
     """Return a work folder with everything a bundle takes; the checkpoints' content is of no matter here."""
     work = make_work(root, settings, train=12, test=2, models=2)
     run(work, figures=False)
+    _with_checkpoints(work)
+    return work
+
+
+def _with_checkpoints(work: WorkFolder) -> None:
     for fold in range(2):
-        path = root / "classify" / "cells" / f"fold-{fold}" / "checkpoint.pt"
+        path = work.root / "classify" / "cells" / f"fold-{fold}" / "checkpoint.pt"
         path.parent.mkdir(parents=True)
         path.write_bytes(bytes([fold]) * 100)
-    return work
 
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle."""
     folder = tmp_path_factory.mktemp("packed")
-    assert export(_trained(folder / "work"), folder / "bundle") == 5
+    _trained(folder / "work")
+    assert export(Model.of_work(folder / "work"), folder / "bundle") == 5
     return folder / "bundle"
 
 
 def test_a_bundle_opens_and_holds_no_image(packed: Path) -> None:
-    work, recipe = open_model(packed)
-    assert work.root == packed
-    assert list(recipe) == ["data", "segment", "crops", "classify", "aggregate"]
+    model = open_model(packed)
+    assert model.work.root == packed
+    assert model.joined == ()
+    assert list(model.recipe) == ["data", "segment", "crops", "classify", "aggregate"]
     names = {str(path.relative_to(packed)) for path in packed.rglob("*") if path.is_file()}
     checkpoints = {f"classify/cells/fold-{fold}/checkpoint.pt" for fold in range(2)}
     assert names == {"bundle.json", "recipe.toml", "aggregate/thresholds.json"} | checkpoints
@@ -47,12 +63,11 @@ def test_a_bundle_opens_and_holds_no_image(packed: Path) -> None:
 
 def test_a_network_of_the_user_s_own_goes_along(tmp_path: Path) -> None:
     shutil.copy(COMPACT_WEIGHTS, tmp_path / "mine.pt")
-    work = _trained(tmp_path / "work", f"segment.network={tmp_path}/mine.pt")
-    export(work, tmp_path / "bundle")
+    _trained(tmp_path / "work", f"segment.network={tmp_path}/mine.pt")
+    export(Model.of_work(tmp_path / "work"), tmp_path / "bundle")
     (tmp_path / "mine.pt").unlink()
     (tmp_path / "bundle").rename(tmp_path / "elsewhere")
-    _, recipe = open_model(tmp_path / "elsewhere")
-    section = recipe["segment"]
+    section = open_model(tmp_path / "elsewhere").recipe["segment"]
     assert isinstance(section, SegmentSection)
     assert Path(section.network).read_bytes() == COMPACT_WEIGHTS.read_bytes()
     packed = read_section(tmp_path / "elsewhere" / "recipe.toml", "segment", SegmentSection)
@@ -87,20 +102,89 @@ def test_files_outside_a_bundle_are_not_looked_at(packed: Path, tmp_path: Path) 
 def test_another_segmentation_network(packed: Path, tmp_path: Path) -> None:
     shutil.copytree(packed, tmp_path / "copy")
     content = json.loads((packed / "bundle.json").read_text())
-    content["segmentation"]["sha256"] = "0" * 64
+    content["segmentation"]["."]["sha256"] = "0" * 64
     (tmp_path / "copy" / "bundle.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="expected the segmentation network compact with the sha256 0000"):
         open_model(tmp_path / "copy")
 
 
 def test_what_cannot_be_packed(packed: Path, tmp_path: Path) -> None:
-    untrained = make_work(tmp_path / "untrained", train=12, test=2)
+    make_work(tmp_path / "untrained", train=12, test=2)
+    untrained = Model.of_work(tmp_path / "untrained")
     with pytest.raises(UserError, match="expected a trained work folder"):
         export(untrained, tmp_path / "bundle")
     with pytest.raises(UserError, match="expected a new folder for the bundle"):
         export(untrained, packed)
     make_work(tmp_path / "other", train=12, test=2, models=2, noise_seed=1)
-    joined = _trained(tmp_path / "joined", f'aggregate.join=["{tmp_path}/other"]')
-    with pytest.raises(UserError, match="expected a run of one model to export, found one joined with"):
+    _trained(tmp_path / "joined", f'aggregate.join=["{tmp_path}/other"]')
+    joined = Model.of_work(tmp_path / "joined")
+    with pytest.raises(UserError, match=r"expected trained models .*/other`"):
         export(joined, tmp_path / "bundle")
+    shutil.rmtree(tmp_path / "other")
+    with pytest.raises(UserError, match=r"expected a work folder made by .*/other"):
+        Model.of_work(tmp_path / "joined")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_joined_runs_go_along_each_once(tmp_path: Path) -> None:
+    for name, side in (("other", 96), ("third", 64)):
+        _with_checkpoints(make_work(tmp_path / name, [f"crops.size_px={side}"], train=12, test=2, models=2))
+    join = ", ".join(f'"{tmp_path}/{name}"' for name in ("other", "third:cells", "other:cells"))
+    _trained(tmp_path / "work", f"aggregate.join=[{join}]", "aggregate.join_weights=[4, 3, 2, 1]")
+    assert export(Model.of_work(tmp_path / "work"), tmp_path / "bundle") == 11
+    for name in ("work", "other", "third"):
+        shutil.rmtree(tmp_path / name)
+    model = open_model(tmp_path / "bundle")
+    section = model.recipe["aggregate"]
+    assert isinstance(section, AggregateSection)
+    assert section.join == ("joined/0", "joined/1:cells", "joined/0:cells")
+    assert [part.work.root for part in model.joined] == [tmp_path / "bundle" / "joined" / n for n in "01"]
+    sizes = [part.recipe["crops"].model_dump()["size_px"] for part in model.joined]
+    assert sizes == [96, 64]
+    assert not any(part.recipe["aggregate"].model_dump()["join"] for part in model.joined)
+    (tmp_path / "bundle" / "joined" / "1" / "recipe.toml").write_text("")
+    with pytest.raises(UserError, match=r"expected joined/1/recipe\.toml as it was packed"):
+        open_model(tmp_path / "bundle")
+
+
+def test_ranks_of_few_images_are_not_joined(tmp_path: Path) -> None:
+    make_work(tmp_path / "other", train=12, test=2, models=2, noise_seed=1)
+    make_work(tmp_path / "work", [f'aggregate.join=["{tmp_path}/other"]', "aggregate.join_by=rank"], train=12, test=2)
+    for channel in CHANNELS:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"a_{channel}.png").write_bytes(b"not read")
+    with pytest.raises(UserError, match=r"expected at least 50 images .* joined by rank, found 1"):
+        apply(Model.of_work(tmp_path / "work"), [str(tmp_path / "data")], tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_joined_runs_applied_and_handed_on(tmp_path: Path) -> None:
+    """Two trained runs, joined: on new images the scores are the weighted mean of both, from a bundle the same."""
+    synthesize(tmp_path / "atlas", 16, 6, seed=5, size_px=128)
+    atlas, work = tmp_path / "atlas", tmp_path / "work"
+    small = [word for key in ("classify.epochs=1", "data.folds=2") for word in ("--set", key)]
+    for name, window, side in (("other", "whole", 32), ("work", "five", 48)):
+        keys = [f'crops.windows=["{window}"]', f"crops.train_window={window}", f"crops.size_px={side}"]
+        if name == "work":
+            keys += [f'aggregate.join=["{tmp_path}/other:whole"]', "aggregate.join_weights=[3, 1]"]
+        settings = [word for key in keys for word in ("--set", key)]
+        assert main(["init", str(tmp_path / name), "--data", str(atlas), *small, *settings]) == 0
+        assert main(["run", str(tmp_path / name)]) == 0
+    new = tmp_path / "new"
+    assert main(["apply", str(work), "--data", str(atlas / "test"), "--out", str(new)]) == 0
+    columns = class_columns(HPA28)
+    pooled = []
+    for path in (new / "classify" / "five", new / "joined" / "0" / "classify" / "whole"):
+        table = pd.read_parquet(path / "probabilities.parquet")
+        pooled.append(table.groupby(["image_id", "fold"])[columns].max().groupby("image_id").mean())
+    images = pd.read_parquet(new / "aggregate" / "images.parquet").set_index("image_id")
+    np.testing.assert_allclose(images[columns], (0.75 * pooled[0] + 0.25 * pooled[1]).loc[images.index], rtol=1e-5)
+    submission = (new / "aggregate" / "submission.csv").read_text()
+    assert len(submission.splitlines()) == 7
+    assert main(["export", str(work), str(tmp_path / "bundle")]) == 0
+    shutil.rmtree(work)
+    shutil.rmtree(tmp_path / "other")
+    last = tmp_path / "last"
+    assert main(["apply", str(tmp_path / "bundle"), "--data", str(atlas / "test"), "--out", str(last)]) == 0
+    for name in ("submission.csv", "images.parquet"):
+        assert (last / "aggregate" / name).read_bytes() == (new / "aggregate" / name).read_bytes()

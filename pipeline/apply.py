@@ -1,0 +1,82 @@
+"""A trained run on new images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aggregate.config import AggregateSection
+from hpa.errors import UserError
+from hpa.images import read_images
+from hpa.work import locked
+from pipeline.bundle import open_bundle
+from pipeline.init import init_apply
+from pipeline.model import Model, with_joined
+from pipeline.stages import run_stages
+
+
+def open_model(root: Path) -> Model:
+    """Return the trained run that a work folder or a bundle holds.
+
+    Raises
+    ------
+    UserError
+        If it is neither, or a bundle is damaged.
+    """
+    return open_bundle(root) if (root / "bundle.json").exists() else Model.of_work(root)
+
+
+def apply(
+    model: Model,
+    data: Sequence[str],
+    out: Path,
+    *,
+    device: str = "auto",
+    workers: int = 0,
+    dask: str = "",
+) -> int:
+    """Use a trained run, and those joined with it, on new images; nothing is trained or tuned.
+
+    Parameters
+    ----------
+    model
+        The run.
+    data
+        Data folders, ``PATH`` or ``NAME=PATH``.
+    out
+        The work folder to make; joined runs get their own, ``joined/0`` and so on in it. A folder that an earlier,
+        killed call made of the same images is gone on with. Every run segments and cuts by its own recipe.
+    device, workers, dask
+        As for `pipeline.stages.run_stages`.
+
+    Returns
+    -------
+    int
+        The highest exit code of the stages.
+
+    Raises
+    ------
+    UserError
+        If a stage cannot run, or ranks are joined and there are too few images to rank.
+    """
+    places = [(out / "joined" / str(place)).resolve() for place in range(len(model.joined))]
+    folder = init_apply(out, data, with_joined(model.recipe, places))
+    _check_ranked(model, len(read_images(folder.images)))
+    code = 0
+    with locked(out):
+        for place, part in zip(places, model.joined, strict=True):
+            print(f"apply: {part.work.root}, which {model.work.root} joins")
+            other = init_apply(place, data, part.recipe)
+            ran = run_stages(other, model=part.work, device=device, workers=workers, dask=dask, ends_with="predict")
+            code = max(code, ran.code)
+        print(f"apply: {model.work.root}")
+        ran = run_stages(folder, model=model.work, device=device, workers=workers, dask=dask)
+    return max(code, ran.code)
+
+
+def _check_ranked(model: Model, images: int) -> None:
+    section = model.recipe["aggregate"]
+    assert isinstance(section, AggregateSection)
+    if model.joined and section.join_by == "rank" and images < section.least_images:
+        raise UserError(
+            f"expected at least {section.least_images} images (aggregate.least_images) to rank, as the runs were joined"
+            f" by rank, found {images}"
+        )
