@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 
 from aggregate.decide import decide
-from aggregate.label_tables import parse_labels, read_table
+from aggregate.label_tables import parse_labels
 from aggregate.metrics import class_table, summary
 from aggregate.submission import cell_means
 from aggregate.thresholds import read_thresholds
 from classify.probabilities import class_columns
 from hpa.errors import UserError
+from hpa.tables import read_csv_or_parquet
 from hpa.work import WorkFolder
 
 
@@ -66,10 +67,8 @@ def score_cells(work: WorkFolder, truth: Path, window: str, *, resamples: int = 
 
 
 def _read(path: Path) -> pd.DataFrame:
-    table = read_table(path)
     needed = ["image_id", "cell_label", "target"]
-    if not set(needed) <= set(table.columns):
-        raise UserError(f"expected the columns {', '.join(needed)} in {path}, found {', '.join(table.columns)}")
+    table = read_csv_or_parquet(path, needed)
     try:
         table = table[needed].astype({"image_id": str, "cell_label": np.int64})
     except ValueError as error:

@@ -20,7 +20,7 @@ import pandera.pandas as pa
 from hpa.channels import Channel
 from hpa.errors import UserError
 from hpa.files import write_parquet
-from hpa.parquet import check_table, read_table
+from hpa.tables import check_table, read_parquet
 from hpa.vocabulary import Vocabulary
 
 # An id becomes a file name in the work folder, so it must never be able to point elsewhere.
@@ -115,7 +115,7 @@ def read_images(path: Path) -> pd.DataFrame:
     UserError
         If there is none, or it breaks what holds for every run.
     """
-    images = check_table(read_table(path, "python -m pipeline init"), _OF_EVERY_RUN, path)
+    images = check_table(read_parquet(path, "python -m pipeline init"), _OF_EVERY_RUN, path)
     for column in ("target", "masked"):
         images[column] = [tuple(int(c) for c in labels) for labels in images[column]]
     return images
