@@ -109,16 +109,18 @@ def pair_table(images: pd.DataFrame, similar: Similar, section: DataSection) -> 
 
 
 def label_conflicts(images: pd.DataFrame, groups: NDArray[np.int32], section: DataSection) -> pd.DataFrame:
-    """Return one row a group whose train images do not all have one target.
+    """Return one row a group in which a train image carries a class that another one is known not to carry.
 
     Columns: group_of (an image of the group), images, targets (each with its number of images).
     """
     train = (images["split"] == "train") & (images["masked"].map(len) < len(section.classes))
     texts = pd.Series([section.classes.format(target) for target in images.loc[train, "target"]], dtype=str)
+    carried = section.classes.multi_hot(images.loc[train, "target"])
+    denied = ~carried & ~section.classes.multi_hot(images.loc[train, "masked"])
     ids = images.loc[train, "image_id"].to_numpy()
     rows = []
     for _, labels in texts.groupby(groups[train.to_numpy()]):
-        if labels.nunique() > 1:
+        if labels.nunique() > 1 and (carried[labels.index].any(axis=0) & denied[labels.index].any(axis=0)).any():
             counted = ", ".join(f"{text} ({count})" for text, count in labels.value_counts().items())
             rows.append({"group_of": ids[labels.index[0]], "images": len(labels), "targets": counted})
     return pd.DataFrame(rows, columns=["group_of", "images", "targets"])
