@@ -5,7 +5,7 @@ images with different labels), ``train_test.csv`` (train images that look like t
 pairs) and ``leaks.json`` (the figures of the report).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -147,10 +147,17 @@ def _splits(
 
 def _draw(out: Path, images: pd.DataFrame, pairs: pd.DataFrame, section: DataSection) -> None:
     by_id = images.set_index("image_id", drop=False)
+    columns = [column for column in pairs.columns if column.startswith("bits_")]
+
+    def bits(pair: Mapping[Any, Any]) -> str:
+        return ", ".join(str(pair[column]) for column in columns)
+
     tiles = []
     for pair in pairs.head(_SHOWN_PAIRS).to_dict("records"):
         for side in "ab":
             title = f"{pair[f'image_id_{side}']} ({pair[f'split_{side}']}): {pair[f'target_{side}']}"
+            if side == "b":
+                title = f"differs in {bits(pair)} bits: {title}"
             row = by_id.loc[pair[f"image_id_{side}"]].to_dict()
             tiles.append(image_row(row, section.channels, title, _TILE_PX))
     save_tiles(tiles, 2, out)
@@ -159,6 +166,9 @@ def _draw(out: Path, images: pd.DataFrame, pairs: pd.DataFrame, section: DataSec
 def _print(figures: dict[str, Any], splits: Sequence[SplitQuality], folder: Path) -> None:
     console = Console(width=110)
     table = Table(box=None, show_header=False, pad_edge=False)
+    if figures["train and test told apart, AUC"] is not None:
+        told = figures["train and test told apart, AUC"]
+        figures = figures | {"train and test told apart, AUC": f"{told} (0.5: not at all, 1: always)"}
     for name, value in figures.items():
         table.add_row(escape(name), "-" if value is None else escape(str(value)))
     console.print(table)

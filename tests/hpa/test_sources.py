@@ -21,6 +21,12 @@ def test_names_of_sources(tmp_path: Path) -> None:
         Source("ext", tmp_path / "a"),
         Source("x=y", odd),
     ]
+    (tmp_path / "a" / "images.csv").touch()
+    (tmp_path / "a" / "more.csv").touch()
+    assert [source.name for source in parse_sources([tmp_path / "a" / "images.csv", tmp_path / "a" / "more.csv"])] == [
+        "a",
+        "more",
+    ]
     with pytest.raises(UserError, match="of different names, found 'a' twice"):
         parse_sources([tmp_path / "a", tmp_path / "b" / "a"])
     with pytest.raises(UserError, match="without '\\+', found 'a\\+b'"):
