@@ -116,7 +116,9 @@ def test_labels_that_one_image_leaves_open_are_no_conflict() -> None:
     assert conflicts["images"].tolist() == [2]
 
 
-def test_copies_share_a_group_and_one_of_them_can_be_left_out(data: Path, work: Path, tmp_path: Path) -> None:
+def test_copies_share_a_group_and_one_of_them_can_be_left_out(
+    data: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folds = pd.read_parquet(work / "folds.parquet").set_index("image_id")
     original = pd.read_csv(data / "train.csv", dtype=str)["Id"][0]
     assert folds.loc["same", "group"] == folds.loc[original, "group"]
@@ -127,8 +129,10 @@ def test_copies_share_a_group_and_one_of_them_can_be_left_out(data: Path, work: 
     assert set(dropped["looks_like"]) <= set(images["image_id"])
     assert len(images) + len(dropped) == len(read_images(work / "images.parquet"))
     assert "tested" in set(images["image_id"])
-    again = main(["leaks", str(tmp_path / "w"), "--workers", "1"])
-    assert again == 0
+    assert "images in the largest set" in capsys.readouterr().out
+    assert main(["leaks", str(tmp_path / "w"), "--workers", "1"]) == 0
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert printed[-4:] == ["this", "KFold", "MultilabelStratifiedKFold", "look"]
     assert json.loads((tmp_path / "w" / "leaks" / "leaks.json").read_text())["pairs that look alike"] == 1
 
 
