@@ -124,7 +124,20 @@ def correlation(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
 def mean_histograms(
     images: pd.DataFrame, scanned: pd.DataFrame, channels: Sequence[Channel]
 ) -> dict[Channel, dict[str, NDArray[np.float64]]]:
-    """Return for each channel and source the mean share of pixels in each of `BINS` bins of the depth."""
+    """Return for each channel and source the mean share of pixels in each of `BINS` bins of the depth.
+
+    Parameters
+    ----------
+    images, scanned
+        The image table and what `hpa.scan` found, row by row; images that cannot be read are left out.
+    channels
+        Of the run.
+
+    Returns
+    -------
+    dict
+        By channel and source, shape (BINS,); zeros where no image can be read.
+    """
     readable = (scanned["depth"] > 0).to_numpy()
     return {
         channel: {

@@ -91,6 +91,15 @@ def images_schema(vocabulary: Vocabulary, channels: Sequence[Channel]) -> pa.Dat
 def write_images(path: Path, images: pd.DataFrame, vocabulary: Vocabulary, channels: Sequence[Channel]) -> None:
     """Check the image table and write it; without the columns masked and well no class is masked and no well known.
 
+    Parameters
+    ----------
+    path
+        Where to.
+    images
+        The image table.
+    vocabulary, channels
+        Of the run.
+
     Raises
     ------
     pandera.errors.SchemaError

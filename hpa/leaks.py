@@ -94,7 +94,22 @@ def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int =
 
 
 def pair_table(images: pd.DataFrame, similar: Similar, section: DataSection) -> pd.DataFrame:
-    """Return one row a pair that looks alike, the closest first: both images' keys and labels, the bits that differ."""
+    """Return one row a pair that looks alike, the closest first: both images' keys and labels, the bits that differ.
+
+    Parameters
+    ----------
+    images
+        The image table.
+    similar
+        The pairs, as positions in it.
+    section
+        Its vocabulary and channels.
+
+    Returns
+    -------
+    DataFrame
+        image_id, source, split, antibody and target of either image, with ``_a`` and ``_b``; bits of each channel.
+    """
     table = pd.DataFrame()
     for side, at in zip("ab", similar.pairs.T, strict=True):
         rows = images.iloc[at].reset_index(drop=True)
@@ -111,7 +126,19 @@ def pair_table(images: pd.DataFrame, similar: Similar, section: DataSection) -> 
 def label_conflicts(images: pd.DataFrame, groups: NDArray[np.int32], section: DataSection) -> pd.DataFrame:
     """Return one row a group in which a train image carries a class that another one is known not to carry.
 
-    Columns: group_of (an image of the group), images, targets (each with its number of images).
+    Parameters
+    ----------
+    images
+        The image table.
+    groups
+        Group of each image, shape (N,).
+    section
+        Its vocabulary.
+
+    Returns
+    -------
+    DataFrame
+        group_of (an image of the group), images, targets (each with its number of images).
     """
     train = (images["split"] == "train") & (images["masked"].map(len) < len(section.classes))
     texts = pd.Series([section.classes.format(target) for target in images.loc[train, "target"]], dtype=str)

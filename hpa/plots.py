@@ -63,7 +63,17 @@ def plot_labels_per_image(out: Path, n_labels: NDArray[np.integer]) -> None:
 
 
 def plot_cooccurrence(out: Path, together: NDArray[np.int64], phi: NDArray[np.float64], names: Sequence[str]) -> None:
-    """Draw how often classes come together, on a logarithmic scale, and how they correlate; both of shape (K, K)."""
+    """Draw how often classes come together, on a logarithmic scale, and how they correlate.
+
+    Parameters
+    ----------
+    out
+        The file.
+    together, phi
+        Images with both of two classes, and their correlation; shape (K, K).
+    names
+        Of the K classes.
+    """
     figure = Figure(figsize=(17, 8.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     shown = np.ma.masked_equal(together, 0)

@@ -67,6 +67,11 @@ def find_similar(folder: Path, images: pd.DataFrame, section: DataSection, *, wo
         Its keys channels and duplicate_bits.
     workers
         Processes; 0 takes one a processor.
+
+    Raises
+    ------
+    UserError
+        If the run has none of the channels that are compared.
     """
     scanned = scan_images(folder, images, section.channels, workers=workers)
     hashes, usable = hashes_of(scanned), scanned["usable"].to_numpy(bool)

@@ -151,6 +151,15 @@ def join_images(images: pd.DataFrame, section: DataSection) -> tuple[pd.DataFram
 def check_channels(images: pd.DataFrame, sources: Sequence[Source], section: DataSection) -> None:
     """Check that every source has the channels of the run in at least one image.
 
+    Parameters
+    ----------
+    images
+        The image table of all sources.
+    sources
+        The data folders.
+    section
+        Its channels.
+
     Raises
     ------
     UserError
