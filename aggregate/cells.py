@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 
 from aggregate.decide import decide
-from aggregate.label_tables import parse_labels, read_table
+from aggregate.label_tables import parse_labels
 from aggregate.metrics import class_table, summary
 from aggregate.submission import cell_means
 from aggregate.thresholds import read_thresholds
 from classify.probabilities import class_columns
 from hpa.errors import UserError
+from hpa.images import read_images
+from hpa.tables import read_csv_or_parquet
 from hpa.work import WorkFolder
 
 
@@ -20,7 +22,8 @@ def score_cells(work: WorkFolder, truth: Path, window: str, *, resamples: int = 
     """Score the cells of a finished run against a table of their labels.
 
     A train cell is scored by the model that has not seen its image, a test cell by the mean of all; both are held
-    against the image's thresholds, and a cell may have no class.
+    against the image's thresholds, and a cell may have no class. A class of which nothing is known in the image is not
+    scored in its cells.
 
     Parameters
     ----------
@@ -59,17 +62,26 @@ def score_cells(work: WorkFolder, truth: Path, window: str, *, resamples: int = 
     scores = cells[columns].to_numpy(np.float32)
     values = np.where(cells["is_oof"].to_numpy(bool)[:, None], known.values, known.stored)
     predictions = decide(scores, values, "blank", vocabulary)
+    masked = read_images(work.images).set_index("image_id")["masked"]
+    known_of = ~vocabulary.multi_hot(masked.loc[cells["image_id"]])
     groups = pd.factorize(cells["image_id"])[0]
-    table = class_table(targets, predictions, vocabulary, scores)
-    told = summary(targets, predictions, groups, table, over="images", resamples=resamples, seed=work.data.seed)
+    table = class_table(targets, predictions, vocabulary, scores, known_of)
+    told = summary(
+        targets,
+        predictions,
+        groups,
+        table,
+        over="images",
+        resamples=resamples,
+        seed=work.data.seed,
+        labelled=known_of,
+    )
     return told | {"labelled": len(labelled)}
 
 
 def _read(path: Path) -> pd.DataFrame:
-    table = read_table(path)
     needed = ["image_id", "cell_label", "target"]
-    if not set(needed) <= set(table.columns):
-        raise UserError(f"expected the columns {', '.join(needed)} in {path}, found {', '.join(table.columns)}")
+    table = read_csv_or_parquet(path, needed)
     try:
         table = table[needed].astype({"image_id": str, "cell_label": np.int64})
     except ValueError as error:

@@ -103,21 +103,24 @@ def fit_decision(
     """
     n_classes = targets.shape[1]
     known = np.ones_like(targets) if labelled is None else labelled
-    weights = fit_weights(targets, rows.scores[:, 0], section)
-    pooling = _choose_pooling(rows.scores, targets, weights, section)
+    # Average precision takes no notice of what has no label and the lowest score.
+    ranked = np.where(known, rows.scores, 0)
+    weights = fit_weights(targets, ranked[:, 0], section)
+    pooling = _choose_pooling(ranked, targets, weights, section)
     joined = join_scores(_pick(rows.scores, pooling), weights, section)
-    some = rows.n_crops > 0
+    some = (rows.n_crops > 0)[:, None] & known
     calibrations = tuple(
-        fit_calibration(targets[some, c], joined[some, c], rows.n_crops[some], section) for c in range(n_classes)
+        fit_calibration(targets[own, c], joined[own, c], rows.n_crops[own], section)
+        for c, own in zip(range(n_classes), some.T, strict=True)
     )
     prior = targets.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     scores = _calibrated(joined, rows.n_crops, calibrations, prior)
-    values = fit_thresholds(targets, scores, groups, section)
+    values = fit_thresholds(targets, scores, groups, section, known)
     shares = prior
     if section.thresholds == "prevalence":
         shares = class_fractions(prior, section)
     elif len(targets):
-        shares = (scores > values).mean(axis=0)
+        shares = ((scores > values) & known).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     return Decision(weights, pooling, calibrations, values, shares, targets.sum(axis=0), prior)
 
 
@@ -148,7 +151,8 @@ def cross_fit(
 ) -> CrossFitted:
     """Decide every row with what was fitted on the rows of the other folds only.
 
-    Where only one fold was scored, its groups are shared out over five parts that take the place of folds.
+    Where only one fold was scored, its groups are shared out over five parts that take the place of folds. A class of
+    which nothing is known in a row (`labelled`, shape (N, K)) is not tuned on, and not among the row's predictions.
     """
     if len(np.unique(folds)) < 2:
         numbers = np.unique(groups, return_inverse=True)[1]

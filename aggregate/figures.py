@@ -30,8 +30,9 @@ class Drawn:
 
     Parameters
     ----------
-    targets, scores, predictions
-        Shape (N, K), of the out-of-fold rows, cross-fitted.
+    targets, labelled, scores, predictions
+        Shape (N, K), of the out-of-fold rows, cross-fitted; `labelled` tells where the target is known, and only there
+        anything is predicted.
     thresholds
         Shape (K,), tuned on all of them.
     metrics
@@ -41,11 +42,17 @@ class Drawn:
     """
 
     targets: NDArray[np.bool_]
+    labelled: NDArray[np.bool_]
     scores: NDArray[np.floating[Any]]
     predictions: NDArray[np.bool_]
     thresholds: NDArray[np.float64]
     metrics: dict[str, Any]
     classes: Sequence[str]
+
+    def of_class(self, c: int) -> tuple[NDArray[np.bool_], NDArray[np.floating[Any]]]:
+        """Return targets and scores of the rows of which class c is known."""
+        own = self.labelled[:, c]
+        return self.targets[own, c], self.scores[own, c]
 
 
 def draw_figures(folder: Path, drawn: Drawn) -> None:
@@ -95,7 +102,7 @@ def draw_precision_recall(drawn: Drawn) -> Figure:
     """Draw precision against recall of every class, with the point that was decided on."""
 
     def one(axes: Axes, c: int) -> None:
-        positive, scores = drawn.targets[:, c], drawn.scores[:, c]
+        positive, scores = drawn.of_class(c)
         order = np.argsort(-scores, kind="stable")
         hits = np.cumsum(positive[order])
         ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
@@ -112,7 +119,7 @@ def draw_thresholds(drawn: Drawn) -> Figure:
     """Draw F1 of every class against its threshold, with the threshold that was chosen."""
 
     def one(axes: Axes, c: int) -> None:
-        positive, scores = drawn.targets[:, c], drawn.scores[:, c]
+        positive, scores = drawn.of_class(c)
         # At quantiles of the scores: rare classes are decided within a narrow range.
         top = float(scores.max()) if len(scores) else 1.0
         tried = np.unique(np.append(np.quantile(scores, np.linspace(0, 1, _POINTS)), np.linspace(0, top, _POINTS)))
@@ -152,12 +159,13 @@ def draw_calibration(drawn: Drawn) -> Figure:
     """Draw how often a class is there against its score, in ten bins of equal sums of scores."""
 
     def one(axes: Axes, c: int) -> None:
-        order = np.argsort(drawn.scores[:, c], kind="stable")
-        expected = np.cumsum(drawn.scores[order, c], dtype=np.float64)
+        positive, scores = drawn.of_class(c)
+        order = np.argsort(scores, kind="stable")
+        expected = np.cumsum(scores[order], dtype=np.float64)
         ends = np.searchsorted(expected, np.linspace(0, expected[-1], _BINS + 1)[1:-1])
         bins = [rows for rows in np.split(order, ends) if len(rows)]
-        said = [drawn.scores[rows, c].mean() for rows in bins]
-        seen = [drawn.targets[rows, c].mean() for rows in bins]
+        said = [scores[rows].mean() for rows in bins]
+        seen = [positive[rows].mean() for rows in bins]
         top = max(*said, *seen, 1e-3) * 1.08
         axes.plot([0, top], [0, top], color=_GRAY, linewidth=0.8, linestyle=":")
         axes.plot(said, seen, "o-", color=_BLUE, markersize=3, linewidth=1)
@@ -170,7 +178,7 @@ def draw_shares(drawn: Drawn) -> Figure:
     """Draw how often each class is labelled, predicted out of fold and predicted on test."""
     rows = sorted(drawn.metrics["classes"], key=lambda row: -row["support"])
     shown = {
-        "labelled": [row["support"] / drawn.metrics["images"] for row in rows],
+        "labelled": [row["support"] / max(row["labelled"], 1) for row in rows],
         "predicted out of fold": [row["share_oof"] for row in rows],
         "predicted on test": [row["share_test"] for row in rows],
     }

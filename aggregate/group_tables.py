@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aggregate.label_tables import first_column, id_column, read_table
+from aggregate.label_tables import first_column, id_column
 from hpa.errors import UserError
 from hpa.groups import join_groups
+from hpa.tables import read_csv_or_parquet
 
 _GROUPS: Final = ("group", "Group", "antibody", "Antibody", "well", "Well")
 
@@ -37,7 +38,7 @@ def read_groups(path: Path, image_ids: Sequence[str], column: str = "") -> tuple
     UserError
         If the table or the column is not as expected, or none of the images is in it.
     """
-    table = read_table(path)
+    table = read_csv_or_parquet(path)
     ids = id_column(table, path)
     chosen = first_column(table, (column,) if column else _GROUPS, path)
     named = dict(zip(table[ids].astype(str), table[chosen].astype(object), strict=True))

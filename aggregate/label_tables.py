@@ -9,29 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
+from hpa.tables import read_csv_or_parquet
 from hpa.vocabulary import Vocabulary
 
 ID_COLUMNS: Final = ("Id", "ID", "id", "image_id", "Image", "image")
 _PREDICTED: Final = ("Predicted", "predicted", "prediction", "Label", "label", "labels", "Target", "target")
 _TRUTH: Final = ("Target", "target", "Label", "label", "labels", "truth", "Predicted", "predicted")
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV or Parquet file, CSV as text.
-
-    Raises
-    ------
-    UserError
-        If it is missing, empty or not such a table.
-    """
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"expected a table, found no file {path}") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError, OSError) as error:
-        raise UserError(f"expected a CSV or Parquet table in {path}, found: {error}") from None
 
 
 def id_column(table: pd.DataFrame, path: Path) -> str:
@@ -70,7 +53,7 @@ def read_labels(path: Path, vocabulary: Vocabulary, *, truth: bool, column: str 
     UserError
         If the table, a column or a label is not as expected.
     """
-    table = read_table(path)
+    table = read_csv_or_parquet(path)
     ids = id_column(table, path)
     usual = _TRUTH if truth else _PREDICTED
     labels = first_column(table.drop(columns=ids), (column,) if column else usual, path)
@@ -168,7 +151,7 @@ def _load_array(path: Path) -> NDArray[np.floating[Any]]:
 
 
 def _table_scores(path: Path, ids: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.floating[Any]]:
-    table = read_table(path)
+    table = read_csv_or_parquet(path)
     key = id_column(table, path)
     columns = [_class_column(table, c, name, path) for c, name in enumerate(vocabulary.classes)]
     table = table.set_index(table[key].astype(str))
@@ -198,7 +181,7 @@ def read_sample(path: Path) -> list[str]:
     UserError
         If there is no row, or an id stands twice.
     """
-    table = read_table(path)
+    table = read_csv_or_parquet(path)
     return [str(image_id) for image_id in table[id_column(table, path)]]
 
 
@@ -210,7 +193,7 @@ def read_threshold_column(path: Path, column: str, vocabulary: Vocabulary) -> ND
     UserError
         If rows or the column do not fit.
     """
-    table = read_table(path)
+    table = read_csv_or_parquet(path)
     numbers = [name for name in table.columns if name not in ("class", "name")]
     column = column or (numbers[0] if len(numbers) == 1 else "")
     if column not in table.columns:

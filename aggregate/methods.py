@@ -14,7 +14,8 @@ from aggregate.optimum import best_common_threshold, best_thresholds, matching_t
 from hpa.errors import UserError
 
 Fit = Callable[
-    [NDArray[np.bool_], NDArray[np.floating[Any]], NDArray[np.integer[Any]], AggregateSection], NDArray[np.float64]
+    [NDArray[np.bool_], NDArray[np.floating[Any]], NDArray[np.integer[Any]], AggregateSection, NDArray[np.bool_]],
+    NDArray[np.float64],
 ]
 
 _STEEPNESS: Final = 50.0
@@ -27,6 +28,7 @@ def fit_thresholds(
     scores: NDArray[np.floating[Any]],
     groups: NDArray[np.integer[Any]],
     section: AggregateSection,
+    known: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Find one threshold a class by the recipe's method.
 
@@ -40,6 +42,8 @@ def fit_thresholds(
         Shape (N,); rows of a group are never torn apart where rows are split.
     section
         The recipe's: the method and its settings.
+    known
+        Shape (N, K), of which classes it is known whether a row has them; None of all. The others do not count.
 
     Returns
     -------
@@ -48,7 +52,9 @@ def fit_thresholds(
     """
     if not len(targets):
         return np.full(targets.shape[1], section.fixed_threshold)
-    return _METHODS[section.thresholds](targets, scores, groups, section)
+    known = np.ones_like(targets) if known is None else known
+    # No threshold is below 0, so that a score of 0 is never predicted: neither a hit, nor wrong, nor missed.
+    return _METHODS[section.thresholds](targets & known, np.where(known, scores, 0), groups, section, known)
 
 
 def shrunk_thresholds(
@@ -84,6 +90,7 @@ def _shrunk(
     scores: NDArray[np.floating[Any]],
     groups: NDArray[np.integer[Any]],
     section: AggregateSection,
+    known: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
     if section.shrink_to == "global":
         towards: NDArray[np.float64] | float = best_common_threshold(targets, scores)
@@ -111,19 +118,23 @@ def repeated_thresholds(
     return mean
 
 
-def soft_thresholds(targets: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def soft_thresholds(
+    targets: NDArray[np.bool_], scores: NDArray[np.floating[Any]], known: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
     """Fit thresholds to a smooth F1 by least squares, as published by a participant of Kaggle 2018 (iafoss).
 
     A prediction is sigmoid(50 (p - t)); Levenberg-Marquardt brings 1 - F1 and 1e-5 (t - 0.5) of every class towards 0,
-    from t = 0.5. Classes do not enter each other's residuals, so each is solved by itself.
+    from t = 0.5. Classes do not enter each other's residuals, so each is solved by itself, on the rows of which it is
+    `known`, shape (N, K); None of all.
     """
+    known = np.ones_like(targets) if known is None else known
 
     def residuals(t: NDArray[np.float64], positive: NDArray[np.bool_], p: NDArray[np.float64]) -> NDArray[np.float64]:
         soft = expit(_STEEPNESS * (p - t))
         f1 = 2 * soft[positive].sum() / (soft.sum() + positive.sum() + _TINY)
         return np.array([f1 - 1, _PULL * (t.item() - 0.5)])
 
-    columns = zip(targets.T, scores.T.astype(np.float64), strict=True)
+    columns = [(t[k], p[k]) for t, p, k in zip(targets.T, scores.T.astype(np.float64), known.T, strict=True)]
     return np.clip([leastsq(residuals, [0.5], args=column)[0].item() for column in columns], 0, 1)
 
 
@@ -150,17 +161,21 @@ def class_fractions(prior: NDArray[np.float64], section: AggregateSection) -> ND
 
 
 _METHODS: Final[Mapping[str, Fit]] = {
-    "fixed": lambda targets, scores, groups, s: np.full(targets.shape[1], s.fixed_threshold),
-    "global": lambda targets, scores, groups, s: np.full(targets.shape[1], best_common_threshold(targets, scores)),
-    "per-class": lambda targets, scores, groups, s: best_thresholds(targets, scores),
-    "prevalence": lambda targets, scores, groups, s: matching_thresholds(
-        scores, class_fractions(targets.mean(axis=0), s)
+    "fixed": lambda targets, scores, groups, s, known: np.full(targets.shape[1], s.fixed_threshold),
+    "global": lambda targets, scores, groups, s, known: np.full(
+        targets.shape[1], best_common_threshold(targets, scores)
+    ),
+    "per-class": lambda targets, scores, groups, s, known: best_thresholds(targets, scores),
+    "prevalence": lambda targets, scores, groups, s, known: matching_thresholds(
+        # Of all rows, of which those of which nothing is known have a score of 0.
+        scores,
+        class_fractions(targets.sum(axis=0) / np.maximum(known.sum(axis=0), 1), s) * known.mean(axis=0),
     ),
     "shrunk": _shrunk,
-    "repeated": lambda targets, scores, groups, s: repeated_thresholds(targets, scores, groups, s.repeats),
-    "soft-f1": lambda targets, scores, groups, s: soft_thresholds(targets, scores),
+    "repeated": lambda targets, scores, groups, s, known: repeated_thresholds(targets, scores, groups, s.repeats),
+    "soft-f1": lambda targets, scores, groups, s, known: soft_thresholds(targets, scores, known),
     # Only the rule of the highest score makes thresholds depend on each other.
-    "cyclic": lambda targets, scores, groups, s: (cyclic_thresholds if s.empty == "argmax" else best_thresholds)(
+    "cyclic": lambda targets, scores, groups, s, known: (cyclic_thresholds if s.empty == "argmax" else best_thresholds)(
         targets, scores
     ),
 }

@@ -23,14 +23,20 @@ _FAR_APART: Final = 3.0
 """Standard errors between two shares of predictions above which a warning is due."""
 
 
-def overall(targets: NDArray[np.bool_], predictions: NDArray[np.bool_]) -> dict[str, float]:
+def overall(
+    targets: NDArray[np.bool_], predictions: NDArray[np.bool_], labelled: NDArray[np.bool_] | None = None
+) -> dict[str, float]:
     """Return the scores of all classes together; arrays of shape (N, K), N at least 1.
 
     macro_f1 counts a class 0 that has no true positive, false positive or false negative; macro_f1_supported is over
-    the classes with a positive (0 without any); thresholded_accuracy is the share of right (image, class) pairs.
+    the classes with a positive (0 without any); thresholded_accuracy is the share of right (image, class) pairs. Pairs
+    that are not `labelled`, of which nothing is known, count nowhere; None labels all.
     """
+    if labelled is not None:
+        targets, predictions = targets & labelled, predictions & labelled
     supported = targets.any(axis=0)
-    wrong = hamming_loss(targets, predictions)
+    pairs = slice(None) if labelled is None else labelled
+    wrong = hamming_loss(targets[pairs], predictions[pairs])
     return {
         "macro_f1": macro_f1(targets, predictions),
         "macro_f1_supported": float(f1_per_class(targets, predictions)[supported].mean()) if supported.any() else 0.0,
@@ -47,8 +53,9 @@ def class_table(
     predictions: NDArray[np.bool_],
     vocabulary: Vocabulary,
     scores: NDArray[np.floating[Any]] | None = None,
+    labelled: NDArray[np.bool_] | None = None,
 ) -> pd.DataFrame:
-    """Return one row a class: class, support, predicted, precision, recall, f1 and, with scores, their AP and AUC.
+    """Return one row a class: class, labelled, support, predicted, precision, recall, f1; with scores, AP and AUC.
 
     Precision and recall are 0 where they are undefined, as F1 is; average precision and AUC are NaN there.
 
@@ -60,11 +67,16 @@ def class_table(
         Of the run.
     scores
         Shape (N, K).
+    labelled
+        Shape (N, K), of which classes it is known whether a row has them; the others do not count. None labels all.
     """
+    known = np.ones_like(targets) if labelled is None else labelled
+    targets, predictions = targets & known, predictions & known
     hits = (targets & predictions).sum(axis=0)
     table = pd.DataFrame(
         {
             "class": vocabulary.classes,
+            "labelled": known.sum(axis=0),
             "support": targets.sum(axis=0),
             "predicted": predictions.sum(axis=0),
             "precision": hits / np.maximum(predictions.sum(axis=0), 1),
@@ -74,14 +86,14 @@ def class_table(
     )
     if scores is None:
         return table
-    pairs = [(targets[:, c], scores[:, c]) for c in range(len(vocabulary))]
+    pairs = [(targets[own, c], scores[own, c]) for c, own in enumerate(known.T)]
     return table.assign(
         average_precision=[average_precision(*pair) for pair in pairs], auc=[roc_auc(*pair) for pair in pairs]
     )
 
 
 def shares_far_apart(
-    share_oof: NDArray[np.float64], n_oof: int, share_test: NDArray[np.float64], n_test: int
+    share_oof: NDArray[np.float64], n_oof: int | NDArray[np.int64], share_test: NDArray[np.float64], n_test: int
 ) -> NDArray[np.bool_]:
     """Tell for which classes the share predicted on test is far from that out of fold.
 
@@ -92,7 +104,7 @@ def shares_far_apart(
     share_oof, share_test
         Shape (K,), shares of the rows a class is predicted for.
     n_oof, n_test
-        Numbers of rows.
+        Numbers of rows, or shape (K,), of those that count for each class.
     """
     pooled = (share_oof * n_oof + share_test * n_test) / (n_oof + n_test)
     error = np.sqrt(pooled * (1 - pooled) * (1 / n_oof + 1 / n_test))
@@ -109,6 +121,7 @@ def summary(
     over: str,
     resamples: int,
     seed: int,
+    labelled: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Return the scores of predictions, with their intervals, as ``metrics.json`` has them.
 
@@ -126,13 +139,16 @@ def summary(
         Of the bootstrap; 0 leaves the intervals out.
     seed
         Of its draws.
+    labelled
+        As for `overall`.
     """
-    told: dict[str, Any] = overall(targets, predictions) | {"images": len(targets)}
+    told: dict[str, Any] = overall(targets, predictions, labelled) | {"images": len(targets)}
     if "average_precision" in classes:
         told["mean_average_precision"] = _mean(classes["average_precision"])
         told["mean_auc"] = _mean(classes["auc"])
     if resamples:
-        intervals = bootstrap(targets, predictions, groups, resamples, seed)
+        known = True if labelled is None else labelled
+        intervals = bootstrap(targets & known, predictions & known, groups, resamples, seed)
         told["intervals"] = intervals.scores
         told["bootstrap"] = {
             "level": LEVEL,
@@ -146,13 +162,18 @@ def summary(
 
 
 def by_source(
-    targets: NDArray[np.bool_], predictions: NDArray[np.bool_], sources: NDArray[np.object_]
+    targets: NDArray[np.bool_],
+    predictions: NDArray[np.bool_],
+    sources: NDArray[np.object_],
+    labelled: NDArray[np.bool_] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Return `overall` and the number of images for every source; shapes (N, K), (N, K) and (N,)."""
+    """Return `overall` and the number of images for every source; shapes (N, K), (N, K), (N,) and (N, K)."""
     told = {}
     for source in sorted(set(sources)):
         own = sources == source
-        told[str(source)] = overall(targets[own], predictions[own]) | {"images": int(own.sum())}
+        told[str(source)] = overall(targets[own], predictions[own], None if labelled is None else labelled[own]) | {
+            "images": int(own.sum())
+        }
     return told
 
 

@@ -93,6 +93,8 @@ class _Tuned:
 
     ids: list[str]
     targets: NDArray[np.bool_]
+    labelled: NDArray[np.bool_]
+    """Of which classes it is known whether an image has them; the others are in no prediction."""
     groups: NDArray[np.int32]
     rows: Rows
     decision: Decision
@@ -139,13 +141,11 @@ def _tune(work: WorkFolder, images: pd.DataFrame, pooled: Pooled, data: DataSect
     if section.join_by == "rank" and section.join:
         rows = rank_rows(rows, folds)
     targets = data.classes.multi_hot(oof["target"])
-    # Where nothing is known of a class, it is not predicted, so it is neither a hit, nor wrong, nor missed.
     labelled = ~data.classes.multi_hot(oof["masked"])
-    rows = Rows(rows.scores * labelled, rows.n_crops)
     decision = fit_decision(rows, targets, groups, section, labelled)
     in_sample = decide(decision.score(rows, section), decision.values, section.empty, data.classes) & labelled
     crossed = cross_fit(rows, targets, groups, folds, section, data.classes, labelled)
-    return _Tuned(ids, targets, groups, rows, decision, in_sample, crossed)
+    return _Tuned(ids, targets, labelled, groups, rows, decision, in_sample, crossed)
 
 
 def _with_carried(tuned: _Tuned, test: _Test, vocabulary: Vocabulary, section: AggregateSection) -> Thresholds:
@@ -207,18 +207,27 @@ def _score(
     *,
     figures: bool,
 ) -> None:
-    honest = tuned.crossed.predictions
-    classes = class_table(tuned.targets, honest, known.vocabulary, tuned.crossed.scores).assign(
-        threshold=known.values, share_oof=honest.mean(axis=0)
+    honest, labelled = tuned.crossed.predictions, tuned.labelled
+    n_labelled = np.maximum(labelled.sum(axis=0), 1)
+    classes = class_table(tuned.targets, honest, known.vocabulary, tuned.crossed.scores, labelled).assign(
+        threshold=known.values, share_oof=honest.sum(axis=0) / n_labelled
     )
     if decided.ids:
-        share_oof, share_test = tuned.in_sample.mean(axis=0), decided.predictions.mean(axis=0)
-        far = shares_far_apart(share_oof, len(tuned.ids), share_test, len(decided.ids))
+        share_oof, share_test = tuned.in_sample.sum(axis=0) / n_labelled, decided.predictions.mean(axis=0)
+        far = shares_far_apart(share_oof, n_labelled, share_test, len(decided.ids))
         classes = classes.assign(share_oof=share_oof, share_test=share_test, shares_differ=far)
     section = known.section
-    over, seed = "groups of images (folds.parquet)", sources[0].work.data.seed
-    told = summary(tuned.targets, honest, tuned.groups, classes, over=over, resamples=section.bootstrap, seed=seed)
-    flattering = overall(tuned.targets, tuned.in_sample)["macro_f1"]
+    told = summary(
+        tuned.targets,
+        honest,
+        tuned.groups,
+        classes,
+        over="groups of images (folds.parquet)",
+        resamples=section.bootstrap,
+        seed=sources[0].work.data.seed,
+        labelled=labelled,
+    )
+    flattering = overall(tuned.targets, tuned.in_sample, labelled)["macro_f1"]
     source_of = images.set_index("image_id")["source"].loc[tuned.ids].to_numpy(object)
     told |= {
         "macro_f1_in_sample": flattering,
@@ -226,7 +235,7 @@ def _score(
         "thresholds": section.thresholds,
         "transfer": section.transfer,
         "checkpoint_chosen_on_scored_rows": any(source.chose_on_scored_rows for source in sources),
-        "sources": by_source(tuned.targets, honest, source_of),
+        "sources": by_source(tuned.targets, honest, source_of, labelled),
     }
     write_json(folder / "metrics.json", told)
     if figures:
@@ -234,5 +243,5 @@ def _score(
 
         draw_figures(
             folder / "figures",
-            Drawn(tuned.targets, tuned.crossed.scores, honest, known.values, told, known.vocabulary.classes),
+            Drawn(tuned.targets, labelled, tuned.crossed.scores, honest, known.values, told, known.vocabulary.classes),
         )

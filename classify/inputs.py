@@ -37,7 +37,7 @@ def run_folds(work: WorkFolder) -> list[int]:
     """
     folds = sorted({int(fold) for fold in read_folds(work.folds)["fold"] if fold >= 0})
     if not folds:
-        raise UserError(f"expected at least one fold in {work.folds}, found none")
+        raise UserError(f"expected train images with known labels in {work.root}, found none to train or to score on")
     return folds
 
 

@@ -68,13 +68,14 @@ def neighbours(work: WorkFolder, *, queries: int = 1000, shown: int = 12) -> int
     images = read_images(work.images).merge(read_folds(work.folds), on="image_id")
     hot = vocabulary.multi_hot(images["target"])
     targets = pd.Series(list(hot), index=images["image_id"])
+    known = pd.Series(list(~vocabulary.multi_hot(images["masked"])), index=images["image_id"])
     groups = pd.Series(images["group"].to_numpy(), index=images["image_id"])
     for window in read_section(work.recipe, "crops", CropsSection).windows:
         folder = work.root / "classify" / window
         found: dict[str, list[dict[str, Any]]] = {}
         lists = []
         for place in sorted((folder / "predict").glob("fold-*")):
-            for name, space in read_spaces(place, targets, groups).items():
+            for name, space in read_spaces(place, targets, groups, known).items():
                 found.setdefault(name, []).append(score_space(space, queries, work.data.seed, jaccard))
                 rows = pick_queries(space, shown, work.data.seed)
                 lists.append(nearest(space, rows).assign(fold=place.name, space=name))

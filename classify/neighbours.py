@@ -36,6 +36,8 @@ class Space:
         Shape (N, K).
     groups
         Shape (N,); rows of one image, and of one antibody, share a group.
+    known
+        Shape (N, K), of which classes it is known whether a row has them; None of all.
     """
 
     image_ids: NDArray[np.object_]
@@ -43,6 +45,7 @@ class Space:
     vectors: NDArray[np.float32]
     targets: NDArray[np.bool_]
     groups: NDArray[np.int64]
+    known: NDArray[np.bool_] | None = None
 
     def images(self) -> "Space":
         """Return the space of images, each at the mean of its crops."""
@@ -51,18 +54,19 @@ class Space:
         np.add.at(total, image, self.vectors)
         means = unit((total / np.bincount(image)[:, None]).astype(np.float32))
         none = np.zeros(len(ids), dtype=np.int64)
-        return Space(ids.astype(object), none, means, self.targets[first], self.groups[first])
+        known = None if self.known is None else self.known[first]
+        return Space(ids.astype(object), none, means, self.targets[first], self.groups[first], known)
 
 
-def read_spaces(folder: Path, targets: pd.Series, groups: pd.Series) -> dict[str, Space]:
+def read_spaces(folder: Path, targets: pd.Series, groups: pd.Series, known: pd.Series) -> dict[str, Space]:
     """Read the vectors that ``predict --embeddings`` left of one fold, by name.
 
     Parameters
     ----------
     folder
         ``classify/<window>/predict/fold-<k>``.
-    targets, groups
-        Multi-hot target and leak group of each image, by image_id.
+    targets, groups, known
+        Multi-hot target, leak group and known classes of each image, by image_id.
 
     Raises
     ------
@@ -87,6 +91,7 @@ def read_spaces(folder: Path, targets: pd.Series, groups: pd.Series) -> dict[str
                 unit(np.load(path, mmap_mode="r", allow_pickle=False)[own]),
                 np.stack(list(targets.loc[ids])).reshape(len(ids), -1),
                 groups.loc[ids].to_numpy(dtype=np.int64),
+                np.stack(list(known.loc[ids])).reshape(len(ids), -1),
             )
     return spaces
 
@@ -104,7 +109,7 @@ def score_space(space: Space, queries: int, seed: int, jaccard: float) -> dict[s
     found = {}
     for name, part in {"crops": space, "images": space.images()}.items():
         rows = pick_queries(part, queries, seed)
-        found[name] = asdict(retrieve(part.vectors, part.targets, part.groups, rows, jaccard))
+        found[name] = asdict(retrieve(part.vectors, part.targets, part.groups, rows, jaccard, part.known))
     return found
 
 

@@ -34,7 +34,7 @@ def batch_loss(outputs: Outputs, batch: Batch, section: ClassifySection, alpha: 
         loss = loss + section.cell_weight * class_loss(outputs.logits, batch.targets, section, weights)
     if outputs.embeddings is None:
         return loss
-    triplets = triplet_loss(outputs.embeddings, batch.targets.nan_to_num(), batch.antibodies, section)
+    triplets = triplet_loss(outputs.embeddings, batch.targets, batch.antibodies, section)
     return loss + section.triplet_weight * triplets
 
 

@@ -29,8 +29,13 @@ class Retrieval:
     queries: int
 
 
-def relevance(targets: NDArray[np.bool_], query: int, jaccard: float) -> NDArray[np.bool_]:
+def relevance(
+    targets: NDArray[np.bool_], query: int, jaccard: float, known: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Tell which rows share labels with a query: a Jaccard index of at least `jaccard` and a label in common.
+
+    Only classes that are known of both rows count. Where one carries a class of which nothing is known in the other,
+    and they are not relevant all the same, it is undecided whether they are.
 
     Parameters
     ----------
@@ -40,11 +45,20 @@ def relevance(targets: NDArray[np.bool_], query: int, jaccard: float) -> NDArray
         A row.
     jaccard
         Least overlap, in (0, 1].
+    known
+        Shape (N, K), of which classes it is known whether a row has them; None of all.
+
+    Returns
+    -------
+    relevant, undecided
+        Shape (N,) each.
     """
+    of_both = np.ones_like(targets) if known is None else known & known[query]
     common = (targets & targets[query]).sum(axis=1)
-    union = (targets | targets[query]).sum(axis=1)
-    relevant: NDArray[np.bool_] = (common > 0) & (common >= jaccard * union)
-    return relevant
+    either = targets | targets[query]
+    relevant: NDArray[np.bool_] = (common > 0) & (common >= jaccard * (either & of_both).sum(axis=1))
+    undecided: NDArray[np.bool_] = (either & ~of_both).any(axis=1) & ~relevant
+    return relevant, undecided
 
 
 def rank(vectors: NDArray[np.float32], query: int, others: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -66,6 +80,7 @@ def retrieve(
     groups: NDArray[np.int64],
     queries: NDArray[np.int64],
     jaccard: float,
+    known: NDArray[np.bool_] | None = None,
 ) -> Retrieval:
     """Score the neighbours of some rows among all rows of other groups.
 
@@ -81,11 +96,13 @@ def retrieve(
         Rows.
     jaccard
         Least overlap of labels of what is relevant.
+    known
+        As for `relevance`; rows of which it is undecided whether they are relevant are left out of a query's others.
     """
     first, precision, share = [], [], []
     for query in queries:
-        others = np.flatnonzero(groups != groups[query])
-        relevant = relevance(targets, int(query), jaccard)
+        relevant, undecided = relevance(targets, int(query), jaccard, known)
+        others = np.flatnonzero((groups != groups[query]) & ~undecided)
         r = int(relevant[others].sum())
         if r == 0:
             continue

@@ -17,12 +17,13 @@ def label_pairs(targets: Tensor, jaccard: float) -> tuple[Tensor, Tensor]:
     """Tell which crops of a batch are alike and which have nothing in common, by their sets of labels.
 
     Pairs between the two are neither. A crop with the empty target is never an anchor or a positive, but a negative of
-    every crop that has a label.
+    every crop that has a label. Only classes that are known of both crops count; where one carries a class of which
+    nothing is known in the other, the two may have it in common and are no negatives.
 
     Parameters
     ----------
     targets
-        Shape (N, K), 0 or 1.
+        Shape (N, K), 0 or 1, NaN where nothing is known.
     jaccard
         Least overlap of a positive, in (0, 1].
 
@@ -31,14 +32,16 @@ def label_pairs(targets: Tensor, jaccard: float) -> tuple[Tensor, Tensor]:
     positive, negative
         Boolean, shape (N, N); row i has those of anchor i.
     """
-    hot = targets.float()
+    known = (~targets.float().isnan()).float()
+    hot = targets.float().nan_to_num()
     common = hot @ hot.T
-    sizes = hot.sum(1)
-    union = sizes[:, None] + sizes[None, :] - common
+    sizes = hot @ known.T  # in row i and column j how many classes i carries that are known of j
+    union = sizes + sizes.T - common
+    open_to = hot @ (1 - known).T > 0
     # Counts below 2^24 are exact in float32, so comparing products avoids the rounding of a quotient.
     positive = (common > 0) & (common >= jaccard * union)
     positive.fill_diagonal_(False)
-    return positive, (common == 0) & (sizes[:, None] > 0)
+    return positive, (common == 0) & (sizes > 0) & ~(open_to | open_to.T)
 
 
 def antibody_pairs(antibodies: Tensor) -> Tensor:
@@ -107,7 +110,7 @@ def triplet_loss(embeddings: Tensor, targets: Tensor, antibodies: Tensor, sectio
     embeddings
         Shape (N, D), float32, of unit length.
     targets
-        Shape (N, K), 0 or 1.
+        Shape (N, K), 0 or 1, NaN where nothing is known.
     antibodies
         Shape (N,), -1 where unknown.
     section

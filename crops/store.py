@@ -33,7 +33,7 @@ from crops.shards import ShardWriter, cached, open_masks, open_pixels
 from hpa.config import read_section
 from hpa.errors import UserError
 from hpa.files import sha256, write_parquet
-from hpa.parquet import check_table, read_table
+from hpa.tables import check_table, read_parquet
 from hpa.work import WorkFolder
 
 DIM: Final = 4
@@ -112,7 +112,7 @@ def read_dropped(folder: Path) -> pd.DataFrame:
         If it is missing or breaks the contract.
     """
     path = folder / "dropped.parquet"
-    return check_table(read_table(path, "python -m crops run"), _DROPPED, path)
+    return check_table(read_parquet(path, "python -m crops run"), _DROPPED, path)
 
 
 def write_shard(folder: Path, index: int, crops: NDArray[np.uint8], masks: NDArray[np.bool_]) -> None:
@@ -216,7 +216,7 @@ class CropStore:
     def table(self) -> pd.DataFrame:
         """The table of crops, its columns as the contract has them."""
         path = self.folder / "crops.parquet"
-        table = read_table(path, "python -m crops run")
+        table = read_parquet(path, "python -m crops run")
         missing = [name for name, column in COLUMNS.items() if name not in table]
         if missing:
             raise UserError(

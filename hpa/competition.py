@@ -1,15 +1,17 @@
 """What the competitions' layouts share: a table of train images, a sample submission, folders `train` and `test`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from hpa.channels import Channel
 from hpa.errors import UserError
 from hpa.found import Found, PlaneFile, Row, Walked, channel_files, parts_of, table_of
 from hpa.images import check_ids
-from hpa.tables import parse_target, read_table
-from hpa.vocabulary import Vocabulary
+from hpa.tables import read_csv
+from hpa.vocabulary import Vocabulary, parse_target
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,24 @@ def read_rows(data: Path, tables: Tables) -> list[Row]:
     """
     if not ((data / tables.train).is_file() or (data / tables.test).is_file()):
         raise UserError(f"expected {tables.train} or {tables.test} in {data}, found neither")
-    train = read_table(data / tables.train, tables.train_columns)
-    test = read_table(data / tables.test, tables.test_columns)
+    train = _rows_if_there(data / tables.train, tables.train_columns)
+    test = _rows_if_there(data / tables.test, tables.test_columns)
     train_ids, texts = (list(train[column]) for column in tables.train_columns)
     test_ids = list(test[tables.test_columns[0]])
     check_ids([*train_ids, *test_ids], f"{tables.train} and {tables.test}")
-    antibodies = read_table(data / "antibodies.csv", ("Id", "Antibody"))
+    antibodies = _rows_if_there(data / "antibodies.csv", ("Id", "Antibody"))
     antibody_of = dict(zip(antibodies["Id"], antibodies["Antibody"], strict=True))
     rows = [
         Row(i, "train", parse_target(i, text, tables.vocabulary, tables.separator), antibody_of.get(i) or None)
         for i, text in zip(train_ids, texts, strict=True)
     ]
     return rows + [Row(i, "test", (), antibody_of.get(i) or None) for i in test_ids]
+
+
+def _rows_if_there(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    if path.is_file():
+        return read_csv(path, columns)
+    return pd.DataFrame({column: pd.Series(dtype=str) for column in columns})
 
 
 def _walk(data: Path, split: str) -> Walked:

@@ -76,6 +76,15 @@ class DataSection(Section):
 def parse_section(model: type[S], name: str, values: Any) -> S:
     """Check the values of one section against its model.
 
+    Parameters
+    ----------
+    model
+        The section's keys, types and defaults.
+    name
+        What the section is called in a recipe.
+    values
+        A mapping, as TOML has it.
+
     Raises
     ------
     UserError
@@ -111,5 +120,18 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_section(recipe: Path, name: str, model: type[S]) -> S:
-    """Read one section of a recipe; a section that is not there has its defaults."""
+    """Read one section of a recipe; a section that is not there has its defaults.
+
+    Parameters
+    ----------
+    recipe
+        The TOML file.
+    name, model
+        As for `parse_section`.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or not TOML, a key is unknown or a value is not what the model expects.
+    """
     return parse_section(model, name, read_toml(recipe).get(name, {}))

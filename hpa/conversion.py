@@ -99,6 +99,13 @@ def converter(source: Vocabulary, to: Vocabulary) -> Callable[[Target], Labels]:
 def join(one: Labels, other: Labels, vocabulary: Vocabulary) -> tuple[Labels, bool]:
     """Join what two sources know of one image.
 
+    Parameters
+    ----------
+    one, other
+        Classes that the image carries, and those of which nothing is known, in `vocabulary`.
+    vocabulary
+        Of both.
+
     Returns
     -------
     Labels

@@ -24,7 +24,7 @@ from hpa.files import remove_partials, write_bytes, write_csv
 from hpa.hpa_v18 import COLUMNS, parse_id
 from hpa.images import check_ids
 from hpa.progress import progress
-from hpa.tables import header, read_table
+from hpa.tables import csv_header, read_csv
 
 _AGENT: Final = "cellwise"
 _WINDOW: Final = 512  # jobs handed out at a time, so that a long list needs little memory and Ctrl-C is heard
@@ -118,8 +118,8 @@ def download(
 def _read_list(table: Path, out: Path) -> list[str]:
     if not table.is_file():
         raise UserError(f"expected a list of Ids, found no file {table}")
-    if COLUMNS[0] in header(table):
-        rows = read_table(table, COLUMNS[:1])
+    if COLUMNS[0] in csv_header(table):
+        rows = read_csv(table, COLUMNS[:1])
         ids = list(rows[COLUMNS[0]])
         if COLUMNS[1] in rows:
             write_csv(out / "HPAv18.csv", rows[list(COLUMNS)])

@@ -63,8 +63,8 @@ def explore(
     scanned = scan_images(work.root / "scan", images, section.channels, workers=workers)
     train = images[(images["split"] == "train") & (images["masked"].map(len) < len(section.classes))]
     classes = class_counts(train, section.classes)
-    write_csv(folder / "classes.csv", classes)
     if len(train):
+        write_csv(folder / "classes.csv", classes)
         targets = section.classes.multi_hot(train["target"])
         plot_classes(folder / "classes.png", classes)
         plot_labels_per_image(folder / "labels_per_image.png", targets.sum(axis=1))
@@ -74,7 +74,7 @@ def explore(
     plot_intensities(folder / "intensities.png", mean_histograms(images, scanned, section.channels))
     plot_sizes(folder / "sizes.png", image_sizes(images))
     save_tiles(_sheet(shown, section), 1, folder / "sheet.png")
-    _print(images, classes)
+    _print(images, classes if len(train) else None)
     Console(width=110).print(f"look at {escape(str(folder))}", soft_wrap=True)
 
 
@@ -124,7 +124,20 @@ def correlation(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
 def mean_histograms(
     images: pd.DataFrame, scanned: pd.DataFrame, channels: Sequence[Channel]
 ) -> dict[Channel, dict[str, NDArray[np.float64]]]:
-    """Return for each channel and source the mean share of pixels in each of `BINS` bins of the depth."""
+    """Return for each channel and source the mean share of pixels in each of `BINS` bins of the depth.
+
+    Parameters
+    ----------
+    images, scanned
+        The image table and what `hpa.scan` found, row by row; images that cannot be read are left out.
+    channels
+        Of the run.
+
+    Returns
+    -------
+    dict
+        By channel and source, shape (BINS,); zeros where no image can be read.
+    """
     readable = (scanned["depth"] > 0).to_numpy()
     return {
         channel: {
@@ -184,8 +197,20 @@ def _sheet(shown: pd.DataFrame, section: DataSection) -> list[NDArray[np.uint8]]
     return tiles
 
 
-def _print(images: pd.DataFrame, classes: pd.DataFrame) -> None:
+def _print(images: pd.DataFrame, classes: pd.DataFrame | None) -> None:
     console = Console(width=110)
+    if classes is None:
+        console.print("no train image has a known label: no table and no plots of classes")
+    else:
+        console.print(_class_table(classes))
+    for source in source_names(images):
+        splits = images.loc[_of_source(images, source), "split"].value_counts()
+        console.print(
+            f"{escape(source)}: {splits.get('train', 0)} train and {splits.get('test', 0)} test images", soft_wrap=True
+        )
+
+
+def _class_table(classes: pd.DataFrame) -> Table:
     table = Table(title="classes of the train images", title_justify="left", box=None, pad_edge=False)
     headings = ("class", "images", "share", "alone", "groups", "most often with")
     for heading in headings:
@@ -193,9 +218,4 @@ def _print(images: pd.DataFrame, classes: pd.DataFrame) -> None:
     for row in classes.sort_values("images", ascending=False, kind="stable").to_dict("records"):
         numbers = (str(row["images"]), f"{row['share']:.2%}", str(row["alone"]), str(row["groups"]))
         table.add_row(row["class"], *numbers, row["with"])
-    console.print(table)
-    for source in source_names(images):
-        splits = images.loc[_of_source(images, source), "split"].value_counts()
-        console.print(
-            f"{escape(source)}: {splits.get('train', 0)} train and {splits.get('test', 0)} test images", soft_wrap=True
-        )
+    return table

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.files import write_parquet
-from hpa.parquet import check_table, read_table
 from hpa.repair import repair
+from hpa.tables import check_table, read_parquet
 
 _MOST_PARTS: Final = 2000
 
@@ -213,4 +213,4 @@ def read_folds(path: Path) -> pd.DataFrame:
     UserError
         If there is none, or it breaks the contract.
     """
-    return check_table(read_table(path, "python -m pipeline init"), _SCHEMA, path)
+    return check_table(read_parquet(path, "python -m pipeline init"), _SCHEMA, path)

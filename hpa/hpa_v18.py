@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 from hpa.errors import UserError
 from hpa.found import Found, Row, channel_files, table_of
 from hpa.images import check_ids
-from hpa.tables import parse_target, read_table
-from hpa.vocabulary import HPA28, Vocabulary
+from hpa.tables import read_csv
+from hpa.vocabulary import HPA28, Vocabulary, parse_target
 
 COLUMNS: Final = ("Id", "Target")
 _ID: Final = re.compile(r"(?P<antibody>[^_]+)_(?P<well>[^_]+_[A-Za-z]+\d+)_(?P<field>\w+)")
@@ -62,7 +62,7 @@ def find(data: Path, vocabulary: Vocabulary) -> Found:
     path = _table(data) or data / "train.csv"
     if not path.is_file():
         raise UserError(f"expected a table HPAv18*.csv or train.csv in {data}, found neither")
-    table = read_table(path, COLUMNS)
+    table = read_csv(path, COLUMNS)
     check_ids(list(table["Id"]), path.name)
     rows = [_row(i, text) for i, text in zip(table["Id"], table["Target"], strict=True)]
     walked = channel_files([data], recursive=True)

@@ -20,7 +20,7 @@ import pandera.pandas as pa
 from hpa.channels import Channel
 from hpa.errors import UserError
 from hpa.files import write_parquet
-from hpa.parquet import check_table, read_table
+from hpa.tables import check_table, read_parquet
 from hpa.vocabulary import Vocabulary
 
 # An id becomes a file name in the work folder, so it must never be able to point elsewhere.
@@ -91,6 +91,15 @@ def images_schema(vocabulary: Vocabulary, channels: Sequence[Channel]) -> pa.Dat
 def write_images(path: Path, images: pd.DataFrame, vocabulary: Vocabulary, channels: Sequence[Channel]) -> None:
     """Check the image table and write it; without the columns masked and well no class is masked and no well known.
 
+    Parameters
+    ----------
+    path
+        Where to.
+    images
+        The image table.
+    vocabulary, channels
+        Of the run.
+
     Raises
     ------
     pandera.errors.SchemaError
@@ -115,7 +124,7 @@ def read_images(path: Path) -> pd.DataFrame:
     UserError
         If there is none, or it breaks what holds for every run.
     """
-    images = check_table(read_table(path, "python -m pipeline init"), _OF_EVERY_RUN, path)
+    images = check_table(read_parquet(path, "python -m pipeline init"), _OF_EVERY_RUN, path)
     for column in ("target", "masked"):
         images[column] = [tuple(int(c) for c in labels) for labels in images[column]]
     return images

@@ -11,7 +11,7 @@ from typing import Final
 from hpa.channels import Channel
 from hpa.competition import Tables, read_rows
 from hpa.found import Found, PlaneFile, files_below, table_of
-from hpa.tables import header
+from hpa.tables import csv_header
 from hpa.vocabulary import JOVIAN10, Vocabulary
 
 _FOLDER: Final = "Human protein atlas"
@@ -21,8 +21,8 @@ _TRAIN: Final = ("Image", "Label")
 
 def matches(data: Path) -> bool:
     """Tell whether a folder has a table of this layout."""
-    return _TRAIN in (header(data / "train.csv")[:2], header(data / _FOLDER / "train.csv")[:2]) or (
-        not (data / "train.csv").exists() and header(data / "submission.csv")[:2] == _TRAIN
+    return _TRAIN in (csv_header(data / "train.csv")[:2], csv_header(data / _FOLDER / "train.csv")[:2]) or (
+        not (data / "train.csv").exists() and csv_header(data / "submission.csv")[:2] == _TRAIN
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from hpa.competition import Tables, find_by_tables
 from hpa.found import Found
-from hpa.tables import header
+from hpa.tables import csv_header
 from hpa.vocabulary import HPA19, Vocabulary
 
 TABLES: Final = Tables("train.csv", ("ID", "Label"), "sample_submission.csv", ("ID", "PredictionString"), "|", HPA19)
@@ -17,8 +17,8 @@ TABLES: Final = Tables("train.csv", ("ID", "Label"), "sample_submission.csv", ("
 
 def matches(data: Path) -> bool:
     """Tell whether a folder has a table of this layout."""
-    return set(TABLES.train_columns) <= set(header(data / TABLES.train)) or set(TABLES.test_columns) <= set(
-        header(data / TABLES.test)
+    return set(TABLES.train_columns) <= set(csv_header(data / TABLES.train)) or set(TABLES.test_columns) <= set(
+        csv_header(data / TABLES.test)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import pandas as pd
 from PIL import Image
 
-from hpa import folder, hpa_v18, jovian, kaggle2018, kaggle2021, table
+from hpa import any_table, folder, hpa_v18, jovian, kaggle2018, kaggle2021
 from hpa.channels import Channel
 from hpa.conversion import converter
 from hpa.errors import UserError
@@ -24,7 +24,7 @@ class Layout(NamedTuple):
 
 
 LAYOUTS: Final[Mapping[str, Layout]] = {
-    "table": Layout(table.matches, table.find),
+    "table": Layout(any_table.matches, any_table.find),
     "kaggle2021": Layout(kaggle2021.matches, kaggle2021.find),
     "jovian": Layout(jovian.matches, jovian.find),
     "hpa_v18": Layout(hpa_v18.matches, hpa_v18.find),
@@ -56,7 +56,7 @@ def index(data: Path, layout: str, vocabulary: Vocabulary, channels: Sequence[Ch
     Parameters
     ----------
     data
-        The folder, or the table of a `hpa.table`.
+        The folder, or the table of the layout ``table`` (`hpa.any_table`).
     layout
         A name of `LAYOUTS`, or ``"auto"``: the first one that recognises the folder.
     vocabulary, channels
@@ -67,7 +67,7 @@ def index(data: Path, layout: str, vocabulary: Vocabulary, channels: Sequence[Ch
     UserError
         If the folder is missing, holds no image, or its tables are wrong.
     """
-    if not data.is_dir() and not (data.is_file() and table.matches(data)):
+    if not data.is_dir() and not (data.is_file() and any_table.matches(data)):
         raise UserError(f"expected a data folder, found no folder {data}")
     if data.is_file() and layout not in ("auto", "table"):
         raise UserError(f"expected a folder for the layout {layout}, found the file {data}")

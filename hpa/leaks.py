@@ -5,7 +5,7 @@ images with different labels), ``train_test.csv`` (train images that look like t
 pairs) and ``leaks.json`` (the figures of the report).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,7 +94,22 @@ def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int =
 
 
 def pair_table(images: pd.DataFrame, similar: Similar, section: DataSection) -> pd.DataFrame:
-    """Return one row a pair that looks alike, the closest first: both images' keys and labels, the bits that differ."""
+    """Return one row a pair that looks alike, the closest first: both images' keys and labels, the bits that differ.
+
+    Parameters
+    ----------
+    images
+        The image table.
+    similar
+        The pairs, as positions in it.
+    section
+        Its vocabulary and channels.
+
+    Returns
+    -------
+    DataFrame
+        image_id, source, split, antibody and target of either image, with ``_a`` and ``_b``; bits of each channel.
+    """
     table = pd.DataFrame()
     for side, at in zip("ab", similar.pairs.T, strict=True):
         rows = images.iloc[at].reset_index(drop=True)
@@ -109,16 +124,30 @@ def pair_table(images: pd.DataFrame, similar: Similar, section: DataSection) -> 
 
 
 def label_conflicts(images: pd.DataFrame, groups: NDArray[np.int32], section: DataSection) -> pd.DataFrame:
-    """Return one row a group whose train images do not all have one target.
+    """Return one row a group in which a train image carries a class that another one is known not to carry.
 
-    Columns: group_of (an image of the group), images, targets (each with its number of images).
+    Parameters
+    ----------
+    images
+        The image table.
+    groups
+        Group of each image, shape (N,).
+    section
+        Its vocabulary.
+
+    Returns
+    -------
+    DataFrame
+        group_of (an image of the group), images, targets (each with its number of images).
     """
     train = (images["split"] == "train") & (images["masked"].map(len) < len(section.classes))
     texts = pd.Series([section.classes.format(target) for target in images.loc[train, "target"]], dtype=str)
+    carried = section.classes.multi_hot(images.loc[train, "target"])
+    denied = ~carried & ~section.classes.multi_hot(images.loc[train, "masked"])
     ids = images.loc[train, "image_id"].to_numpy()
     rows = []
     for _, labels in texts.groupby(groups[train.to_numpy()]):
-        if labels.nunique() > 1:
+        if labels.nunique() > 1 and (carried[labels.index].any(axis=0) & denied[labels.index].any(axis=0)).any():
             counted = ", ".join(f"{text} ({count})" for text, count in labels.value_counts().items())
             rows.append({"group_of": ids[labels.index[0]], "images": len(labels), "targets": counted})
     return pd.DataFrame(rows, columns=["group_of", "images", "targets"])
@@ -145,10 +174,17 @@ def _splits(
 
 def _draw(out: Path, images: pd.DataFrame, pairs: pd.DataFrame, section: DataSection) -> None:
     by_id = images.set_index("image_id", drop=False)
+    columns = [column for column in pairs.columns if column.startswith("bits_")]
+
+    def bits(pair: Mapping[Any, Any]) -> str:
+        return ", ".join(str(pair[column]) for column in columns)
+
     tiles = []
     for pair in pairs.head(_SHOWN_PAIRS).to_dict("records"):
         for side in "ab":
             title = f"{pair[f'image_id_{side}']} ({pair[f'split_{side}']}): {pair[f'target_{side}']}"
+            if side == "b":
+                title = f"differs in {bits(pair)} bits: {title}"
             row = by_id.loc[pair[f"image_id_{side}"]].to_dict()
             tiles.append(image_row(row, section.channels, title, _TILE_PX))
     save_tiles(tiles, 2, out)
@@ -157,6 +193,9 @@ def _draw(out: Path, images: pd.DataFrame, pairs: pd.DataFrame, section: DataSec
 def _print(figures: dict[str, Any], splits: Sequence[SplitQuality], folder: Path) -> None:
     console = Console(width=110)
     table = Table(box=None, show_header=False, pad_edge=False)
+    if figures["train and test told apart, AUC"] is not None:
+        told = figures["train and test told apart, AUC"]
+        figures = figures | {"train and test told apart, AUC": f"{told} (0.5: not at all, 1: always)"}
     for name, value in figures.items():
         table.add_row(escape(name), "-" if value is None else escape(str(value)))
     console.print(table)

@@ -48,7 +48,24 @@ def colored(plane: Pixels, channel: Channel) -> Picture:
 
 
 def image_row(image: Mapping[Any, Any], channels: Sequence[Channel], title: str, side_px: int) -> Picture:
-    """Show an image of the image table below a title: its composite, then each channel; black if it cannot be read."""
+    """Show an image of the image table below a title: its composite, then each channel; black if it cannot be read.
+
+    Parameters
+    ----------
+    image
+        A row of the image table (`hpa.images`).
+    channels
+        Which are shown.
+    title
+        In ASCII; other characters become question marks.
+    side_px
+        Of each tile.
+
+    Returns
+    -------
+    ndarray
+        Shape (H, side_px * (C + 1), 3), blue-green-red.
+    """
     try:
         planes = read_channels(image, channels)
     except ImageError as error:
@@ -61,7 +78,17 @@ def image_row(image: Mapping[Any, Any], channels: Sequence[Channel], title: str,
 
 
 def titled(picture: Picture, title: str, side_px: int) -> Picture:
-    """Scale a picture to a square below a strip with a title, cut where it is too long."""
+    """Scale a picture to a square below a strip with a title, cut where it is too long.
+
+    Parameters
+    ----------
+    picture
+        Shape (H, W, 3), blue-green-red.
+    title
+        In ASCII; other characters become question marks.
+    side_px
+        Of the square.
+    """
     return np.concatenate([_strip(title, side_px), cv2.resize(picture, (side_px,) * 2, interpolation=cv2.INTER_AREA)])
 
 
@@ -79,7 +106,17 @@ def _write(picture: Picture, text: str, bottom_px: int) -> None:
 
 
 def save_tiles(tiles: Sequence[Picture], columns: int, out: Path) -> None:
-    """Write tiles row by row as a PNG, whole or not at all, coarsened to 16 levels so that the file stays small."""
+    """Write tiles row by row as a PNG, whole or not at all, coarsened to 16 levels so that the file stays small.
+
+    Parameters
+    ----------
+    tiles
+        At least one, all of one shape (H, W, 3), blue-green-red.
+    columns
+        How many stand in a row.
+    out
+        The file.
+    """
     filled = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
     rows = [np.concatenate(filled[k : k + columns], axis=1) for k in range(0, len(filled), columns)]
     _, content = cv2.imencode(".png", np.concatenate(rows) & np.uint8(0xF0), [cv2.IMWRITE_PNG_COMPRESSION, 9])

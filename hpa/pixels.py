@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -45,22 +45,39 @@ def read_plane(path: Path, plane: int = ONLY_PLANE) -> Pixels:
     ImageError
         If the file is missing, unreadable, cut short, of another type or without that plane.
     """
+    return _read_file(path).plane(plane)
+
+
+class _Decoded(NamedTuple):
+    """All that a file holds."""
+
+    name: str
+    pages: list[Pixels]
+    is_jpeg: bool
+
+    def plane(self, plane: int) -> Pixels:
+        samples = 1 if self.pages[0].ndim == 2 else self.pages[0].shape[2]
+        n_planes = samples * len(self.pages)
+        if plane == ONLY_PLANE or (n_planes == 1 and self.is_jpeg):
+            if n_planes > 1:
+                raise ImageError(f"{self.name}: expected one gray plane, found {n_planes}")
+            return self.pages[0]
+        if not 0 <= plane < n_planes:
+            raise ImageError(f"{self.name}: expected a plane {plane}, found {n_planes} planes")
+        return _sample(self.pages[plane // samples], plane % samples, samples)
+
+
+def _read_file(path: Path) -> _Decoded:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise ImageError(f"missing file {path.name}") from None
     except OSError as error:
         raise ImageError(f"unreadable file {path.name}: {error.strerror}") from None
-    pages = _decode(content, path.name)
-    samples = 1 if pages[0].ndim == 2 else pages[0].shape[2]
-    n_planes = samples * len(pages)
-    if plane == ONLY_PLANE or (n_planes == 1 and content.startswith(_JPEG)):
-        if n_planes > 1:
-            raise ImageError(f"{path.name}: expected one gray plane, found {n_planes}")
-        return pages[0]
-    if not 0 <= plane < n_planes:
-        raise ImageError(f"{path.name}: expected a plane {plane}, found {n_planes} planes")
-    page, sample = pages[plane // samples], plane % samples
+    return _Decoded(path.name, _decode(content, path.name), content.startswith(_JPEG))
+
+
+def _sample(page: Pixels, sample: int, samples: int) -> Pixels:
     if samples == 1:
         return page
     if samples >= 3:  # OpenCV's order is blue, green, red
@@ -97,7 +114,7 @@ def _decode(content: bytes, name: str) -> list[Pixels]:
 
 
 def read_channels(image: Mapping[Any, Any], channels: Sequence[Channel]) -> Pixels:
-    """Read some channels of one image.
+    """Read some channels of one image; a file that holds several of them is decoded once.
 
     Parameters
     ----------
@@ -117,9 +134,13 @@ def read_channels(image: Mapping[Any, Any], channels: Sequence[Channel]) -> Pixe
         If a plane cannot be read or the planes differ in size or depth.
     """
     planes: list[Pixels] = []
+    decoded: dict[str, _Decoded] = {}
     for channel in channels:
+        path = image[f"path_{channel}"]
         try:
-            planes.append(read_plane(Path(image[f"path_{channel}"]), int(image[f"plane_{channel}"])))
+            if path not in decoded:
+                decoded[path] = _read_file(Path(path))
+            planes.append(decoded[path].plane(int(image[f"plane_{channel}"])))
         except ImageError as error:
             raise ImageError(f"{channel} channel: {error}") from None
         if planes[-1].shape != planes[0].shape:

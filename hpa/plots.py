@@ -9,14 +9,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from hpa.channels import STAINS, Channel
 from hpa.files import whole
 
 _BAR: Final = "#4878a8"
+_PALE: Final = "#ccd8e4"
 _COLORS: Final = ("#222222", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#a6761d")
 _MOST_SIZES: Final = 20
+_COUNTS: Final = StrMethodFormatter("{x:,.0f}")
 
 
 def plot_classes(out: Path, classes: pd.DataFrame) -> None:
@@ -25,13 +28,16 @@ def plot_classes(out: Path, classes: pd.DataFrame) -> None:
     figure = Figure(figsize=(8, 0.5 + 0.27 * len(classes)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(ordered))
-    axes.barh(places, ordered["images"], color=_BAR, height=0.75)
     sources = [column for column in classes.columns if column.startswith("images of ")]
+    axes.barh(places, ordered["images"], color=_BAR if len(sources) < 2 else _PALE, height=0.8, label="all images")
     if len(sources) > 1:
-        for color, column in zip(_COLORS * len(sources), sources, strict=False):
-            axes.plot(ordered[column], places, "|", markersize=9, markeredgewidth=2, color=color, label=_plain(column))
+        height = 0.8 / len(sources)
+        for i, (color, column) in enumerate(zip(_COLORS * len(sources), sources, strict=False)):
+            below = places + 0.4 - height * (i + 0.5)
+            axes.barh(below, ordered[column], color=color, height=0.8 * height, label=_plain(column))
         axes.legend(loc="lower right")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(_COUNTS)
     most = max(1, int(classes["images"].max()))
     axes.set_xlim(0.7, most * 3)
     for place, count in zip(places, ordered["images"], strict=True):
@@ -57,12 +63,23 @@ def plot_labels_per_image(out: Path, n_labels: NDArray[np.integer]) -> None:
 
 
 def plot_cooccurrence(out: Path, together: NDArray[np.int64], phi: NDArray[np.float64], names: Sequence[str]) -> None:
-    """Draw how often classes come together, on a logarithmic scale, and how they correlate; both of shape (K, K)."""
+    """Draw how often classes come together, on a logarithmic scale, and how they correlate.
+
+    Parameters
+    ----------
+    out
+        The file.
+    together, phi
+        Images with both of two classes, and their correlation; shape (K, K).
+    names
+        Of the K classes.
+    """
     figure = Figure(figsize=(17, 8.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     shown = np.ma.masked_equal(together, 0)
     counts = left.imshow(shown, norm=LogNorm(1, max(2, int(together.max()))), cmap="viridis")
-    figure.colorbar(counts, ax=left, shrink=0.7, label="train images with both, logarithmic; white: none")
+    label = "train images with both, logarithmic; white: none"
+    figure.colorbar(counts, ax=left, shrink=0.7, label=label, format=_COUNTS)
     apart = phi - np.diag(np.diag(phi))
     limit = max(0.05, float(np.percentile(np.abs(apart), 98)))  # one strong pair must not pale all the others
     correlations = right.imshow(apart, cmap="RdBu_r", vmin=-limit, vmax=limit)
@@ -102,6 +119,7 @@ def plot_sizes(out: Path, sizes: pd.DataFrame) -> None:
     left_out = len(sizes) - len(shown)
     axes.set_xlabel("images, height x width in px" + (f"; {left_out} rarer sizes left out" if left_out else ""))
     axes.margins(x=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _save(figure, out)
 
 

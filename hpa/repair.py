@@ -51,7 +51,19 @@ def repair(
 def find_gaps(
     fold_of: NDArray[np.int16], has: NDArray[np.bool_], classes: NDArray[np.int64], k: int
 ) -> list[tuple[int, int]]:
-    """Return every fold and class, out of `classes`, that does not occur in it."""
+    """Return every fold and class, out of `classes`, that does not occur in it.
+
+    Parameters
+    ----------
+    fold_of
+        Fold of each of G groups, shape (G,).
+    has
+        Whether a group has a class, shape (G, K).
+    classes
+        Indices of the classes that are looked at.
+    k
+        Number of folds.
+    """
     held = np.zeros((k, has.shape[1]), dtype=np.int64)
     np.add.at(held, fold_of, has.astype(np.int64))
     return [(int(fold), int(classes[at])) for fold, at in np.argwhere(held[:, classes] == 0)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from hpa import table
+from hpa import any_table
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.found import PART, SUFFIXES, files_below
@@ -46,7 +46,7 @@ def shard(data: Path, out: Path, files: int, by: str) -> None:
         raise UserError(f"expected a folder of images, found no folder {data}")
     if out.exists() or out.resolve().is_relative_to(data.resolve()):
         raise UserError(f"expected a new folder outside {data} to make, found {out}")
-    if table.matches(data):
+    if any_table.matches(data):
         raise UserError(f"expected images that are found by their names, found a table of their places in {data}")
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

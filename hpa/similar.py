@@ -13,8 +13,8 @@ from hpa.duplicates import bit_distances, similar_pairs
 from hpa.errors import UserError
 from hpa.groups import join_groups, largest
 from hpa.scan import hashes_of, scan_images
-from hpa.tables import header, parse_target, read_table
-from hpa.vocabulary import HPA28
+from hpa.tables import csv_header, read_csv
+from hpa.vocabulary import HPA28, parse_target
 
 _PAIR_COLUMNS: Final = ("Train", "Extra")
 _LABEL_COLUMNS: Final = ("Id", "Target")
@@ -67,6 +67,11 @@ def find_similar(folder: Path, images: pd.DataFrame, section: DataSection, *, wo
         Its keys channels and duplicate_bits.
     workers
         Processes; 0 takes one a processor.
+
+    Raises
+    ------
+    UserError
+        If the run has none of the channels that are compared.
     """
     scanned = scan_images(folder, images, section.channels, workers=workers)
     hashes, usable = hashes_of(scanned), scanned["usable"].to_numpy(bool)
@@ -85,25 +90,20 @@ def read_pairs(path: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Train and Extra as Ids, other columns as they are.
+        Train and Extra as Ids, other columns as text.
 
     Raises
     ------
     UserError
         If it is not such a table.
     """
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(_PAIR_COLUMNS, str), encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # a parser's error is a ValueError
-        raise UserError(f"expected a CSV of pairs in {path}, found: {error}") from None
-    if not set(_PAIR_COLUMNS) <= set(table.columns):
-        raise UserError(f"expected the columns {', '.join(_PAIR_COLUMNS)} in {path}, found {', '.join(table.columns)}")
+    table = read_csv(path, _PAIR_COLUMNS)
     return table.assign(**{name: [_id_of(text) for text in table[name]] for name in _PAIR_COLUMNS})
 
 
 def is_label_list(path: Path) -> bool:
     """Tell whether a published list has the labels of images (Id,Target) instead of pairs."""
-    return set(_LABEL_COLUMNS) <= set(header(path))
+    return set(_LABEL_COLUMNS) <= set(csv_header(path))
 
 
 def read_label_list(path: Path) -> set[str]:
@@ -114,7 +114,7 @@ def read_label_list(path: Path) -> set[str]:
     UserError
         If a label is unknown.
     """
-    table = read_table(path, _LABEL_COLUMNS)
+    table = read_csv(path, _LABEL_COLUMNS)
     for image_id, text in zip(table["Id"], table["Target"], strict=True):
         parse_target(image_id, text, HPA28)
     return set(table["Id"])

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
+from hpa.any_table import NAMES
 from hpa.config import DataSection
 from hpa.conversion import Labels, join
 from hpa.errors import UserError
@@ -68,10 +69,17 @@ def parse_sources(texts: Sequence[str | Path]) -> list[Source]:
 def _parse(text: str) -> Source:
     name, equals, path = text.partition("=")
     if not equals or Path(text).exists():
-        return Source(Path(text).resolve().name, Path(text))
+        return Source(_name_of(Path(text).resolve()), Path(text))
     if SEPARATOR in name:
         raise UserError(f"expected a name of a source without {SEPARATOR!r}, found {name!r}")
     return Source(check_id(name), Path(path))
+
+
+def _name_of(path: Path) -> str:
+    """Name a source after its folder, or a table of planes, of which every folder may have one called as all are."""
+    if not path.is_file():
+        return path.name
+    return path.parent.name if path.name in NAMES else path.stem
 
 
 def index_sources(sources: Sequence[Source], section: DataSection) -> Joined:
@@ -142,6 +150,15 @@ def join_images(images: pd.DataFrame, section: DataSection) -> tuple[pd.DataFram
 
 def check_channels(images: pd.DataFrame, sources: Sequence[Source], section: DataSection) -> None:
     """Check that every source has the channels of the run in at least one image.
+
+    Parameters
+    ----------
+    images
+        The image table of all sources.
+    sources
+        The data folders.
+    section
+        Its channels.
 
     Raises
     ------

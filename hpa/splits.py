@@ -24,7 +24,19 @@ class SplitQuality(NamedTuple):
 def quality(
     name: str, folds: NDArray[np.integer], targets: NDArray[np.bool_], groups: NDArray[np.int32]
 ) -> SplitQuality:
-    """Measure a split: folds (N,) numbered from 0, targets (N, K), groups (N,)."""
+    """Measure a split.
+
+    Parameters
+    ----------
+    name
+        What it is called.
+    folds
+        Fold of each image, numbered from 0, shape (N,).
+    targets
+        Multi-hot targets, shape (N, K).
+    groups
+        Group of each image, shape (N,).
+    """
     sizes = np.bincount(folds)
     positives = np.array([targets[folds == fold].sum(axis=0) for fold in range(len(sizes))])
     occurring = positives[:, positives.sum(axis=0) > 0]
@@ -39,7 +51,17 @@ def quality(
 
 
 def other_splits(targets: NDArray[np.bool_], groups: NDArray[np.int32], k: int, seed: int) -> list[SplitQuality]:
-    """Measure scikit-learn's KFold and iterative-stratification's MultilabelStratifiedKFold, both by image."""
+    """Measure scikit-learn's KFold and iterative-stratification's MultilabelStratifiedKFold, both by image.
+
+    Parameters
+    ----------
+    targets, groups
+        As for `quality`.
+    k
+        Number of folds.
+    seed
+        Of both shufflings.
+    """
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
     from sklearn.model_selection import KFold
 

@@ -83,6 +83,39 @@ class Vocabulary:
         return hot
 
 
+def parse_target(image_id: str, text: str, vocabulary: Vocabulary, separator: str | None = None) -> tuple[int, ...]:
+    """Read the target of a train image, which has at least one label.
+
+    Parameters
+    ----------
+    image_id
+        Named in messages.
+    text, separator
+        As `Vocabulary.parse` has them.
+    vocabulary
+        Of the labels.
+
+    Returns
+    -------
+    tuple of int
+        Sorted class indices.
+
+    Raises
+    ------
+    UserError
+        Naming the image.
+    """
+    try:
+        target = vocabulary.parse(text, separator)
+    except UserError as error:
+        marks = {mark for mark in ",;| " if mark in text.strip()} - {separator or " "}
+        between = f"; labels stand with {separator or 'a blank'!r} between them" if marks else ""
+        raise UserError(f"{error} (image {image_id}{between})") from None
+    if not target:
+        raise UserError(f"expected at least one label for the train image {image_id}, found none")
+    return target
+
+
 HPA28: Final = Vocabulary(
     "hpa28",
     (

@@ -164,9 +164,9 @@ def _deduped(root: Path, images: pd.DataFrame, similar: Similar, section: DataSe
 
 
 def _limited(images: pd.DataFrame, limit: int, section: DataSection) -> pd.DataFrame:
-    """Take about `limit` train images, every class in its share, and test images at even distances."""
+    """Take `limit` train images or hardly fewer, every class in its share, and test images at even distances."""
     train, test = images[images["split"] == "train"], images[images["split"] == "test"]
-    if len(train) > limit:
+    while len(train) > limit:  # a small share of very many is taken in steps
         one_by_one = np.arange(len(train), dtype=np.int32)  # groups are for the folds of what is taken
         targets = section.classes.multi_hot(train["target"])
         train = train[take_share(targets, one_by_one, limit / len(train), section.seed)]

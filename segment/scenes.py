@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from hpa.atlas import draw_scene
-from hpa.atlas.patterns import BRIDGE, SPINDLE
 from hpa.channels import CHANNELS
 from hpa.progress import progress
 from segment.cellpose_core import flows_of_labels
@@ -26,7 +25,6 @@ REFERENCE: Final = tuple(CHANNELS.index(channel) for channel in ("yellow", "blue
 
 _INNER: Final = 0.82
 _MULTIPLE: Final = 16  # what the network can halve four times
-_DIVIDING_SHARE: Final = 0.25
 _BLANK_SHARE: Final = 0.3
 _MOST_BLANK_PX: Final = 20
 _STREAM: Final = 7_301  # keeps these scenes apart from those of every atlas, whatever its seed
@@ -49,9 +47,7 @@ def draw_sample(seed: int, number: int) -> Sample:
     """
     rng = np.random.default_rng((_STREAM, seed, number))
     side = int(rng.choice(SIDES_PX))
-    # Dividing cells are few, and hard: round, bright, and often beside each other.
-    classes = (SPINDLE, BRIDGE) if rng.random() < _DIVIDING_SHARE else ()
-    scene = draw_scene((_STREAM, seed, number), target=classes, protein=False)
+    scene = draw_scene((_STREAM, seed, number), protein=False)
     shape = (side, side)
     # The truth leaves out cells whose nucleus is outside the frame. A network cannot know that of a cell that enters
     # from the side, so it learns on the inner part, where every cell is labelled; `segment.cells` drops them later.

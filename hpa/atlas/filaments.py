@@ -138,6 +138,13 @@ def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.flo
     """Grow the microtubules of every cell that is not in mitosis.
 
     Most leave from around the organising centre, some from the nucleus's surface; a share of them rings the nucleus.
+
+    Parameters
+    ----------
+    rng, field
+        Chance and the cells.
+    centres
+        Organising centre of each cell, rows and columns in px, shape (N, 2).
     """
     line, cells = field.line, field.population
     visible = np.bincount(field.owner.ravel(), minlength=len(cells) + 1)[1:]

@@ -59,7 +59,19 @@ def draw_shares(rng: np.random.Generator, target: tuple[int, ...], penetrance: f
 def draw_carriers(
     rng: np.random.Generator, cells: Population, target: tuple[int, ...], shares: tuple[float, ...]
 ) -> NDArray[np.bool_]:
-    """Draw which cells carry which class, bool (N, 28)."""
+    """Draw which cells carry which class, bool (N, 28).
+
+    Parameters
+    ----------
+    rng
+        Chance.
+    cells
+        The N cells.
+    target
+        Class indices of the image.
+    shares
+        Share of the cells that carry each of them (`draw_shares`).
+    """
     carried = np.zeros((len(cells), len(HPA28)), bool)
     for label, share in zip(target, shares, strict=True):
         carried[:, label] = (rng.random(len(cells)) < share) & can_carry(label, cells)

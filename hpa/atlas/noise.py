@@ -13,6 +13,20 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: flo
     """Draw a smooth Gaussian field of unit variance whose features are about `scale_px` wide.
 
     It is drawn on a coarse grid and resized, so that wide features cost no more than fine ones.
+
+    Parameters
+    ----------
+    rng
+        Chance.
+    shape
+        Height and width in px.
+    scale_px
+        Width of the features.
+
+    Returns
+    -------
+    ndarray
+        Of that shape, float32.
     """
     step = max(scale_px / 2, 1.0)
     rows, columns = (int(np.ceil(length / step)) + 3 for length in shape)
@@ -30,7 +44,17 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: flo
 def octaves(
     rng: np.random.Generator, shape: tuple[int, int], scales_px: Sequence[float], weights: Sequence[float]
 ) -> Image:
-    """Sum smooth fields of several widths, scaled back to unit variance."""
+    """Sum smooth fields of several widths, scaled back to unit variance.
+
+    Parameters
+    ----------
+    rng
+        Chance.
+    shape
+        Height and width in px.
+    scales_px, weights
+        Width of the features of each field, and how much it counts.
+    """
     total = np.zeros(shape, dtype=np.float32)
     for scale_px, weight in zip(scales_px, weights, strict=True):
         total += np.float32(weight) * smooth_noise(rng, shape, scale_px)

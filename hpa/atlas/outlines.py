@@ -13,7 +13,17 @@ ANGLES = 256
 
 
 def window_around(centre: NDArray[np.float32], half: float, shape: tuple[int, int]) -> tuple[slice, slice] | None:
-    """Return the part of the frame within `half` px of `centre`, None if there is none."""
+    """Return the part of the frame within `half` px of `centre`, None if there is none.
+
+    Parameters
+    ----------
+    centre
+        Row and column in px, shape (2,).
+    half
+        Half the side of the part, in px.
+    shape
+        Height and width of the frame in px.
+    """
     low = np.maximum(np.floor(centre - half), 0).astype(int)
     high = np.minimum(np.ceil(centre + half) + 1, shape).astype(int)
     if (high - low < 2).any():
@@ -29,7 +39,26 @@ def metric(
     angle: float,
     outline: Image,
 ) -> Image:
-    """Return how far out each pixel lies: 0 at the centre, 1 on the outline."""
+    """Return how far out each pixel lies: 0 at the centre, 1 on the outline.
+
+    Parameters
+    ----------
+    here
+        Rows and columns of the pixels, float32, of one shape.
+    centre
+        Row and column in px, shape (2,).
+    radius_px
+        Of a circle of the same area.
+    elongation, angle
+        Long axis as a multiple of the short one, and where it points, in radians.
+    outline
+        Radius in each of 256 directions, around 1.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of the pixels, float32.
+    """
     rows, columns = here[0] - centre[0], here[1] - centre[1]
     sine, cosine = np.float32(np.sin(angle)), np.float32(np.cos(angle))
     root = np.float32(np.sqrt(elongation))
@@ -41,7 +70,17 @@ def metric(
 
 
 def outline_of_cell(rng: np.random.Generator, line: CellLine, dividing: bool) -> Image:
-    """Draw a cell's outline as the radius in each of 256 directions, around 1."""
+    """Draw a cell's outline as the radius in each of 256 directions, around 1.
+
+    Parameters
+    ----------
+    rng
+        Chance.
+    line
+        How lobed its cells are, and how many processes they have.
+    dividing
+        Whether the cell divides: then it is rounder and has no processes.
+    """
     turn = np.arange(ANGLES) * (2 * np.pi / ANGLES)
     amplitude = (0.25 if dividing else 1.0) * line.lobes * rng.normal(0, 1, 6) / np.array([1.2, 1.2, 1.4, 2, 2.5, 3])
     phase = rng.uniform(0, 2 * np.pi, 6)
@@ -71,6 +110,17 @@ def parts_of_nucleus(
 ) -> list[tuple[NDArray[np.float32], float]]:
     """Draw the parts of a nucleus: centre and radius of each. Most have one; some cells have two or three nuclei,
     touching or apart, and lines with lobed nuclei have more of these cells.
+
+    Parameters
+    ----------
+    rng
+        Chance.
+    line
+        How lobed its nuclei are.
+    centre
+        Row and column of the nucleus in px, shape (2,).
+    radius_px
+        Of the whole nucleus.
     """
     parts = [(centre, radius_px)]
     while len(parts) < 3 and rng.random() < 0.05 + 0.5 * line.nucleus_lobes:
@@ -84,7 +134,22 @@ def parts_of_nucleus(
 
 
 def chromosomes(here: tuple[Image, Image], cells: Population, index: int) -> Image:
-    """Return the metric of condensed chromosomes: a clump, a plate across the axis, or two parting plates."""
+    """Return the metric of condensed chromosomes: a clump, a plate across the axis, or two parting plates.
+
+    Parameters
+    ----------
+    here
+        Rows and columns of the pixels, float32, of one shape.
+    cells
+        The cells of the field.
+    index
+        Which of them.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of the pixels, float32: 0 inside, 1 on the outline.
+    """
     rows, columns = here[0] - cells.centre[index][0], here[1] - cells.centre[index][1]
     sine, cosine = np.sin(cells.angle[index]), np.cos(cells.angle[index])
     along, across = columns * cosine + rows * sine, rows * cosine - columns * sine

@@ -62,6 +62,13 @@ class PlannedImage:
 def plan_images(images: int, test: int, seed: int) -> list[PlannedImage]:
     """Plan a training set of `images` images and a test set of `test` images, of other antibodies.
 
+    Parameters
+    ----------
+    images, test
+        How many; at least 1, at least 0.
+    seed
+        Of all draws; at least 0.
+
     Raises
     ------
     UserError

@@ -51,11 +51,23 @@ def scatter(
 
 
 def dots(field: Field, at: Points, light: NDArray[np.float32], sigma_px: float) -> Image:
-    """Draw Gaussian dots whose peaks are as bright as `light`; `sigma_px` is for a frame of 512 px."""
+    """Draw Gaussian dots whose peaks are as bright as `light`; `sigma_px` is for a frame of 512 px.
+
+    Parameters
+    ----------
+    field
+        Of whose frame and scale.
+    at
+        Rows and columns in px, shape (K, 2).
+    light
+        Shape (K,).
+    sigma_px
+        Of the dots, in a frame of 512 px.
+    """
     sigma = sigma_px * field.scale
     return blur(splat(at, light, field.shape), sigma) * np.float32(2 * np.pi * max(sigma, 0.4) ** 2)
 
 
 def lights(rng: np.random.Generator, count: int, sigma: float = 0.4) -> NDArray[np.float32]:
-    """Draw brightnesses around 1."""
+    """Draw `count` brightnesses of mean 1, log-normal with the given sigma, float32 (count,)."""
     return rng.lognormal(-(sigma**2) / 2, sigma, count).astype(np.float32)

@@ -56,7 +56,17 @@ def stain(rng: np.random.Generator, field: Field) -> Stained:
 def discs(
     shape: tuple[int, int], at: NDArray[np.float32], radius_px: NDArray[np.float32], light: NDArray[np.float32]
 ) -> Image:
-    """Draw filled discs at sub-pixel places, each over what is there."""
+    """Draw filled discs at sub-pixel places, each over what is there.
+
+    Parameters
+    ----------
+    shape
+        Height and width in px.
+    at
+        Rows and columns in px, shape (K, 2).
+    radius_px, light
+        Shape (K,) each.
+    """
     image = np.zeros(shape, np.float32)
     for (row, column), radius, value in zip(at, radius_px, light, strict=True):
         place = (round(float(column) * 16), round(float(row) * 16))

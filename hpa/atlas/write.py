@@ -82,7 +82,19 @@ def synthesize(
 
 
 def planned_scene(image: PlannedImage, seed: int, size_px: int, penetrance: float = 1.0) -> Scene:
-    """Draw the scene of one planned image; a near-duplicate shows another's field shifted, cropped and re-exposed."""
+    """Draw the scene of one planned image; a near-duplicate shows another's field shifted, cropped and re-exposed.
+
+    Parameters
+    ----------
+    image
+        What was planned.
+    seed
+        Of the data set.
+    size_px
+        Height and width.
+    penetrance
+        As `hpa.atlas.labels.draw_shares` has it.
+    """
     scene = draw_scene(
         (seed, 4, image.scene),
         size_px=size_px,

@@ -171,3 +171,29 @@ def test_the_windows_of_a_run_share_its_weight() -> None:
     given = AggregateSection(join=("other",), join_weights=(3.0, 1.0))
     assert fit_weights(targets, scores, given).tolist() == [0.375, 0.375, 0.25]
     assert fit_weights(targets, scores, AggregateSection(join=("other",))).tolist() == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize("calibration", ["none", "platt", "isotonic"])
+def test_rows_of_which_nothing_is_known_are_not_fitted_on(calibration: str) -> None:
+    section = AggregateSection.model_validate(
+        {"calibration": calibration, "pooling": "per-class", "fit_join_weights": True, "join": ("x",)}
+    )
+    rows, targets, groups = _rows(runs=2, kinds=len(section.kinds))
+    draw = np.random.default_rng(8)
+    known = draw.random(targets.shape) < 0.7
+    targets &= known
+    other = Rows(np.where(known, rows.scores, draw.random(rows.scores.shape).astype(np.float32)), rows.n_crops)
+    fitted, again = (fit_decision(one, targets, groups, section, known) for one in (rows, other))
+    for name in ("weights", "pooling", "values", "shares", "support", "prior"):
+        np.testing.assert_array_equal(getattr(fitted, name), getattr(again, name))
+    assert fitted.calibrations == again.calibrations
+    scores = fitted.score(rows, section)
+    for c, own in enumerate(known.T):
+        assert fitted.prior[c] == pytest.approx(np.mean(targets[own, c]))
+        assert fitted.shares[c] == pytest.approx(np.mean(scores[own, c] > fitted.values[c]))
+        joined = join_scores(rows.scores[:, fitted.pooling[c]], fitted.weights, section)
+        alone = fit_calibration(targets[own, c], joined[own, c], rows.n_crops[own], section)
+        assert fitted.calibrations[c] == alone
+    crossed = cross_fit(rows, targets, groups, groups % 3, section, THREE, known)
+    assert not (crossed.predictions & ~known).any()
+    assert (crossed.scores[~known] > 0).any()  # what was said stays

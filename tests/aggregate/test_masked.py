@@ -129,3 +129,19 @@ def test_a_hold_out_is_tuned_on_halves_of_itself(tmp_path: Path) -> None:
     metrics = _metrics(_work(tmp_path, JOVIAN10, folds))
     assert metrics["images"] == 20
     assert metrics["macro_f1"] == 1
+
+
+def test_a_class_of_which_nothing_is_known_anywhere(tmp_path: Path) -> None:
+    """As rods and rings where all labels are of 2021. The models' own probabilities of it are written all the same."""
+    work = _work(tmp_path, JOVIAN10, FOLDS, masked=dict.fromkeys(range(N), (3,)))
+    metrics = _metrics(work)
+    told = metrics["classes"][3]
+    assert (told["labelled"], told["support"], told["predicted"], told["auc"]) == (0, 0, 0, None)
+    assert [row["labelled"] for row in metrics["classes"]].count(N) == 9
+    # Images of the class have no other, and their highest known class is predicted wrongly; no other class suffers.
+    assert metrics["macro_f1_supported"] == pytest.approx(
+        np.mean([row["f1"] for i, row in enumerate(metrics["classes"]) if i != 3])
+    )
+    scores = pd.read_parquet(work.root / "aggregate" / "images.parquet")[class_columns(JOVIAN10)[3]]
+    assert (scores[:N].to_numpy() > 0.5).tolist() == [n % 10 == 3 for n in range(N)]
+    assert (work.root / "aggregate" / "figures" / "calibration.png").exists()

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from aggregate.config import AggregateSection, Method
 from aggregate.cyclic import cyclic_thresholds
@@ -119,3 +120,29 @@ def test_cyclic_steps_are_exact_and_never_worse(seed: int) -> None:
             changed = found.copy()
             changed[c] = candidate
             assert reached(changed) <= reached(found) + 1e-12
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_of_which_nothing_is_known_do_not_count(method: Method) -> None:
+    """Class by class the threshold is that of the known rows; what stands in the others changes nothing."""
+    targets, scores, groups = _rows()
+    draw = np.random.default_rng(5)
+    known = draw.random(targets.shape) < 0.6
+    fractions = (0.4, 0.2, 0.1)
+    section = AggregateSection(thresholds=method, class_fractions=fractions)
+    values = fit_thresholds(targets, scores, groups, section, known)
+    other = np.where(known, scores, draw.random(scores.shape).astype(np.float32))
+    np.testing.assert_array_equal(values, fit_thresholds(targets | ~known, other, groups, section, known))
+    if method in ("fixed", "per-class", "prevalence", "shrunk", "soft-f1"):
+        for c, own in enumerate(known.T):
+            alone = section.model_copy(update={"class_fractions": fractions[c : c + 1]})
+            expected = fit_thresholds(targets[own][:, [c]], scores[own][:, [c]], groups[own], alone)
+            assert values[c] == pytest.approx(expected[0], abs=1e-9)
+    if method == "global":
+        tried = np.linspace(0, 1, 2001)
+        best = max(_macro_f1_of_known(targets, scores > value, known) for value in tried)
+        assert _macro_f1_of_known(targets, scores > values, known) >= best
+
+
+def _macro_f1_of_known(targets: np.ndarray, predictions: np.ndarray, known: np.ndarray) -> float:
+    return float(np.mean([f1_score(targets[own, c], predictions[own, c]) for c, own in enumerate(known.T)]))

@@ -140,3 +140,43 @@ def test_chance_rarely_looks_like_a_difference() -> None:
     draw = np.random.default_rng(1)
     oof, test = draw.binomial(1000, 0.1, 20_000) / 1000, draw.binomial(500, 0.1, 20_000) / 500
     assert shares_far_apart(oof, 1000, test, 500).mean() < 0.006  # 0.0027 if it were exactly normal
+
+
+def test_pairs_of_which_nothing_is_known_count_in_no_score() -> None:
+    """Every score by a loop over the known pairs, and over those of a resample; the others are told wrong."""
+    targets, predictions, scores = _rows()
+    draw = np.random.default_rng(3)
+    known = draw.random(targets.shape) < 0.7
+    known[:, 2] = False
+    targets, predictions = targets | ~known, predictions & known
+    groups = np.arange(80) // 4
+
+    def f1(rows: list[int], c: int) -> float:
+        pairs = [(bool(targets[row, c]), bool(predictions[row, c])) for row in rows if known[row, c]]
+        return sk.f1_score(*zip(*pairs, strict=True), zero_division=0) if pairs else 0.0
+
+    every = list(range(80))
+    table = class_table(targets, predictions, VOCABULARY, scores, known)
+    told = summary(targets, predictions, groups, table, over="images", resamples=1, seed=4, labelled=known)
+    assert told["macro_f1"] == pytest.approx(np.mean([f1(every, c) for c in range(5)]))
+    assert table["f1"].tolist() == pytest.approx([f1(every, c) for c in range(5)])
+    assert table["labelled"].tolist() == known.sum(axis=0).tolist()
+    for c in (0, 1, 3):
+        own = known[:, c]
+        assert table["auc"][c] == pytest.approx(sk.roc_auc_score(targets[own, c], scores[own, c]))
+        assert table["average_precision"][c] == pytest.approx(
+            sk.average_precision_score(targets[own, c], scores[own, c])
+        )
+    assert np.isnan(table["auc"][2])
+    of_pairs = [bool(targets[pair] == predictions[pair]) for pair in np.ndindex(*known.shape) if known[pair]]
+    assert told["thresholded_accuracy"] == pytest.approx(np.mean(of_pairs))
+    assert told["hamming_loss"] == pytest.approx(1 - np.mean(of_pairs))
+    rows_right = [all(targets[i, c] == predictions[i, c] for c in range(5) if known[i, c]) for i in every]
+    assert told["exact_match"] == pytest.approx(np.mean(rows_right))
+    drawn = np.random.default_rng(4).integers(0, 20, 20)  # as the bootstrap draws its groups
+    rows = [row for group in drawn for row in every if groups[row] == group]
+    assert told["intervals"]["macro_f1"][0] == pytest.approx(np.mean([f1(rows, c) for c in range(5)]), abs=1e-6)
+    assert told["intervals"]["exact_match"][0] == pytest.approx(np.mean([rows_right[row] for row in rows]))
+    assert by_source(targets, predictions, np.array(["x"] * 80, dtype=object), known)["x"] == overall(
+        targets, predictions, known
+    ) | {"images": 80}

@@ -107,7 +107,7 @@ def test_one_image_and_classes_without_any(tmp_path: Path, capsys: pytest.Captur
         ("Id,Wrong\na,1\n", "Id,Target\na,1\n", "found Wrong"),
         ("Name,Predicted\na,1\n", "Id,Target\na,1\n", "found Name, Predicted"),
         ("Id,Predicted\n", "Id,Target\na,1\n", "at least one row"),
-        ("", "Id,Target\na,1\n", "expected a CSV or Parquet table"),
+        ("", "Id,Target\na,1\n", "expected a CSV in"),
     ],
 )
 def test_tables_that_are_wrong(

@@ -69,8 +69,35 @@ def _knn(query: torch.Tensor, k: int, reference: torch.Tensor, same_source: bool
 
 def test_relevance_wants_a_common_label() -> None:
     targets = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]], dtype=bool)
-    assert relevance(targets, 0, 0.5).tolist() == [True, True, False, False]
-    assert relevance(targets, 3, 0.5).tolist() == [False] * 4
+    assert relevance(targets, 0, 0.5)[0].tolist() == [True, True, False, False]
+    assert relevance(targets, 3, 0.5)[0].tolist() == [False] * 4
+
+
+def test_pairs_that_unknown_classes_leave_open_are_left_out() -> None:
+    """By a loop over classes; a query's others are those of which it is decided whether they are relevant."""
+    known = RNG.random(TARGETS.shape) < 0.8
+    targets = TARGETS & known
+    for query in range(30):
+        relevant, undecided = relevance(targets, query, 0.5, known)
+        for other in range(30):
+            common = union = loose = 0
+            for c in range(targets.shape[1]):
+                a, b = bool(targets[query, c]), bool(targets[other, c])
+                if known[query, c] and known[other, c]:
+                    common, union = common + (a and b), union + (a or b)
+                else:
+                    loose += a or b
+            alike = common > 0 and common / union >= 0.5
+            assert (relevant[other], undecided[other]) == (alike, loose > 0 and not alike)
+    found = retrieve(VECTORS, targets, np.arange(30), np.arange(30), 0.5, known)
+    first = []
+    for query in range(30):
+        relevant, undecided = relevance(targets, query, 0.5, known)
+        others = [i for i in range(30) if i != query and not undecided[i]]
+        if relevant[others].any():
+            first.append(relevant[min(others, key=lambda i: float(np.linalg.norm(VECTORS[query] - VECTORS[i])))])
+    assert found.queries == len(first)
+    assert found.precision_at_1 == pytest.approx(np.mean(first))
 
 
 def test_nothing_to_find_is_zero() -> None:

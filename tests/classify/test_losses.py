@@ -2,16 +2,16 @@
 
 import itertools
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
 import torch
 
-from classify.config import ClassifySection, Mining
+from classify.config import ClassifySection, Mining, Pooling
 from classify.losses import class_loss, focal_loss
 from classify.model import Outputs
-from classify.objective import batch_loss
+from classify.objective import batch_loss, pool_bags
 from classify.triplets import antibody_pairs, label_pairs, mine, multi_label_triplets, triplet_loss
 from tests.classify.world import batch_of
 
@@ -161,6 +161,90 @@ def test_what_is_unknown_counts_in_no_objective(
     assert (gradient[:, 2] == 0).all()
     assert gradient.isfinite().all()
     assert (gradient[:, known] != 0).any()
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+@pytest.mark.parametrize("objective", ["cell", "bag", "dual"])
+def test_every_objective_is_a_loop_over_what_is_known(
+    objective: Literal["cell", "bag", "dual"], pooling: Pooling
+) -> None:
+    """Each image masks its own classes; a crop, or the pooled crops of an image, is one term for every known class."""
+    section = ClassifySection(objective=objective, pooling=pooling, cell_weight=0.3, top_k=2, focal_gamma=1.5)
+    draw = torch.Generator().manual_seed(7)
+    bags = torch.tensor([0, 0, 0, 1, 1, 2, 3, 3])
+    logits, attention = torch.randn(8, 5, generator=draw), torch.randn(8, generator=draw)
+    alpha = torch.rand(5, generator=draw) * 4 if pooling == "auto" else None
+    scores = attention if pooling == "attention" else None
+    targets = (torch.rand(4, 5, generator=draw) < 0.5).float()
+    known = torch.rand(4, 5, generator=draw) < 0.6
+    known[3] = False  # nothing is known of the last image
+    batch = batch_of(targets.masked_fill(~known, float("nan"))[bags], bags)
+    found = batch_loss(Outputs(logits, None, logits, scores), batch, section, alpha)
+    of_crops, of_images = [], []
+    for b, c in itertools.product(range(4), range(5)):
+        if not known[b, c]:
+            continue
+        own = bags == b
+        one = pool_bags(
+            logits[own][:, [c]],
+            None if scores is None else scores[own],
+            torch.zeros(int(own.sum()), dtype=torch.int64),
+            torch.ones(int(own.sum())),
+            section,
+            None if alpha is None else alpha[[c]],
+        )
+        of_images.append(_naive_focal(torch.logit(one), targets[b, c], 1.5, -1.0))
+        of_crops += [_naive_focal(z, targets[b, c], 1.5, -1.0) for z in logits[own, c]]
+    expected = {"cell": np.mean(of_crops), "bag": np.mean(of_images)}
+    expected["dual"] = expected["bag"] + 0.3 * expected["cell"]
+    assert found.item() == pytest.approx(float(expected[objective]), rel=1e-4)
+
+
+def _triplets_of_known(targets: np.ndarray, jaccard: float) -> list[tuple[int, int, int]]:
+    """Compare two crops class by class; NaN is unknown."""
+
+    def compare(i: int, j: int) -> tuple[int, int, int, bool]:
+        both = own = either = 0
+        undecided = False
+        for x, y in zip(targets[i], targets[j], strict=True):
+            if np.isnan(x) or np.isnan(y):
+                undecided |= x == 1 or y == 1
+                continue
+            both, own, either = both + int(x and y), own + int(x), either + int(x or y)
+        return both, own, either, undecided
+
+    found = []
+    for a, p, n in itertools.product(range(len(targets)), repeat=3):
+        common, _, union, _ = compare(a, p)
+        shared, labels, _, undecided = compare(a, n)
+        if a != p and common and common / union >= jaccard and not shared and labels and not undecided:
+            found.append((a, p, n))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_triplets_take_only_what_is_known_of_both(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    targets = (draw.random((10, 5)) < 0.35).astype(np.float32)
+    targets[draw.random((10, 5)) < 0.2] = np.nan
+    expected = _triplets_of_known(targets, 0.5)
+    found = zip(*(t.tolist() for t in multi_label_triplets(torch.from_numpy(targets), 0.5)), strict=True)
+    assert list(found) == expected
+    assert expected
+
+
+def test_the_triplet_loss_of_a_batch_takes_only_what_is_known() -> None:
+    """Two crops of one class, and a third that may well have it: no negative, so no triplet."""
+    section = ClassifySection(embedding_dim=3, triplet_weight=1.0)
+    embeddings = torch.nn.functional.normalize(torch.ones(3, 3), dim=1)  # all in one place, within the margin
+    logits, unknown = torch.zeros(3, 2), float("nan")
+    told, open_ = (
+        batch_loss(Outputs(logits, embeddings, logits, None), batch_of(targets), section)
+        - batch_loss(Outputs(logits, None, logits, None), batch_of(targets), section)
+        for targets in (torch.tensor([[1.0, 0], [1, 0], [0, 1]]), torch.tensor([[1.0, 0], [1, 0], [unknown, 1]]))
+    )
+    assert told > 0
+    assert open_ == 0
 
 
 @pytest.mark.parametrize("loss", ["focal", "bce"])

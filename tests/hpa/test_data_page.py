@@ -5,12 +5,13 @@ from importlib import import_module
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pandas as pd
 import pytest
 
 from hpa.atlas import synthesize
 from hpa.images import read_images
-from tests.hpa.data import noise, write_image, write_jovian
+from tests.hpa.data import write_image, write_jovian
 from tests.hpa.server import JPEG, bad_server
 from tests.pages import ROOT, commands
 
@@ -19,15 +20,20 @@ PAGE = ROOT / "docs" / "data.md"
 pytestmark = pytest.mark.slow
 
 
-def _plates(folder: Path) -> None:
-    """Write the plates of the page's example, with the table as it stands there."""
+def _plates(folder: Path, atlas: Path) -> None:
+    """Write the plates of the page's example, with the table as it stands there, and images of the atlas."""
     text = PAGE.read_text()
     table = text[text.index("image_id,path_blue") :].split("```")[0]
-    for name in ("A01/f1.tif", "A01/f2.tif"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwritemulti(str(folder / name), [noise(1), noise(2)])
-    for name in ("A02_f1_DNA.tif", "A02_f1_ER.tif"):
-        cv2.imwrite(str(folder / name), noise(3))
+    found = sorted((atlas / "train").glob("*_blue.png"))
+    fields = [
+        [np.asarray(cv2.imread(str(path).replace("blue", c), cv2.IMREAD_GRAYSCALE)) for c in ("blue", "yellow")]
+        for path in found[:3]
+    ]
+    (folder / "A01").mkdir(parents=True)
+    for name, planes in zip(("A01/f1.tif", "A01/f2.tif"), fields[:2], strict=True):
+        cv2.imwritemulti(str(folder / name), planes)
+    for name, plane in zip(("A02_f1_DNA.tif", "A02_f1_ER.tif"), fields[2], strict=True):
+        cv2.imwrite(str(folder / name), plane)
     (folder / "images.csv").write_text(table)
 
 
@@ -38,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = folder / "data"
     synthesize(data / "hpaic", 16, 4, seed=2, size_px=128, workers=1)
     write_jovian(data / "jovian")
-    _plates(data / "plates")
+    _plates(data / "plates", data / "hpaic")
     ids = [f"{n}_16_A{n}_{field}" for n in range(1, 7) for field in (1, 2)]
     for image_id in ids:
         write_image(data / "hpa_v18", image_id, ".jpg")
@@ -64,7 +70,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_tells_every_command_for_data(folder: Path) -> None:
     told = [" ".join(command[:2]) for command in commands(PAGE)]
-    assert told == [*["pipeline init"] * 3, "hpa leaks", "hpa explore", "hpa download-v18", "hpa shard"]
+    assert told == [
+        *["pipeline init"] * 3,
+        "segment run",
+        "crops run",
+        "hpa leaks",
+        "hpa explore",
+        "hpa download-v18",
+        "hpa shard",
+    ]
 
 
 def test_what_the_commands_made(folder: Path) -> None:
@@ -76,6 +90,9 @@ def test_what_the_commands_made(folder: Path) -> None:
     plates = read_images(folder / "work" / "plates" / "images.parquet")
     assert plates["well"].tolist() == ["plate1_A01", "plate1_A01", "plate1_A02"]
     assert (plates["bytes_yellow"] > 0).all()
+    crops = pd.read_parquet(folder / "work" / "plates" / "crops" / "cells" / "crops.parquet")
+    assert set(crops["image_id"]) == set(plates["image_id"])
+    assert not crops["fallback"].any()
     assert len(list((folder / "data" / "v18").glob("*.jpg"))) == 48
     assert next((folder / "data" / "v18").glob("*.jpg")).read_bytes() == JPEG
     assert len(pd.read_csv(folder / "data" / "parts" / "train.csv")) == 16

@@ -12,6 +12,7 @@ from hpa.images import read_images
 from hpa.vocabulary import HPA28
 from pipeline.init import init
 from pipeline.recipe import load_recipe
+from tests.hpa.data import write_image
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,20 @@ def test_chosen_images(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explore", str(work), "--id", "nobody"]) == 2
     assert "expected image ids of the data set, found 'nobody'" in capsys.readouterr().err
     assert main(["explore", str(work), "--order", "best"]) == 2
+
+
+def test_images_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a bare folder has to show is shown, and no table of naughts."""
+    write_image(tmp_path / "bare", "a")
+    init(tmp_path / "work", [str(tmp_path / "bare")], load_recipe(None, []), workers=1)
+    capsys.readouterr()
+    assert main(["explore", str(tmp_path / "work"), "--workers", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "no train image has a known label" in told
+    assert "Nucleoplasm" not in told
+    assert "bare: 0 train and 1 test images" in told
+    names = {path.name for path in (tmp_path / "work" / "explore").iterdir()}
+    assert names == {"intensities.png", "sizes.png", "sheet.png"}
 
 
 def test_counts_against_the_tables(work: Path) -> None:

@@ -13,7 +13,9 @@ from hpa.__main__ import main
 from hpa.adversarial import tell_apart
 from hpa.atlas import synthesize
 from hpa.channels import CHANNELS
+from hpa.config import DataSection
 from hpa.images import read_images
+from hpa.leaks import label_conflicts
 from hpa.splits import other_splits, quality
 from pipeline.init import init
 from pipeline.recipe import load_recipe
@@ -98,7 +100,25 @@ def test_the_figures_of_the_report(work: Path) -> None:
     assert picture.shape[1] == 2 * 5 * 192
 
 
-def test_copies_share_a_group_and_one_of_them_can_be_left_out(data: Path, work: Path, tmp_path: Path) -> None:
+def test_labels_that_one_image_leaves_open_are_no_conflict() -> None:
+    """2021 says actin or focal adhesion (12 or 13, masked), 2018 says which; against nucleoplasm (0) both conflict."""
+    told = [((12,), ()), ((), (12, 13)), ((0,), ()), ((), (12, 13)), ((12,), ()), ((12,), tuple(range(28)))]
+    images = pd.DataFrame(
+        {
+            "image_id": list("abcdef"),
+            "split": "train",
+            "target": pd.Series([target for target, _ in told], dtype=object),
+            "masked": pd.Series([masked for _, masked in told], dtype=object),
+        }
+    )
+    conflicts = label_conflicts(images, np.array([0, 0, 1, 1, 2, 2], np.int32), DataSection())
+    assert conflicts["group_of"].tolist() == ["c"]
+    assert conflicts["images"].tolist() == [2]
+
+
+def test_copies_share_a_group_and_one_of_them_can_be_left_out(
+    data: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folds = pd.read_parquet(work / "folds.parquet").set_index("image_id")
     original = pd.read_csv(data / "train.csv", dtype=str)["Id"][0]
     assert folds.loc["same", "group"] == folds.loc[original, "group"]
@@ -109,8 +129,10 @@ def test_copies_share_a_group_and_one_of_them_can_be_left_out(data: Path, work: 
     assert set(dropped["looks_like"]) <= set(images["image_id"])
     assert len(images) + len(dropped) == len(read_images(work / "images.parquet"))
     assert "tested" in set(images["image_id"])
-    again = main(["leaks", str(tmp_path / "w"), "--workers", "1"])
-    assert again == 0
+    assert "images in the largest set" in capsys.readouterr().out
+    assert main(["leaks", str(tmp_path / "w"), "--workers", "1"]) == 0
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert printed[-4:] == ["this", "KFold", "MultilabelStratifiedKFold", "look"]
     assert json.loads((tmp_path / "w" / "leaks" / "leaks.json").read_text())["pairs that look alike"] == 1
 
 

@@ -1,9 +1,12 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from hpa.channels import CHANNELS
 from hpa.errors import ImageError
 from hpa.pixels import read_channels, read_labels, read_plane, write_labels
 
@@ -63,6 +66,30 @@ def test_channels_must_fit_together(tmp_path: Path) -> None:
         read_channels(image, ("red", "green"))
     with pytest.raises(ImageError, match="different depth: red uint8, blue uint16"):
         read_channels(image, ("red", "blue"))
+
+
+def test_a_file_of_several_channels_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the RGB files of Jovian and the stacks of plates; four files are four."""
+    decoded: list[str] = []
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            decoded.append(real.__name__)
+            return real(*arguments)
+
+        return call
+
+    for name in ("imdecode", "imdecodemulti"):
+        monkeypatch.setattr(cv2, name, counted(getattr(cv2, name)))
+    stack = [_gray() // (n + 1) for n in range(3)]
+    cv2.imwrite(str(tmp_path / "rgb.png"), np.dstack(stack[::-1]))
+    cv2.imwritemulti(str(tmp_path / "stack.tif"), stack)
+    for n, file in enumerate(("rgb.png", "stack.tif")):
+        image = {f"path_{c}": str(tmp_path / file) for c in CHANNELS} | {
+            f"plane_{c}": plane for plane, c in enumerate(CHANNELS)
+        }
+        np.testing.assert_array_equal(read_channels(image, CHANNELS[:3]), stack)
+        assert len(decoded) == n + 1
 
 
 def test_labels_beyond_8_bit_survive(tmp_path: Path) -> None:

@@ -21,6 +21,12 @@ def test_names_of_sources(tmp_path: Path) -> None:
         Source("ext", tmp_path / "a"),
         Source("x=y", odd),
     ]
+    (tmp_path / "a" / "images.csv").touch()
+    (tmp_path / "a" / "more.csv").touch()
+    assert [source.name for source in parse_sources([tmp_path / "a" / "images.csv", tmp_path / "a" / "more.csv"])] == [
+        "a",
+        "more",
+    ]
     with pytest.raises(UserError, match="of different names, found 'a' twice"):
         parse_sources([tmp_path / "a", tmp_path / "b" / "a"])
     with pytest.raises(UserError, match="without '\\+', found 'a\\+b'"):
@@ -82,6 +88,19 @@ def test_a_channel_that_a_source_does_not_have(tmp_path: Path) -> None:
     images = index_sources(jovian, section).images
     check_channels(images, jovian, section)
     assert len(images) == 3
+
+
+def test_the_recipe_may_name_the_layout_of_a_source(tmp_path: Path) -> None:
+    """A folder with the tables of two layouts, beside one that is recognised."""
+    both, plain = write_kaggle2018(tmp_path / "both"), write_kaggle2018(tmp_path / "plain", "Id,Target\nc,1\n")
+    (both / "images.csv").write_text("image_id,path_red\nelsewhere,train/a_red.png\n")
+    sources = [Source("both", both), Source("plain", plain)]
+    found = index_sources(sources, DataSection(channels=("red",))).images
+    assert set(found["image_id"]) == {"elsewhere", "c", "y", "z"}
+    section = DataSection(channels=("red",), source_layouts={"both": "kaggle2018"})
+    assert set(index_sources(sources, section).images["image_id"]) == {"a", "b", "c", "y", "z"}
+    section = DataSection(channels=("red",), layout="kaggle2018")
+    assert set(index_sources(sources, section).images["image_id"]) == {"a", "b", "c", "y", "z"}
 
 
 def test_sources_that_the_recipe_names_must_be_there(tmp_path: Path) -> None:

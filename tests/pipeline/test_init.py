@@ -89,6 +89,15 @@ def test_a_sample_is_stratified(atlas: Path, external: Path, tmp_path: Path) -> 
     assert (images["split"] == "test").sum() == 4
 
 
+def test_a_few_of_very_many_images(tmp_path: Path) -> None:
+    """Fewer than one in two thousand, the most parts that folds are split into."""
+    write_image(tmp_path / "data", "x")
+    rows = "".join(f"i{n},x_red.png,{n % 2}\n" for n in range(9000))
+    (tmp_path / "data" / "images.csv").write_text("image_id,path_red,target\n" + rows)
+    images, _ = _init(tmp_path / "w", tmp_path / "data", settings=('data.channels=["red"]',), limit=4)
+    assert sorted(images["target"]) == [(0,), (0,), (1,), (1,)]
+
+
 def test_images_without_a_known_label_are_in_no_fold(tmp_path: Path) -> None:
     write_image(tmp_path / "data", "x")
     rows = [f"i{n},x_red.png,{'' if n % 4 == 0 else n},train" for n in range(12)]

@@ -1,4 +1,4 @@
-"""A broken table of a user's is one sentence."""
+"""Tables are read, and broken ones are one sentence."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from crops.store import CropStore, read_dropped
 from hpa.errors import UserError
 from hpa.folds import read_folds
 from hpa.images import read_images
+from hpa.tables import read_csv, read_csv_or_parquet
 
 
 def test_a_missing_table_names_its_maker(tmp_path: Path) -> None:
@@ -44,3 +45,25 @@ def test_a_table_that_breaks_its_contract(tmp_path: Path) -> None:
     twice.to_parquet(tmp_path / "dropped.parquet")
     with pytest.raises(UserError, match="not unique"):
         read_dropped(tmp_path)
+
+
+def test_a_csv_is_text_and_may_be_compressed(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"a": ["1.0", "NA", ""], "b": ["x", "y", "z"]})
+    for name in ("t.csv", "t.csv.gz", "t.txt"):
+        rows.to_csv(tmp_path / name, index=False)
+        pd.testing.assert_frame_equal(read_csv(tmp_path / name, ("b",)), rows)
+        pd.testing.assert_frame_equal(read_csv_or_parquet(tmp_path / name), rows)
+
+
+def test_a_parquet_file_keeps_its_types(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"a": [1.5, 2.5], "b": ["x", "y"]})
+    rows.to_parquet(tmp_path / "t.parquet")
+    pd.testing.assert_frame_equal(read_csv_or_parquet(tmp_path / "t.parquet", ("a",)), rows)
+    with pytest.raises(UserError, match=r"expected the columns a, c in .*t\.parquet, found a, b"):
+        read_csv_or_parquet(tmp_path / "t.parquet", ("a", "c"))
+    for name in ("none.parquet", "none.csv"):
+        with pytest.raises(UserError, match="found no"):
+            read_csv_or_parquet(tmp_path / name)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UserError, match=r"expected a CSV in .*folder\.csv, found"):
+        read_csv(tmp_path / "folder.csv")

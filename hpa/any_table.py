@@ -18,8 +18,8 @@ from hpa.errors import UserError
 from hpa.found import Found, PlaneFile, Row, table_of
 from hpa.images import check_ids
 from hpa.pixels import ONLY_PLANE
-from hpa.tables import parse_target, read_table
-from hpa.vocabulary import Vocabulary
+from hpa.tables import read_csv_or_parquet
+from hpa.vocabulary import Vocabulary, parse_target
 
 NAMES: Final = ("images.csv", "images.parquet")
 _OPTIONAL: Final = ("target", "antibody", "group", "split")
@@ -59,17 +59,11 @@ def find(data: Path, vocabulary: Vocabulary) -> Found:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    if path.suffix.lower() == ".parquet":
-        try:
-            raw = pd.read_parquet(path)
-        except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
-            raise UserError(f"expected a Parquet table in {path}, found: {str(error).splitlines()[0]}") from None
-        table = raw.astype(object).where(raw.notna(), "").map(_text)
-    else:
-        table = read_table(path, ("image_id",))
+    raw = read_csv_or_parquet(path, ("image_id",))
+    table = raw.astype(object).where(raw.notna(), "").map(_text)
     unknown = [column for column in table.columns if column not in _KNOWN]
     paths = [column for column in table.columns if column.startswith("path_") and column in _KNOWN]
-    if unknown or not paths or "image_id" not in table.columns:
+    if unknown or not paths:
         found = ", ".join(map(str, unknown or table.columns))
         raise UserError(
             f"expected in {path} the columns image_id, path_C and plane_C for channels C of {', '.join(CHANNELS)}, "
