@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hpa.channels import STAINS, Channel
-from hpa.files import whole
+from hpa.pictures import save_figure
 
 _BAR: Final = "#4878a8"
 _COLORS: Final = ("#222222", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#a6761d")
@@ -39,7 +39,7 @@ def plot_classes(out: Path, classes: pd.DataFrame) -> None:
     axes.set_yticks(places, [_plain(name) for name in ordered["class"]], fontsize=9)
     axes.set_ylim(-0.6, len(ordered) - 0.4)
     axes.set_xlabel("train images, logarithmic")
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def plot_labels_per_image(out: Path, n_labels: NDArray[np.integer]) -> None:
@@ -53,7 +53,7 @@ def plot_labels_per_image(out: Path, n_labels: NDArray[np.integer]) -> None:
     axes.set_xlabel("labels of an image")
     axes.set_ylabel("train images")
     axes.margins(y=0.1)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def plot_cooccurrence(out: Path, together: NDArray[np.int64], phi: NDArray[np.float64], names: Sequence[str]) -> None:
@@ -70,7 +70,7 @@ def plot_cooccurrence(out: Path, together: NDArray[np.int64], phi: NDArray[np.fl
     for axes, title in ((left, "come together"), (right, "correlate")):
         _name_both(axes, names)
         axes.set_title(f"Which classes {title}")
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def plot_intensities(out: Path, histograms: Mapping[Channel, Mapping[str, NDArray[np.float64]]]) -> None:
@@ -87,7 +87,7 @@ def plot_intensities(out: Path, histograms: Mapping[Channel, Mapping[str, NDArra
         axes.set_xlabel("intensity, share of the depth")
     panels[0].set_ylabel("share of the pixels, logarithmic")
     panels[-1].legend(fontsize=8)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def plot_sizes(out: Path, sizes: pd.DataFrame) -> None:
@@ -102,7 +102,7 @@ def plot_sizes(out: Path, sizes: pd.DataFrame) -> None:
     left_out = len(sizes) - len(shown)
     axes.set_xlabel("images, height x width in px" + (f"; {left_out} rarer sizes left out" if left_out else ""))
     axes.margins(x=0.12)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _name_both(axes: Axes, names: Sequence[str]) -> None:
@@ -113,8 +113,3 @@ def _name_both(axes: Axes, names: Sequence[str]) -> None:
 
 def _plain(text: str) -> str:
     return text.replace("$", r"\$")  # a dollar sign would begin a formula
-
-
-def _save(figure: Figure, out: Path) -> None:
-    with whole(out) as partial:
-        figure.savefig(partial, dpi=110)
