@@ -95,7 +95,6 @@ def write_submission(
     form: Format | Literal["auto"],
     ids: Sequence[str],
     predictions: NDArray[np.bool_],
-    probabilities: Path,
 ) -> int:
     """Write the submission of a work folder and return its number of rows.
 
@@ -108,9 +107,7 @@ def write_submission(
     form
         Of the submission.
     ids, predictions
-        The test images, and their classes, shape (N, K).
-    probabilities
-        The table of crop probabilities, which `kaggle2021` is made from.
+        The test images, and their classes, shape (N, K). `kaggle2021` is made from the probabilities of cells instead.
     """
     vocabulary = work.data.classes
     if form == "auto":
@@ -119,7 +116,7 @@ def write_submission(
     images = read_images(work.images)
     images = images[images["split"] == "test"]
     if form == "kaggle2021":
-        cells = cell_means(probabilities, vocabulary)
+        cells = cell_means(work.root / "classify" / "cells" / "probabilities.parquet", vocabulary)
         cells = cells[~cells["is_oof"]]
         table = cell_table(images, cells, class_columns(vocabulary), vocabulary, lambda i: read_mask(work, i))
     else:

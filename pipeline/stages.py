@@ -3,7 +3,10 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from crops.config import CropsSection
+from hpa.config import read_section
 from hpa.work import WorkFolder
 
 
@@ -34,7 +37,8 @@ def run_stages(
 ) -> Ran:
     """Run segment, crops, classify (train and predict) and aggregate, resuming what is unfinished.
 
-    A stage that had more failures than allowed does not stop the others.
+    A stage that had more failures than allowed does not stop the others. Cells are segmented only where a window of
+    the recipe follows them.
 
     Parameters
     ----------
@@ -59,10 +63,8 @@ def run_stages(
     import aggregate.run
     import classify.run
     import crops.run
-    import segment.run
 
     stages: dict[str, Callable[[], int]] = {
-        "segment": lambda: segment.run.run(work, device=device, workers=workers, dask=dask, overwrite=overwrite),
         "crops": lambda: crops.run.run(work, workers=workers, dask=dask, overwrite=overwrite),
         "train": lambda: classify.run.train(work, device=device, overwrite=overwrite),
         "predict": lambda: classify.run.predict(work, device=device, overwrite=overwrite, model=model),
@@ -70,6 +72,13 @@ def run_stages(
     }
     if model:
         del stages["train"]
+    if read_section(work.recipe, "crops", CropsSection).needs_masks:
+        import segment.run
+
+        segmenting = partial(segment.run.run, work, device=device, workers=workers, dask=dask, overwrite=overwrite)
+        stages = {"segment": segmenting} | stages
+    else:
+        print("segment: left out, no window of the recipe follows cells")
     code, seconds = 0, {}
     for name, stage in stages.items():
         started = time.monotonic()
