@@ -11,8 +11,9 @@ from crops.config import CropsSection, Window
 from crops.cut import cut_windows
 from crops.depth import to_8_bit
 from crops.export import describe
-from crops.measure import Regions, find_cells
-from crops.store import CropStore, open_store, read_dropped
+from crops.measure import find_cells
+from crops.store import CropStore, open_store
+from crops.table import read_dropped
 from crops.windows import around_cells
 from hpa.channels import Channel
 from hpa.config import read_section
@@ -147,6 +148,6 @@ def _cut_one(work: WorkFolder, image: pd.Series, image_id: str, label: int, sect
     channels = work.data.channels
     planes = to_8_bit(read_channels(image.to_dict(), channels), section).pixels
     found = find_cells(read_mask(work, image_id))
-    cell = Regions(found.image, found.labels[found.labels == label], found.boxes[found.labels == label])
+    cell = found.only(found.labels == label)
     cut = cut_windows(planes, cell.image, cell.labels, around_cells(cell.boxes, section), section.size_px)
     return tile(cut.crops[0], cut.masks[0], channels, _name(image_id, label))
