@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from hpa.files import write_bytes
+from hpa.pictures import save_figure
 
 _BLUE: Final = "#1f6fb4"
 _RED: Final = "#c8442b"
@@ -67,9 +66,7 @@ def draw_figures(folder: Path, drawn: Drawn) -> None:
     if "share_test" in drawn.metrics["classes"][0]:
         figures["shares"] = draw_shares
     for name, draw in figures.items():
-        content = BytesIO()
-        draw(drawn).savefig(content, format="png", dpi=110)
-        write_bytes(folder / f"{name}.png", content.getvalue())
+        save_figure(draw(drawn), folder / f"{name}.png")
 
 
 def draw_classes(drawn: Drawn) -> Figure:

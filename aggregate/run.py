@@ -79,9 +79,7 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     write_parquet(folder / "images.parquet", scored)
     if tuned:
         _score(folder, tuned, decided, known, sources, images, figures=figures)
-    n_rows = write_submission(
-        folder / "submission.csv", work, section.submission, decided.ids, decided.predictions, sources[0]
-    )
+    n_rows = write_submission(folder / "submission.csv", work, section.submission, decided.ids, decided.predictions)
     n_prior = int((scored["origin"] == "prior").sum())
     stage.finish({"images": len(scored), "prior": n_prior, "submission_rows": n_rows})
     return 0

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from aggregate.config import Format
 from aggregate.kaggle2021 import COLUMNS, cell_table, check_cells
-from aggregate.sources import Source
 from classify.probabilities import class_columns, stream_probabilities
 from hpa.errors import UserError
 from hpa.files import write_csv
@@ -98,7 +97,6 @@ def write_submission(
     form: Format | Literal["auto"],
     ids: Sequence[str],
     predictions: NDArray[np.bool_],
-    source: Source,
 ) -> int:
     """Write the submission of a work folder and return its number of rows.
 
@@ -111,14 +109,12 @@ def write_submission(
     form
         Of the submission.
     ids, predictions
-        The test images, and their classes, shape (N, K).
-    source
-        The run and window whose crops are the cells of `kaggle2021`.
+        The test images, and their classes, shape (N, K). `kaggle2021` is made from the probabilities of cells instead.
 
     Raises
     ------
     UserError
-        If it is not as `check_submission` has it, or cells are asked for and the crops are others.
+        If it is not as `check_submission` has it, or cells are asked for and there are none.
     """
     vocabulary = work.data.classes
     if form == "auto":
@@ -127,9 +123,10 @@ def write_submission(
     images = read_images(work.images)
     images = images[images["split"] == "test"]
     if form == "kaggle2021":
-        if source.window != "cells":
-            raise UserError(f"expected windows around cells for a submission of kaggle2021, found {source.window}")
-        cells = cell_means(source.probabilities, vocabulary)
+        path = work.root / "classify" / "cells" / "probabilities.parquet"
+        if not path.exists():
+            raise UserError(f"expected windows around cells for a submission of kaggle2021, found no {path}")
+        cells = cell_means(path, vocabulary)
         cells = cells[~cells["is_oof"]]
         table = cell_table(images, cells, class_columns(vocabulary), vocabulary, lambda i: read_mask(work, i))
     else:

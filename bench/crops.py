@@ -19,84 +19,32 @@ The peer is scPortrait 1.8.0, measured apart on two quiet cores of such a machin
 cells at 128 px 189 cells a second for the whole call, 318 for its inner loop; its dataset class reads 2,065 a second.
 """
 
-import io
 import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Final
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
+from bench.crop_loading import BATCH, loader, training
+from bench.crop_stores import make_work, run, scenes, size, stores
 from bench.measure import data_files, peak_mib, run_killed, run_parts, split_words, spread, timed
-from classify.augment import Augmentation
-from classify.batches import Batch, FoldCrops, TrainingCrops, epoch_loader
-from classify.config import ClassifySection
-from classify.model import new_network
-from classify.objective import batch_loss
-from classify.optimize import new_optimizer
-from classify.sampling import epoch_batches
 from crops.config import CropsSection
 from crops.cut import cut_windows
 from crops.measure import find_cells, measure_cells, measure_light
-from crops.run import run as run_stage
 from crops.shards import ShardWriter
 from crops.store import CropStore, store_folder
 from crops.windows import around_cells
-from hpa.atlas import draw_scene
 from hpa.atlas.scene import Scene
 from hpa.channels import CHANNELS
-from hpa.config import DataSection
-from hpa.images import write_images
-from hpa.layouts import index
 from hpa.work import WorkFolder
-from segment.masks import write_masks, write_pair
 
-STREAM: Final = 7_304  # no training's and no atlas's
 PEER_CALL, PEER_LOOP, PEER_READ = 189, 318, 2_065
-BATCH: Final = 256
-
-
-def scenes(count: int, size_px: int = 512) -> list[Scene]:
-    """Draw fields of view."""
-    return [draw_scene((STREAM, number), size_px=size_px) for number in range(count)]
-
-
-def make_work(root: Path, drawn: list[Scene], count: int, recipe: str = "") -> WorkFolder:
-    """Make a work folder of `count` segmented images, the drawn ones over and over."""
-    data, work, section = root / "images", WorkFolder(root / "work"), DataSection()
-    data.mkdir(parents=True)
-    for number in range(count):
-        for channel, plane in zip(CHANNELS, drawn[number % len(drawn)].channels, strict=True):
-            path = data / f"i{number:05d}_{channel}.png"
-            if number < len(drawn):
-                cv2.imwrite(str(path), plane)
-            else:
-                path.hardlink_to(data / f"i{number % len(drawn):05d}_{channel}.png")
-    images = index(data, "folder", section.classes, section.channels).images
-    write_images(work.images, images, section.classes, section.channels)
-    work.recipe.write_text(recipe)
-    rows = []
-    for number in range(count):
-        scene = drawn[number % len(drawn)]
-        cells = scene.cells.astype(np.uint16)
-        rows.append(write_pair(work, f"i{number:05d}", cells, np.where(scene.nuclei > 0, cells, 0).astype(np.uint16)))
-    masks = pd.DataFrame(rows).assign(flags=["" if row["n_cells"] else "no cell" for row in rows])
-    write_masks(work, masks[["image_id", "n_cells", "diameter_px", "flags", "crc32"]])
-    return work
-
-
-def run(work: WorkFolder, *, workers: int, overwrite: bool = False, compress: bool = False) -> None:
-    """Run the stage without a word."""
-    with redirect_stdout(io.StringIO()):
-        assert run_stage(work, workers=workers, overwrite=overwrite, compress=compress) == 0
 
 
 def bare_making(work: WorkFolder, windows: dict[str, NDArray[np.int32]]) -> None:
@@ -220,90 +168,6 @@ def gather(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
     print(f"  compressed, {saved:.0%} of the bytes           {spread(packed_rates, 0)}")
 
 
-def size(folder: Path) -> int:
-    """Return the bytes of a store's shards."""
-    return sum(path.stat().st_size for path in folder.glob("shard-*"))
-
-
-def stores(folder: Path, drawn: list[Scene], count: int, size_px: int = 128, *, compress: bool = False) -> Path:
-    """Make a crop store."""
-    work = make_work(folder, drawn, count, f"[crops]\nsize_px = {size_px}\n")
-    run(work, workers=1, compress=compress)
-    return store_folder(work, "cells")
-
-
-def fold_of(store: CropStore) -> FoldCrops:
-    """Make every crop one to train on, with random labels."""
-    rows = np.arange(len(store))
-    targets = np.random.default_rng(0).random((len(store), 28)) < 0.06
-    return FoldCrops(
-        store,
-        rows,
-        rows[:1],
-        targets,
-        images=rows,
-        image_ids=np.array([str(row) for row in rows], dtype=object),
-        cell_labels=rows,
-        sources=np.full(len(rows), "bench", dtype=object),
-        antibodies=rows,
-        completeness=np.ones(len(rows), dtype=np.float32),
-    )
-
-
-def load(crops: FoldCrops, batch: int, n_workers: int) -> DataLoader[Batch]:
-    """Load one epoch of varied crops."""
-    section = ClassifySection()
-    training = TrainingCrops(crops, section, Augmentation(section, 0, 0), 0)
-    return epoch_loader(training, epoch_batches(crops.training, batch, 0, 0, 0), n_workers)
-
-
-def loader(folder: Path, drawn: list[Scene], count: int) -> None:
-    """Print crops a second through torch's DataLoader."""
-    crops = fold_of(CropStore(stores(folder, drawn, count)))
-    print(f"\nloader, batches of {BATCH} crops of 128 px with standard augmentation, workers' start left out:")
-    for n_workers in (0, 1, 2):
-        batches = iter(load(crops, min(BATCH, len(crops.training) // 4), n_workers))
-        next(batches)
-        start, n = time.perf_counter(), 0
-        for batch in batches:
-            n += len(batch.pixels)
-        print(f"  {n_workers} workers  {n / (time.perf_counter() - start):,.0f} crops a second")
-
-
-def training(folder: Path, drawn: list[Scene], count: int, steps: int) -> None:
-    """Print how long a training loop waits for its data."""
-    print("\ntraining, ResNet18, batches of 64, all of torch's threads, share of the time in which it waits for crops:")
-    for size_px in (64, 128):
-        crops = fold_of(CropStore(stores(folder / str(size_px), drawn, count, size_px)))
-        for n_workers in (0, 1):
-            share, rate = waits(crops, steps, n_workers)
-            print(f"  {size_px:3d} px, {n_workers} workers  {share:.1%} at {rate:.0f} crops a second")
-
-
-def waits(crops: FoldCrops, steps: int, n_workers: int) -> tuple[float, float]:
-    """Train some steps; return the share of time spent waiting, and crops a second."""
-    section = ClassifySection()
-    network = new_network(section, 0, np.full(4, 30.0), np.full(4, 30.0), np.full(28, 0.06))
-    optimizer, _ = new_optimizer(network.parameters(), section, steps + 1)
-    batches = iter(load(crops, min(64, len(crops.training) // 4), n_workers))
-    waited, n, start = 0.0, 0, time.perf_counter()
-    for step in range(steps + 1):
-        asked = time.perf_counter()
-        batch = next(batches)
-        arrived = time.perf_counter()
-        loss = batch_loss(network(batch.pixels), batch, section)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if step == 0:  # the workers start and torch warms up
-            waited, n, start = 0.0, 0, time.perf_counter()
-        else:
-            waited += arrived - asked
-            n += len(batch.pixels)
-    seconds = time.perf_counter() - start
-    return waited / seconds, n / seconds
-
-
 def memory(folder: Path, drawn: list[Scene], few: int, many: int) -> None:
     """Print the peak memory of runs of different length."""
     peaks = []
@@ -345,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts, tiny = split_words(arguments)
     drawn = scenes(2 if tiny else 16, 256 if tiny else 512)
     known: dict[str, Callable[[Path], None]] = {
-        "making": lambda folder: making(folder, drawn, *((4, 1) if tiny else (128, 5))),
+        "making": lambda folder: making(folder, drawn, *((4, 1) if tiny else (512, 5))),
         "workers": lambda folder: workers(folder, drawn, *((40, 1) if tiny else (256, 3))),
         "large": lambda _: large(1 if tiny else 15),
         "gather": lambda folder: gather(folder, drawn, *((4, 1) if tiny else (192, 7))),

@@ -1,7 +1,6 @@
 """How training went: loss and scores over the epochs, and the learning rate, of every fold."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +8,7 @@ import pandas as pd
 
 from classify.history import HISTORY
 from hpa.errors import UserError
-from hpa.files import write_bytes
+from hpa.pictures import save_figure
 
 _PANELS: Final = {
     "loss": {"train_loss": "-", "validation_loss": "o--"},
@@ -59,9 +58,7 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
     for fold in histories:
         axes[-1].plot([], [], color=f"C{fold % 10}", label=f"fold {fold}")
     axes[-1].legend(fontsize=8, frameon=False)
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    write_bytes(path, picture.getvalue())
+    save_figure(figure, path)
 
 
 def last_looks(histories: dict[int, pd.DataFrame]) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """The commands that let a person look at what was trained: `curves` and `neighbours`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,6 @@ import pandas as pd
 from classify.config import ClassifySection
 from classify.curves import draw_curves, last_looks, read_histories
 from classify.neighbours import SHOWN, Space, nearest, pick_queries, read_spaces, score_space
-from classify.sheet import colour, draw_sheet
 from crops.config import CropsSection, Window
 from crops.store import open_store
 from hpa.config import read_section
@@ -17,8 +16,16 @@ from hpa.errors import UserError
 from hpa.files import write_csv, write_json
 from hpa.folds import read_folds
 from hpa.images import read_images
+from hpa.pictures import WHITE, Color, Picture, composite, save_tiles, titled
 from hpa.vocabulary import Vocabulary
 from hpa.work import WorkFolder
+
+_TILE_PX: Final = 160
+_NAMES: Final = 2
+"""So many classes of a crop are named above it."""
+_SHARED: Final[Color] = (90, 220, 90)
+_OTHER: Final[Color] = (90, 90, 255)
+"""Of the names above neighbours that share a class with the query, and above the others."""
 
 
 def _trained(work: WorkFolder) -> list[Path]:
@@ -110,16 +117,21 @@ def _print(folder: Path, scores: dict[str, dict[str, dict[str, float]]]) -> None
 def _draw(
     path: Path, work: WorkFolder, window: Window, space: Space, table: pd.DataFrame, vocabulary: Vocabulary
 ) -> None:
+    """Draw queries, each first in its line, then its neighbours."""
     store = open_store(work, window)
     at = pd.Series(range(len(store)), index=pd.MultiIndex.from_frame(store.table[["image_id", "cell_label"]]))
     row_of = {key: i for i, key in enumerate(zip(space.image_ids, space.cell_labels, strict=True))}
-    rows, titles, shared = [], [], []
+    lines: list[list[Picture]] = []
     for query, near in table.groupby(["query_image_id", "query_cell_label"], sort=False):
         keys = [query, *zip(near["image_id"], near["cell_label"], strict=True)][: SHOWN + 1]
-        pixels = store.pixels(at.loc[keys].to_numpy())
-        rows.append(colour(pixels, work.data.channels))
         hot = [space.targets[row_of[key]] for key in keys]
-        titles.append(["\n".join(vocabulary.classes[c] for c in np.flatnonzero(target)[:2]) for target in hot])
-        shared.append([bool((target & hot[0]).any()) for target in hot])
-    if rows:
-        draw_sheet(path, rows, titles, shared)
+        colors = [WHITE, *(_SHARED if (target & hot[0]).any() else _OTHER for target in hot[1:])]
+        lines.append([])
+        for pixels, target, color in zip(store.pixels(at.loc[keys].to_numpy()), hot, colors, strict=True):
+            names = [vocabulary.classes[c] for c in np.flatnonzero(target)[:_NAMES]]
+            title = "\n".join(names + [""] * (_NAMES - len(names)))
+            lines[-1].append(titled(composite(pixels, work.data.channels), title, _TILE_PX, color))
+    if lines:
+        columns = max(map(len, lines))
+        blank = np.zeros_like(lines[0][0])
+        save_tiles([tile for line in lines for tile in line + [blank] * (columns - len(line))], columns, path)

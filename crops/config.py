@@ -82,6 +82,11 @@ class CropsSection(Section):
         """The kinds of windows that are trained on."""
         return self.windows if self.train_window == "same" else (self.train_window,)
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether any window follows cells; without one, nothing has to be segmented."""
+        return "cells" in self.stores
+
     def trained_for(self, window: Window) -> Window:
         """Return the kind of window whose models predict `window`."""
         return window if self.train_window == "same" else self.train_window

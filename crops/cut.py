@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from crops.depth import interleaved
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -48,28 +50,25 @@ def cut_windows(
     size_px
         Height and width of a crop.
     """
-    merged = np.asarray(cv2.merge(list(planes)), dtype=np.uint8)  # so that one resize does all channels
+    merged = interleaved(planes)
     crops = np.empty((len(windows), len(planes), size_px, size_px), dtype=np.uint8)
     masks = np.empty((len(windows), size_px, size_px), dtype=bool)
-    for i, (window, label) in enumerate(zip(windows, labels, strict=True)):
-        inside, borders = _inside(window, image.shape)
-        side = int(window[2] - window[0])
+    height, width = image.shape
+    for i, (window, label) in enumerate(zip(windows.tolist(), labels.tolist(), strict=True)):
+        first_row, first_col, end_row, end_col = window
+        inside = np.s_[max(0, first_row) : min(height, end_row), max(0, first_col) : min(width, end_col)]
+        over = (max(0, -first_row), max(0, end_row - height), max(0, -first_col), max(0, end_col - width))
+        side = end_row - first_row
         how = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
-        cv2.split(_resized(merged[inside], borders, size_px, how), list(crops[i]))
-        own = np.asarray(cv2.inRange(image[inside], int(label), int(label)), dtype=np.uint8)
+        cv2.split(_resized(merged[inside], over, size_px, how), list(crops[i]))
+        own = cv2.inRange(image[inside], label, label)
         # An edge needs no average before pixels would be skipped, and bilinear takes a sixth of the time.
         how = cv2.INTER_AREA if side > 2 * size_px else cv2.INTER_LINEAR
-        np.greater_equal(_resized(own, borders, size_px, how), 128, out=masks[i])
+        np.greater_equal(_resized(own, over, size_px, how), 128, out=masks[i])
     return Cut(crops, masks)
 
 
-def _inside(window: NDArray[np.int32], shape: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[int, int, int, int]]:
-    """Return the part of a window in the frame, and how far it reaches over: top, bottom, left, right."""
-    first_row, first_col, end_row, end_col = (int(edge) for edge in window)
-    over = (max(0, -first_row), max(0, end_row - shape[0]), max(0, -first_col), max(0, end_col - shape[1]))
-    return np.s_[first_row + over[0] : end_row - over[1], first_col + over[2] : end_col - over[3]], over
-
-
-def _resized(image: NDArray[np.uint8], borders: tuple[int, int, int, int], size_px: int, how: int) -> NDArray[np.uint8]:
-    square: Any = cv2.copyMakeBorder(image, *borders, cv2.BORDER_CONSTANT, value=0) if any(borders) else image
-    return np.asarray(cv2.resize(square, (size_px, size_px), interpolation=how), dtype=np.uint8)
+def _resized(image: Any, over: tuple[int, int, int, int], size_px: int, how: int) -> Any:
+    """Resize the part of a window that lies in the frame, black where it reaches over: top, bottom, left, right."""
+    square = cv2.copyMakeBorder(image, *over, cv2.BORDER_CONSTANT, value=0) if any(over) else image
+    return cv2.resize(square, (size_px, size_px), interpolation=how)

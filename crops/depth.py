@@ -1,14 +1,17 @@
 """From the depth of the source to the 8 bits of a crop."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from crops.config import CropsSection
 from hpa.pixels import Pixels
 
-_MOST_16: int = 65_535
+_MOST_16: Final = 65_535
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Planes:
     Parameters
     ----------
     pixels
-        Shape (C, H, W).
+        Shape (C, H, W), a view of `interleaved` memory.
     black, white
         Shape (C,), int32: the values of the source that became 0 and 255.
     """
@@ -28,7 +31,7 @@ class Planes:
     white: NDArray[np.int32]
 
 
-def to_8_bit(pixels: Pixels, section: CropsSection) -> Planes:
+def to_8_bit(pixels: Pixels | Sequence[Pixels], section: CropsSection) -> Planes:
     """Scale an image to 8 bits: 8 bit stays as it is, 16 bit goes by the recipe's `depth_16`.
 
     ``full`` takes 65,535 for white. ``percentiles`` takes those of each channel for black and white, cuts off what
@@ -37,17 +40,38 @@ def to_8_bit(pixels: Pixels, section: CropsSection) -> Planes:
     Parameters
     ----------
     pixels
-        Shape (C, H, W), uint8 or uint16.
+        Shape (C, H, W), uint8 or uint16, or C planes of shape (H, W).
+    section
+        Its `depth_16` and percentiles.
     """
     black, white = np.zeros(len(pixels), np.int32), np.full(len(pixels), 255, np.int32)
-    if pixels.dtype == np.uint8:
-        return Planes(pixels.astype(np.uint8, copy=False), black, white)
+    if pixels[0].dtype == np.uint8:
+        return Planes(_channels_first(cast(Sequence[NDArray[np.uint8]], pixels)), black, white)
     white[:] = _MOST_16
     if section.depth_16 == "percentiles":
         for i, plane in enumerate(pixels):
             black[i], white[i] = _percentiles(plane, section.low_percentile, section.high_percentile)
     scaled = [_table(int(low), int(high))[plane] for plane, low, high in zip(pixels, black, white, strict=True)]
-    return Planes(np.stack(scaled), black, white)
+    return Planes(_channels_first(scaled), black, white)
+
+
+def interleaved(pixels: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return planes (C, H, W) as (H, W, C), the channels of a pixel side by side, so that one resize does them all.
+
+    What `to_8_bit` returned is not copied again.
+
+    Parameters
+    ----------
+    pixels
+        Shape (C, H, W), or C planes of shape (H, W).
+    """
+    if isinstance(pixels, np.ndarray) and (together := np.moveaxis(pixels, 0, -1)).flags.c_contiguous:
+        return together
+    return np.asarray(cv2.merge(list(pixels)), dtype=np.uint8).reshape(*pixels[0].shape, len(pixels))
+
+
+def _channels_first(pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    return np.moveaxis(interleaved(pixels), -1, 0)
 
 
 def _percentiles(plane: Pixels, low: float, high: float) -> tuple[int, int]:

@@ -16,6 +16,8 @@ def drop_reasons(measured: Mapping[str, NDArray[Any]], section: CropsSection) ->
     ----------
     measured
         The columns of `crops.measure` of one image's cells, all of them.
+    section
+        Its rules.
 
     Returns
     -------

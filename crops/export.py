@@ -82,6 +82,13 @@ def describe(work: WorkFolder, store: CropStore) -> pd.DataFrame:
     """Return the crop table with split, target, antibody and the names of the target's classes (joined by ``;``).
 
     Class indices and names are empty texts where no class is known.
+
+    Parameters
+    ----------
+    work
+        The work folder, with its image table.
+    store
+        A store of it.
     """
     vocabulary = work.data.classes
     images = read_images(work.images)
@@ -124,7 +131,19 @@ def write_tars(store: CropStore, crops: pd.DataFrame, folder: Path, name: str, n
 def write_pngs(
     store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...], folder: Path, neighbours: Neighbours
 ) -> None:
-    """Write ``<class>/<image_id>_<cell_label>.png``, red, green and blue; a crop stands with each of its classes."""
+    """Write ``<class>/<image_id>_<cell_label>.png``, red, green and blue; a crop stands with each of its classes.
+
+    Parameters
+    ----------
+    store, crops
+        The crops and what is known of each.
+    channels
+        Of the store.
+    folder
+        Where to.
+    neighbours
+        What is shown outside the own cell.
+    """
     for row, pixels, _ in _crops(store, neighbours, 0, len(store)):
         crop = crops.iloc[row]
         done, content = cv2.imencode(".png", rgb(pixels, channels)[..., ::-1])

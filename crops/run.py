@@ -2,51 +2,21 @@
 
 import os
 import shutil
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from crops.config import CropsSection, Window
-from crops.cut import Cut, cut_windows
-from crops.depth import Planes, to_8_bit
-from crops.drop import drop_reasons
-from crops.measure import Regions, clip, find_cells, measure_cells, measure_light, measure_windows, share_within
+from crops.config import CropsSection
+from crops.image import REASON, Columns, Context, cut_image
 from crops.shards import ShardWriter, remove_shard, shard_bytes
-from crops.store import COLUMNS, store_folder, write_crops
-from crops.windows import around_cells, on_frame, whole_frame
+from crops.table import COLUMNS, write_crops
 from hpa.channels import Channel
-from hpa.config import DataSection, read_section
+from hpa.config import read_section
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.mapping import FAILURE, Chunk, cut_chunks, map_chunks, write_failures
-from hpa.pixels import read_channels
 from hpa.work import WorkFolder, begin
-from segment.masks import masks_path, read_mask, read_masks, read_nuclei
-
-REASON: Final = "reason"
-"""Column of a part: why a cell was dropped, null for a kept one."""
-
-_BOX: Final = ("min_row_px", "min_col_px", "max_row_px", "max_col_px")
-_FALLBACK: Final = 0
-"""The cell_label of the row that stands for an image without a kept cell."""
-
-Columns = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class _Context:
-    work: WorkFolder
-    folder: Path
-    data: DataSection
-    section: CropsSection
-    window: Window
-    compress: bool
+from segment.masks import masks_path, read_masks
 
 
 def run(work: WorkFolder, *, workers: int = 0, dask: str = "", overwrite: bool = False, compress: bool = False) -> int:
@@ -80,12 +50,12 @@ def run(work: WorkFolder, *, workers: int = 0, dask: str = "", overwrite: bool =
         raise UserError("expected the channel green in [data] for windows where most protein is, found none")
     code = 0
     for window in section.stores:
-        context = _Context(work, store_folder(work, window), data, section.of(window), window, compress)
+        context = Context(work, data, section.of(window), window, compress)
         code = max(code, _run_window(context, workers or os.cpu_count() or 1, dask, overwrite))
     return code
 
 
-def _run_window(context: _Context, workers: int, dask: str, overwrite: bool) -> int:
+def _run_window(context: Context, workers: int, dask: str, overwrite: bool) -> int:
     work, folder = context.work, context.folder
     inputs = {"images.parquet": work.images}
     if context.window == "cells":
@@ -123,7 +93,7 @@ def _columns(channels: tuple[Channel, ...]) -> list[str]:
     return [*COLUMNS, *(f"{what}_{channel}" for channel in channels for what in ("mean", "black", "white"))]
 
 
-def _check_room(context: _Context, images: pd.DataFrame) -> None:
+def _check_room(context: Context, images: pd.DataFrame) -> None:
     """Compare what may yet be written with the free disk; compressed shards are counted as if they were not."""
     section = context.section
     if context.window == "cells":
@@ -142,7 +112,7 @@ def _check_room(context: _Context, images: pd.DataFrame) -> None:
 
 
 def _counts(
-    context: _Context, images: pd.DataFrame, kept: pd.DataFrame, dropped: pd.DataFrame, failed: set[str]
+    context: Context, images: pd.DataFrame, kept: pd.DataFrame, dropped: pd.DataFrame, failed: set[str]
 ) -> dict[str, int]:
     fallback = kept["fallback"].astype(bool)
     crops = int((~fallback).sum())
@@ -162,7 +132,7 @@ def _counts(
     }
 
 
-def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
+def _process(context: Context, chunk: Chunk) -> pd.DataFrame:
     kept: list[Columns] = []
     dropped: list[Columns] = []
     failed: list[Columns] = []
@@ -171,7 +141,7 @@ def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
         for image in chunk.images.to_dict("records"):
             image_id = np.array([image["image_id"]], dtype=object)
             try:
-                cut, columns, gone = _cut_image(context, image)
+                cut, columns, gone = cut_image(context, image)
             except ImageError as error:
                 failed.append({"image_id": image_id, FAILURE: np.array([str(error)], dtype=object)})
                 continue
@@ -191,78 +161,3 @@ def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
 def _joined(tables: list[Columns]) -> pd.DataFrame:
     names = tables[0] if tables else ()
     return pd.DataFrame({name: np.concatenate([table[name] for table in tables]) for name in names})
-
-
-def _cut_image(context: _Context, image: Mapping[Any, Any]) -> tuple[Cut, Columns, Columns]:
-    """Return the crops of an image, their columns, and the columns of the cells that were dropped."""
-    planes = to_8_bit(read_channels(image, context.data.channels), context.section)
-    dropped: Columns = {"cell_label": np.empty(0, np.int32), REASON: np.empty(0, object)}
-    if context.window != "cells":
-        green = context.data.channels.index("green") if context.window == "green" else 0
-        image_id = str(image["image_id"])
-        windows = on_frame(context.window, planes.pixels, context.section, context.data.seed, image_id, green)
-        return *_cut_frame(context, planes, windows, fallback=False), dropped
-    if not pd.isna(image["n_cells"]):  # else it was not segmented: the frame is all there is
-        cells, measured = _measured(context, image, planes)
-        reasons = drop_reasons(measured, context.section)
-        gone = reasons.astype(bool)
-        dropped = {"cell_label": cells.labels[gone], REASON: reasons[gone]}
-        if not gone.all():
-            return *_cut_cells(context, planes, cells, measured, ~gone), dropped
-    frame = whole_frame(*planes.pixels.shape[1:])
-    return *_cut_frame(context, planes, frame, fallback=True), dropped
-
-
-def _measured(context: _Context, image: Mapping[Any, Any], planes: Planes) -> tuple[Regions, Columns]:
-    image_id = str(image["image_id"])
-    labels, nuclei = read_mask(context.work, image_id), read_nuclei(context.work, image_id)
-    for name, found in (("mask", labels), ("nuclei", nuclei)):
-        if found.shape != planes.pixels.shape[1:]:
-            raise ImageError(f"expected a {name} of the image's size {planes.pixels.shape[1:]}, found {found.shape}")
-    cells = find_cells(labels)
-    if (
-        zlib.crc32(labels.astype("<u2", copy=False).data) != int(image["crc32"])
-        or len(cells.labels) != image["n_cells"]
-    ):
-        raise ImageError(
-            "expected the mask that segment/masks.parquet describes, found another; "
-            f"rerun `python -m segment run {context.work.root} --overwrite`"
-        )
-    light = measure_light(planes.pixels, cells, context.data.channels)
-    return cells, measure_cells(cells, nuclei) | light
-
-
-def _cut_cells(
-    context: _Context, planes: Planes, cells: Regions, measured: Columns, keep: NDArray[np.bool_]
-) -> tuple[Cut, Columns]:
-    kept = Regions(cells.image, cells.labels[keep], cells.boxes[keep])
-    columns = {name: column[keep] for name, column in measured.items()}
-    windows = around_cells(kept.boxes, context.section)
-    columns["in_window"] = share_within(kept, columns["area_px"], windows)
-    columns["fallback"] = np.zeros(len(windows), dtype=bool)
-    cut = cut_windows(planes.pixels, cells.image, kept.labels, windows, context.section.size_px)
-    return cut, columns | _places(context, planes, windows)
-
-
-def _cut_frame(context: _Context, planes: Planes, windows: NDArray[np.int32], *, fallback: bool) -> tuple[Cut, Columns]:
-    height, width = planes.pixels.shape[1:]
-    frame = np.ones((height, width), dtype=np.uint16)  # what lies in the frame is the window's own
-    own = np.ones(len(windows), dtype=np.int32)
-    columns: Columns = measure_windows(windows, height, width)
-    columns |= measure_light(planes.pixels, Regions(frame, own, clip(windows, height, width)), context.data.channels)
-    columns["in_window"] = np.ones(len(windows), dtype=np.float32)
-    columns["fallback"] = np.full(len(windows), fallback)
-    if fallback:
-        columns["cell_label"] = np.full(len(windows), _FALLBACK, dtype=np.int32)
-    cut = cut_windows(planes.pixels, frame, own, windows, context.section.size_px)
-    return cut, columns | _places(context, planes, windows)
-
-
-def _places(context: _Context, planes: Planes, windows: NDArray[np.int32]) -> Columns:
-    """Return the columns of where windows lie and of what their pixels were scaled from."""
-    n = len(windows)
-    places: Columns = {name: windows[:, i] for i, name in enumerate(_BOX)}
-    places["scale"] = (context.section.size_px / (windows[:, 2] - windows[:, 0])).astype(np.float32)
-    for i, channel in enumerate(context.data.channels):
-        places |= {f"black_{channel}": planes.black[i].repeat(n), f"white_{channel}": planes.white[i].repeat(n)}
-    return places

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -12,33 +11,23 @@ from crops.config import CropsSection, Window
 from crops.cut import cut_windows
 from crops.depth import to_8_bit
 from crops.export import describe
-from crops.measure import Regions, find_cells
-from crops.store import CropStore, open_store, read_dropped
+from crops.measure import find_cells
+from crops.store import CropStore, open_store
+from crops.table import read_dropped
 from crops.windows import around_cells
 from hpa.channels import Channel
 from hpa.config import read_section
 from hpa.errors import ImageError, UserError
-from hpa.files import write_bytes
 from hpa.images import read_images
+from hpa.pictures import Color, Picture, composite, fitted, outlined, save_lines, titled
 from hpa.pixels import read_channels
 from hpa.work import WorkFolder
 from segment.masks import read_mask
 
-Picture = NDArray[np.uint8]
-"""Shape (H, W, 3), RGB."""
-
 _TILE_PX: Final = 128
 _COLUMNS: Final = 10
 _LINES: Final = 6
-_TITLE_PX: Final = 18
-_GAP_PX: Final = 2
-_OUTLINE: Final = (190, 190, 190)
-_COLOURS: Final[dict[Channel, tuple[float, float, float]]] = {
-    "red": (1, 0, 0),
-    "green": (0, 1, 0),
-    "blue": (0, 0, 1),
-    "yellow": (0.35, 0.35, 0),
-}
+_OUTLINE: Final[Color] = (190, 190, 190)
 
 
 def draw_sheets(work: WorkFolder, window: Window, class_name: str = "") -> list[Path]:
@@ -70,7 +59,9 @@ def draw_sheets(work: WorkFolder, window: Window, class_name: str = "") -> list[
         rows = _evenly(_of_class(crops, class_name), _COLUMNS * _LINES)
         if not len(rows):
             raise UserError(f"expected crops of images of class {class_name!r}, found none")
-        return [_save(figures / f"class-{number:02d}.png", {class_name: _tiles(store, rows, channels)})]
+        path = figures / f"class-{number:02d}.png"
+        save_lines({class_name: _tiles(store, rows, channels)}, _COLUMNS, path)
+        return [path]
     by_class = {
         name: _tiles(store, _evenly(_of_class(crops, name), _COLUMNS), channels) for name in work.data.classes.classes
     }
@@ -78,11 +69,15 @@ def draw_sheets(work: WorkFolder, window: Window, class_name: str = "") -> list[
     sheets = {"classes": by_class}
     if window == "cells":
         sheets |= {"border": _border(store, crops, channels), "dropped": _dropped(work, store)}
-    drawn = {name: {title: tiles for title, tiles in lines.items() if tiles} for name, lines in sheets.items()}
-    return [_save(figures / f"{name}.png", lines) for name, lines in drawn.items() if lines]
+    drawn = []
+    for name, lines in sheets.items():
+        if filled := {title: tiles for title, tiles in lines.items() if tiles}:
+            drawn.append(figures / f"{name}.png")
+            save_lines(filled, _COLUMNS, drawn[-1])
+    return drawn
 
 
-def tile(pixels: NDArray[np.uint8], own: NDArray[np.bool_], channels: tuple[Channel, ...]) -> Picture:
+def tile(pixels: NDArray[np.uint8], own: NDArray[np.bool_], channels: tuple[Channel, ...], name: str) -> Picture:
     """Draw one crop: each channel in its colour, brightened by itself, and the outline of the cell.
 
     Parameters
@@ -93,16 +88,11 @@ def tile(pixels: NDArray[np.uint8], own: NDArray[np.bool_], channels: tuple[Chan
         Shape (S, S).
     channels
         Of the pixels.
+    name
+        Written above.
     """
-    picture = np.zeros((*own.shape, 3))
-    for plane, channel in zip(pixels, channels, strict=True):
-        top = max(float(np.percentile(plane, 99.7)), 24)
-        picture += np.clip(plane / top, 0, 1)[..., None] * _COLOURS[channel]
-    drawn = cv2.resize((np.clip(picture, 0, 1) * 255).astype(np.uint8), (_TILE_PX, _TILE_PX))
-    shown = cv2.resize(own.view(np.uint8), (_TILE_PX, _TILE_PX), interpolation=cv2.INTER_NEAREST)
-    edge = shown != cv2.erode(shown, np.ones((3, 3), np.uint8))
-    drawn[edge] = _OUTLINE
-    return np.asarray(drawn, dtype=np.uint8)
+    picture = composite(fitted(pixels, _TILE_PX), channels)
+    return titled(outlined(picture, own, _OUTLINE), name, _TILE_PX)
 
 
 def _of_class(crops: pd.DataFrame, name: str) -> NDArray[np.int64]:
@@ -116,7 +106,14 @@ def _evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 def _tiles(store: CropStore, rows: NDArray[np.int64], channels: tuple[Channel, ...]) -> list[Picture]:
-    return [tile(*crop, channels) for crop in zip(store.pixels(rows), store.masks(rows), strict=True)]
+    keys = store.table.iloc[rows]
+    names = [_name(*key) for key in zip(keys["image_id"], keys["cell_label"], strict=True)]
+    crops = zip(store.pixels(rows), store.masks(rows), names, strict=True)
+    return [tile(pixels, own, channels, name) for pixels, own, name in crops]
+
+
+def _name(image_id: str, label: int) -> str:
+    return f"{label} of {image_id}"  # a long id is cut: the label first
 
 
 def _border(store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...]) -> dict[str, list[Picture]]:
@@ -151,20 +148,6 @@ def _cut_one(work: WorkFolder, image: pd.Series, image_id: str, label: int, sect
     channels = work.data.channels
     planes = to_8_bit(read_channels(image.to_dict(), channels), section).pixels
     found = find_cells(read_mask(work, image_id))
-    cell = Regions(found.image, found.labels[found.labels == label], found.boxes[found.labels == label])
+    cell = found.only(found.labels == label)
     cut = cut_windows(planes, cell.image, cell.labels, around_cells(cell.boxes, section), section.size_px)
-    return tile(cut.crops[0], cut.masks[0], channels)
-
-
-def _save(path: Path, lines: dict[str, list[Picture]]) -> Path:
-    """Write titled lines of tiles as one PNG; a title with more tiles than fit a line goes over several."""
-    parts = []
-    for title, tiles in lines.items():
-        strip = np.zeros((_TITLE_PX, _COLUMNS * (_TILE_PX + _GAP_PX), 3), dtype=np.uint8)
-        cv2.putText(strip, title, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
-        filled = [np.pad(one, ((0, _GAP_PX), (0, _GAP_PX), (0, 0))) for one in tiles]
-        filled += [np.zeros_like(filled[0])] * (-len(tiles) % _COLUMNS)
-        parts += [strip, *(np.hstack(filled[i : i + _COLUMNS]) for i in range(0, len(filled), _COLUMNS))]
-    _, content = cv2.imencode(".png", np.vstack(parts)[..., ::-1])
-    write_bytes(path, content.tobytes())
-    return path
+    return tile(cut.crops[0], cut.masks[0], channels, _name(image_id, label))

@@ -1,20 +1,8 @@
-"""The contract of the crops stage: shards of crops, their table, and the one way to read them.
+"""The contract of the crops stage: a folder of crops, and the one way to read them.
 
 A store is the folder ``crops/<window>/``, of the same form for every kind of window. Its shards (`crops.shards`) hold
 the crops, uint8 of shape (n, C, S, S) with the channels of the run's recipe, and the packed bits of each crop's own
-pixels. ``crops.parquet`` has one row a crop, sorted as the image table, then by cell_label; the crops of an image lie
-side by side in one shard:
-
-image_id, cell_label (the number of the window, from 1, where windows follow no cell; 0 for the frame that stands for
-an image without a kept cell), shard, row, min_row_px, min_col_px, max_row_px, max_col_px (the square window in the
-source image, half-open; it may reach over the edge), area_px (own pixels in the source image), scale (crop px per
-source px), touches_border, completeness (area seen over area expected), in_window (share of the cell's pixels that the
-crop shows), n_nuclei, has_nucleus, focus (`crops.measure`), fallback, and for every channel C mean_C (over the own
-pixels, in 8-bit units), black_C and white_C (the values of the source that became 0 and 255).
-
-Own pixels are those of the cell; of a window that follows no cell, and of a fallback, those within the frame. A row
-with ``fallback`` is scored, never trained on. ``dropped.parquet`` has image_id, cell_label, reason. Kept and dropped
-cells together are the segmented ones.
+pixels; ``crops.parquet`` has one row a crop, ``dropped.parquet`` one a dropped cell (`crops.table`).
 """
 
 import json
@@ -25,63 +13,19 @@ from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pa
 from numpy.typing import NDArray
 
 from crops.config import CropsSection, Neighbours, Window
-from crops.shards import ShardWriter, cached, open_masks, open_pixels
+from crops.shards import cached, open_masks, open_pixels
+from crops.table import COLUMNS
 from hpa.config import read_section
 from hpa.errors import UserError
-from hpa.files import sha256, write_parquet
-from hpa.tables import check_table, read_parquet
+from hpa.files import sha256
+from hpa.tables import read_parquet
 from hpa.work import WorkFolder
 
 DIM: Final = 4
 """Dimmed pixels keep one part in this many of their brightness."""
-
-COLUMNS: Final = {
-    "image_id": pa.Column(str),
-    "cell_label": pa.Column("int32", pa.Check.ge(0)),
-    "shard": pa.Column("int32", pa.Check.ge(0)),
-    "row": pa.Column("int32", pa.Check.ge(0)),
-    "min_row_px": pa.Column("int32"),
-    "min_col_px": pa.Column("int32"),
-    "max_row_px": pa.Column("int32"),
-    "max_col_px": pa.Column("int32"),
-    "area_px": pa.Column("int64", pa.Check.gt(0)),
-    "scale": pa.Column("float32", pa.Check.gt(0)),
-    "touches_border": pa.Column(bool),
-    "completeness": pa.Column("float32", pa.Check.in_range(0, 1)),
-    "in_window": pa.Column("float32", pa.Check.in_range(0, 1)),
-    "n_nuclei": pa.Column("int32", pa.Check.ge(0)),
-    "has_nucleus": pa.Column(bool),
-    "focus": pa.Column("float32", pa.Check.ge(0)),
-    "fallback": pa.Column(bool),
-}
-
-_OF_CHANNELS: Final = {
-    "^mean_(red|green|blue|yellow)$": pa.Column("float32", pa.Check.in_range(0, 255), regex=True, required=False),
-    "^(black|white)_(red|green|blue|yellow)$": pa.Column("int32", pa.Check.ge(0), regex=True, required=False),
-}
-
-_CROPS: Final = pa.DataFrameSchema(
-    COLUMNS | _OF_CHANNELS,
-    checks=[
-        pa.Check(lambda t: t["max_row_px"] > t["min_row_px"], error="an empty window"),
-        pa.Check(lambda t: t["fallback"] == (t["cell_label"] == 0), error="fallback is not cell_label 0"),
-        pa.Check(lambda t: t["has_nucleus"] == (t["n_nuclei"] > 0), error="has_nucleus is not n_nuclei > 0"),
-    ],
-    unique=["image_id", "cell_label"],
-    strict=True,
-    coerce=True,
-)
-
-_DROPPED: Final = pa.DataFrameSchema(
-    {"image_id": pa.Column(str), "cell_label": pa.Column("int32"), "reason": pa.Column(str)},
-    unique=["image_id", "cell_label"],
-    strict=True,
-    coerce=True,
-)
 
 Rows = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -89,36 +33,6 @@ Rows = Sequence[int] | NDArray[np.integer[Any]]
 def store_folder(work: WorkFolder, window: Window) -> Path:
     """Return the folder of a store."""
     return work.root / "crops" / window
-
-
-def write_crops(folder: Path, crops: pd.DataFrame, dropped: pd.DataFrame) -> None:
-    """Check and write ``crops.parquet`` and ``dropped.parquet``.
-
-    Raises
-    ------
-    pandera.errors.SchemaError
-        If a table breaks the contract.
-    """
-    write_parquet(folder / "dropped.parquet", _DROPPED.validate(dropped))
-    write_parquet(folder / "crops.parquet", _CROPS.validate(crops))
-
-
-def read_dropped(folder: Path) -> pd.DataFrame:
-    """Read ``dropped.parquet`` of a store.
-
-    Raises
-    ------
-    UserError
-        If it is missing or breaks the contract.
-    """
-    path = folder / "dropped.parquet"
-    return check_table(read_parquet(path, "python -m crops run"), _DROPPED, path)
-
-
-def write_shard(folder: Path, index: int, crops: NDArray[np.uint8], masks: NDArray[np.bool_]) -> None:
-    """Write one shard at once: crops of shape (n, C, S, S), masks of shape (n, S, S)."""
-    with ShardWriter(folder, index) as shard:
-        shard.add(crops, masks)
 
 
 def with_neighbours(pixels: NDArray[np.uint8], own: NDArray[np.bool_], neighbours: Neighbours) -> NDArray[np.uint8]:
@@ -130,6 +44,8 @@ def with_neighbours(pixels: NDArray[np.uint8], own: NDArray[np.bool_], neighbour
         Shape (n, C, S, S).
     own
         Shape (n, S, S).
+    neighbours
+        ``keep``, ``dim`` or ``blank``.
     """
     if neighbours == "keep":
         return pixels
@@ -141,6 +57,13 @@ def with_neighbours(pixels: NDArray[np.uint8], own: NDArray[np.bool_], neighbour
 
 def open_store(work: WorkFolder, window: Window) -> "CropStore":
     """Open a finished store that still belongs to its work folder.
+
+    Parameters
+    ----------
+    work
+        The work folder.
+    window
+        Which of its stores.
 
     Raises
     ------

@@ -84,6 +84,10 @@ def grid(height: int, width: int, n: int, overlap: float) -> Windows:
 
     Parameters
     ----------
+    height, width
+        Of the frame, in px.
+    n
+        Windows along its longer side.
     overlap
         Share of the side that neighbours along the longer side have in common, at least.
     """

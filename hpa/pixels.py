@@ -114,6 +114,11 @@ def _decode(content: bytes, name: str) -> list[Pixels]:
 
 
 def read_channels(image: Mapping[Any, Any], channels: Sequence[Channel]) -> Pixels:
+    """Read some channels of one image as one array of shape (C, H, W); otherwise as `read_planes`."""
+    return cast(Pixels, np.stack(read_planes(image, channels)))
+
+
+def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[Pixels]:
     """Read some channels of one image; a file that holds several of them is decoded once.
 
     Parameters
@@ -125,8 +130,8 @@ def read_channels(image: Mapping[Any, Any], channels: Sequence[Channel]) -> Pixe
 
     Returns
     -------
-    ndarray
-        Shape (C, H, W), uint8 or uint16.
+    list of ndarray
+        C planes of shape (H, W), all uint8 or all uint16.
 
     Raises
     ------
@@ -151,7 +156,7 @@ def read_channels(image: Mapping[Any, Any], channels: Sequence[Channel]) -> Pixe
             raise ImageError(
                 f"channels of different depth: {channels[0]} {planes[0].dtype}, {channel} {planes[-1].dtype}"
             )
-    return cast(Pixels, np.stack(planes))
+    return planes
 
 
 def write_labels(path: Path, labels: NDArray[np.integer[Any]]) -> None:

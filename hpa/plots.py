@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from hpa.channels import STAINS, Channel
-from hpa.files import whole
+from hpa.pictures import save_figure
 
 _BAR: Final = "#4878a8"
 _PALE: Final = "#ccd8e4"
@@ -45,7 +45,7 @@ def plot_classes(out: Path, classes: pd.DataFrame) -> None:
     axes.set_yticks(places, [_plain(name) for name in ordered["class"]], fontsize=9)
     axes.set_ylim(-0.6, len(ordered) - 0.4)
     axes.set_xlabel("train images, logarithmic")
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def plot_labels_per_image(out: Path, n_labels: NDArray[np.integer]) -> None:
@@ -59,7 +59,7 @@ def plot_labels_per_image(out: Path, n_labels: NDArray[np.integer]) -> None:
     axes.set_xlabel("labels of an image")
     axes.set_ylabel("train images")
     axes.margins(y=0.1)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def plot_cooccurrence(out: Path, together: NDArray[np.int64], phi: NDArray[np.float64], names: Sequence[str]) -> None:
@@ -87,7 +87,7 @@ def plot_cooccurrence(out: Path, together: NDArray[np.int64], phi: NDArray[np.fl
     for axes, title in ((left, "come together"), (right, "correlate")):
         _name_both(axes, names)
         axes.set_title(f"Which classes {title}")
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def plot_intensities(out: Path, histograms: Mapping[Channel, Mapping[str, NDArray[np.float64]]]) -> None:
@@ -104,7 +104,7 @@ def plot_intensities(out: Path, histograms: Mapping[Channel, Mapping[str, NDArra
         axes.set_xlabel("intensity, share of the depth")
     panels[0].set_ylabel("share of the pixels, logarithmic")
     panels[-1].legend(fontsize=8)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def plot_sizes(out: Path, sizes: pd.DataFrame) -> None:
@@ -120,7 +120,7 @@ def plot_sizes(out: Path, sizes: pd.DataFrame) -> None:
     axes.set_xlabel("images, height x width in px" + (f"; {left_out} rarer sizes left out" if left_out else ""))
     axes.margins(x=0.12)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _name_both(axes: Axes, names: Sequence[str]) -> None:
@@ -131,8 +131,3 @@ def _name_both(axes: Axes, names: Sequence[str]) -> None:
 
 def _plain(text: str) -> str:
     return text.replace("$", r"\$")  # a dollar sign would begin a formula
-
-
-def _save(figure: Figure, out: Path) -> None:
-    with whole(out) as partial:
-        figure.savefig(partial, dpi=110)

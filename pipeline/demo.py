@@ -9,8 +9,11 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from crops.config import CropsSection
 from hpa.atlas import synthesize
+from hpa.config import read_section
 from hpa.files import write_json
+from hpa.images import read_images
 from hpa.work import WorkFolder, locked, open_work
 from pipeline.init import init
 from pipeline.recipe import load_recipe
@@ -72,21 +75,20 @@ def demo(
 
 
 def _figures(work: WorkFolder, truth: Path) -> dict[str, Any]:
-    masks = read_masks(work)
     metrics = json.loads((work.root / "aggregate" / "metrics.json").read_text())
-    return {
-        "images": len(masks),
-        "cells": int(masks["n_cells"].sum()),
-        "oof_macro_f1": metrics["macro_f1"],
-        **score_against_truth(work, truth),
-    }
+    figures = {"images": len(read_images(work.images)), "oof_macro_f1": metrics["macro_f1"]}
+    if read_section(work.recipe, "crops", CropsSection).needs_masks:
+        figures["cells"] = int(read_masks(work)["n_cells"].sum())
+    return figures | score_against_truth(work, truth)
 
 
 def _print(root: Path, figures: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
-    rows = {
-        "images, cells": f"{figures['images']}, {figures['cells']}",
-        "segmentation AP@0.5 on test images": f"{figures['segmentation_ap50']:.3f}",
+    rows = {"images": str(figures["images"])}
+    if "cells" in figures:
+        rows["cells"] = str(figures["cells"])
+        rows["segmentation AP@0.5 on test images"] = f"{figures['segmentation_ap50']:.3f}"
+    rows |= {
         "macro F1 of images, out of fold": f"{figures['oof_macro_f1']:.3f}",
         "macro F1 of images, test truth": f"{figures['test_macro_f1']:.3f}",
         "  every class for every image": f"{figures['baseline_every_class']:.3f}",
@@ -100,4 +102,5 @@ def _print(root: Path, figures: dict[str, Any]) -> None:
         table.add_row(name, value)
     console = Console(width=110)
     console.print(table)
-    console.print(f"look at {root}/segment/figures, {root}/aggregate/metrics.json and {root}/aggregate/submission.csv")
+    seen = f"{root}/segment/figures, " if "cells" in figures else ""
+    console.print(f"look at {seen}{root}/aggregate/metrics.json and {root}/aggregate/submission.csv")

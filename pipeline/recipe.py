@@ -46,11 +46,15 @@ def check_recipe(values: dict[str, Any]) -> dict[str, Section]:
     if unknown:
         raise UserError(f"expected the sections {', '.join(SECTIONS)} in a recipe, found {min(unknown)!r}")
     recipe = {name: parse_section(model, name, values.get(name, {})) for name, model in SECTIONS.items()}
-    classify, aggregate = recipe["classify"], recipe["aggregate"]
+    crops, classify, aggregate = recipe["crops"], recipe["classify"], recipe["aggregate"]
+    assert isinstance(crops, CropsSection)
     assert isinstance(classify, ClassifySection)
     assert isinstance(aggregate, AggregateSection)
     if aggregate.pooling == "trained" and classify.objective == "cell":
         raise UserError('expected classify.objective bag or dual with aggregate.pooling = "trained", found cell')
+    if aggregate.submission == "kaggle2021" and "cells" not in crops.windows:
+        found = ", ".join(crops.windows)
+        raise UserError(f'expected cells among crops.windows with aggregate.submission = "kaggle2021", found {found}')
     return recipe
 
 

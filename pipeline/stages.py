@@ -3,8 +3,11 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+from crops.config import CropsSection
+from hpa.config import read_section
 from hpa.work import WorkFolder
 
 
@@ -36,7 +39,8 @@ def run_stages(
 ) -> Ran:
     """Run segment, crops, classify (train and predict) and aggregate, resuming what is unfinished.
 
-    A stage that had more failures than allowed does not stop the others.
+    A stage that had more failures than allowed does not stop the others. Cells are segmented only where a window of
+    the recipe follows them.
 
     Parameters
     ----------
@@ -63,10 +67,8 @@ def run_stages(
     import aggregate.run
     import classify.run
     import crops.run
-    import segment.run
 
     stages: dict[str, Callable[[], int]] = {
-        "segment": lambda: segment.run.run(work, device=device, workers=workers, dask=dask, overwrite=overwrite),
         "crops": lambda: crops.run.run(work, workers=workers, dask=dask, overwrite=overwrite),
         "train": lambda: classify.run.train(work, device=device, overwrite=overwrite),
         "predict": lambda: classify.run.predict(work, device=device, overwrite=overwrite, model=model),
@@ -76,6 +78,13 @@ def run_stages(
         del stages["train"]
     if ends_with == "predict":
         del stages["aggregate"]
+    if read_section(work.recipe, "crops", CropsSection).needs_masks:
+        import segment.run
+
+        segmenting = partial(segment.run.run, work, device=device, workers=workers, dask=dask, overwrite=overwrite)
+        stages = {"segment": segmenting} | stages
+    else:
+        print("segment: left out, no window of the recipe follows cells")
     code, seconds = 0, {}
     for name, stage in stages.items():
         started = time.monotonic()

@@ -33,10 +33,10 @@ def score_against_truth(work: WorkFolder, truth: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        segmentation_ap50 (mean over test images), test_macro_f1, baseline_every_class, baseline_most_frequent (the
-        best macro F1 of predicting the m most frequent train classes for every image, over all m),
-        distinct_predictions; where the run predicts windows around cells, test_cells, cell_macro_f1 over those
-        matched at IoU 0.5, and cell_matched_share.
+        test_images, test_macro_f1, baseline_every_class, baseline_most_frequent (the best macro F1 of predicting the
+        m most frequent train classes for every image, over all m), distinct_predictions; where the run has windows
+        around cells, segmentation_ap50 (mean over test images); where it predicts them, test_cells, cell_macro_f1 over
+        those matched at IoU 0.5, and cell_matched_share.
     """
     vocabulary = work.data.classes
     images = pd.read_csv(truth / "images.csv", dtype=str, keep_default_na=False)
@@ -45,18 +45,20 @@ def score_against_truth(work: WorkFolder, truth: Path) -> dict[str, Any]:
     submission = pd.read_csv(work.root / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
     predicted = _targets(submission.set_index("Id").loc[test["image_id"], "Predicted"], vocabulary)
     train = _targets(images.loc[images["split"] == "train", "target"], vocabulary)
-    matched = _match_test_cells(work, truth, list(test["image_id"]))
-    pairs = {image_id: pairs for image_id, (_, pairs) in matched.items()}
-    has_cells = "cells" in read_section(work.recipe, "crops", CropsSection).windows
-    return {
+    scores: dict[str, Any] = {
         "test_images": len(test),
-        "segmentation_ap50": float(np.mean([ap for ap, _ in matched.values()])),
         "test_macro_f1": macro_f1(targets, predicted),
         "baseline_every_class": macro_f1(targets, np.ones_like(targets)),
         "baseline_most_frequent": _most_frequent(targets, train),
         "distinct_predictions": int(submission["Predicted"].nunique()),
-        **(_score_cells(work, truth, pairs) if has_cells else {}),
     }
+    crops = read_section(work.recipe, "crops", CropsSection)
+    if crops.needs_masks:
+        matched = _match_test_cells(work, truth, list(test["image_id"]))
+        scores["segmentation_ap50"] = float(np.mean([ap for ap, _ in matched.values()]))
+        if "cells" in crops.windows:
+            scores |= _score_cells(work, truth, {image_id: pairs for image_id, (_, pairs) in matched.items()})
+    return scores
 
 
 def _targets(texts: pd.Series, vocabulary: Vocabulary) -> NDArray[np.bool_]:

@@ -1,71 +1,46 @@
 """Pictures to look at: outlines over ER and nucleus, odd images first."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hpa.channels import Channel
-from hpa.files import write_bytes
-from hpa.pixels import read_channels
+from hpa.pictures import Color, Picture, composite, fitted, outlined, save_figure, save_tiles, titled
+from hpa.pixels import Pixels, read_channels
 from hpa.work import WorkFolder
 from segment.masks import read_mask, read_nuclei, stage_folder
 
 _TILE_PX: Final = 384
 _COLUMNS: Final = 4
 _TILES: Final = 12
-_CELL: Final = (255, 255, 255)
-_NUCLEUS: Final = (255, 160, 0)
+_CELL: Final[Color] = (255, 255, 255)
+_NUCLEUS: Final[Color] = (0, 160, 255)
+_GAMMA: Final = 0.6  # shows dim cells
 
 
 def overlay(
-    planes: NDArray[Any], cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], text: str, size_px: int = _TILE_PX
-) -> NDArray[np.uint8]:
-    """Draw the outlines of cells and nuclei over an image.
+    planes: Pixels, channels: Sequence[Channel], cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], title: str
+) -> Picture:
+    """Draw the outlines of cells and nuclei over an image, below a title.
 
     Parameters
     ----------
     planes
-        Shape (2, H, W), ER and nucleus.
+        Shape (C, H, W).
+    channels
+        Of the planes.
     cells, nuclei
         Shape (H, W), labels.
-    text
-        Written into the corner.
-    size_px
-        Height and width of the picture; a frame that is not square is padded.
-
-    Returns
-    -------
-    ndarray
-        Shape (size_px, size_px, 3), RGB.
+    title
+        What stands above.
     """
-    scale = size_px / max(cells.shape)
-    size = (max(1, round(cells.shape[1] * scale)), max(1, round(cells.shape[0] * scale)))
-    picture = np.zeros((size[1], size[0], 3), dtype=np.uint8)
-    for channel, plane in ((1, planes[0]), (2, planes[1])):  # ER green, nucleus blue
-        small = cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-        top = max(float(np.percentile(small, 99.7)), 1e-6)
-        picture[..., channel] = 255 * np.clip(small / top, 0, 1) ** 0.6  # the root shows dim cells
-    for labels, colour in ((nuclei, _NUCLEUS), (cells, _CELL)):
-        picture[_edges(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT))] = colour
-    frame = np.zeros((size_px, size_px, 3), dtype=np.uint8)
-    frame[: size[1], : size[0]] = picture
-    cv2.putText(frame, text, (6, size_px - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(frame, text, (6, size_px - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 0), 1, cv2.LINE_AA)
-    return frame
-
-
-def _edges(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    edges = np.zeros(labels.shape, dtype=bool)
-    edges[:-1] |= labels[:-1] != labels[1:]
-    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    return edges
+    picture = composite(fitted(planes, _TILE_PX), channels, _GAMMA)
+    return titled(outlined(outlined(picture, nuclei, _NUCLEUS), cells, _CELL), title, _TILE_PX)
 
 
 def write_figures(work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, channels: Sequence[Channel]) -> None:
@@ -104,12 +79,8 @@ def _write_overlays(
     for row in chosen.merge(images, on="image_id").to_dict("records"):
         cells, nuclei = read_mask(work, row["image_id"]), read_nuclei(work, row["image_id"])
         text = " ".join(filter(None, [row["image_id"][:28], f"{row['n_cells']} cells", row["flags"]]))
-        tiles.append(overlay(read_channels(row, shown), cells, nuclei, text))
-    blank = np.zeros_like(tiles[0])
-    tiles += [blank] * (-len(tiles) % _COLUMNS)
-    rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
-    _, content = cv2.imencode(".png", np.vstack(rows)[..., ::-1])
-    write_bytes(path, content.tobytes())
+        tiles.append(overlay(read_channels(row, shown), shown, cells, nuclei, text))
+    save_tiles(tiles, _COLUMNS, path)
 
 
 def _write_histograms(path: Path, masks: pd.DataFrame) -> None:
@@ -122,6 +93,4 @@ def _write_histograms(path: Path, masks: pd.DataFrame) -> None:
     right.hist(diameters, bins=40, color="tab:green")
     title = f"median of images {diameters.median():.0f} px" if len(diameters) else "no cells"
     right.set(xlabel="median diameter of the cells of an image, px", ylabel="images", title=title)
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=100, metadata={"Software": None})
-    write_bytes(path, content.getvalue())
+    save_figure(figure, path)

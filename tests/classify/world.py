@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from classify.batches import Batch, FoldCrops
-from crops.store import COLUMNS, write_crops, write_shard
+from crops.shards import ShardWriter
+from crops.table import COLUMNS, write_crops
 from hpa.channels import CHANNELS
 from hpa.files import write_bytes
 from hpa.folds import write_folds
@@ -123,7 +124,8 @@ def make_work(
         row[i % 3] = True
     source = bright_crops(hot)
     folder = root / "crops" / "cells"
-    write_shard(folder, 0, source.crops, source.own)
+    with ShardWriter(folder, 0) as shard:
+        shard.add(source.crops, source.own)
     crops = pd.DataFrame(
         {
             "image_id": [ids[i] for i, _ in keys],

@@ -127,6 +127,6 @@ def test_sheets_are_drawn(work: WorkFolder, store: CropStore) -> None:
     assert set(drawn) == {"classes.png", "border.png", "dropped.png", "class-05.png"}
     heights = {name: picture.shape[0] for name, picture in drawn.items() if picture is not None}
     lines = len({c for target in TARGETS.values() for c in target}) + 1  # and those without a known class
-    assert heights["classes.png"] == lines * (128 + 2 + 18)
-    assert heights["dropped.png"] == 128 + 2 + 18
+    assert heights["classes.png"] == lines * (18 + 18 + 128)
+    assert heights["dropped.png"] == 18 + 18 + 128
     assert json.loads((store.folder / "run.json").read_text())["state"] == "done"

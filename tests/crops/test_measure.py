@@ -21,7 +21,7 @@ def test_measurements_against_one_cell_at_a_time(image: World) -> None:
     cells = find_cells(labels)
     measured = measure_cells(cells, nuclei) | measure_light(pixels, cells, CHANNELS)
     windows = around_cells(cells.boxes, CropsSection(scale="fixed", size_px=8, source_px=0.5))
-    within = share_within(cells, measured["area_px"], windows)
+    within = share_within(cells, windows)
     height, width = labels.shape
     plane = pixels[3].astype(np.float64)  # ER
     smooth = cv2.GaussianBlur(plane, (0, 0), 1.0)

@@ -8,7 +8,9 @@ import pandas as pd
 import pandera.errors
 import pytest
 
-from crops.store import CropStore, write_crops, write_shard
+from crops.shards import ShardWriter
+from crops.store import CropStore
+from crops.table import write_crops
 from hpa.errors import UserError
 
 SIZE = 5
@@ -46,8 +48,9 @@ def _store(folder: Path) -> tuple[CropStore, np.ndarray, np.ndarray]:
     draw = np.random.default_rng(0)
     crops = draw.integers(0, 256, (6, 2, SIZE, SIZE), dtype=np.uint8)
     masks = draw.random((6, SIZE, SIZE)) < 0.5
-    write_shard(folder, 0, crops[:4], masks[:4])
-    write_shard(folder, 1, crops[4:], masks[4:])
+    for index, rows in enumerate((slice(0, 4), slice(4, 6))):
+        with ShardWriter(folder, index) as shard:
+            shard.add(crops[rows], masks[rows])
     write_crops(folder, table(), NOTHING)
     return CropStore(folder), crops, masks
 

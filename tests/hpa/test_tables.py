@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from crops.store import CropStore, read_dropped
+from crops.store import CropStore
+from crops.table import read_dropped
 from hpa.errors import UserError
 from hpa.folds import read_folds
 from hpa.images import read_images

@@ -1,5 +1,6 @@
-"""A recipe that trains on one kind of window and predicts on others."""
+"""Recipes whose windows follow no cell, or that train on one kind of window and predict on others."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,34 @@ from classify.probabilities import class_columns, read_probabilities
 from hpa.atlas import synthesize
 from hpa.vocabulary import HPA28
 from pipeline.__main__ import main
+from pipeline.demo import demo
+
+FIVE = """
+[crops]
+windows = ["five"]
+train_window = "random"
+count = 2
+[classify]
+backbone = "cnn3"
+[aggregate]
+bootstrap = 10
+"""
+
+
+def test_without_windows_around_cells_nothing_is_segmented(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "five.toml").write_text(FIVE)
+    work, new = tmp_path / "work", tmp_path / "new"
+    assert demo(work, tmp_path / "five.toml", 6, 3, 0, tiny=True) == 0
+    told = capsys.readouterr().out
+    assert "segment: left out, no window of the recipe follows cells" in told
+    assert "AP@0.5" not in told
+    figures = json.loads((work / "demo.json").read_text())
+    assert figures["images"] == 9
+    assert {"segment", "crops", "cells", "segmentation_ap50"} & {*figures, *figures["seconds"]} == {"crops"}
+    assert main(["apply", str(work), "--data", str(work / "atlas"), "--out", str(new)]) == 0
+    for root, rows in ((work, 3), (new, 9)):
+        assert not (root / "segment").exists()
+        assert pd.read_csv(root / "aggregate" / "submission.csv", dtype=str)["Id"].nunique() == rows
 
 
 @pytest.mark.slow
