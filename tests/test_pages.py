@@ -19,7 +19,7 @@ SMALL_BENCH: dict[str, list[str]] = {
     "bench.crops": ["--tiny"],
     "bench.data": ["--tiny"],
     "bench.realism": [],
-    "bench.segment": ["--tiny", "accuracy", "speed", "memory", "gpu"],
+    "bench.segment": ["--tiny", "accuracy", "real", "speed", "memory", "gpu"],
     "bench.thresholds": ["1"],
 }
 

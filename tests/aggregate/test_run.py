@@ -364,13 +364,6 @@ def test_recipes_that_cannot_run(setting: str, sentence: str, tmp_path: Path) ->
         run(make_work(tmp_path / "work", settings), figures=False)
 
 
-def test_cells_are_asked_for_where_there_are_none(tmp_path: Path) -> None:
-    work = make_work(tmp_path / "work", ["aggregate.submission=kaggle2021", 'crops.windows=["five"]'])
-    (work.root / "classify" / "cells").rename(work.root / "classify" / "five")
-    with pytest.raises(UserError, match=r"expected windows around cells .* found five"):
-        run(work, figures=False)
-
-
 def test_runs_that_cannot_be_joined(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work", [f'aggregate.join=["{tmp_path}/other"]'])
     other = make_work(tmp_path / "other", noise_seed=1)
