@@ -21,6 +21,8 @@ cells at 128 px 189 cells a second for the whole call, 318 for its inner loop; i
 
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +35,7 @@ from numpy.typing import NDArray
 
 from bench.crop_loading import BATCH, loader, training
 from bench.crop_stores import make_work, run, scenes, size, stores
-from bench.measure import data_files, peak_mib, run_killed, run_parts, split_words, spread, timed
+from bench.measure import ROOT, data_files, peak_mib, run_killed, run_parts, split_words, spread, timed
 from crops.config import CropsSection
 from crops.cut import cut_windows
 from crops.measure import find_cells, measure_cells, measure_light
@@ -107,12 +109,14 @@ def making(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
 
 
 def workers(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
-    """Print two processes against one, start included."""
+    """Print two processes against one, start included, as a user runs them."""
     work = make_work(folder, drawn, count)
-    ratios = []
-    for _ in range(rounds):
-        one = timed(lambda: run(work, workers=1, overwrite=True))
-        ratios.append(one / timed(lambda: run(work, workers=2, overwrite=True)))
+
+    def seconds(processes: int) -> float:
+        command = [sys.executable, "-m", "crops", "run", str(work.root), "--workers", str(processes), "--overwrite"]
+        return timed(lambda: subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL))
+
+    ratios = [seconds(1) / seconds(2) for _ in range(rounds)]
     print(f"\nworkers: two processes, start included, against one: {spread(ratios)} times as fast")
 
 
@@ -210,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drawn = scenes(2 if tiny else 16, 256 if tiny else 512)
     known: dict[str, Callable[[Path], None]] = {
         "making": lambda folder: making(folder, drawn, *((4, 1) if tiny else (512, 5))),
-        "workers": lambda folder: workers(folder, drawn, *((40, 1) if tiny else (256, 3))),
+        "workers": lambda folder: workers(folder, drawn, *((40, 1) if tiny else (1024, 3))),
         "large": lambda _: large(1 if tiny else 15),
         "gather": lambda folder: gather(folder, drawn, *((4, 1) if tiny else (192, 7))),
         "loader": lambda folder: loader(folder, drawn, 8 if tiny else 128),
