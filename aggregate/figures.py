@@ -99,6 +99,7 @@ def draw_precision_recall(drawn: Drawn) -> Figure:
     """Draw precision against recall of every class, with the point that was decided on."""
 
     def one(axes: Axes, c: int) -> None:
+        """Draw the curve of class `c` and the point on it."""
         positive, scores = drawn.of_class(c)
         order = np.argsort(-scores, kind="stable")
         hits = np.cumsum(positive[order])
@@ -116,6 +117,7 @@ def draw_thresholds(drawn: Drawn) -> Figure:
     """Draw F1 of every class against its threshold, with the threshold that was chosen."""
 
     def one(axes: Axes, c: int) -> None:
+        """Draw F1 of class `c` over thresholds."""
         positive, scores = drawn.of_class(c)
         # At quantiles of the scores: rare classes are decided within a narrow range.
         top = float(scores.max()) if len(scores) else 1.0
@@ -156,6 +158,7 @@ def draw_calibration(drawn: Drawn) -> Figure:
     """Draw how often a class is there against its score, in ten bins of equal sums of scores."""
 
     def one(axes: Axes, c: int) -> None:
+        """Draw the bins of class `c` beside the diagonal."""
         positive, scores = drawn.of_class(c)
         order = np.argsort(scores, kind="stable")
         expected = np.cumsum(scores[order], dtype=np.float64)

@@ -130,6 +130,7 @@ def soft_thresholds(
     known = np.ones_like(targets) if known is None else known
 
     def residuals(t: NDArray[np.float64], positive: NDArray[np.bool_], p: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what is brought towards 0 for one class: 1 - F1, and the pull to 0.5."""
         soft = expit(_STEEPNESS * (p - t))
         f1 = 2 * soft[positive].sum() / (soft.sum() + positive.sum() + _TINY)
         return np.array([f1 - 1, _PULL * (t.item() - 0.5)])

@@ -78,12 +78,13 @@ def check_ids(found: Sequence[str], wanted: Sequence[str], where: str) -> None:
         doubled = doubled[doubled.duplicated()]
         if len(doubled):
             raise UserError(f"expected every id once in {what}, found {doubled.iloc[0]!r} twice")
-    missing = [image_id for image_id in wanted if image_id not in set(found)] if set(wanted) - set(found) else []
+    there = set(found)
+    missing = [image_id for image_id in wanted if image_id not in there]
     if missing:
         raise UserError(
             f"expected a row for each id of {where}, found none for {missing[0]!r} ({len(missing)} missing)"
         )
-    strangers = set(found) - set(wanted)
+    strangers = there - set(wanted)
     if strangers:
         raise UserError(f"expected only ids of {where}, found {min(strangers)!r}")
     for place, (one, other) in enumerate(zip(found, wanted, strict=True)):

@@ -23,9 +23,10 @@ from typing import Final
 import pandas as pd
 
 from bench.classify_real import real
-from bench.classify_runs import FOLD, FULL, TINY, Job, Size, World, image_probabilities, joined, run, show
+from bench.classify_runs import FOLD, Job, image_probabilities, joined, run, show
 from bench.classify_score import retrieval, score
 from bench.classify_speed import Steps, gpu, step
+from bench.classify_world import FULL, TINY, Size, World
 from classify.config import ClassifySection, Pooling
 from classify.sampling import training_batches
 from hpa.files import write_json

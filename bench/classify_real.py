@@ -13,7 +13,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from aggregate.decide import decide
 from aggregate.optimum import best_thresholds
-from bench.classify_runs import FOLD, Size, World, show
+from bench.classify_runs import FOLD, show
+from bench.classify_world import Size, World
 from classify.batches import FoldCrops
 from classify.config import ClassifySection
 from classify.evaluate import look, pick_device, sigmoid

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from aggregate.decide import decide
 from aggregate.optimum import best_thresholds
-from bench.classify_runs import Job, Ran, World
+from bench.classify_runs import Job, Ran
+from bench.classify_world import World
 from classify.evaluate import mean_average_precision
 from classify.probabilities import class_columns
 from classify.retrieval import retrieve, unit

@@ -9,7 +9,8 @@ from itertools import cycle, islice
 import numpy as np
 import torch
 
-from bench.classify_runs import FOLD, TINY, Job, Size, World, show
+from bench.classify_runs import FOLD, Job, show
+from bench.classify_world import TINY, Size, World
 from classify.augment import Augmentation
 from classify.batches import Batch, FoldCrops, TrainingCrops, epoch_loader, read_crops
 from classify.config import ClassifySection

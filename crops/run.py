@@ -2,11 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from crops.config import CropsSection
+from crops.config import CropsSection, Window
 from crops.image import REASON, Columns, Context, cut_image
 from crops.shards import ShardWriter, remove_shard, shard_bytes
 from crops.table import COLUMNS, write_crops
@@ -19,13 +20,23 @@ from hpa.work import WorkFolder, begin
 from segment.masks import masks_path, read_masks
 
 
-def run(work: WorkFolder, *, workers: int = 0, dask: str = "", overwrite: bool = False, compress: bool = False) -> int:
-    """Cut the windows of every image of a work folder, one store for every kind that the recipe names.
+def run(
+    work: WorkFolder,
+    windows: Sequence[Window] = (),
+    *,
+    workers: int = 0,
+    dask: str = "",
+    overwrite: bool = False,
+    compress: bool = False,
+) -> int:
+    """Cut the windows of every image of a work folder, one store for every kind.
 
     Parameters
     ----------
     work
         The work folder; for windows around cells the segment stage must be done.
+    windows
+        Which kinds; none named are all that the recipe trains on or predicts.
     workers
         Processes; 0 takes one a processor.
     dask
@@ -46,10 +57,11 @@ def run(work: WorkFolder, *, workers: int = 0, dask: str = "", overwrite: bool =
         If the segment stage is not done, something it was made from changed, or the disk has no room.
     """
     data, section = work.data, read_section(work.recipe, "crops", CropsSection)
-    if "green" in section.stores and "green" not in data.channels:
+    windows = windows or section.stores
+    if "green" in windows and "green" not in data.channels:
         raise UserError("expected the channel green in [data] for windows where most protein is, found none")
     code = 0
-    for window in section.stores:
+    for window in windows:
         context = Context(work, data, section.of(window), window, compress)
         code = max(code, _run_window(context, workers or os.cpu_count() or 1, dask, overwrite))
     return code

@@ -84,6 +84,7 @@ def converter(source: Vocabulary, to: Vocabulary) -> Callable[[Target], Labels]:
 
     @cache
     def convert(target: Target) -> Labels:
+        """Tell one label set; images share few of them, so each is worked out once."""
         carried = np.zeros(len(source), dtype=bool)
         carried[list(target)] = True
         possible = np.asarray(~covered | ours[:, carried].any(axis=1))

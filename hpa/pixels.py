@@ -56,6 +56,7 @@ class _Decoded(NamedTuple):
     is_jpeg: bool
 
     def plane(self, plane: int) -> Pixels:
+        """Return one plane (H, W), counted over pages and their samples."""
         samples = 1 if self.pages[0].ndim == 2 else self.pages[0].shape[2]
         n_planes = samples * len(self.pages)
         if plane == ONLY_PLANE or (n_planes == 1 and self.is_jpeg):

@@ -39,8 +39,8 @@ def run_stages(
 ) -> Ran:
     """Run segment, crops, classify (train and predict) and aggregate, resuming what is unfinished.
 
-    A stage that had more failures than allowed does not stop the others. Cells are segmented only where a window of
-    the recipe follows them.
+    A stage that had more failures than allowed does not stop the others. Cells are segmented only where a window that
+    is cut follows them; a trained run cuts no windows that are only trained on.
 
     Parameters
     ----------
@@ -68,8 +68,10 @@ def run_stages(
     import classify.run
     import crops.run
 
+    section = read_section(work.recipe, "crops", CropsSection)
+    windows = section.windows if model else section.stores
     stages: dict[str, Callable[[], int]] = {
-        "crops": lambda: crops.run.run(work, workers=workers, dask=dask, overwrite=overwrite),
+        "crops": lambda: crops.run.run(work, windows, workers=workers, dask=dask, overwrite=overwrite),
         "train": lambda: classify.run.train(work, device=device, overwrite=overwrite),
         "predict": lambda: classify.run.predict(work, device=device, overwrite=overwrite, model=model),
         "aggregate": lambda: aggregate.run.run(work, model=model, overwrite=overwrite),
@@ -78,13 +80,13 @@ def run_stages(
         del stages["train"]
     if ends_with == "predict":
         del stages["aggregate"]
-    if read_section(work.recipe, "crops", CropsSection).needs_masks:
+    if "cells" in windows:
         import segment.run
 
         segmenting = partial(segment.run.run, work, device=device, workers=workers, dask=dask, overwrite=overwrite)
         stages = {"segment": segmenting} | stages
     else:
-        print("segment: left out, no window of the recipe follows cells")
+        print("segment: left out, no window that is cut follows cells")
     code, seconds = 0, {}
     for name, stage in stages.items():
         started = time.monotonic()

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hpa.channels import Channel
+from hpa.errors import ImageError
 from hpa.pictures import Color, Picture, composite, fitted, outlined, save_figure, save_tiles, titled
 from hpa.pixels import Pixels, read_channels
 from hpa.work import WorkFolder
@@ -79,7 +80,12 @@ def _write_overlays(
     for row in chosen.merge(images, on="image_id").to_dict("records"):
         cells, nuclei = read_mask(work, row["image_id"]), read_nuclei(work, row["image_id"])
         text = " ".join(filter(None, [row["image_id"][:28], f"{row['n_cells']} cells", row["flags"]]))
-        tiles.append(overlay(read_channels(row, shown), shown, cells, nuclei, text))
+        try:
+            planes = read_channels(row, shown)
+        except ImageError:
+            # Segmented by an earlier run of the stage and gone since: the masks stand, so their outlines are drawn.
+            planes, text = np.zeros((len(shown), *cells.shape), np.uint8), f"{text} no image"
+        tiles.append(overlay(planes, shown, cells, nuclei, text))
     save_tiles(tiles, _COLUMNS, path)
 
 

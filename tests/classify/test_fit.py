@@ -85,6 +85,7 @@ def test_every_kind_of_training_ends_alike_after_a_kill(tmp_path: Path, change: 
         assert (folder / "history.csv").read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where one core is all there is
 @pytest.mark.usefixtures("tiny_backbone")
 def test_the_number_of_loading_processes_changes_nothing(tmp_path: Path) -> None:
     alone = fit(bright_fold(), SECTION, 0, 0, tmp_path / "alone", CPU)

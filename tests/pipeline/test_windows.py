@@ -29,12 +29,13 @@ def test_without_windows_around_cells_nothing_is_segmented(tmp_path: Path, capsy
     work, new = tmp_path / "work", tmp_path / "new"
     assert demo(work, tmp_path / "five.toml", 6, 3, 0, tiny=True) == 0
     told = capsys.readouterr().out
-    assert "segment: left out, no window of the recipe follows cells" in told
+    assert "segment: left out, no window that is cut follows cells" in told
     assert "AP@0.5" not in told
     figures = json.loads((work / "demo.json").read_text())
     assert figures["images"] == 9
     assert {"segment", "crops", "cells", "segmentation_ap50"} & {*figures, *figures["seconds"]} == {"crops"}
     assert main(["apply", str(work), "--data", str(work / "atlas"), "--out", str(new)]) == 0
+    assert {path.name for path in (new / "crops").iterdir()} == {"five"}, "random windows are only trained on"
     for root, rows in ((work, 3), (new, 9)):
         assert not (root / "segment").exists()
         assert pd.read_csv(root / "aggregate" / "submission.csv", dtype=str)["Id"].nunique() == rows

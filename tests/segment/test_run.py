@@ -116,6 +116,9 @@ def test_a_mended_image_is_segmented_by_the_next_run(data: Path, tmp_path: Path)
     (copy / "missing_blue.png").write_bytes((data / "good_blue.png").read_bytes())
     assert run(work, device="cpu", workers=1) == 0
     assert np.array_equal(read_mask(work, "missing"), read_mask(work, "good"))
+    (copy / "good_yellow.png").unlink()
+    assert run(work, device="cpu", workers=1) == 0, "masks stand when their image goes"
+    assert read_mask(work, "good").any()
 
 
 def test_more_cells_than_a_label_image_can_number(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,117 @@
+"""The atlases of `bench.classify`: how large they are, and their work folders."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import crops.run
+import segment.run
+from classify.config import ClassifySection
+from hpa.atlas import synthesize
+from hpa.work import WorkFolder
+from pipeline.init import init
+from pipeline.recipe import load_recipe
+
+ROOT: Final = Path("work/bench-classify")
+"""Where everything lies that the bench makes."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an experiment is.
+
+    Parameters
+    ----------
+    train, test
+        Images of the atlas.
+    image_px
+        Their side.
+    crop_px
+        Side of the crops of cells.
+    budgets_s
+        Seconds of training that systems are compared at.
+    epochs
+        Of the objectives.
+    seeds
+        Of the finalists.
+    backbone
+        Of all but `five_backbone`.
+    five_backbone
+        Of the system of five windows.
+    """
+
+    train: int
+    test: int
+    image_px: int
+    crop_px: int
+    budgets_s: tuple[float, ...]
+    epochs: int
+    seeds: tuple[int, ...]
+    backbone: str
+    five_backbone: str
+
+    @property
+    def section(self) -> ClassifySection:
+        """What the experiments start from."""
+        return ClassifySection(backbone=self.backbone, precision="auto", validate_every=100)
+
+
+FULL: Final = Size(500, 300, 512, 64, (100, 200, 400), 8, (0, 1, 2), "resnet18", "densenet121")
+TINY: Final = Size(20, 6, 256, 32, (1, 2), 1, (0,), "cnn3", "cnn3")
+
+
+@dataclass(frozen=True)
+class World:
+    """An atlas with its segmented cells.
+
+    Parameters
+    ----------
+    root
+        Where its work folders lie, one for each kind of window.
+    size
+        How large it is.
+    penetrance
+        Multiplies the share of cells that carry a label of their image.
+    """
+
+    root: Path
+    size: Size
+    penetrance: float = 1.0
+
+    @classmethod
+    def of(cls, size: Size, penetrance: float = 1.0) -> "World":
+        """Return the atlas of a size and penetrance, below `ROOT`."""
+        return cls(ROOT / f"{size.train}-{penetrance}", size, penetrance)
+
+    @property
+    def atlas(self) -> Path:
+        """The data set, with its truth."""
+        return self.root / "atlas"
+
+    def work(self, window: str, size_px: int) -> WorkFolder:
+        """Return a work folder with crops of one kind of window, made if it is not there; cells are segmented once.
+
+        Raises
+        ------
+        UserError
+            If there is no such window.
+        """
+        recipe = load_recipe(None, [f'crops.windows=["{window}"]', f"crops.size_px={size_px}"])
+        if not self.atlas.exists():
+            unfinished = self.root / "unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            size = self.size
+            synthesize(unfinished, size.train, size.test, 0, size_px=size.image_px, penetrance=self.penetrance)
+            unfinished.rename(self.atlas)
+        work = WorkFolder(self.root / f"{window}-{size_px}")
+        if not work.recipe.exists():
+            init(work.root, [self.atlas], recipe)
+        segmented = self.root / "segment"
+        if segmented.exists() and not (work.root / "segment").exists():
+            shutil.copytree(segmented, work.root / "segment")
+        segment.run.run(work)
+        if not segmented.exists():
+            shutil.copytree(work.root / "segment", segmented)
+        crops.run.run(work)
+        return work
