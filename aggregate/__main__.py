@@ -7,7 +7,8 @@
 
 run       reads  recipe.toml, images.parquet, folds.parquet, classify/<window>/probabilities.parquet (and those of the
                  runs that the recipe joins);
-          writes aggregate/: images.parquet, thresholds.json, metrics.json, submission.csv, figures/, run.json.
+          writes aggregate/: images.parquet, cells.parquet, thresholds.json, metrics.json, submission.csv, figures/,
+                 run.json.
 evaluate  reads two tables of labels, and one of groups if there is one; needs no work folder.
 cells     reads a finished work folder and a table with image_id, cell_label, target.
 submit    reads a matrix of scores, a sample submission and thresholds; needs no work folder.
@@ -97,18 +98,11 @@ def cells(
     """Score single cells, where their labels are known."""
     from aggregate.cells import score_cells
     from aggregate.table import print_summary
-    from crops.config import CropsSection
-    from hpa.config import read_section
-    from hpa.errors import UserError
     from hpa.files import write_json
     from hpa.work import open_work
 
-    folder = open_work(work)
-    windows = read_section(folder.recipe, "crops", CropsSection).windows
-    if "cells" not in windows:
-        raise UserError(f"expected a run with windows around cells, found {', '.join(windows)}")
-    told = score_cells(folder, truth, "cells", resamples=bootstrap)
-    print_summary(told, f"{told['images']} of the {told['labelled']} labelled cells, by the thresholds of the images")
+    told = score_cells(open_work(work), truth, resamples=bootstrap)
+    print_summary(told, f"{told['images']} of the {told['labelled']} labelled cells")
     if out:
         write_json(out, told)
 

@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aggregate.decide import decide
+from aggregate.cell_labels import read_cells
 from aggregate.label_tables import parse_labels
 from aggregate.metrics import class_table, summary
-from aggregate.submission import cell_means
-from aggregate.thresholds import read_thresholds
 from classify.probabilities import class_columns
 from hpa.errors import UserError
 from hpa.images import read_images
@@ -18,11 +16,11 @@ from hpa.tables import read_csv_or_parquet
 from hpa.work import WorkFolder
 
 
-def score_cells(work: WorkFolder, truth: Path, window: str, *, resamples: int = 1000) -> dict[str, Any]:
+def score_cells(work: WorkFolder, truth: Path, *, resamples: int = 1000) -> dict[str, Any]:
     """Score the cells of a finished run against a table of their labels.
 
-    A train cell is scored by the model that has not seen its image, a test cell by the mean of all; both are held
-    against the image's thresholds, and a cell may have no class. A class of which nothing is known in the image is not
+    Their labels are those of ``aggregate/cells.parquet``: a train cell is scored by the model that has not seen its
+    image, a test cell by the mean of all, and it may have none. A class of which nothing is known in the image is not
     scored in its cells.
 
     Parameters
@@ -31,8 +29,6 @@ def score_cells(work: WorkFolder, truth: Path, window: str, *, resamples: int = 
         The finished work folder.
     truth
         A table with image_id, cell_label (as in the masks of the run) and target (class numbers or names).
-    window
-        Whose crops are the cells.
     resamples
         Of the bootstrap, over images.
 
@@ -45,14 +41,13 @@ def score_cells(work: WorkFolder, truth: Path, window: str, *, resamples: int = 
     Raises
     ------
     UserError
-        If a column is missing, a cell stands twice, or no cell of the table is in the run.
+        If the run has no labels of cells, a column is missing, a cell stands twice, or no cell of the table is in the
+        run.
     """
     vocabulary = work.data.classes
     columns = class_columns(vocabulary)
     labelled = _read(truth)
-    known = read_thresholds(work.root / "aggregate" / "thresholds.json", vocabulary)
-    means = cell_means(work.root / "classify" / window / "probabilities.parquet", vocabulary)
-    cells = labelled.merge(means, on=["image_id", "cell_label"], how="inner", validate="one_to_one")
+    cells = labelled.merge(read_cells(work), on=["image_id", "cell_label"], how="inner", validate="one_to_one")
     if cells.empty:
         raise UserError(f"expected cells of {work.root} in {truth}, found none of its image_id and cell_label")
     where = cells["image_id"] + ", cell " + cells["cell_label"].astype(str)
@@ -60,8 +55,7 @@ def score_cells(work: WorkFolder, truth: Path, window: str, *, resamples: int = 
         parse_labels(text, vocabulary, f"{truth}, {place}") for text, place in zip(cells["target"], where, strict=True)
     )
     scores = cells[columns].to_numpy(np.float32)
-    values = np.where(cells["is_oof"].to_numpy(bool)[:, None], known.values, known.stored)
-    predictions = decide(scores, values, "blank", vocabulary)
+    predictions = vocabulary.multi_hot(vocabulary.parse(text) for text in cells["predicted"])
     masked = read_images(work.images).set_index("image_id")["masked"]
     known_of = ~vocabulary.multi_hot(masked.loc[cells["image_id"]])
     groups = pd.factorize(cells["image_id"])[0]

@@ -95,6 +95,13 @@ class AggregateSection(Section):
     empty: str = Field(
         default="argmax", description='What a row without a class gets: "argmax", "blank" or the name of a class.'
     )
+    cell_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="A cell has those classes of its image for which its probability is at least this share of the"
+        " highest among the image's cells; 0 hands all on to all cells, 1 to the one best.",
+    )
     bootstrap: int = Field(
         default=1000, ge=0, le=100_000, description="Resamples of groups behind the 95% intervals; 0 leaves them out."
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from aggregate.cell_labels import write_cells
 from aggregate.config import AggregateSection
 from aggregate.decide import decide
 from aggregate.decision import CrossFitted, Decision, Rows, carried, cross_fit, fit_decision
@@ -81,7 +82,15 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
         _score(folder, tuned, decided, known, sources, images, figures=figures)
     n_rows = write_submission(folder / "submission.csv", work, section.submission, decided.ids, decided.predictions)
     n_prior = int((scored["origin"] == "prior").sum())
-    stage.finish({"images": len(scored), "prior": n_prior, "submission_rows": n_rows})
+    counts = {"images": len(scored), "prior": n_prior, "submission_rows": n_rows}
+    cells = next((source for source in sources if source.work is work and source.window == "cells"), None)
+    if cells:
+        predicted = dict(zip(decided.ids, decided.predictions, strict=True))
+        if tuned:
+            predicted |= zip(tuned.ids, tuned.crossed.predictions, strict=True)
+        path = folder / "cells.parquet"
+        counts["cells"] = write_cells(path, cells.probabilities, predicted, data.classes, section.cell_share)
+    stage.finish(counts)
     return 0
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from aggregate.cell_labels import stream_cells
 from aggregate.config import Format
 from aggregate.kaggle2021 import COLUMNS, cell_table, check_cells
-from classify.probabilities import class_columns, stream_probabilities
+from classify.probabilities import class_columns
 from hpa.errors import UserError
 from hpa.files import write_csv
 from hpa.images import read_images
@@ -125,8 +126,7 @@ def write_submission(
     images = images[images["split"] == "test"]
     if form == "kaggle2021":
         # Where other windows decide on the image, cells are still said by crops of cells; the recipe asks for them.
-        cells = cell_means(work.root / "classify" / "cells" / "probabilities.parquet", vocabulary)
-        cells = cells[~cells["is_oof"]]
+        cells = _test_cells(work.root / "classify" / "cells" / "probabilities.parquet", vocabulary)
         table = cell_table(images, cells, class_columns(vocabulary), vocabulary, lambda i: read_mask(work, i))
     else:
         table = label_table(ids, predictions, vocabulary, form)
@@ -135,15 +135,13 @@ def write_submission(
     return len(table)
 
 
-def cell_means(probabilities: Path, vocabulary: Vocabulary) -> pd.DataFrame:
-    """Return image_id, cell_label, is_oof and the mean probabilities over the models that scored each cell."""
-    columns = class_columns(vocabulary)
-    keys = {"image_id": object, "cell_label": np.int64, "is_oof": bool} | dict.fromkeys(columns, np.float32)
-    means = [pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in keys.items()})]
-    for part in stream_probabilities(probabilities, vocabulary):
-        table = pd.DataFrame(part.probabilities, columns=columns)
-        table.insert(0, "is_oof", part.is_oof)
-        table.insert(0, "cell_label", part.cell_labels.astype(np.int64))
-        table.insert(0, "image_id", np.array(part.image_ids, dtype=object)[part.images])
-        means.append(table.groupby(["image_id", "cell_label", "is_oof"], sort=False).mean().reset_index())
-    return pd.concat(means[1:] or means, ignore_index=True)
+def _test_cells(probabilities: Path, vocabulary: Vocabulary) -> pd.DataFrame:
+    """Return image_id, cell_label and the mean probabilities of the cells of test images."""
+    tables = []
+    for part in stream_cells(probabilities, vocabulary):
+        cells = part.where(~part.is_oof)
+        table = pd.DataFrame(cells.scores, columns=class_columns(vocabulary))
+        table.insert(0, "cell_label", cells.cell_labels)
+        table.insert(0, "image_id", cells.image_ids)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)

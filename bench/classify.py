@@ -4,7 +4,7 @@ Parts, each a table in docs/results.md:
 
 windows     cells, whole frames, five windows, and cells + whole: macro F1 of test images against seconds of training
 atlases     the same on an atlas of high and of low penetrance
-objectives  cell labels inherited, bags, and both, with each pooling: images and single cells; the best on three seeds
+objectives  cell labels inherited, bags, and both, with each pooling: images and single cells; the best longer, thrice
 triplets    the triplet loss beside the class loss: macro F1, and MAP@R of its embedding against the plain features
 real        trained on the atlas's green channel, scored on real green images (CELLWISE_REAL_DATA, ../shared/real)
 step        the training step with the real loader against a batch in memory; prediction against the bare forward pass
@@ -27,6 +27,7 @@ from bench.classify_runs import FOLD, Job, image_probabilities, joined, run, sho
 from bench.classify_score import retrieval, score
 from bench.classify_speed import Steps, gpu, step
 from bench.classify_world import FULL, TINY, Size, World
+from classify.batches import FoldCrops
 from classify.config import ClassifySection, Pooling
 from classify.sampling import training_batches
 from hpa.files import write_json
@@ -97,35 +98,52 @@ def atlases(size: Size) -> None:
         windows(replace(size, budgets_s=size.budgets_s[-2:-1]), penetrance)
 
 
-def _objective_sections(size: Size) -> dict[str, ClassifySection]:
+def _objective_sections(size: Size, crops: FoldCrops) -> dict[str, ClassifySection]:
+    """Return every objective with each pooling, trained on as many crops in steps of as many.
+
+    Bags are of four crops, sixteen images a step: with bags of sixteen a step sees four images, and learns less.
+    """
     base = size.section.model_copy(update={"epochs": size.epochs})
     sections = {"cell": base}
     for objective in ("bag", "dual"):
         for pooling in POOLINGS:
-            # As many crops a step as with inherited labels: four images of up to 16 cells.
-            sections[f"{objective} {pooling}"] = base.model_copy(update={"objective": objective, "pooling": pooling})
-    return sections
+            keys = {"objective": objective, "pooling": pooling, "bag_size": 4}
+            sections[f"{objective} {pooling}"] = base.model_copy(update=keys)
+
+    def seen(section: ClassifySection) -> int:
+        return sum(map(len, training_batches(crops, section, 0, FOLD, 0)))
+
+    return {
+        name: section.model_copy(update={"epochs": round(size.epochs * seen(base) / seen(section))})
+        for name, section in sections.items()
+    }
 
 
 def objectives(size: Size) -> None:
-    """Compare inherited labels, bags and both; screen on one seed, then the best three and the baseline on more."""
+    """Compare inherited labels, bags and both: all on one seed, then the best two and the baseline longer, on more."""
     world = World.of(size)
     cells = (world.work("cells", size.crop_px), "cells")
-    sections = _objective_sections(size)
+    crops = Job("", size.section, cells, cells).crops()
 
-    def row(name: str, seed: int) -> dict[str, object]:
-        ran = run(Job(name.replace(" ", "-"), sections[name], cells, cells, seed))
-        found = score(world, cells[0], image_probabilities(ran), ran.table)
-        return {"objective": name, "seed": seed, "seconds": ran.seconds, **vars(found)}
+    def rows(sections: dict[str, ClassifySection], seeds: Sequence[int], kind: str) -> list[dict[str, object]]:
+        told: list[dict[str, object]] = []
+        for name, section in sections.items():
+            for seed in seeds:
+                ran = run(Job(f"{name.replace(' ', '-')}-{kind}", section, cells, cells, seed))
+                found = score(world, cells[0], image_probabilities(ran), ran.table)
+                told.append({"objective": name, "seed": seed, "seconds": ran.seconds, **vars(found)})
+        return told
 
-    rows = [row(name, size.seeds[0]) for name in sections]
-    show(rows, world.root / "objectives-screening.json")
-    screened = pd.DataFrame(rows).sort_values("held_cell_mean_ap", ascending=False)["objective"]
-    finalists = ["cell", *[name for name in screened if name != "cell"][:3]]
-    rows = [row(name, seed) for name in finalists for seed in size.seeds]
-    show(rows, world.root / "objectives.json")
+    short = replace(size, epochs=-(-size.epochs // 2))
+    screening = rows(_objective_sections(short, crops), size.seeds[:1], "short")
+    show(screening, world.root / "objectives-screening.json")
+    order = pd.DataFrame(screening).sort_values("held_cell_mean_ap", ascending=False)["objective"]
+    finalists = ["cell", *[name for name in order if name != "cell"][:2]]
+    sections = _objective_sections(size, crops)
+    last = rows({name: sections[name] for name in finalists}, size.seeds, "long")
+    show(last, world.root / "objectives.json")
     scores = ["image_macro_f1", "image_mean_ap", "cell_macro_f1", "cell_mean_ap", "seconds"]
-    print(pd.DataFrame(rows).groupby("objective", sort=False)[scores].mean().round(3).to_string())
+    print(pd.DataFrame(last).groupby("objective", sort=False)[scores].mean().round(3).to_string())
 
 
 def triplets(size: Size) -> None:

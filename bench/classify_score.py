@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from aggregate.cell_labels import decide_cells
+from aggregate.config import AggregateSection
 from aggregate.decide import decide
 from aggregate.optimum import best_thresholds
 from bench.classify_runs import Job, Ran
@@ -64,14 +65,22 @@ def score(world: World, work: WorkFolder, images: pd.DataFrame, cells: pd.DataFr
     of_images = macro_f1(targets, decide(p, thresholds, "argmax", HPA28)), mean_average_precision(targets, p)
     if cells is None:
         return Score(*of_images, *[float("nan")] * 3)
-    _, held_ap = _score_cells(world, work, cells[cells["origin"] == "oof"], thresholds)
-    return Score(*of_images, *_score_cells(world, work, cells[cells["origin"] == "test"], thresholds), held_ap)
+    of_cells = []
+    for part in (test, held):
+        decided = decide(part[columns].to_numpy(np.float32), thresholds, "argmax", HPA28)
+        rows = cells[cells["image_id"].isin(part.index)].sort_values(["image_id", "cell_label"], kind="stable")
+        of_cells.append(_score_cells(world, work, rows, pd.DataFrame(decided, index=part.index)))
+    (cell_macro_f1, cell_mean_ap), (_, held_ap) = of_cells
+    return Score(*of_images, cell_macro_f1, cell_mean_ap, held_ap)
 
 
-def _score_cells(
-    world: World, work: WorkFolder, table: pd.DataFrame, thresholds: NDArray[np.float64]
-) -> tuple[float, float]:
+def _score_cells(world: World, work: WorkFolder, table: pd.DataFrame, of_images: pd.DataFrame) -> tuple[float, float]:
+    """Return macro F1 and mean average precision of cells, whose labels are those of their images that they show."""
     columns = class_columns(HPA28)
+    first = np.flatnonzero((table["image_id"] != table["image_id"].shift()).to_numpy())
+    predictions = of_images.loc[table["image_id"].iloc[first]].to_numpy(bool)
+    shown = decide_cells(table[columns].to_numpy(np.float32), first, predictions, AggregateSection().cell_share)
+    table = table.assign(row=np.arange(len(table)))
     truth = pd.read_csv(
         world.atlas / "truth" / "cells.csv", dtype={"image_id": str, "target": str}, keep_default_na=False
     )
@@ -85,7 +94,7 @@ def _score_cells(
     both = both.merge(truth.rename(columns={"cell_label": "true_label"}), on=["image_id", "true_label"])
     targets = HPA28.multi_hot(HPA28.parse(text) for text in both["target"])
     p = both[columns].to_numpy(np.float32)
-    return macro_f1(targets, decide(p, thresholds, "blank", HPA28)), mean_average_precision(targets, p)
+    return macro_f1(targets, shown[both["row"]]), mean_average_precision(targets, p)
 
 
 def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, Any]:

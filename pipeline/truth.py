@@ -7,9 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from aggregate.decide import decide
-from aggregate.thresholds import read_thresholds
-from classify.probabilities import class_columns, read_probabilities
+from aggregate.cell_labels import read_cells
 from crops.config import CropsSection
 from hpa.config import read_section
 from hpa.pixels import read_labels
@@ -89,11 +87,8 @@ def _match_test_cells(
 
 
 def _score_cells(work: WorkFolder, truth: Path, matched: dict[str, NDArray[np.int64]]) -> dict[str, float | int]:
-    """Hold the crops of matched cells against the cells' own labels, at the thresholds of the images."""
+    """Hold the labels of matched cells against their own."""
     vocabulary = work.data.classes
-    columns = class_columns(vocabulary)
-    crops = read_probabilities(work.root / "classify" / "cells" / "probabilities.parquet", vocabulary)
-    crops = crops.groupby(["image_id", "cell_label"])[columns].mean()
     cells = pd.read_csv(truth / "cells.csv", dtype={"image_id": str, "target": str}, keep_default_na=False)
     cells = cells[cells["image_id"].isin(list(matched))]
     pairs = pd.DataFrame(
@@ -101,14 +96,11 @@ def _score_cells(work: WorkFolder, truth: Path, matched: dict[str, NDArray[np.in
         columns=["image_id", "predicted_label", "cell_label"],
     )
     rows = cells.merge(pairs, on=["image_id", "cell_label"])
-    # A segmented cell that the crops stage dropped has no probabilities and counts as unmatched.
-    rows = rows.merge(
-        crops.reset_index().rename(columns={"cell_label": "predicted_label"}), on=["image_id", "predicted_label"]
-    )
-    thresholds = read_thresholds(work.root / "aggregate" / "thresholds.json", vocabulary)
-    predictions = decide(rows[columns].to_numpy(np.float32), thresholds.stored, "blank", vocabulary)
+    # A segmented cell that the crops stage dropped has no labels and counts as unmatched.
+    said = read_cells(work)[["image_id", "cell_label", "predicted"]]
+    rows = rows.merge(said.rename(columns={"cell_label": "predicted_label"}), on=["image_id", "predicted_label"])
     return {
         "test_cells": len(cells),
         "cell_matched_share": len(rows) / max(len(cells), 1),
-        "cell_macro_f1": macro_f1(_targets(rows["target"], vocabulary), predictions),
+        "cell_macro_f1": macro_f1(_targets(rows["target"], vocabulary), _targets(rows["predicted"], vocabulary)),
     }

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -6,10 +7,10 @@ import pandas as pd
 import pytest
 
 from aggregate.__main__ import main
+from aggregate.cell_labels import decide_cells, read_cells
 from aggregate.cells import score_cells
 from aggregate.run import run
-from aggregate.thresholds import read_thresholds
-from bench.simulated_work import COLUMNS, make_work, probabilities_path
+from bench.simulated_work import COLUMNS, make_work, probabilities_path, rewrite
 from hpa.errors import UserError
 from hpa.images import read_images, write_images
 from hpa.scores import macro_f1
@@ -33,20 +34,82 @@ def _truth(work: WorkFolder) -> pd.DataFrame:
     return cells.assign(target=target)
 
 
+def test_a_cell_has_what_its_image_has_and_it_shows(work: WorkFolder) -> None:
+    """By a loop over images, classes and cells; classes of test images as they were handed in."""
+    cells = read_cells(work)
+    means = _truth(work).set_index(["image_id", "cell_label"])[COLUMNS]
+    assert list(zip(cells["image_id"], cells["cell_label"], strict=True)) == list(means.index)
+    scores = dict(zip(means.index, means.to_numpy(), strict=True))
+    handed_in = pd.read_csv(work.root / "aggregate" / "submission.csv", dtype=str).set_index("Id")["Predicted"]
+    shown = 0
+    for image_id, own in cells.groupby("image_id"):
+        has = set().union(*(text.split() for text in own["predicted"]))
+        if image_id in handed_in.index:
+            assert has == set(handed_in[image_id].split())
+        for c in range(28):
+            values = {label: scores[image_id, label][c] for label in own["cell_label"]}
+            best = max(values.values())
+            for label, text in zip(own["cell_label"], own["predicted"], strict=True):
+                assert (str(c) in text.split()) == (str(c) in has and values[label] >= best / 2)
+                shown += str(c) in text.split()
+    assert shown > len(cells) / 2
+
+
+def test_the_cells_of_an_image_have_together_what_the_image_has(work: WorkFolder) -> None:
+    """Train images too: the macro F1 of the unions is that of the images, out of fold."""
+    labels = read_cells(work).groupby("image_id")["predicted"].agg(" ".join)
+    images = read_images(work.images).query("split == 'train'")
+    said = HPA28.multi_hot({int(c) for c in labels[image_id].split()} for image_id in images["image_id"])
+    metrics = json.loads((work.root / "aggregate" / "metrics.json").read_text())
+    assert macro_f1(HPA28.multi_hot(images["target"]), said) == pytest.approx(metrics["macro_f1"], abs=1e-12)
+
+
+def test_a_whole_frame_in_place_of_cells_is_no_cell(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", test=5)
+    crops = pd.read_parquet(probabilities_path(work))
+    bare = crops["image_id"] == "i00062"
+    frame = crops[bare & (crops["cell_label"] == 1)].assign(cell_label=np.int32(0))
+    table = pd.concat([crops[~bare], frame]).sort_values(["image_id", "cell_label", "fold"], ignore_index=True)
+    rewrite(work, table)
+    run(work, figures=False)
+    cells = read_cells(work)
+    assert set(crops["image_id"]) - set(cells["image_id"]) == {"i00062"}
+    assert json.loads((work.root / "aggregate" / "run.json").read_text())["counts"]["cells"] == len(cells)
+    assert "i00062" in (work.root / "aggregate" / "submission.csv").read_text()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_deciding_cells_is_a_loop(share: float, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(1, 9, 20)
+    first = np.append(0, np.cumsum(sizes)[:-1])
+    scores, of_images = draw.random((sizes.sum(), 5), dtype=np.float32), draw.random((20, 5)) < 0.4
+    shown = decide_cells(scores, first, of_images, share)
+    for image, (start, size) in enumerate(zip(first, sizes, strict=True)):
+        own = slice(start, start + size)
+        for c in range(5):
+            least = np.float32(share) * max(scores[own, c])
+            expected = [bool(of_images[image, c]) and value >= least for value in scores[own, c]]
+            assert shown[own, c].tolist() == expected
+        assert np.array_equal(shown[own].any(axis=0), of_images[image])
+        if share == 1:
+            assert (shown[own].sum(axis=0) <= 1).all()
+    assert decide_cells(scores[:0], first[:0], of_images[:0], share).shape == (0, 5)
+
+
 def test_cells_against_a_loop(work: WorkFolder, tmp_path: Path) -> None:
     truth = _truth(work)
     path = tmp_path / "cells.csv"
     truth[["image_id", "cell_label", "target"]].sample(frac=1, random_state=0).to_csv(path, index=False)
-    told = score_cells(work, path, "cells", resamples=20)
-    known = read_thresholds(work.root / "aggregate" / "thresholds.json", HPA28)
-    assert known.mean_values is not None
-    is_train = truth["image_id"] < "i00060"
-    predictions = [
-        row > (known.values if train else known.mean_values)
-        for row, train in zip(truth[COLUMNS].to_numpy(np.float32), is_train, strict=True)
+    told = score_cells(work, path, resamples=20)
+    cells = read_cells(work).set_index(["image_id", "cell_label"])["predicted"]
+    rows = [
+        cells[image_id, label].split() for image_id, label in zip(truth["image_id"], truth["cell_label"], strict=True)
     ]
     targets = HPA28.multi_hot(HPA28.parse(text) for text in truth["target"])
-    assert told["macro_f1"] == pytest.approx(macro_f1(targets, np.stack(predictions)), abs=1e-4)
+    predictions = HPA28.multi_hot([int(word) for word in words] for words in rows)
+    assert told["macro_f1"] == pytest.approx(macro_f1(targets, predictions), abs=1e-12)
     assert told["images"] == told["labelled"] == len(truth)
     assert told["bootstrap"]["groups"] == 115
     assert main(["cells", str(work.root), str(path), "--bootstrap", "0"]) == 0
@@ -62,17 +125,15 @@ def test_classes_unknown_of_an_image_are_not_scored_in_its_cells(work: WorkFolde
     images["target"] = [tuple(sorted(set(t) - set(m))) for t, m in zip(images["target"], masked, strict=True)]
     write_images(copy.images, images.assign(masked=pd.Series(masked, dtype=object)), HPA28, copy.data.channels)
     truth[["image_id", "cell_label", "target"]].to_csv(tmp_path / "cells.csv", index=False)
-    told, before = (score_cells(one, tmp_path / "cells.csv", "cells", resamples=0) for one in (copy, work))
-    values = read_thresholds(copy.root / "aggregate" / "thresholds.json", HPA28)
+    told, before = (score_cells(one, tmp_path / "cells.csv", resamples=0) for one in (copy, work))
+    cells = read_cells(copy).set_index(["image_id", "cell_label"])["predicted"]
     open_images = set(images.loc[[len(m) > 0 for m in masked], "image_id"])
-    scores = truth[COLUMNS].to_numpy(np.float32)
     for c in (0, 3):
         hits = wrong = missed = 0
-        for row, image_id, text in zip(scores, truth["image_id"], truth["target"], strict=True):
+        for image_id, label, text in truth[["image_id", "cell_label", "target"]].itertuples(index=False):
             if image_id in open_images:
                 continue
-            cut = values.values if image_id < "i00060" else values.stored
-            said, is_so = bool(row[c] > cut[c]), str(c) in text.split()
+            said, is_so = str(c) in cells[image_id, label].split(), str(c) in text.split()
             hits, wrong, missed = hits + (said and is_so), wrong + (said and not is_so), missed + (is_so and not said)
         assert told["classes"][c]["f1"] == pytest.approx(2 * hits / max(2 * hits + wrong + missed, 1))
     others = [c for c in range(28) if c not in (0, 3)]
@@ -91,4 +152,4 @@ def test_tables_of_cells_that_are_wrong(work: WorkFolder, tmp_path: Path) -> Non
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=sentence):
-            score_cells(work, path, "cells")
+            score_cells(work, path)
