@@ -57,7 +57,7 @@ class Size:
         return ClassifySection(backbone=self.backbone, precision="auto", validate_every=100)
 
 
-FULL: Final = Size(500, 300, 512, 64, (100, 200, 400), 8, (0, 1, 2), "resnet18", "densenet121")
+FULL: Final = Size(500, 300, 512, 64, (75, 150, 300), 8, (0, 1, 2), "resnet18", "densenet121")
 TINY: Final = Size(20, 6, 256, 32, (1, 2), 1, (0,), "cnn3", "cnn3")
 
 
