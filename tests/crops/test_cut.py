@@ -48,9 +48,26 @@ def test_the_cutter_against_one_cell_at_a_time(
             expected = cv2.resize(padded[channel][square], (size_px, size_px), interpolation=how)
             # OpenCV rounds a half differently in one and in several channels.
             np.testing.assert_allclose(cut.crops[i, channel].astype(int), expected.astype(int), atol=1)
-        how = cv2.INTER_AREA if side > 2 * size_px else cv2.INTER_LINEAR
-        own = cv2.resize(np.uint8(255) * (padded_labels[square] == label), (size_px, size_px), interpolation=how)
-        np.testing.assert_array_equal(cut.masks[i], own >= 128)
+        assert sampled(cut.masks[i], padded_labels[square] == label).all()
+
+
+def sampled(mask: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Tell which pixels of a mask are the source pixel under their centre, or one of those it falls between."""
+    doubled = np.arange(1, 2 * len(mask), 2) * len(own)  # the centres, in source pixels, times twice the crop's side
+    after = doubled // (2 * len(mask))
+    before = np.where(doubled % (2 * len(mask)) == 0, after - 1, after)
+    found = [mask == own[np.ix_(rows, cols)] for rows in (before, after) for cols in (before, after)]
+    return np.asarray(np.any(found, axis=0))
+
+
+@pytest.mark.parametrize("side", [17, 63, 64, 65, 127, 300])
+def test_a_mask_is_sampled_at_the_centres_and_as_large_as_its_cell(side: int) -> None:
+    rows, cols = np.indices((side, side)) - side // 2
+    labels = (np.hypot(rows, cols) < 0.45 * side).astype(np.uint16)
+    windows = np.array([[0, 0, side, side]], np.int32)
+    cut = cut_windows(np.zeros((4, side, side), np.uint8), labels, np.array([1]), windows, 64)
+    assert sampled(cut.masks[0], labels == 1).all()
+    assert cut.masks.mean() == pytest.approx(labels.mean(), rel=0.02)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

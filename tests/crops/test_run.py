@@ -232,6 +232,16 @@ def test_no_room_on_the_disk(tmp_path: Path) -> None:
     many_images.to_parquet(work.images, index=False)
     with pytest.raises(UserError, match=r"expected room for [\d,]+ bytes of crops"):
         run(work, workers=1)
+    assert not list(store_folder(work, "grid").rglob("shard-*"))
+
+
+def test_a_cell_lost_on_the_way_stops_the_run(tmp_path: Path) -> None:
+    work = make_work(tmp_path, worlds(), SMALL)
+    run(work, workers=1)
+    part = store_folder(work, "cells") / "parts" / "00000.parquet"
+    pd.read_parquet(part).query("cell_label != 3").to_parquet(part, index=False)
+    with pytest.raises(RuntimeError, match="kept 4 \\+ dropped 1 cells, but segmented 7"):
+        run(work, workers=1)
 
 
 def test_without_masks_it_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

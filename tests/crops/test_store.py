@@ -8,7 +8,7 @@ import pandas as pd
 import pandera.errors
 import pytest
 
-from crops.shards import ShardWriter
+from crops.shards import OpenShard, ShardWriter, open_pixels
 from crops.store import CropStore
 from crops.table import write_crops
 from hpa.errors import UserError
@@ -62,6 +62,25 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     for rows in ([5, 0, 3, 3, 4], [], np.array([2])):
         np.testing.assert_array_equal(store.pixels(rows), crops[np.array(rows, int)])
         np.testing.assert_array_equal(store.masks(rows), masks[np.array(rows, int)])
+
+
+def test_files_are_read_forwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, crops, _ = _store(tmp_path)
+    asked = []
+
+    def watched(folder: Path, index: int) -> OpenShard:
+        opened = open_pixels(folder, index)
+
+        def fetch(row: int, out: np.ndarray) -> None:
+            asked.append((index, row))
+            opened.fetch(row, out)
+
+        return OpenShard(opened.shape, fetch)
+
+    monkeypatch.setattr("crops.store.open_pixels", watched)
+    rows = [5, 0, 4, 3, 1]
+    np.testing.assert_array_equal(CropStore(store.folder).pixels(rows), crops[rows])
+    assert asked == [(0, 0), (0, 1), (0, 3), (1, 0), (1, 1)]
 
 
 def test_shards_are_plain_memory_mappable_arrays(tmp_path: Path) -> None:
