@@ -43,7 +43,7 @@ class SegmentSection(Section):
         0.5, gt=0, lt=1, description="Probability of being in a nucleus above which a pixel is part of one."
     )
     least_nucleus: float = Field(
-        0.03, ge=0, lt=1, description="Smaller nuclei are dropped, as a share of a typical cell's area."
+        0.015, ge=0, lt=1, description="Smaller nuclei are dropped, as a share of a typical cell's area."
     )
     cut_nucleus: float = Field(
         0.2,
