@@ -9,7 +9,7 @@ import torch
 from hpa.errors import UserError
 from hpa.files import sha256
 from segment.cellpose_core import flow_loss, flows_of_labels, follow, masks_of_flows, run_tiles
-from segment.models import COMPACT_SHA256, COMPACT_WEIGHTS, load_model
+from segment.models import COMPACT_SHA256, COMPACT_WEIGHTS, checked_weights, load_model
 from segment.network import INPUTS, OUTPUTS, CompactNetwork, new_network, save_weights
 from segment.score import average_precision
 from tests.segment.shapes import discs
@@ -109,6 +109,7 @@ def test_weights_survive_saving_and_cellpose_takes_them_for_its_own(net: Compact
     loaded = load_model(str(path), CPU)
     again = CompactNetwork()
     again.load_model(path, device=CPU, strict=True)  # Cellpose's own method
+    assert checked_weights(str(path)) == path
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
         assert torch.allclose(value.float(), net.state_dict()[key].float(), atol=1e-3)
@@ -176,7 +177,7 @@ def test_a_big_cellpose_network_runs_through_the_same_code(tmp_path: Path) -> No
 
     path = tmp_path / "random_cpsam"
     CPSAM().save_model(path)
-    net = load_model(str(path), CPU)
+    net = load_model(str(checked_weights(str(path))), CPU)
     image = np.random.default_rng(0).integers(0, 255, size=(2, 256, 300), dtype=np.uint8)
     (masks,) = segment_images(net, [see(image, 98.0)], SegmentSection())
     assert masks.cells.shape == masks.nuclei.shape == (256, 300)
