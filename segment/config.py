@@ -37,7 +37,11 @@ class SegmentSection(Section):
         "a sample of the data.",
     )
     cell_threshold: float = Field(
-        0.5, gt=0, lt=1, description="Probability of being in a cell above which a pixel is part of one."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Probability of being in a cell above which a pixel is part of one; 0 takes 0.6 with `nuclei`, and "
+        "0.5, which is Cellpose's own, with `cellpose`.",
     )
     nucleus_threshold: float = Field(
         0.5, gt=0, lt=1, description="Probability of being in a nucleus above which a pixel is part of one."
