@@ -24,6 +24,7 @@ from hpa.files import whole
 __all__ = [
     "BIG_MODELS",
     "BaseModel",
+    "check_big",
     "fetch_model",
     "flow_loss",
     "flows_of_labels",
@@ -80,6 +81,21 @@ def fetch_model(name: str) -> None:
         ) from None
 
 
+def check_big(state: dict[str, torch.Tensor]) -> None:
+    """See by their names that weights are those of a Cellpose 4 model that can run here.
+
+    Raises
+    ------
+    ValueError
+        If they are others, for example those of Cellpose 3, or of a cpdino network whose package is missing.
+    """
+    names = {key.removeprefix("module.") for key in state}
+    if "W2" not in names:
+        raise ValueError("no weights of Cellpose's 4th version (masks made with Cellpose 3: `segment import`)")
+    if "encoder.cls_token" in names and not hasattr(models, "CPDINO"):
+        raise ValueError("weights of a cpdino network, for which the package dinov3 must be installed")
+
+
 def load_big(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
     """Load a Cellpose 4 model for use; on a GPU in half precision, as Cellpose does.
 
@@ -95,8 +111,7 @@ def load_big(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
     ValueError
         If these are other weights, for example those of Cellpose 3.
     """
-    if "W2" not in state:
-        raise ValueError("no weights of Cellpose's 4th version (masks made with Cellpose 3: `segment import`)")
+    check_big(state)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     net = CPSAM(dtype=torch.float32) if "encoder.cls_token" not in state else _dino(state)
     try:
@@ -111,8 +126,6 @@ def load_big(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
 
 def _dino(state: dict[str, torch.Tensor]) -> BaseModel:
     wide = state["encoder.patch_embed.proj.weight"].shape[0] == _WIDTH_OF_VITL
-    if not hasattr(models, "CPDINO"):
-        raise ValueError("weights of a cpdino network, for which the package dinov3 must be installed")
     return models.CPDINO(model_name="vitl" if wide else "vitb", dtype=torch.float32)
 
 

@@ -9,11 +9,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from segment.objects import TYPICAL_CELL_PX2, Labels, flood, large_only, windows
+from segment.objects import TYPICAL_CELL_PX2, Labels, edge_labels, flood, large_only, windows
 
 # At the size the network works at, where a typical cell is 30 px wide:
 _SAME_PLACE_PX: Final = 5.0
-_OTHER_PLACE_PX: Final = 8.0
+_OTHER_PLACE_PX: Final = 12.0
 
 _TYPICAL_NUCLEUS: Final = 0.22  # share of its cell's area
 _FEW: Final = 3
@@ -93,6 +93,9 @@ def without_nucleus(
 ) -> NDArray[np.bool_]:
     """Find the cells whose nucleus is not in the frame: pixels that lead to a place far from where any nucleus leads.
 
+    Such a cell is cut by the edge of the frame. What lies away from the edge has its nucleus in the frame: it is a
+    part of a large cell in which the flows meet twice.
+
     Parameters
     ----------
     nuclei
@@ -113,7 +116,8 @@ def without_nucleus(
     elsewhere = np.zeros(inside.shape, dtype=bool)
     elsewhere[inside] = (away > _OTHER_PLACE_PX) & (nuclei[inside] == 0)
     pieces, _ = ndimage.label(elsewhere)
-    return large_only(pieces.astype(np.int32), least_area) > 0
+    at_edge = np.isin(pieces, edge_labels(pieces)) & elsewhere
+    return large_only(np.where(at_edge, pieces, 0).astype(np.int32), least_area) > 0
 
 
 def cut_nuclei(cells: Labels, nuclei: Labels, least_share: float) -> list[int]:
@@ -128,10 +132,10 @@ def cut_nuclei(cells: Labels, nuclei: Labels, least_share: float) -> list[int]:
     """
     own = np.where(nuclei == cells, nuclei, 0)
     areas = np.bincount(own.ravel())
-    cut = np.unique(np.concatenate([own[0], own[-1], own[:, 0], own[:, -1]]))
+    cut = edge_labels(own)
     whole = np.setdiff1d(np.flatnonzero(areas), [0, *cut])
     typical = np.median(areas[whole]) if len(whole) >= _FEW else _TYPICAL_NUCLEUS * TYPICAL_CELL_PX2
-    return [int(label) for label in cut if label and areas[label] < least_share * typical]
+    return [int(label) for label in cut if areas[label] < least_share * typical]
 
 
 def _ends_of(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -37,13 +37,17 @@ class SegmentSection(Section):
         "a sample of the data.",
     )
     cell_threshold: float = Field(
-        0.5, gt=0, lt=1, description="Probability of being in a cell above which a pixel is part of one."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Probability of being in a cell above which a pixel is part of one; 0 takes 0.6 with `nuclei`, and "
+        "0.5, which is Cellpose's own, with `cellpose`.",
     )
     nucleus_threshold: float = Field(
         0.5, gt=0, lt=1, description="Probability of being in a nucleus above which a pixel is part of one."
     )
     least_nucleus: float = Field(
-        0.03, ge=0, lt=1, description="Smaller nuclei are dropped, as a share of a typical cell's area."
+        0.015, ge=0, lt=1, description="Smaller nuclei are dropped, as a share of a typical cell's area."
     )
     cut_nucleus: float = Field(
         0.2,

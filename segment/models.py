@@ -1,5 +1,7 @@
 """Which network a recipe names, found and checked before anything runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -7,7 +9,7 @@ import torch
 
 from hpa.errors import UserError
 from hpa.files import sha256
-from segment.cellpose_core import BIG_MODELS, BaseModel, fetch_model, load_big, model_file
+from segment.cellpose_core import BIG_MODELS, BaseModel, check_big, fetch_model, load_big, model_file
 from segment.network import load_compact
 
 COMPACT: Final = "compact"
@@ -44,6 +46,30 @@ def weights_of(name: str) -> Path:
     return path
 
 
+def checked_weights(name: str) -> Path:
+    """Find the file of a network and see that it holds one, before anything is begun or removed for it.
+
+    Parameters
+    ----------
+    name
+        As in `weights_of`.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or holds something else.
+    """
+    path = weights_of(name)
+    with _told(path):
+        # The names and shapes alone: a big network's gigabyte is read once a process, where it is used.
+        state: dict[str, torch.Tensor] = torch.load(path, map_location="meta", weights_only=True)
+        if "stem.weight" in state:
+            load_model(name, torch.device("cpu"))
+        else:
+            check_big(state)
+    return path
+
+
 def load_model(name: str, device: torch.device) -> BaseModel:
     """Load a network for use.
 
@@ -60,9 +86,18 @@ def load_model(name: str, device: torch.device) -> BaseModel:
         If the file is missing or holds something else.
     """
     path = weights_of(name)
-    try:
+    with _told(path):
         state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         return load_compact(state, device) if "stem.weight" in state else load_big(state, device)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say in one sentence what is wrong with a file of weights."""
+    try:
+        yield
+    except UserError:
+        raise
     except Exception as error:  # a pickle, a truncated file and other weights raise a dozen different kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(

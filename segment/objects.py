@@ -24,6 +24,12 @@ def windows(labels: NDArray[np.integer[Any]]) -> Iterator[tuple[int, Window]]:
             yield label, window
 
 
+def edge_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+    """Return the labels that touch the edge of an image of shape (H, W), in ascending order."""
+    found = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    return found[found > 0]
+
+
 def flood(height: NDArray[Any], seeds: NDArray[np.integer[Any]], inside: NDArray[np.bool_]) -> Labels:
     """Grow seeds over an image from its lowest to its highest pixels until they meet (watershed).
 

@@ -24,7 +24,7 @@ from segment.device import default_workers, device_named, one_thread
 from segment.diameter import estimate_diameter_px, sample_rows, typical_diameter_px
 from segment.inputs import channels_to_read, seen_at, size_name
 from segment.masks import COLUMNS, read_masks, stage_folder
-from segment.models import weights_of
+from segment.models import checked_weights
 from segment.network import NUCLEUS_PLANE
 from segment.outcome import conclude, imported_from, row_of
 from segment.predict import Seen, answers, network
@@ -80,7 +80,7 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
     channels = channels_to_read(section, data)
     device = device_named(device)
     folder = stage_folder(work)
-    inputs = {"images.parquet": work.images, f"the weights of {section.network}": weights_of(section.network)}
+    inputs = {"images.parquet": work.images, f"the weights of {section.network}": checked_weights(section.network)}
     stage = begin(folder, f"python -m segment run {work.root}", data, section, inputs, overwrite=overwrite)
     images = read_images(work.images).drop(columns="target")
     context = _Context(work, section, channels, device, _diameters(folder, images, section, channels, device))

@@ -1,6 +1,7 @@
 """The compact network as Cellpose sees it, and the models a recipe can name."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import torch
 from hpa.errors import UserError
 from hpa.files import sha256
 from segment.cellpose_core import flow_loss, flows_of_labels, follow, masks_of_flows, run_tiles
-from segment.models import COMPACT_SHA256, COMPACT_WEIGHTS, load_model
+from segment.config import SegmentSection
+from segment.decode import decode
+from segment.models import COMPACT_SHA256, COMPACT_WEIGHTS, checked_weights, load_model
 from segment.network import INPUTS, OUTPUTS, CompactNetwork, new_network, save_weights
 from segment.score import average_precision
 from tests.segment.shapes import discs
@@ -109,6 +112,7 @@ def test_weights_survive_saving_and_cellpose_takes_them_for_its_own(net: Compact
     loaded = load_model(str(path), CPU)
     again = CompactNetwork()
     again.load_model(path, device=CPU, strict=True)  # Cellpose's own method
+    assert checked_weights(str(path)) == path
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
         assert torch.allclose(value.float(), net.state_dict()[key].float(), atol=1e-3)
@@ -153,6 +157,19 @@ def test_true_flows_give_back_the_cells() -> None:
     assert (cells[tuple(ends)] == cells[cells > 0]).mean() > 0.99
 
 
+@pytest.mark.parametrize(("postprocess", "shown"), [("nuclei", 14), ("auto", 14), ("cellpose", 18)])
+def test_outlines_lie_at_the_probability_of_the_way_masks_are_made(
+    postprocess: Literal["nuclei", "auto", "cellpose"], shown: int
+) -> None:
+    """A cell of radius 14 px within a ring, to 18 px, of probability 0.55."""
+    inner, outer, nucleus = (discs((64, 64), [(32, 32)], radius) for radius in (14, 18, 6))
+    cell = np.where(inner > 0, 5, np.where(outer > 0, 0.2, -5))
+    nuclei = np.where(nucleus > 0, 5, -5)
+    answer = np.stack([nuclei, nuclei, *flows_of_labels(outer), cell]).astype(np.float32)
+    found = decode(answer, nuclei.astype(np.float32), SegmentSection(postprocess=postprocess), (64, 64))
+    assert average_precision(found.cells, discs((64, 64), [(32, 32)], shown), 0.9) == 1
+
+
 def test_no_cells_no_flows() -> None:
     assert flows_of_labels(np.zeros((8, 9), dtype=np.uint16)).shape == (2, 8, 9)
 
@@ -171,12 +188,11 @@ def test_a_big_cellpose_network_runs_through_the_same_code(tmp_path: Path) -> No
     """Random weights of the real architecture, saved and loaded: no masks worth having, but every step of the way."""
     from cellpose.vit import CPSAM
 
-    from segment.config import SegmentSection
     from segment.predict import see, segment_images
 
     path = tmp_path / "random_cpsam"
     CPSAM().save_model(path)
-    net = load_model(str(path), CPU)
+    net = load_model(str(checked_weights(str(path))), CPU)
     image = np.random.default_rng(0).integers(0, 255, size=(2, 256, 300), dtype=np.uint8)
     (masks,) = segment_images(net, [see(image, 98.0)], SegmentSection())
     assert masks.cells.shape == masks.nuclei.shape == (256, 300)

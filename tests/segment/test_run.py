@@ -1,6 +1,7 @@
 """The stage over a small world of good, odd and broken images."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
@@ -158,6 +160,21 @@ def test_what_cannot_be_done_is_said_before_anything_runs(
     with pytest.raises(UserError, match=message):
         run(work, device="cpu")
     assert not (tmp_path / "segment").exists()
+
+
+def test_other_weights_are_refused_before_masks_are_removed(
+    done: WorkFolder, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"downsample.weight": torch.zeros(1)}, tmp_path / "cyto3")
+    work = make_work(tmp_path / "work", data, f"[segment]\nnetwork = '{tmp_path / 'cyto3'}'\n")
+    shutil.copytree(done.root / "segment", work.root / "segment")
+    before = outputs(work)
+    assert main(["run", str(work.root), "--device", "cpu", "--overwrite"]) == 2
+    said = capsys.readouterr().err
+    assert "4th version" in said
+    assert "segment import" in said
+    assert said.count("\n") == 1
+    assert outputs(work) == before
 
 
 def test_a_device_that_is_not_there(done: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:

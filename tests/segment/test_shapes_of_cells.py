@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from segment.baseline import watershed_cells
@@ -93,6 +94,31 @@ def test_pixels_that_lead_far_from_any_nucleus_are_of_a_cell_without_one() -> No
     assert not without_nucleus(nuclei, ends, inside, least_area=0.9).any(), "too small a piece is a part of a neighbour"
     ends[1] = 7
     assert not without_nucleus(nuclei, ends, inside, least_area=0.0).any()
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_cell_without_a_nucleus_reaches_the_edge_of_the_frame(turns: int) -> None:
+    nuclei = np.zeros((50, 60), dtype=np.int32)
+    nuclei[20:24, 8:12] = 1
+    inside = np.zeros(nuclei.shape, dtype=bool)
+    inside[10:40, 4:56] = True  # one cell, or two that touch
+    left = np.zeros((2, *nuclei.shape), dtype=np.intp) + np.array([22, 10])[:, None, None]
+    leads = np.where(np.arange(60) < 30, left, np.array([25, 45])[:, None, None])
+
+    def found(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        turned = np.rot90(inside, turns)
+        # The places are turned with the frame by looking up where each pixel went.
+        numbers = np.arange(nuclei.size).reshape(nuclei.shape)
+        goal = np.rot90(numbers[tuple(leads)], turns)[turned]
+        turned_numbers = np.rot90(numbers, turns).ravel()
+        ends = np.array(np.unravel_index(np.argsort(turned_numbers)[goal], turned.shape))
+        pixels = without_nucleus(np.rot90(nuclei, turns), ends, turned, least_area=0.2)
+        return np.rot90(pixels, -turns)
+
+    assert not found(inside).any(), "a piece within the frame belongs to a nucleus of it"
+    reaching = inside.copy()
+    reaching[10:40, 56:] = True
+    assert np.array_equal(found(reaching), reaching & (np.arange(60) >= 30))
 
 
 def test_cells_of_which_the_frame_shows_a_sliver_of_a_nucleus() -> None:
