@@ -1,5 +1,6 @@
 """Training one fold's network: the network of a finished training, and what it takes to get there after a kill."""
 
+import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,8 +107,11 @@ def _train(task: Task, statistics: Statistics) -> tuple[Network, History]:
         history = History(task.crops, task.section, task.folder, task.device)
         try:
             run_epochs(network, history, task, parts)
+            return network, history
         except torch.OutOfMemoryError:
             parts *= 2
             print(f"train fold {task.fold}: too little memory on {task.device}, a step is now made in {parts} parts")
-            continue
-        return network, history
+        finally:
+            # Trainer and module refer to each other. Until Python happens to look for such rings the optimizer and the
+            # mapped crops would stay, and the next try would have less room, not more.
+            gc.collect()

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hpa.channels import Channel
@@ -94,6 +95,8 @@ def _write_histograms(path: Path, masks: pd.DataFrame) -> None:
     left, right = figure.subplots(1, 2)
     most = int(masks["n_cells"].max()) if len(masks) else 0
     left.hist(masks["n_cells"], bins=np.arange(-0.5, max(most, 1) + 1, max(1, most // 40)), color="tab:blue")
+    for axis in (left.xaxis, left.yaxis, right.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="cells in an image", ylabel="images", title=f"{masks['n_cells'].sum():,} cells")
     diameters = masks["diameter_px"].dropna()
     right.hist(diameters, bins=40, color="tab:green")

@@ -16,6 +16,7 @@ SMALL_INIT = ("--set", "classify.epochs=1", "--set", "crops.size_px=32", "--set"
 
 SMALL_BENCH: dict[str, list[str]] = {
     "bench.aggregate": ["--tiny"],
+    "bench.classify": ["triplets", "--tiny"],
     "bench.crops": ["--tiny"],
     "bench.data": ["--tiny"],
     "bench.realism": [],
@@ -130,6 +131,8 @@ def test_the_stages_agree_on_the_number_of_cells(folder: Path) -> None:
         assert set(zip(scored["image_id"], scored["cell_label"], strict=True)) == set(
             zip(crops["image_id"], crops["cell_label"], strict=True)
         )
+        labelled = pd.read_parquet(root / "aggregate" / "cells.parquet")
+        assert len(labelled) == (~crops["fallback"]).sum()
 
 
 def test_no_row_is_scored_by_the_model_that_saw_it(folder: Path) -> None:
@@ -162,7 +165,7 @@ def test_apply_gives_what_the_run_itself_gives(folder: Path) -> None:
 
 def test_a_bundle_gives_what_its_work_folder_gives(folder: Path) -> None:
     work, bundle = folder / "work" / "new", folder / "work" / "from-bundle"
-    for name in ("aggregate/submission.csv", "aggregate/images.parquet"):
+    for name in ("aggregate/submission.csv", "aggregate/images.parquet", "aggregate/cells.parquet"):
         assert (bundle / name).read_bytes() == (work / name).read_bytes()
     packed = {
         str(path.relative_to(folder / "work" / "my.bundle")) for path in (folder / "work" / "my.bundle").rglob("*")

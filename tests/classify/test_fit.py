@@ -1,5 +1,7 @@
 """Training: it learns, it ends the same after a kill, it keeps what it was told to keep."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,19 @@ def test_every_kind_of_training_ends_alike_after_a_kill(tmp_path: Path, change: 
         _fit_killed(crops, section, folder, after, when)
         assert _equal(whole, fit(crops, section, 0, 1, folder, CPU)), f"killed {when} the end of epoch {after}"
         assert (folder / "history.csv").read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_nothing_is_left_in_memory_for_python_to_find(tmp_path: Path) -> None:
+    crops = bright_fold()
+    watched = weakref.ref(crops.source)
+    gc.disable()
+    try:
+        fit(crops, SECTION, 0, 0, tmp_path, CPU)
+        del crops
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where one core is all there is
