@@ -1,6 +1,8 @@
 """The speed and memory of the segmentation, against Cellpose as documented and against the bare work."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -12,9 +14,10 @@ from bench.measure import peak_mib, spread, timed
 from bench.segment_images import SIDE_PX, as_documented, make_work, planes_of, scenes, write_folder
 from hpa.pixels import read_plane, write_labels
 from segment.config import SegmentSection
+from segment.decode import decode
 from segment.diameter import typical_diameter_px
-from segment.network import CompactNetwork
-from segment.predict import see, segment_images
+from segment.network import NUCLEUS_PLANE, CompactNetwork
+from segment.predict import answers, see, segment_images
 from segment.run import run
 
 
@@ -26,13 +29,15 @@ def speed(net: CompactNetwork, folder: Path, peers: int, count: int, rounds: int
     names = [f"i{number:05d}" for number in range(len(drawn))]
     paths = [[folder / "images" / f"{name}_{channel}.png" for channel in ("yellow", "blue")] for name in names]
     ratios, bare_ratios, ours_s, theirs_s = [], [], [], []
+    parts: list[dict[str, float]] = []
     for turn in range(rounds):
         torch.set_num_threads(2)
         theirs = timed(lambda: as_documented(net, images[:peers])) / peers
         work = make_work(folder / f"work{turn}", folder / "images")
         ours = timed(lambda work=work: run(work, device="cpu", workers=2)) / count  # type: ignore[misc]
         torch.set_num_threads(1)
-        whole = timed(lambda: whole_path(net, paths, folder))
+        parts.append(whole_path(net, paths, folder))
+        whole = sum(parts[-1].values())
         bare = timed(lambda: bare_work(net, paths))
         ours_s.append(1 / ours)
         theirs_s.append(1 / theirs)
@@ -43,16 +48,41 @@ def speed(net: CompactNetwork, folder: Path, peers: int, count: int, rounds: int
     print(f"  the stage, 2 workers, start included  {spread(ours_s, 1)} images a second")
     print(f"  ratio                                 {spread(ratios, 1)}")
     print(f"  whole path : decoding + forward pass  {spread(bare_ratios, 2)} (one process, one thread)")
+    spent = (f"{part} {np.median([turn[part] for turn in parts]) / len(paths) * 1000:.1f}" for part in parts[0])
+    print(f"  of it, ms an image                    {', '.join(spent)}")
 
 
-def whole_path(net: CompactNetwork, paths: list[list[Path]], folder: Path) -> None:
-    """From PNG files to label images on the disk, eight images at a time as the stage does."""
+def whole_path(net: CompactNetwork, paths: list[list[Path]], folder: Path) -> dict[str, float]:
+    """From PNG files to label images on the disk, eight images at a time as the stage does.
+
+    Returns
+    -------
+    dict
+        Seconds spent by part.
+    """
+    spent = dict.fromkeys(("decoding", "reducing", "network", "masks", "writing"), 0.0)
+    section = SegmentSection()
     for start in range(0, len(paths), 8):
-        images = [np.stack([read_plane(path) for path in pair]) for pair in paths[start : start + 8]]
-        seen = [see(image, typical_diameter_px(*image.shape[1:])) for image in images]
-        for masks in segment_images(net, seen, SegmentSection()):
-            write_labels(folder / "cells.png", masks.cells)
-            write_labels(folder / "nuclei.png", masks.nuclei)
+        with _clock(spent, "decoding"):
+            images = [np.stack([read_plane(path) for path in pair]) for pair in paths[start : start + 8]]
+        with _clock(spent, "reducing"):
+            seen = [see(image, typical_diameter_px(*image.shape[1:])) for image in images]
+        with _clock(spent, "network"):
+            found = answers(net, seen)
+        for answer, image in zip(found, seen, strict=True):
+            with _clock(spent, "masks"):
+                masks = decode(answer, image.planes[NUCLEUS_PLANE], section, image.shape)
+            with _clock(spent, "writing"):
+                write_labels(folder / "cells.png", masks.cells)
+                write_labels(folder / "nuclei.png", masks.nuclei)
+    return spent
+
+
+@contextmanager
+def _clock(spent: dict[str, float], part: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    spent[part] += time.perf_counter() - start
 
 
 def bare_work(net: CompactNetwork, paths: list[list[Path]]) -> None:
