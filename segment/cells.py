@@ -88,10 +88,8 @@ def join_nuclei(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_
     return joined[nuclei].astype(np.int32)
 
 
-def without_nucleus(
-    nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_], *, least_area: float
-) -> NDArray[np.bool_]:
-    """Find the cells whose nucleus is not in the frame: pixels that lead to a place far from where any nucleus leads.
+def without_nucleus(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_], *, least_area: float) -> Labels:
+    """Label the cells whose nucleus is not in the frame: pixels that lead to a place far from where any nucleus leads.
 
     Such a cell is cut by the edge of the frame. What lies away from the edge has its nucleus in the frame: it is a
     part of a large cell in which the flows meet twice.
@@ -110,14 +108,14 @@ def without_nucleus(
     Returns
     -------
     ndarray
-        Shape (H, W).
+        Shape (H, W), labels 1..k.
     """
     away, _ = cKDTree(_ends_of(nuclei, ends, inside)).query(ends.T)
     elsewhere = np.zeros(inside.shape, dtype=bool)
     elsewhere[inside] = (away > _OTHER_PLACE_PX) & (nuclei[inside] == 0)
     pieces, _ = ndimage.label(elsewhere)
     at_edge = np.isin(pieces, edge_labels(pieces)) & elsewhere
-    return large_only(np.where(at_edge, pieces, 0).astype(np.int32), least_area) > 0
+    return large_only(np.where(at_edge, pieces, 0).astype(np.int32), least_area)
 
 
 def cut_nuclei(cells: Labels, nuclei: Labels, least_share: float) -> list[int]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,8 +65,9 @@ def decode(
     level = _logit(section.cell_threshold or (_THRESHOLD if own_nuclei else _CELLPOSES_THRESHOLD))
     flows, cell = answer[-3:-1], answer[-1]
     nuclei, nucleus, nucleus_level = _nuclei(answer, nucleus_plane, section)
+    elsewhere = np.zeros(cell.shape, dtype=bool)
     if own_nuclei:
-        cells = _cells_of_nuclei(flows, cell, nuclei, level, section.cut_nucleus)
+        cells, elsewhere = _cells_of_nuclei(flows, cell, nuclei, level, section.cut_nucleus)
     else:
         least_px = max(1, round(section.least_cell * TYPICAL_CELL_PX2))
         masks = masks_of_flows(flows, cell, level=level, flow_error=section.flow_error, least_px=least_px)
@@ -74,7 +76,9 @@ def decode(
     if cells.max() > MOST_LABELS:
         raise ImageError(f"expected at most {MOST_LABELS} cells, found {cells.max()}")
     nuclei = np.where(nuclei > 0, cells, 0)
-    return _consecutive(enlarge(cells, cell, level, shape), enlarge(nuclei, nucleus, nucleus_level, shape))
+    # Cells that are none of the image's stay until here, so that the lines between them and others are smooth too.
+    dropped = np.unique(cells[elsewhere])
+    return _consecutive(enlarge(cells, cell, level, shape), enlarge(nuclei, nucleus, nucleus_level, shape), dropped)
 
 
 def decode_nuclei(
@@ -106,22 +110,27 @@ def _logit(probability: float) -> float:
 
 def _cells_of_nuclei(
     flows: NDArray[np.float32], cell: NDArray[np.float32], nuclei: Labels, level: float, cut_nucleus: float
-) -> Labels:
-    inside = (cell > level) | (nuclei > 0)
+) -> tuple[Labels, NDArray[np.bool_]]:
+    """Return cells, and where those are whose nucleus is not in the frame, or hardly."""
+    # Where the network is unsure its answer is a chequerboard: the majority of nine pixels decides.
+    inside = (cv2.medianBlur((cell > level).astype(np.uint8), 3) > 0) | (nuclei > 0)
     if not nuclei.any():
-        return nuclei
+        return nuclei, nuclei > 0
     ends = follow(flows, inside, _STEPS)
     nuclei = growing.join_nuclei(nuclei, ends, inside)
-    kept = inside & ~growing.without_nucleus(nuclei, ends, inside, least_area=_LEAST_CELL_WITHOUT_NUCLEUS)
-    cells = growing.grow(cell, nuclei, kept)
-    cells = growing.connected(growing.follow_to_nuclei(cells, ends[:, cells[inside] > 0]), nuclei)
-    return np.where(np.isin(cells, growing.cut_nuclei(cells, nuclei, cut_nucleus)), 0, cells)
+    others = growing.without_nucleus(nuclei, ends, inside, least_area=_LEAST_CELL_WITHOUT_NUCLEUS)
+    n = int(nuclei.max())
+    seeds = np.where(others > 0, n + others, nuclei)
+    cells = growing.grow(cell, seeds, inside)
+    cells = growing.connected(growing.follow_to_nuclei(cells, ends[:, cells[inside] > 0]), seeds)
+    return cells, (cells > n) | np.isin(cells, growing.cut_nuclei(cells, nuclei, cut_nucleus))
 
 
-def _consecutive(cells: NDArray[np.uint16], nuclei: NDArray[np.uint16]) -> Masks:
+def _consecutive(cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], dropped: Labels) -> Masks:
     # A sliver between neighbours can vanish on the finer grid, so the numbers are given at the end.
     present = np.bincount(cells.ravel()) > 0
     present[0] = False
+    present[dropped[dropped < len(present)]] = False
     number = (np.cumsum(present) * present).astype(np.uint16)
     owned = np.where(nuclei == cells, nuclei, 0)
     return Masks(number[cells], number[owned])

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from skimage.measure import perimeter
 
 from hpa.errors import UserError
 from hpa.files import sha256
@@ -196,3 +197,30 @@ def test_a_big_cellpose_network_runs_through_the_same_code(tmp_path: Path) -> No
     image = np.random.default_rng(0).integers(0, 255, size=(2, 256, 300), dtype=np.uint8)
     (masks,) = segment_images(net, [see(image, 98.0)], SegmentSection())
     assert masks.cells.shape == masks.nuclei.shape == (256, 300)
+
+
+def test_the_line_to_a_cell_whose_nucleus_is_not_in_the_frame_is_smooth() -> None:
+    """Two touching discs, the second cut by the edge of the frame; the first is found as if drawn at source size."""
+    small, large = (discs((16 * k, 16 * k), [(7 * k, 6 * k), (9 * k, 14 * k)], 4.6 * k) for k in (4, 16))
+    nucleus = discs(small.shape, [(28, 24)], 6)
+    flows = flows_of_labels(np.pad(small, ((0, 0), (0, 40)), mode="edge"))[:, :, :64]
+    nuclei = np.where(nucleus > 0, 5, -5)
+    answer = np.stack([nuclei, nuclei, *flows, np.where(small > 0, 5, -5)]).astype(np.float32)
+    found = decode(answer, nuclei.astype(np.float32), SegmentSection(), large.shape)
+    assert found.cells.max() == found.nuclei.max() == 1
+    assert perimeter(found.cells == 1) < 1.06 * perimeter(large == 1)  # type: ignore[no-untyped-call]
+    assert (found.cells[large == 1] == 1).mean() > 0.98
+
+
+def test_an_unsure_answer_has_no_ragged_outline() -> None:
+    """Around a disc, to twice its radius, a chequerboard that goes just over and under the threshold."""
+    inner, outer, nucleus = (discs((64, 64), [(32, 32)], radius) for radius in (12, 24, 6))
+    rows, columns = np.mgrid[:64, :64]
+    squares = np.where((rows % 2 == 0) & (columns % 2 == 0), 0.2, 0.6)  # the threshold is 0.4
+    cell = np.where(inner > 0, 5, np.where(outer > 0, squares, -5))
+    nuclei = np.where(nucleus > 0, 5, -5)
+    answer = np.stack([nuclei, nuclei, *flows_of_labels(outer), cell]).astype(np.float32)
+    found = decode(answer, nuclei.astype(np.float32), SegmentSection(), (256, 256))
+    area, outline = (found.cells > 0).sum(), perimeter(found.cells > 0)  # type: ignore[no-untyped-call]
+    assert 0.9 * np.pi * 96**2 < area < 1.1 * np.pi * 96**2
+    assert outline < 1.2 * 2 * np.sqrt(np.pi * area)
