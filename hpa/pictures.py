@@ -184,8 +184,8 @@ def _rows(tiles: Sequence[Picture], columns: int) -> list[Picture]:
 
 
 def _save(rows: Sequence[Picture], out: Path) -> None:
-    # 16 levels are enough for the eye, and the file stays small.
-    _, content = cv2.imencode(".png", np.concatenate(rows) & np.uint8(0xF0), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    # 16 levels are enough for the eye, and the file stays small. Level 9 takes nine times as long for 7% less.
+    _, content = cv2.imencode(".png", np.concatenate(rows) & np.uint8(0xF0), [cv2.IMWRITE_PNG_COMPRESSION, 6])
     write_bytes(out, content.tobytes())
 
 
