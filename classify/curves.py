@@ -44,12 +44,16 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(_PANELS))
+    axes = figure.subplots(1, len(_PANELS), sharex=True)
     for panel, (title, columns) in zip(axes, _PANELS.items(), strict=True):
         for fold, history in histories.items():
             for column, style in columns.items():
                 looks = history.dropna(subset=[column])
-                label = column.replace("_", " ") if fold == min(histories) and len(columns) > 1 else None
+                label = (
+                    column.replace("_", " ").replace(" f1", " F1").replace(" ap", " AP")
+                    if fold == min(histories) and len(columns) > 1
+                    else None
+                )
                 panel.plot(looks["epoch"], looks[column], style, color=f"C{fold % 10}", label=label, markersize=4)
         panel.set_title(title)
         panel.set_xlabel("epoch")
@@ -58,6 +62,7 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
     for fold in histories:
         axes[-1].plot([], [], color=f"C{fold % 10}", label=f"fold {fold}")
     axes[-1].legend(fontsize=8, frameon=False)
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
     save_figure(figure, path)
 
 
