@@ -1,6 +1,5 @@
 """The run of the aggregate stage: crop probabilities in; image probabilities, thresholds, scores, a submission out."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +10,15 @@ from numpy.typing import NDArray
 from aggregate.cell_labels import write_cells
 from aggregate.config import AggregateSection
 from aggregate.decide import decide
-from aggregate.decision import CrossFitted, Decision, Rows, carried, cross_fit, fit_decision
-from aggregate.metrics import by_source, class_table, overall, shares_far_apart, summary
-from aggregate.sources import Pooled, Source, find_sources, rank_rows, read_pooled
+from aggregate.decision import Decision, Rows, carried, cross_fit, fit_decision
+from aggregate.outcome import Decided, Tuned, predictions_of, scored_images, write_scores
+from aggregate.sources import Pooled, find_sources, rank_rows, read_pooled
 from aggregate.submission import write_submission
 from aggregate.thresholds import Thresholds, read_thresholds
-from classify.probabilities import class_columns
 from crops.config import CropsSection
 from hpa.config import DataSection, read_section
 from hpa.errors import UserError
-from hpa.files import write_json, write_parquet
+from hpa.files import write_parquet
 from hpa.folds import read_folds
 from hpa.images import read_images
 from hpa.vocabulary import Vocabulary
@@ -76,53 +74,24 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
         known.write(folder / "thresholds.json")
     assert known is not None
     decided = _decide_test(test, known)
-    scored = _scored_images(images, tuned, decided, data.classes)
+    scored = scored_images(images, tuned, decided, data.classes)
     write_parquet(folder / "images.parquet", scored)
     if tuned:
-        _score(folder, tuned, decided, known, sources, images, figures=figures)
+        write_scores(folder, tuned, decided, known, sources, images, figures=figures)
     n_rows = write_submission(folder / "submission.csv", work, section.submission, decided.ids, decided.predictions)
     n_prior = int((scored["origin"] == "prior").sum())
     counts = {"images": len(scored), "prior": n_prior, "submission_rows": n_rows}
-    cells = next((source for source in sources if source.work is work and source.window == "cells"), None)
-    if cells:
-        predicted = dict(zip(decided.ids, decided.predictions, strict=True))
-        if tuned:
-            predicted |= zip(tuned.ids, tuned.crossed.predictions, strict=True)
-        path = folder / "cells.parquet"
-        counts["cells"] = write_cells(path, cells.probabilities, predicted, data.classes, section.cell_share)
+    if cells := next((source for source in sources if source.work is work and source.window == "cells"), None):
+        path, predictions = folder / "cells.parquet", predictions_of(tuned, decided)
+        counts["cells"] = write_cells(path, cells.probabilities, predictions, data.classes, section.cell_share)
     stage.finish(counts)
     return 0
-
-
-@dataclass(frozen=True)
-class _Tuned:
-    """What the images with known targets gave."""
-
-    ids: list[str]
-    targets: NDArray[np.bool_]
-    labelled: NDArray[np.bool_]
-    """Of which classes it is known whether an image has them; the others are in no prediction."""
-    groups: NDArray[np.int32]
-    rows: Rows
-    decision: Decision
-    in_sample: NDArray[np.bool_]
-    crossed: CrossFitted
 
 
 @dataclass(frozen=True)
 class _Test:
     ids: list[str]
     by_model: list[Rows]
-
-
-@dataclass(frozen=True)
-class _Decided:
-    """The images without known targets, decided."""
-
-    ids: list[str]
-    scores: NDArray[np.float32]
-    n_crops: NDArray[np.int64]
-    predictions: NDArray[np.bool_]
 
 
 def _thresholds_path(model: WorkFolder) -> Path:
@@ -137,7 +106,7 @@ def _read_test(images: pd.DataFrame, pooled: Pooled, section: AggregateSection) 
     return _Test(ids, by_model)
 
 
-def _tune(work: WorkFolder, images: pd.DataFrame, pooled: Pooled, data: DataSection) -> _Tuned:
+def _tune(work: WorkFolder, images: pd.DataFrame, pooled: Pooled, data: DataSection) -> Tuned:
     section = read_section(work.recipe, "aggregate", AggregateSection)
     oof = images.merge(read_folds(work.folds), on="image_id", how="inner", validate="one_to_one")
     oof = oof[oof["scored"]]
@@ -152,10 +121,10 @@ def _tune(work: WorkFolder, images: pd.DataFrame, pooled: Pooled, data: DataSect
     decision = fit_decision(rows, targets, groups, section, labelled)
     in_sample = decide(decision.score(rows, section), decision.values, section.empty, data.classes) & labelled
     crossed = cross_fit(rows, targets, groups, folds, section, data.classes, labelled)
-    return _Tuned(ids, targets, labelled, groups, rows, decision, in_sample, crossed)
+    return Tuned(ids, targets, labelled, groups, rows, decision, in_sample, crossed)
 
 
-def _with_carried(tuned: _Tuned, test: _Test, vocabulary: Vocabulary, section: AggregateSection) -> Thresholds:
+def _with_carried(tuned: Tuned, test: _Test, vocabulary: Vocabulary, section: AggregateSection) -> Thresholds:
     mean_values = None
     if test.by_model:
         mean_values = carried(tuned.decision, _model_scores(test, tuned.decision, section), section)
@@ -168,87 +137,15 @@ def _model_scores(test: _Test, decision: Decision, section: AggregateSection) ->
     return np.stack([decision.score(rows, section) for rows in test.by_model])
 
 
-def _decide_test(test: _Test, known: Thresholds) -> _Decided:
+def _decide_test(test: _Test, known: Thresholds) -> Decided:
     k = len(known.vocabulary)
     if not test.by_model:  # no test image, or none that could be read
         scores = np.tile(known.decision.prior.astype(np.float32), (len(test.ids), 1))
         predictions = decide(scores, known.values, known.section.empty, known.vocabulary)
-        return _Decided(test.ids, scores.reshape(-1, k), np.zeros(len(test.ids), dtype=np.int64), predictions)
+        return Decided(test.ids, scores.reshape(-1, k), np.zeros(len(test.ids), dtype=np.int64), predictions)
     by_model = _model_scores(test, known.decision, known.section)
     scores = by_model.mean(axis=0)
     values = carried(known.decision, by_model, known.section) if len(test.ids) >= known.mean_images else None
     values = known.stored if values is None else values
     predictions = decide(scores, values, known.section.empty, known.vocabulary)
-    return _Decided(test.ids, scores, test.by_model[0].n_crops, predictions)
-
-
-def _scored_images(
-    images: pd.DataFrame, tuned: _Tuned | None, decided: _Decided, vocabulary: Vocabulary
-) -> pd.DataFrame:
-    """Return one row an image that has scores or a place in the submission, in the order of the image table."""
-    ids, n_crops, scores = decided.ids, decided.n_crops, decided.scores
-    origin = ["test"] * len(ids)
-    prior = np.zeros(len(vocabulary), dtype=np.float32)
-    if tuned:
-        ids, origin = tuned.ids + ids, ["oof"] * len(tuned.ids) + origin
-        n_crops = np.concatenate([tuned.rows.n_crops, n_crops])
-        scores = np.concatenate([tuned.crossed.scores, scores])
-        prior = tuned.decision.prior.astype(np.float32)
-    table = pd.DataFrame(scores, columns=class_columns(vocabulary), index=ids).reindex(images["image_id"])
-    trained_on = table.isna().any(axis=1).to_numpy()  # of no fold: seen by every model
-    table.loc[trained_on] = prior
-    crops = pd.Series(n_crops, index=ids).reindex(images["image_id"], fill_value=0).to_numpy(np.int32)
-    origins = pd.Series(origin, index=ids, dtype=object).reindex(images["image_id"]).to_numpy(object)
-    origins = np.where(crops > 0, origins, "prior")
-    head = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "origin": origins, "n_crops": crops})
-    return pd.concat([head.astype({"origin": str}), table.reset_index(drop=True)], axis=1)
-
-
-def _score(
-    folder: Path,
-    tuned: _Tuned,
-    decided: _Decided,
-    known: Thresholds,
-    sources: Sequence[Source],
-    images: pd.DataFrame,
-    *,
-    figures: bool,
-) -> None:
-    honest, labelled = tuned.crossed.predictions, tuned.labelled
-    n_labelled = np.maximum(labelled.sum(axis=0), 1)
-    classes = class_table(tuned.targets, honest, known.vocabulary, tuned.crossed.scores, labelled).assign(
-        threshold=known.values, share_oof=honest.sum(axis=0) / n_labelled
-    )
-    if decided.ids:
-        share_oof, share_test = tuned.in_sample.sum(axis=0) / n_labelled, decided.predictions.mean(axis=0)
-        far = shares_far_apart(share_oof, n_labelled, share_test, len(decided.ids))
-        classes = classes.assign(share_oof=share_oof, share_test=share_test, shares_differ=far)
-    section = known.section
-    told = summary(
-        tuned.targets,
-        honest,
-        tuned.groups,
-        classes,
-        over="groups of images (folds.parquet)",
-        resamples=section.bootstrap,
-        seed=sources[0].work.data.seed,
-        labelled=labelled,
-    )
-    flattering = overall(tuned.targets, tuned.in_sample, labelled)["macro_f1"]
-    source_of = images.set_index("image_id")["source"].loc[tuned.ids].to_numpy(object)
-    told |= {
-        "macro_f1_in_sample": flattering,
-        "gap": flattering - told["macro_f1"],
-        "thresholds": section.thresholds,
-        "transfer": section.transfer,
-        "checkpoint_chosen_on_scored_rows": any(source.chose_on_scored_rows for source in sources),
-        "sources": by_source(tuned.targets, honest, source_of, labelled),
-    }
-    write_json(folder / "metrics.json", told)
-    if figures:
-        from aggregate.figures import Drawn, draw_figures
-
-        draw_figures(
-            folder / "figures",
-            Drawn(tuned.targets, labelled, tuned.crossed.scores, honest, known.values, told, known.vocabulary.classes),
-        )
+    return Decided(test.ids, scores, test.by_model[0].n_crops, predictions)

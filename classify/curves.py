@@ -10,10 +10,10 @@ from classify.history import HISTORY
 from hpa.errors import UserError
 from hpa.pictures import save_figure
 
-_PANELS: Final = {
-    "loss": {"train_loss": "-", "validation_loss": "o--"},
-    "images of the fold": {"validation_macro_f1": "o-", "validation_mean_ap": "s--"},
-    "learning rate": {"learning_rate": "-"},
+_PANELS: Final[dict[str, dict[str, tuple[str, str | None]]]] = {  # columns, each with its line and name
+    "loss": {"train_loss": ("-", "train loss"), "validation_loss": ("o--", "validation loss")},
+    "images of the fold": {"validation_macro_f1": ("o-", "macro F1"), "validation_mean_ap": ("s--", "mean AP")},
+    "learning rate": {"learning_rate": ("-", None)},
 }
 
 
@@ -47,13 +47,9 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
     axes = figure.subplots(1, len(_PANELS), sharex=True)
     for panel, (title, columns) in zip(axes, _PANELS.items(), strict=True):
         for fold, history in histories.items():
-            for column, style in columns.items():
+            for column, (style, name) in columns.items():
                 looks = history.dropna(subset=[column])
-                label = (
-                    column.replace("_", " ").replace(" f1", " F1").replace(" ap", " AP")
-                    if fold == min(histories) and len(columns) > 1
-                    else None
-                )
+                label = name if fold == min(histories) else None
                 panel.plot(looks["epoch"], looks[column], style, color=f"C{fold % 10}", label=label, markersize=4)
         panel.set_title(title)
         panel.set_xlabel("epoch")

@@ -7,14 +7,13 @@ Sources: Stringer et al., Cellpose (Nature Methods 2021); Pachitariu et al., Cel
 
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from cellpose import dynamics, models, train, transforms, utils
+from cellpose import dynamics, models, train, utils
+from cellpose.transforms import average_tiles, make_tiles
 from cellpose.vit import CPSAM, BaseModel
 from numpy.typing import NDArray
 
@@ -23,26 +22,27 @@ from hpa.files import whole
 
 __all__ = [
     "BIG_MODELS",
+    "FLOW_SCALE",
     "BaseModel",
+    "average_tiles",
     "check_big",
     "fetch_model",
     "flow_loss",
     "flows_of_labels",
     "follow",
     "load_big",
+    "make_tiles",
     "masks_of_flows",
     "model_file",
-    "run_tiles",
 ]
 
 BIG_MODELS: Final = ("cpsam_v2", "cpsam", "cpdino", "cpdino-vitb")
 """Names under which Cellpose publishes the models of its 4th version."""
 
 MODELS_VARIABLE: Final = "CELLPOSE_LOCAL_MODELS_PATH"
-_FLOW_SCALE: Final = 5.0  # Cellpose's networks give flows times five
-_TILE_MULTIPLE: Final = 16
-_MOST_TILE_PX: Final = 256
-_DINO_TILE_PX: Final = 384
+FLOW_SCALE: Final = 5.0
+"""Cellpose's networks give flows times this."""
+
 _WIDTH_OF_VITL: Final = 1024
 
 # Cellpose reports every image it works on and warns of every backbone that is not installed.
@@ -162,89 +162,6 @@ def flow_loss(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def run_tiles(net: BaseModel, images: Sequence[NDArray[np.float32]], batch: int) -> list[NDArray[np.float32]]:
-    """Run a network over images with Cellpose's tiling; the tiles of all images fill the batches together.
-
-    Where the memory of the device is too small for a batch, half of it is tried, and so on.
-
-    Parameters
-    ----------
-    net
-        The network.
-    images
-        Each of shape (C, H, W), of any size.
-    batch
-        Tiles in a batch.
-
-    Returns
-    -------
-    list of ndarray
-        For each image the outputs of the network, shape (K, H, W); the flows are scaled to unit length.
-    """
-    tile_px = _DINO_TILE_PX if net.backbone.startswith("dino") else _MOST_TILE_PX
-    cuts = [_cut(image, tile_px, fixed=net.backbone != "compact") for image in images]
-    answers: dict[tuple[int, int], NDArray[np.float32]] = {}
-    places = [(index, tile) for index, cut in enumerate(cuts) for tile in range(len(cut.tiles))]
-    for shape in sorted({cut.tiles.shape[1:] for cut in cuts}):
-        alike = [place for place in places if cuts[place[0]].tiles.shape[1:] == shape]
-        found = _forward(net, [cuts[index].tiles[tile] for index, tile in alike], batch)
-        answers.update(zip(alike, found, strict=True))
-    return [_joined(cut, [answers[index, tile] for tile in range(len(cut.tiles))]) for index, cut in enumerate(cuts)]
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """An image in tiles: their pixels (n, C, h, w), where they lie in the padded image, and where it lies in that."""
-
-    tiles: NDArray[np.float32]
-    rows: list[list[int]]
-    columns: list[list[int]]
-    padded: tuple[int, int]
-    inner: tuple[slice, slice]
-
-
-def _cut(image: NDArray[np.float32], tile_px: int, *, fixed: bool) -> _Cut:
-    # A fully convolutional network takes any multiple of 16; the big ones know one size of tile only.
-    least, multiple = (tile_px, 1) if fixed else (_TILE_MULTIPLE, _TILE_MULTIPLE)
-    padding = [max(least, -(-side // multiple) * multiple) - side for side in image.shape[1:]]
-    before = [size // 2 for size in padding]
-    inner = (
-        slice(before[0], before[0] + image.shape[1]),
-        slice(before[1], before[1] + image.shape[2]),
-    )
-    around = [(first, size - first) for first, size in zip(before, padding, strict=True)]
-    padded = np.pad(image, [(0, 0), *around])
-    tiles, rows, columns, height, width = transforms.make_tiles(padded, bsize=tile_px)
-    return _Cut(tiles.reshape(-1, *tiles.shape[2:]), rows, columns, (height, width), inner)
-
-
-def _joined(cut: _Cut, answers: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    whole = (
-        transforms.average_tiles(np.stack(answers), cut.rows, cut.columns, *cut.padded)
-        if len(answers) > 1
-        else answers[0]
-    )
-    outputs = np.ascontiguousarray(whole[:, *cut.inner], dtype=np.float32)
-    outputs[-3:-1] /= _FLOW_SCALE
-    return outputs
-
-
-def _forward(net: BaseModel, tiles: Sequence[NDArray[np.float32]], batch: int) -> list[NDArray[np.float32]]:
-    outputs: list[NDArray[np.float32]] = []
-    while len(outputs) < len(tiles):
-        some = torch.from_numpy(np.stack(tiles[len(outputs) : len(outputs) + batch]))
-        try:
-            with torch.inference_mode():
-                found = net(some.to(net.device, net.dtype))[0].float().cpu().numpy()
-        except torch.OutOfMemoryError:
-            if batch == 1:
-                raise
-            batch //= 2
-            continue
-        outputs.extend(found)
-    return outputs
-
-
 def masks_of_flows(
     flows: NDArray[np.float32], cell_logit: NDArray[np.float32], *, level: float, flow_error: float, least_px: int
 ) -> NDArray[np.uint16]:
@@ -270,7 +187,7 @@ def masks_of_flows(
     """
     with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call] # said aloud, it is not warned of
         masks: NDArray[np.uint16] = dynamics.resize_and_compute_masks(
-            flows * _FLOW_SCALE,
+            flows * FLOW_SCALE,
             cell_logit,
             cellprob_threshold=level,
             flow_threshold=flow_error,

@@ -128,9 +128,9 @@ def _cells_of_nuclei(
 
 def _consecutive(cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], dropped: Labels) -> Masks:
     # A sliver between neighbours can vanish on the finer grid, so the numbers are given at the end.
-    present = np.bincount(cells.ravel()) > 0
+    present = np.bincount(cells.ravel(), minlength=int(dropped.max(initial=0)) + 1) > 0
     present[0] = False
-    present[dropped[dropped < len(present)]] = False
+    present[dropped] = False
     number = (np.cumsum(present) * present).astype(np.uint16)
     owned = np.where(nuclei == cells, nuclei, 0)
     return Masks(number[cells], number[owned])

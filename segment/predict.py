@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segment.cellpose_core import BaseModel, run_tiles
+from segment.cellpose_core import BaseModel
 from segment.config import SegmentSection
 from segment.decode import Masks, decode
 from segment.models import load_model
 from segment.network import ER, INPUTS, NUCLEUS_PLANE
 from segment.reduce import have_signal, network_shape, normalise, reduce_planes
+from segment.tiles import run_tiles
 
 _BATCH: Final = 8
 

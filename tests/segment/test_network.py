@@ -10,12 +10,13 @@ from skimage.measure import perimeter
 
 from hpa.errors import UserError
 from hpa.files import sha256
-from segment.cellpose_core import flow_loss, flows_of_labels, follow, masks_of_flows, run_tiles
+from segment.cellpose_core import flow_loss, flows_of_labels, follow, masks_of_flows
 from segment.config import SegmentSection
 from segment.decode import decode
 from segment.models import COMPACT_SHA256, COMPACT_WEIGHTS, checked_weights, load_model
 from segment.network import INPUTS, OUTPUTS, CompactNetwork, new_network, save_weights
 from segment.score import average_precision
+from segment.tiles import run_tiles
 from tests.segment.shapes import discs
 
 CPU = torch.device("cpu")
