@@ -110,9 +110,11 @@ def map_chunks(
 
 
 def write_failures(path: Path, parts: pd.DataFrame) -> int:
-    """Write the failed rows of joined parts as ``image_id, reason`` and return how many there are."""
+    """Write the failed rows of joined parts as ``image_id, reason``, tell of them and return how many there are."""
     failed = parts.loc[parts[FAILURE].notna(), ["image_id", FAILURE]].rename(columns={FAILURE: "reason"})
     write_csv(path, failed.sort_values("image_id"))
+    if len(failed):
+        print(f"images that failed: {len(failed)}, and why: {path}")
     return len(failed)
 
 

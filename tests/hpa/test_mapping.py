@@ -48,11 +48,12 @@ def test_the_parts_are_joined_in_order_whatever_the_workers(tmp_path: Path, work
     assert list(parts["square"].astype(int)) == [n * n for n in range(10)]
 
 
-def test_only_what_is_missing_or_failed_is_done_again(tmp_path: Path) -> None:
+def test_only_what_is_missing_or_failed_is_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken").touch()
     first = _run(tmp_path)
     assert write_failures(tmp_path / "failures.csv", first) == 1
     assert (tmp_path / "failures.csv").read_text() == "image_id,reason\ni4,broken\n"
+    assert f"failed: 1, and why: {tmp_path / 'failures.csv'}" in capsys.readouterr().out
     (tmp_path / "broken").unlink()
     (tmp_path / "parts" / "00003.parquet").unlink()
     second = _run(tmp_path)
@@ -60,6 +61,7 @@ def test_only_what_is_missing_or_failed_is_done_again(tmp_path: Path) -> None:
     assert list(second["square"].astype(int)) == [n * n for n in range(10)]
     assert write_failures(tmp_path / "failures.csv", second) == 0
     assert (tmp_path / "failures.csv").read_text() == "image_id,reason\n"
+    assert "failed" not in capsys.readouterr().out
 
 
 def test_a_dask_cluster_gives_the_same_parts(tmp_path: Path) -> None:
