@@ -37,8 +37,8 @@ def run(
 ) -> None:
     """Pool, tune thresholds, score, and write the submission."""
     from aggregate.run import run as run_stage
-    from aggregate.table import print_metrics
-    from hpa.work import locked, open_work
+    from aggregate.scoring.terminal import print_metrics
+    from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
     with locked(work):
@@ -66,10 +66,10 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file too.")] = None,
 ) -> None:
     """Score a file of predictions against a table of labels."""
-    from aggregate.others import evaluate as score
-    from aggregate.others import find_vocabulary
-    from aggregate.table import print_summary
-    from hpa.files import write_json
+    from aggregate.external.evaluate import evaluate as score
+    from aggregate.external.evaluate import find_vocabulary
+    from aggregate.scoring.terminal import print_summary
+    from hpa.work.files import write_json
 
     columns = (predicted_column, truth_column)
     told = score(
@@ -96,10 +96,10 @@ def cells(
     out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file too.")] = None,
 ) -> None:
     """Score single cells, where their labels are known."""
-    from aggregate.cells import score_cells
-    from aggregate.table import print_summary
-    from hpa.files import write_json
-    from hpa.work import open_work
+    from aggregate.external.cells import score_cells
+    from aggregate.scoring.terminal import print_summary
+    from hpa.work.files import write_json
+    from hpa.work.folder import open_work
 
     told = score_cells(open_work(work), truth, resamples=bootstrap)
     print_summary(told, f"{told['images']} of the {told['labelled']} labelled cells")
@@ -123,8 +123,8 @@ def submit(
     form: Annotated[Literal["kaggle2018", "jovian"], typer.Option("--format", help="Of the file.")] = "kaggle2018",
 ) -> None:
     """Make a submission from any matrix of scores."""
-    from aggregate.others import find_vocabulary
-    from aggregate.others import submit as make
+    from aggregate.external.evaluate import find_vocabulary
+    from aggregate.external.evaluate import submit as make
 
     rows = make(scores, sample, thresholds, out, find_vocabulary(vocabulary), column=column, empty=empty, form=form)
     print(f"{rows} rows in {out}")

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from classify.probabilities import class_columns, stream_probabilities
-from hpa.files import whole
-from hpa.tables import read_parquet
 from hpa.vocabulary import Vocabulary
-from hpa.work import WorkFolder
+from hpa.work.files import atomic_write
+from hpa.work.folder import WorkFolder
+from hpa.work.tables import read_parquet
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def write_cells(
     texts = ("image_id", arrow.string()), ("cell_label", arrow.int32()), ("origin", arrow.string())
     schema = arrow.schema([*texts, ("predicted", arrow.string()), *((name, arrow.float32()) for name in columns)])
     count = 0
-    with whole(path) as unfinished, parquet.ParquetWriter(unfinished, schema) as writer:
+    with atomic_write(path) as unfinished, parquet.ParquetWriter(unfinished, schema) as writer:
         for part in stream_cells(probabilities, vocabulary):
             decided = np.array([image_id in predicted for image_id in part.image_ids], dtype=bool)
             cells = part.where(decided & (part.cell_labels > 0))

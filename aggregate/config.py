@@ -31,10 +31,8 @@ class AggregateSection(Section):
     sharpness: float = Field(
         default=10.0, gt=0, description="Of `log-sum-exp`: near 0 it is the mean, at large values the maximum."
     )
-    quality: str = Field(
-        default="completeness", description="The column of crops.parquet that `least_quality` looks at."
-    )
-    least_quality: float = Field(
+    quality: str = Field(default="completeness", description="The column of crops.parquet that `min_quality` looks at.")
+    min_quality: float = Field(
         default=0.0,
         ge=0,
         description="Crops of lower quality are left out, unless an image has no other; 0 keeps all.",
@@ -42,7 +40,7 @@ class AggregateSection(Section):
     join: tuple[str, ...] = Field(
         default=(),
         description="Other work folders, of the same images and folds, whose probabilities are joined with this run's;"
-        ' "work/other:five" names a window.',
+        ' "work/other:five_crop" names a window.',
     )
     join_by: Literal["mean", "rank", "max"] = Field(
         default="mean",
@@ -86,7 +84,7 @@ class AggregateSection(Section):
         " are; shares, so that each class is predicted as often as out of fold; spread, by the mean and deviation of"
         " both on the logit scale over the images decided.",
     )
-    least_images: int = Field(
+    min_images: int = Field(
         default=50,
         ge=2,
         description="Thresholds are carried on no fewer images than this. New images take those of the trained run's"

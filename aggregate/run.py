@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 
 from aggregate.cell_labels import write_cells
 from aggregate.config import AggregateSection
-from aggregate.decide import decide
-from aggregate.decision import Decision, Rows, carried, cross_fit, fit_decision
-from aggregate.outcome import Decided, Tuned, predictions_of, scored_images, write_scores
-from aggregate.sources import Pooled, find_sources, rank_rows, read_pooled
-from aggregate.submission import write_submission
-from aggregate.thresholds import Thresholds, read_thresholds
+from aggregate.pooling.sources import Pooled, Rows, find_sources, rank_rows, read_pooled
+from aggregate.results import Decided, Tuned, predictions_of, scored_images, write_scores
+from aggregate.submission.write import write_submission
+from aggregate.thresholds.decide import decide
+from aggregate.thresholds.decision import Decision, carried, cross_fit, fit_decision
+from aggregate.thresholds.file import Thresholds, read_thresholds
 from crops.config import CropsSection
-from hpa.config import DataSection, read_section
+from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.files import write_parquet
-from hpa.folds import read_folds
 from hpa.images import read_images
+from hpa.splitting.folds import read_folds
 from hpa.vocabulary import Vocabulary
-from hpa.work import WorkFolder, begin
+from hpa.work.files import write_parquet
+from hpa.work.folder import WorkFolder, begin
 
 
 def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = False, figures: bool = True) -> int:
@@ -49,13 +49,13 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     UserError
         If an input is missing, unusable or changed since the earlier run.
     """
-    data, section = work.data, read_section(work.recipe, "aggregate", AggregateSection)
+    data, section = work.data, work.section("aggregate", AggregateSection)
     known = read_thresholds(_thresholds_path(model), data.classes) if model else None
     if known:
         section = known.section.model_copy(update={"submission": section.submission, "join": section.join})
     if section.empty not in ("argmax", "blank"):
         data.classes.index(section.empty)
-    sources = find_sources(work, read_section(work.recipe, "crops", CropsSection).windows, section)
+    sources = find_sources(work, work.section("crops", CropsSection).windows, section)
     if known and len(sources) != len(known.decision.weights):
         raise UserError(f"expected {len(known.decision.weights)} runs, as were joined, found {len(sources)}")
     inputs = {"images.parquet": work.images}
@@ -107,7 +107,7 @@ def _read_test(images: pd.DataFrame, pooled: Pooled, section: AggregateSection) 
 
 
 def _tune(work: WorkFolder, images: pd.DataFrame, pooled: Pooled, data: DataSection) -> Tuned:
-    section = read_section(work.recipe, "aggregate", AggregateSection)
+    section = work.section("aggregate", AggregateSection)
     oof = images.merge(read_folds(work.folds), on="image_id", how="inner", validate="one_to_one")
     oof = oof[oof["scored"]]
     if oof.empty:
@@ -117,7 +117,7 @@ def _tune(work: WorkFolder, images: pd.DataFrame, pooled: Pooled, data: DataSect
     if section.join_by == "rank" and section.join:
         rows = rank_rows(rows, folds)
     targets = data.classes.multi_hot(oof["target"])
-    labelled = ~data.classes.multi_hot(oof["masked"])
+    labelled = ~data.classes.multi_hot(oof["unknown_classes"])
     decision = fit_decision(rows, targets, groups, section, labelled)
     in_sample = decide(decision.score(rows, section), decision.values, section.empty, data.classes) & labelled
     crossed = cross_fit(rows, targets, groups, folds, section, data.classes, labelled)

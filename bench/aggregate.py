@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from aggregate.config import KINDS, AggregateSection
-from aggregate.optimum import best_thresholds
-from aggregate.pooling import pool_bags
+from aggregate.pooling.formulas import pool_bags
+from aggregate.thresholds.exact import best_thresholds
 from bench.simulated import K
 from bench.simulated_work import make_work
 from classify.probabilities import class_columns
@@ -41,7 +41,7 @@ _STAGE: Final = (
 import sys, time
 from pathlib import Path
 from aggregate.run import run
-from hpa.work import open_work
+from hpa.work.folder import open_work
 started = time.monotonic(), time.process_time()
 run(open_work(Path(sys.argv[1])), figures=False)
 print(time.monotonic() - started[0], time.process_time() - started[1])
@@ -52,7 +52,7 @@ _READ: Final = (
     """
 import sys, time
 from pathlib import Path
-from aggregate.bags import read_bags
+from aggregate.pooling.bags import read_bags
 from aggregate.config import AggregateSection
 from hpa.vocabulary import HPA28
 started = time.monotonic(), time.process_time()

@@ -27,10 +27,10 @@ from bench.classify_runs import FOLD, Job, image_probabilities, joined, run, sho
 from bench.classify_score import retrieval, score
 from bench.classify_speed import Steps, gpu, step
 from bench.classify_world import FULL, TINY, Size, World
-from classify.batches import FoldCrops
 from classify.config import ClassifySection, Pooling
-from classify.sampling import training_batches
-from hpa.files import write_json
+from classify.data.crops import FoldCrops
+from classify.data.sampling import training_batches
+from hpa.work.files import write_json
 
 POOLINGS: Final[tuple[Pooling, ...]] = (
     *("max", "top-k", "log-sum-exp", "linear-softmax", "noisy-or", "auto", "attention"),
@@ -46,14 +46,14 @@ def _systems(world: World) -> dict[str, Job]:
     size = world.size
     whole_px, part_px = size.image_px // 2, size.image_px // 4
     cells = (world.work("cells", size.crop_px), "cells")
-    whole = (world.work("whole", whole_px), "whole")
-    five = (world.work("five", part_px), "five")
+    whole = (world.work("full_frame", whole_px), "full_frame")
+    five = (world.work("five_crop", part_px), "five_crop")
     of_frames = size.section.model_copy(update={"batch_size": 16})
     parts = {"backbone": size.five_backbone, "random_crop": "crop", "random_crop_px": part_px}
     return {
         "cells": Job("cells", size.section, cells, cells),
-        "whole": Job("whole", of_frames, whole, whole),
-        "five": Job("five", of_frames.model_copy(update=parts), whole, five),
+        "full_frame": Job("full_frame", of_frames, whole, whole),
+        "five_crop": Job("five_crop", of_frames.model_copy(update=parts), whole, five),
     }
 
 
@@ -85,7 +85,7 @@ def windows(size: Size, penetrance: float = 1.0) -> None:
             cells = ran.table if name == "cells" else None
             found = score(world, job.scored_on[0], pooled[name], cells)
             rows.append({"budget_s": budget, "system": name, "epochs": epochs, "seconds": ran.seconds, **vars(found)})
-        both = score(world, systems["cells"].scored_on[0], joined([pooled["cells"], pooled["whole"]]))
+        both = score(world, systems["cells"].scored_on[0], joined([pooled["cells"], pooled["full_frame"]]))
         seconds = sum(float(str(row["seconds"])) for row in rows[-3:-1])
         rows.append({"budget_s": budget, "system": "cells + whole", "seconds": seconds, **vars(both)})
     show(rows, world.root / "windows.json")

@@ -11,16 +11,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 
-from aggregate.decide import decide
-from aggregate.optimum import best_thresholds
+from aggregate.thresholds.decide import decide
+from aggregate.thresholds.exact import best_thresholds
 from bench.classify_runs import FOLD, show
 from bench.classify_world import Size, World
-from classify.batches import FoldCrops
 from classify.config import ClassifySection
-from classify.evaluate import look, pick_device, sigmoid
-from classify.fit import clear, fit
-from classify.model import Network
-from hpa.folds import assign_folds
+from classify.data.crops import FoldCrops
+from classify.inference.evaluate import pick_device, predict_batches, sigmoid
+from classify.network.model import Network
+from classify.training.fit import clear, fit
+from hpa.splitting.folds import assign_folds
 from hpa.vocabulary import HPA28
 
 
@@ -30,7 +30,7 @@ class _Windows:
     def __init__(self, planes: NDArray[np.uint8], kind: str) -> None:
         half = planes.shape[1] // 2
         small = np.stack([cv2.resize(plane, (half, half), interpolation=cv2.INTER_AREA) for plane in planes])
-        if kind == "whole":
+        if kind == "full_frame":
             self.of_image = 1
             self._crops = small[:, None]
         else:  # three by three windows of half the side, half overlapping
@@ -69,7 +69,9 @@ def _real_images() -> tuple[Path, pd.Series] | None:
 def _frame_probabilities(network: Network, source: _Windows, section: ClassifySection) -> NDArray[np.float32]:
     """Return each image's maximum over its windows, shape (N, K)."""
     rows, device = np.arange(len(source)), pick_device("auto")
-    logits = np.concatenate([said.logits for said in look(network.to(device), source, rows, section, device)])
+    logits = np.concatenate(
+        [said.logits for said in predict_batches(network.to(device), source, rows, section, device)]
+    )
     pooled: NDArray[np.float32] = sigmoid(logits).reshape(-1, source.of_image, logits.shape[1]).max(axis=1)
     return pooled
 
@@ -92,7 +94,7 @@ def real(size: Size) -> None:
     real_targets = HPA28.multi_hot(HPA28.parse(text) for text in texts)
     rows: list[dict[str, object]] = [_by_prevalence(targets[~held], real_targets)]
     details = {}
-    for kind in ("whole", "grid"):
+    for kind in ("full_frame", "grid"):
         source = _Windows(planes, kind)
         epochs = -(-size.epochs // (2 if kind == "grid" else 1))  # overlapping windows have 2.25 times the pixels
         section = size.section.model_copy(update={"epochs": epochs, "batch_size": 32})

@@ -13,25 +13,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aggregate.trained import pool_as_trained
-from classify.batches import FoldCrops
-from classify.channels import pick_channels
-from classify.checkpoint import Checkpoint
+from aggregate.pooling.trained import pool_as_trained
 from classify.config import ClassifySection
-from classify.evaluate import pick_device
-from classify.fit import clear, fit
-from classify.labels import CropLabels, label_crops
-from classify.predict import Scored, predict_fold
+from classify.data.channels import pick_channels
+from classify.data.crops import FoldCrops
+from classify.data.labels import CropLabels, label_crops
+from classify.inference.evaluate import pick_device
+from classify.inference.predict import Scored, predict_fold
+from classify.network.checkpoint import Checkpoint
 from classify.probabilities import ATTENTION, class_columns
 from classify.run import trained_pooling
 from classify.trained_pooling import TrainedPooling
+from classify.training.fit import clear, fit
 from crops.store import CropStore
 from hpa.channels import CHANNELS
-from hpa.files import write_json
-from hpa.folds import read_folds
 from hpa.images import read_images
+from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
-from hpa.work import WorkFolder
+from hpa.work.files import write_json
+from hpa.work.folder import WorkFolder
 
 FOLD: Final = 0
 """The fold that is held out: thresholds are tuned on it, nothing is trained on it."""

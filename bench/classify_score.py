@@ -8,19 +8,19 @@ import pandas as pd
 
 from aggregate.cell_labels import decide_cells
 from aggregate.config import AggregateSection
-from aggregate.decide import decide
-from aggregate.optimum import best_thresholds
+from aggregate.thresholds.decide import decide
+from aggregate.thresholds.exact import best_thresholds
 from bench.classify_runs import Job, Ran
 from bench.classify_world import World
-from classify.evaluate import mean_average_precision
+from classify.inference.evaluate import mean_average_precision
+from classify.inspect.retrieval import retrieve, unit
 from classify.probabilities import class_columns
-from classify.retrieval import retrieve, unit
-from hpa.folds import read_folds
 from hpa.images import read_images
+from hpa.metrics import macro_f1
 from hpa.pixels import read_labels
-from hpa.scores import macro_f1
+from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from segment.masks import read_mask
 from segment.score import match_cells
 

@@ -11,15 +11,15 @@ import torch
 
 from bench.classify_runs import FOLD, Job, show
 from bench.classify_world import TINY, Size, World
-from classify.augment import Augmentation
-from classify.batches import Batch, FoldCrops, TrainingCrops, epoch_loader, read_crops
 from classify.config import ClassifySection
-from classify.evaluate import BATCH, look, pick_device, uses_bfloat16
-from classify.model import Network, new_network
-from classify.normalise import measure_statistics
-from classify.objective import batch_loss
-from classify.optimize import new_optimizer
-from classify.sampling import training_batches
+from classify.data.augmentation import Augmentation
+from classify.data.crops import Batch, FoldCrops, TrainingCrops, epoch_loader, read_crops
+from classify.data.normalisation import measure_statistics
+from classify.data.sampling import training_batches
+from classify.inference.evaluate import BATCH, pick_device, predict_batches, uses_bfloat16
+from classify.losses.objective import batch_loss
+from classify.network.model import Network, new_network
+from classify.training.optimizer import new_optimizer
 
 
 class Steps:
@@ -31,7 +31,7 @@ class Steps:
         self._workers = workers
         self.device = pick_device(device)
         statistics = measure_statistics(
-            replace(crops, training=crops.training[:512]), section.neighbours, section.normalise
+            replace(crops, training=crops.training[:512]), section.outside_cell, section.normalise
         )
         frequencies = crops.targets[crops.training].mean(axis=0)
         self.network = new_network(section, 0, statistics.mean, statistics.std, frequencies).to(self.device).train()
@@ -104,12 +104,12 @@ def _rate(real_s: float, bare_s: float, ratio: float, crops: int) -> dict[str, o
 def _prediction(network: Network, crops: FoldCrops, section: ClassifySection, rounds: int) -> dict[str, object]:
     device = next(network.parameters()).device
     rows = np.resize(crops.training, 4 * BATCH)
-    pixels = torch.from_numpy(read_crops(crops.source, rows[:BATCH], section.neighbours)).to(device)
+    pixels = torch.from_numpy(read_crops(crops.source, rows[:BATCH], section.outside_cell)).to(device)
     network.eval()
 
     def streamed() -> float:
         started = time.perf_counter()
-        for _ in look(network, crops.source, rows, section, device):
+        for _ in predict_batches(network, crops.source, rows, section, device):
             pass
         return time.perf_counter() - started
 

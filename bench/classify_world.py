@@ -9,7 +9,7 @@ import crops.run
 import segment.run
 from classify.config import ClassifySection
 from hpa.atlas import synthesize
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from pipeline.init import init
 from pipeline.recipe import load_recipe
 

@@ -8,13 +8,13 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from bench.crop_stores import stores
-from classify.augment import Augmentation
-from classify.batches import Batch, FoldCrops, TrainingCrops, epoch_loader
 from classify.config import ClassifySection
-from classify.model import new_network
-from classify.objective import batch_loss
-from classify.optimize import new_optimizer
-from classify.sampling import epoch_batches
+from classify.data.augmentation import Augmentation
+from classify.data.crops import Batch, FoldCrops, TrainingCrops, epoch_loader
+from classify.data.sampling import epoch_batches
+from classify.losses.objective import batch_loss
+from classify.network.model import new_network
+from classify.training.optimizer import new_optimizer
 from crops.store import CropStore
 from hpa.atlas.scene import Scene
 

@@ -16,8 +16,8 @@ from hpa.atlas.scene import Scene
 from hpa.channels import CHANNELS
 from hpa.config import DataSection
 from hpa.images import write_images
-from hpa.layouts import index
-from hpa.work import WorkFolder
+from hpa.layouts.find import index
+from hpa.work.folder import WorkFolder
 from segment.masks import write_masks, write_pair
 
 STREAM: Final = 7_304  # no training's and no atlas's

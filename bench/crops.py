@@ -44,7 +44,7 @@ from crops.store import CropStore, store_folder
 from crops.windows import around_cells
 from hpa.atlas.scene import Scene
 from hpa.channels import CHANNELS
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 
 PEER_CALL, PEER_LOOP, PEER_READ = 189, 318, 2_065
 

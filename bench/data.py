@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from bench.measure import run_parts, split_words, timed
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
-from hpa.duplicates import HASHED, hash_plane, similar_pairs
-from hpa.folds import assign_folds
-from hpa.groups import join_groups, largest
-from hpa.hpa_v18 import parse_id
-from hpa.layouts import index
-from hpa.scan import scan_images
-from hpa.splits import SplitQuality, other_splits, quality
+from hpa.layouts.find import index
+from hpa.layouts.hpa_v18 import parse_id
+from hpa.splitting.folds import assign_folds
+from hpa.splitting.groups import join_groups, largest
+from hpa.splitting.hashes import HASHED, hash_plane, similar_pairs
+from hpa.splitting.quality import SplitQuality, other_splits, quality
+from hpa.splitting.scan import scan_images
 from hpa.vocabulary import HPA28
 
 STREAM = 4_404

@@ -12,7 +12,7 @@ import numpy as np
 
 ROOT: Final = Path(__file__).parent.parent
 
-# Files appear by a rename (`hpa.files.whole`), so the n-th rename is the n-th output file.
+# Files appear by a rename (`hpa.work.files.whole`), so the n-th rename is the n-th output file.
 _KILLED: Final = """
 import os, signal, sys
 from importlib import import_module

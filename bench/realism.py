@@ -68,7 +68,7 @@ def texture_features(plane: NDArray[np.uint8]) -> dict[str, float]:
     return found
 
 
-def tell_apart(real: pd.DataFrame, drawn: pd.DataFrame) -> tuple[float, float, pd.Series]:
+def adversarial_validation(real: pd.DataFrame, drawn: pd.DataFrame) -> tuple[float, float, pd.Series]:
     """Return cross-validated AUCs of a forest and of a regression, and each feature's own AUC."""
     table = pd.concat([real, drawn], ignore_index=True)
     truth = np.repeat([1, 0], [len(real), len(drawn)])
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paths = sorted((folder / "single_channel512").glob(f"*_{channel}.png"))
         real = pd.DataFrame([texture_features(read_gray(path)) for path in paths])
         drawn = pd.DataFrame([texture_features(scene.channels[position]) for scene in scenes])
-        forest, regression, alone = tell_apart(real, drawn)
+        forest, regression, alone = adversarial_validation(real, drawn)
         print(
             f"{channel:7s} {len(real)} real, {len(drawn)} drawn: AUC {forest:.2f} forest, {regression:.2f} regression"
         )

@@ -29,22 +29,22 @@ from bench.measure import data_files, run_killed, run_parts, split_words
 from bench.segment_images import as_documented, make_work, planes_of, scenes, write_folder
 from bench.segment_real import DIAMETERS_PX, real
 from bench.segment_speed import gpu, gpu_with_big_network, memory, speed, workers
-from segment.baseline import watershed_cells
 from segment.config import SegmentSection
-from segment.diameter import typical_diameter_px
+from segment.inference.diameter import typical_diameter_px
+from segment.inference.predict import prepare_input, segment_images
 from segment.masks import stage_folder
-from segment.models import load_model
-from segment.network import CompactNetwork
-from segment.predict import see, segment_images
+from segment.network.compact import CompactNetwork
+from segment.network.weights import load_model
 from segment.run import run
 from segment.score import score_images, summarise
+from segment.watershed import watershed_cells
 
 
 def accuracy(net: CompactNetwork, count: int) -> None:
     """Print AP of each way over synthetic images."""
     drawn = scenes(count)
     images = [planes_of(scene) for scene in drawn]
-    seen = [see(image, typical_diameter_px(*image.shape[1:])) for image in images]
+    seen = [prepare_input(image, typical_diameter_px(*image.shape[1:])) for image in images]
     cellpose = SegmentSection(postprocess="cellpose")
     found = {
         "watershed without a network": [watershed_cells(image) for image in seen],

@@ -13,10 +13,10 @@ from hpa.atlas import draw_scene
 from hpa.atlas.scene import Scene
 from hpa.config import DataSection
 from hpa.images import write_images
-from hpa.layouts import index
-from hpa.work import WorkFolder
-from segment.diameter import typical_diameter_px
-from segment.scenes import REFERENCE
+from hpa.layouts.find import index
+from hpa.work.folder import WorkFolder
+from segment.inference.diameter import typical_diameter_px
+from segment.training.scenes import REFERENCE
 
 STREAM = 7_303  # neither the training's, nor its check's, nor an atlas's
 SIDE_PX = 512

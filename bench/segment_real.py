@@ -12,14 +12,14 @@ from skimage.filters import threshold_otsu, threshold_triangle
 from skimage.segmentation import watershed
 
 from hpa.pixels import read_labels, read_plane
-from segment.baseline import watershed_cells
 from segment.config import SegmentSection
-from segment.network import CompactNetwork
-from segment.predict import see, segment_images
+from segment.inference.predict import prepare_input, segment_images
+from segment.network.compact import CompactNetwork
 from segment.score import score_images, summarise
+from segment.watershed import watershed_cells
 
 DIAMETERS_PX: Final = tuple(range(80, 121, 4))
-_LEAST_NUCLEUS_PX: Final = 200  # in a field of 512 px; less is dirt
+_MIN_NUCLEUS_PX: Final = 200  # in a field of 512 px; less is dirt
 
 
 def plain_watershed(planes: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -39,7 +39,7 @@ def plain_watershed(planes: NDArray[np.uint8]) -> NDArray[np.int32]:
     """
     reticulum, blue = (ndimage.gaussian_filter(plane.astype(np.float64), 2.0) for plane in planes)
     pieces, _ = ndimage.label(blue > threshold_otsu(blue))  # type: ignore[no-untyped-call]
-    nuclei = np.where((np.bincount(pieces.ravel()) >= _LEAST_NUCLEUS_PX)[pieces], pieces, 0)
+    nuclei = np.where((np.bincount(pieces.ravel()) >= _MIN_NUCLEUS_PX)[pieces], pieces, 0)
     seen = (reticulum > threshold_triangle(reticulum)) | (nuclei > 0)  # type: ignore[no-untyped-call]
     cells: NDArray[np.int32] = watershed(-reticulum, nuclei, mask=seen)  # type: ignore[no-untyped-call]
     return cells
@@ -66,7 +66,7 @@ def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
     print("  plain watershed                {:.3f}  {:.3f}".format(*found(lambda name: plain_watershed(images[name]))))
     rows = []
     for diameter in diameters_px:
-        seen = {name: see(planes, diameter) for name, planes in images.items()}
+        seen = {name: prepare_input(planes, diameter) for name, planes in images.items()}
         masks = dict(zip(seen, segment_images(net, list(seen.values()), SegmentSection()), strict=True))
         tuned = found(lambda name, seen=seen: watershed_cells(seen[name]))  # type: ignore[misc]
         rows.append((*tuned, *found(lambda name, masks=masks: masks[name].cells)))  # type: ignore[misc]

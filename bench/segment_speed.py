@@ -14,10 +14,10 @@ from bench.measure import peak_mib, spread, timed
 from bench.segment_images import SIDE_PX, as_documented, make_work, planes_of, scenes, write_folder
 from hpa.pixels import read_plane, write_labels
 from segment.config import SegmentSection
-from segment.decode import decode
-from segment.diameter import typical_diameter_px
-from segment.network import NUCLEUS_PLANE, CompactNetwork
-from segment.predict import answers, see, segment_images
+from segment.inference.diameter import typical_diameter_px
+from segment.inference.predict import prepare_input, run_network, segment_images
+from segment.network.compact import NUCLEUS_PLANE, CompactNetwork
+from segment.postprocess.decode import decode
 from segment.run import run
 
 
@@ -66,9 +66,9 @@ def whole_path(net: CompactNetwork, paths: list[list[Path]], folder: Path) -> di
         with _clock(spent, "decoding"):
             images = [np.stack([read_plane(path) for path in pair]) for pair in paths[start : start + 8]]
         with _clock(spent, "reducing"):
-            seen = [see(image, typical_diameter_px(*image.shape[1:])) for image in images]
+            seen = [prepare_input(image, typical_diameter_px(*image.shape[1:])) for image in images]
         with _clock(spent, "network"):
-            found = answers(net, seen)
+            found = run_network(net, seen)
         for answer, image in zip(found, seen, strict=True):
             with _clock(spent, "masks"):
                 masks = decode(answer, image.planes[NUCLEUS_PLANE], section, image.shape)
@@ -156,7 +156,11 @@ def gpu(net: BaseModel, peers: int, count: int) -> None:
 
     def ours() -> None:
         for start in range(0, count, 8):
-            list(segment_images(watched, [see(image, diameter) for image in images[start : start + 8]], section))
+            list(
+                segment_images(
+                    watched, [prepare_input(image, diameter) for image in images[start : start + 8]], section
+                )
+            )
 
     as_documented(net, images[:1])  # warms the device up
     theirs_s = timed(lambda: as_documented(net, images[:peers])) / peers

@@ -11,10 +11,10 @@ import pyarrow.parquet
 from bench.simulated import draw_images, score_cells
 from classify.probabilities import class_columns, write_probabilities
 from hpa.channels import CHANNELS
-from hpa.folds import write_folds
 from hpa.images import write_images
+from hpa.splitting.folds import write_folds
 from hpa.vocabulary import HPA28
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from pipeline.recipe import load_recipe, write_recipe
 
 COLUMNS = class_columns(HPA28)

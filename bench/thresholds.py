@@ -16,14 +16,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregate.carry import carry_thresholds
 from aggregate.config import AggregateSection, Transfer
-from aggregate.decide import decide
-from aggregate.methods import fit_thresholds
-from aggregate.optimum import best_thresholds
+from aggregate.thresholds.decide import decide
+from aggregate.thresholds.exact import best_thresholds
+from aggregate.thresholds.methods import fit_thresholds
+from aggregate.thresholds.transfer import transfer_thresholds
 from bench.simulated import K, draw_images, score_cells
-from hpa.folds import assign_folds
-from hpa.scores import macro_f1
+from hpa.metrics import macro_f1
+from hpa.splitting.folds import assign_folds
 from hpa.vocabulary import HPA28
 
 
@@ -127,7 +127,7 @@ def score_methods(one: Draw) -> dict[Key, float]:
         meant = name == "prevalence"
         shares = one.targets.mean(axis=0) if meant else (one.scores > values).mean(axis=0)
         for transfer in TRANSFERS:
-            found[name, transfer] = _score(one, carry_thresholds(values, shares, one.by_model, transfer))
+            found[name, transfer] = _score(one, transfer_thresholds(values, shares, one.by_model, transfer))
     return found
 
 
@@ -137,16 +137,16 @@ def score_handfuls(one: Draw) -> dict[str, float]:
     values = fit_thresholds(one.targets, one.scores, one.groups, section)
     shares = (one.scores > values).mean(axis=0)
     mean = one.by_model.mean(axis=0)
-    found = {"all at once": _score(one, carry_thresholds(values, shares, one.by_model, "spread"))}
+    found = {"all at once": _score(one, transfer_thresholds(values, shares, one.by_model, "spread"))}
     half = len(mean) // 2
-    stored = carry_thresholds(values, shares, one.by_model[:, :half], "spread")
+    stored = transfer_thresholds(values, shares, one.by_model[:, :half], "spread")
     found["as stored from other images"] = _score(one, stored)
     found["not carried"] = _score(one, values)
     for size in HANDFULS:
         predictions = np.empty(mean.shape, dtype=bool)
         for start in range(0, len(mean), size):
             rows = slice(start, start + size)
-            carried = carry_thresholds(values, shares, one.by_model[:, rows], "spread")
+            carried = transfer_thresholds(values, shares, one.by_model[:, rows], "spread")
             predictions[rows] = decide(mean[rows], carried, "argmax", HPA28)
         found[f"by {size}"] = macro_f1(one.test_targets, predictions)
     return found

@@ -44,7 +44,7 @@ def train(
 ) -> None:
     """Train the model of every fold."""
     from classify.run import train as run_train
-    from hpa.work import locked, open_work
+    from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
     with locked(work):
@@ -60,7 +60,7 @@ def predict(
 ) -> None:
     """Write out-of-fold and test probabilities."""
     from classify.run import predict as run_predict
-    from hpa.work import locked, open_work
+    from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
     with locked(work):
@@ -70,8 +70,8 @@ def predict(
 @app.command()
 def curves(work: Work) -> None:
     """Draw how training went."""
-    from classify.look import curves as draw
-    from hpa.work import open_work
+    from classify.inspect.commands import curves as draw
+    from hpa.work.folder import open_work
 
     raise typer.Exit(draw(open_work(work)))
 
@@ -83,8 +83,8 @@ def neighbours(
     shown: Annotated[int, typer.Option(min=1, help="Queries on a sheet.")] = 12,
 ) -> None:
     """Score, list and draw nearest crops and images."""
-    from classify.look import neighbours as find
-    from hpa.work import locked, open_work
+    from classify.inspect.commands import neighbours as find
+    from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
     with locked(work):

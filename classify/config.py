@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from crops.config import Neighbours
+from crops.config import OutsideCell
 from hpa.channels import CHANNELS
 from hpa.config import Section
 
@@ -29,7 +29,7 @@ class ClassifySection(Section):
         description='Channels of the run that the network sees, in this order; "red+yellow" is the mean of two. Empty'
         " takes all.",
     )
-    neighbours: Neighbours = Field(
+    outside_cell: OutsideCell = Field(
         default="keep",
         description="What a crop shows outside its own cell: the image, a quarter of its brightness, or black.",
     )

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from classify.labels import CropLabels, label_crops
+from classify.data.labels import CropLabels, label_crops
 from crops.config import CropsSection, Window
 from crops.store import CropStore, open_store, store_folder
-from hpa.config import DataSection, read_section
+from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.folds import read_folds
 from hpa.images import read_images
-from hpa.work import WorkFolder
+from hpa.splitting.folds import read_folds
+from hpa.work.folder import WorkFolder
 
 
 def stage_folder(work: WorkFolder, window: Window) -> Path:
@@ -24,7 +24,7 @@ def checkpoint_path(work: WorkFolder, window: Window, fold: int) -> Path:
 
 def read_windows(work: WorkFolder) -> CropsSection:
     """Return the recipe section that says on which kinds of windows to train and to predict."""
-    return read_section(work.recipe, "crops", CropsSection)
+    return work.section("crops", CropsSection)
 
 
 def run_folds(work: WorkFolder) -> list[int]:

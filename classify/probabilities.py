@@ -23,8 +23,8 @@ import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
-from hpa.files import whole
 from hpa.vocabulary import Vocabulary
+from hpa.work.files import atomic_write
 
 Origin = Literal["oof", "test"]
 KEY: Final = ["image_id", "cell_label", "fold"]
@@ -71,7 +71,7 @@ def write_probabilities(path: Path, table: pd.DataFrame, vocabulary: Vocabulary)
     probabilities_schema(vocabulary).validate(table)
     content = arrow.Table.from_pandas(table, preserve_index=False)
     content = content.replace_schema_metadata({**(content.schema.metadata or {}), _METADATA: vocabulary.name.encode()})
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         parquet.write_table(content, partial)
 
 

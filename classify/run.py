@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from classify.channels import pick_channels
-from classify.checkpoint import Checkpoint
 from classify.config import ClassifySection
-from classify.evaluate import pick_device
+from classify.data.channels import pick_channels
+from classify.inference.evaluate import pick_device
+from classify.inference.predict import Scored, predict_fold
 from classify.inputs import (
     checkpoint_path,
     packed_folds,
@@ -21,14 +21,14 @@ from classify.inputs import (
     stage_folder,
     stage_inputs,
 )
-from classify.predict import Scored, predict_fold
+from classify.network.checkpoint import Checkpoint
 from classify.probabilities import KEY, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
 from crops.config import Window
 from crops.store import CropStore
-from hpa.config import DataSection, read_section
+from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.work import WorkFolder, begin
+from hpa.work.folder import WorkFolder, begin
 
 _RECORDED = ("cellwise", "torch", "torchvision", "lightning", "albumentations", "pytorch-metric-learning")
 
@@ -66,7 +66,7 @@ def train(
     UserError
         If there are no crops, no such fold or device, or what an earlier run was made from changed.
     """
-    section = read_section(work.recipe, "classify", ClassifySection)
+    section = work.section("classify", ClassifySection)
     chosen = pick_device(device)
     known = run_folds(work)
     for fold in folds or ():
@@ -94,7 +94,7 @@ def _train_fold(
     *,
     overwrite: bool,
 ) -> None:
-    from classify.fit import clear, fit  # Lightning takes seconds to import and `predict` does without it
+    from classify.training.fit import clear, fit  # Lightning takes seconds to import and `predict` does without it
 
     data = work.data
     folder = stage_folder(work, window) / f"fold-{fold}"

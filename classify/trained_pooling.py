@@ -1,6 +1,6 @@
 """The second contract of the classify stage: ``classify/<window>/pooling.json``, how models were trained to be pooled.
 
-It is there only where they were (``classify.objective`` bag or dual); the last stage pools so if the recipe says
+It is there only where they were (``classify.losses.objective`` bag or dual); the last stage pools so if the recipe says
 ``aggregate.pooling = "trained"``.
 """
 
@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
-from hpa.files import write_json
+from hpa.work.files import write_json
 
-_LEAST_COMPLETENESS: Final = 0.01  # an image of slivers only still has something to say
+_MIN_COMPLETENESS: Final = 0.01  # an image of slivers only still has something to say
 
 
 def crop_weights(completeness: NDArray[np.float32], power: float) -> NDArray[np.float32]:
     """Return how much crops count: their completeness to a power, never nothing. Shape (N,), float32."""
-    return np.maximum(completeness, np.float32(_LEAST_COMPLETENESS)) ** np.float32(power)
+    return np.maximum(completeness, np.float32(_MIN_COMPLETENESS)) ** np.float32(power)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TrainedPooling:
     ----------
     pooling
         ``max``, ``top-k``, ``log-sum-exp``, ``linear-softmax``, ``noisy-or``, ``auto`` or ``attention``
-        (`classify.pooling` has the formulas).
+        (`classify.losses.pooling` has the formulas).
     top_k, sharpness
         Of ``top-k`` and ``log-sum-exp``.
     completeness_power

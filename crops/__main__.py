@@ -25,7 +25,7 @@ from hpa.command import call, new_app
 
 if TYPE_CHECKING:
     from crops.config import Window
-    from hpa.work import WorkFolder
+    from hpa.work.folder import WorkFolder
 
 app = new_app(__doc__)
 
@@ -46,7 +46,7 @@ class Shown(StrEnum):
 
     KEEP = "keep"
     DIM = "dim"
-    BLANK = "blank"
+    ZERO = "zero"
 
 
 @app.command()
@@ -59,7 +59,7 @@ def run(
 ) -> None:
     """Cut the windows of every image into crop stores."""
     from crops.run import run as run_stage
-    from hpa.work import locked, open_work
+    from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
     with locked(work):
@@ -74,7 +74,7 @@ def sheet(
 ) -> None:
     """Draw crops of each class, at the border and dropped."""
     from crops.sheet import draw_sheets
-    from hpa.work import open_work
+    from hpa.work.folder import open_work
 
     folder = open_work(work)
     for path in draw_sheets(folder, _kind(folder, window), class_name):
@@ -87,23 +87,22 @@ def export(
     to: Annotated[Form, typer.Option(help="The form.")],
     window: Kind = "",
     out: Annotated[Path | None, typer.Option(help="The file or folder to make; by default in WORK/export.")] = None,
-    neighbours: Annotated[Shown, typer.Option(help="What is shown outside the own cell.")] = Shown.KEEP,
+    outside_cell: Annotated[Shown, typer.Option(help="What is shown outside the own cell.")] = Shown.KEEP,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Write a store in a form that other programs read."""
     from crops.export import export as export_store
-    from hpa.work import open_work
+    from hpa.work.folder import open_work
 
     folder = open_work(work)
-    print(export_store(folder, _kind(folder, window), to.value, out, neighbours.value, overwrite=overwrite))
+    print(export_store(folder, _kind(folder, window), to.value, out, outside_cell.value, overwrite=overwrite))
 
 
 def _kind(work: "WorkFolder", name: str) -> "Window":
     from crops.config import CropsSection
-    from hpa.config import read_section
     from hpa.errors import UserError
 
-    known = read_section(work.recipe, "crops", CropsSection).stores
+    known = work.section("crops", CropsSection).stores
     if name and name not in known:
         raise UserError(f"expected a kind of window of the recipe ({', '.join(known)}), found {name!r}")
     return next(window for window in known if window == (name or known[0]))

@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 
 from hpa.config import Section
 
-Window = Literal["cells", "whole", "five", "random", "grid", "green"]
-Neighbours = Literal["keep", "dim", "blank"]
+Window = Literal["cells", "full_frame", "five_crop", "random", "grid", "brightest"]
+OutsideCell = Literal["keep", "dim", "zero"]
 """What a crop shows outside its own cell: the image, a quarter of its brightness, or black."""
 
 
@@ -17,13 +17,14 @@ class CropsSection(Section):
     windows: tuple[Window, ...] = Field(
         ("cells",),
         min_length=1,
-        description="How crops are placed, every kind in a store of its own: cells, one around each cell; whole, the"
-        " frame; five, its four corners and centre; random, anywhere; grid, n x n; green, where most protein is.",
+        description="How crops are placed, each kind in a store of its own: cells, one around each cell; full_frame,"
+        " the whole image; five_crop, its four corners and its centre; random, anywhere; grid, n x n; brightest, where"
+        " the protein channel is brightest.",
     )
     train_window: Window | Literal["same"] = Field(
         "same",
-        description="The kind of crops that is trained on, where it is not the same that is predicted: random for"
-        " five, for example.",
+        description="The kind of crops to train on, if not the kind that is predicted: for example random with"
+        " five_crop.",
     )
     size_px: int = Field(128, ge=8, le=1024, description="Height and width of a crop, in crop pixels.")
     scale: Literal["fit", "fixed"] = Field(
@@ -36,9 +37,14 @@ class CropsSection(Section):
         0.05, ge=0, le=2, description="With scale fit: added on each side, as a share of the cell's longer side."
     )
     side: float = Field(
-        0.5, gt=0, le=1, description="Side of five, random and green windows, as a share of the frame's shorter side."
+        0.5,
+        gt=0,
+        le=1,
+        description="Side of five_crop, random and brightest windows, as a share of the frame's shorter side.",
     )
-    count: int = Field(5, ge=1, le=1000, description="Windows of an image with random, and at most with green.")
+    count: int = Field(
+        5, ge=1, le=1000, description="Number of random windows per image, and the most brightest windows."
+    )
     grid: int = Field(3, ge=1, le=100, description="Windows along the longer side of the frame with grid.")
     overlap: float = Field(
         0.25, ge=0, le=0.9, description="Share of a window's side that its neighbour covers too, with grid."

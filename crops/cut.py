@@ -17,7 +17,7 @@ class Cut:
     Parameters
     ----------
     crops
-        Shape (n, C, S, S), uint8, all pixels of the window: neighbours too.
+        Shape (n, C, S, S), uint8, all pixels of the window, also those of neighbouring cells.
     masks
         Shape (n, S, S), bool, the cell's own pixels.
     """

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from crops.config import CropsSection
 from hpa.pixels import Pixels
 
-_MOST_16: Final = 65_535
+_MAX_16: Final = 65_535
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def to_8_bit(pixels: Pixels | Sequence[Pixels], section: CropsSection) -> Planes
     black, white = np.zeros(len(pixels), np.int32), np.full(len(pixels), 255, np.int32)
     if pixels[0].dtype == np.uint8:
         return Planes(_channels_first(cast(Sequence[NDArray[np.uint8]], pixels)), black, white)
-    white[:] = _MOST_16
+    white[:] = _MAX_16
     if section.depth_16 == "percentiles":
         for i, plane in enumerate(pixels):
             black[i], white[i] = _percentiles(plane, section.low_percentile, section.high_percentile)
@@ -75,7 +75,7 @@ def _channels_first(pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def _percentiles(plane: Pixels, low: float, high: float) -> tuple[int, int]:
-    below = np.cumsum(np.bincount(plane.ravel(), minlength=_MOST_16 + 1))
+    below = np.cumsum(np.bincount(plane.ravel(), minlength=_MAX_16 + 1))
     ranks = np.ceil(np.array([low, high]) / 100 * plane.size)
     black, white = (int(value) for value in np.searchsorted(below, np.maximum(ranks, 1)))
     return black, max(white, black + 1)
@@ -83,5 +83,5 @@ def _percentiles(plane: Pixels, low: float, high: float) -> tuple[int, int]:
 
 def _table(black: int, white: int) -> NDArray[np.uint8]:
     """Return the 8-bit value of every 16-bit one."""
-    scaled = (np.arange(_MOST_16 + 1, dtype=np.float64) - black) * (255 / (white - black))
+    scaled = (np.arange(_MAX_16 + 1, dtype=np.float64) - black) * (255 / (white - black))
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from crops.config import Neighbours, Window
+from crops.config import OutsideCell, Window
 from crops.store import CropStore, open_store
 from hpa.channels import Channel
 from hpa.errors import UserError
 from hpa.images import read_images
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 
 Form = Literal["anndata", "webdataset", "png"]
 
@@ -31,7 +31,13 @@ _PER_TAR: Final = 4096
 
 
 def export(
-    work: WorkFolder, window: Window, form: Form, out: Path | None, neighbours: Neighbours, *, overwrite: bool = False
+    work: WorkFolder,
+    window: Window,
+    form: Form,
+    out: Path | None,
+    outside_cell: OutsideCell,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Export one store of a work folder.
 
@@ -45,7 +51,7 @@ def export(
         ``anndata`` (one ``.h5sc`` file), ``webdataset`` (a folder of tars) or ``png`` (a folder of folders).
     out
         The file or folder to make; None takes ``export/<window>`` in the work folder.
-    neighbours
+    outside_cell
         What is shown outside the own cell.
     overwrite
         Replace what is there.
@@ -68,13 +74,13 @@ def export(
     if form == "anndata":
         from crops.h5sc import write_h5sc
 
-        write_h5sc(store, crops, channels, out, neighbours)
+        write_h5sc(store, crops, channels, out, outside_cell)
         return out
     with _new_folder(out) as folder:
         if form == "webdataset":
-            write_tars(store, crops, folder, window, neighbours)
+            write_tars(store, crops, folder, window, outside_cell)
         else:
-            write_pngs(store, crops, channels, folder, neighbours)
+            write_pngs(store, crops, channels, folder, outside_cell)
     return out
 
 
@@ -104,7 +110,7 @@ def describe(work: WorkFolder, store: CropStore) -> pd.DataFrame:
     return store.table.merge(known, on="image_id", how="left", validate="many_to_one")
 
 
-def write_tars(store: CropStore, crops: pd.DataFrame, folder: Path, name: str, neighbours: Neighbours) -> None:
+def write_tars(store: CropStore, crops: pd.DataFrame, folder: Path, name: str, outside_cell: OutsideCell) -> None:
     """Write WebDataset shards ``<name>-000000.tar`` with, for every crop, ``.npy``, ``.mask.npy`` and ``.json``.
 
     Parameters
@@ -113,12 +119,12 @@ def write_tars(store: CropStore, crops: pd.DataFrame, folder: Path, name: str, n
         The crops and what is known of each.
     folder, name
         Where to, and how the shards are called.
-    neighbours
+    outside_cell
         What is shown outside the own cell.
     """
     for number, start in enumerate(range(0, len(store), _PER_TAR)):
         with tarfile.open(folder / f"{name}-{number:06d}.tar", "w") as tar:
-            for row, pixels, own in _crops(store, neighbours, start, min(start + _PER_TAR, len(store))):
+            for row, pixels, own in _crops(store, outside_cell, start, min(start + _PER_TAR, len(store))):
                 told = json.dumps(crops.iloc[row].to_dict(), default=_plain).encode()
                 # The key is a number: an image id may have dots, at which WebDataset would cut it.
                 parts = {"npy": _npy(pixels), "mask.npy": _npy(own.view(np.uint8)), "json": told}
@@ -129,7 +135,7 @@ def write_tars(store: CropStore, crops: pd.DataFrame, folder: Path, name: str, n
 
 
 def write_pngs(
-    store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...], folder: Path, neighbours: Neighbours
+    store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...], folder: Path, outside_cell: OutsideCell
 ) -> None:
     """Write ``<class>/<image_id>_<cell_label>.png``, red, green and blue; a crop stands with each of its classes.
 
@@ -141,10 +147,10 @@ def write_pngs(
         Of the store.
     folder
         Where to.
-    neighbours
+    outside_cell
         What is shown outside the own cell.
     """
-    for row, pixels, _ in _crops(store, neighbours, 0, len(store)):
+    for row, pixels, _ in _crops(store, outside_cell, 0, len(store)):
         crop = crops.iloc[row]
         done, content = cv2.imencode(".png", rgb(pixels, channels)[..., ::-1])
         assert done
@@ -164,11 +170,11 @@ def rgb(pixels: NDArray[np.uint8], channels: tuple[Channel, ...]) -> NDArray[np.
 
 
 def _crops(
-    store: CropStore, neighbours: Neighbours, start: int, end: int
+    store: CropStore, outside_cell: OutsideCell, start: int, end: int
 ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.bool_]]]:
     for first in range(start, end, _BLOCK):
         rows = np.arange(first, min(first + _BLOCK, end))
-        yield from zip(rows.tolist(), store.batch(rows, neighbours), store.masks(rows), strict=True)
+        yield from zip(rows.tolist(), store.batch(rows, outside_cell), store.masks(rows), strict=True)
 
 
 def _npy(array: NDArray[Any]) -> bytes:

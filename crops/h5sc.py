@@ -11,18 +11,18 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from crops.config import Neighbours
+from crops.config import OutsideCell
 from crops.store import CropStore
 from hpa.channels import Channel
 from hpa.errors import UserError
-from hpa.files import whole
+from hpa.work.files import atomic_write
 
 _KEY: Final = "single_cell_images"
 _BLOCK: Final = 256
 
 
 def write_h5sc(
-    store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...], path: Path, neighbours: Neighbours
+    store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...], path: Path, outside_cell: OutsideCell
 ) -> None:
     """Write all crops of a store to one file.
 
@@ -36,7 +36,7 @@ def write_h5sc(
         Of the store.
     path
         The file to make, whole or not at all.
-    neighbours
+    outside_cell
         What is shown outside the own cell.
 
     Raises
@@ -67,7 +67,7 @@ def write_h5sc(
         "channel_mapping": np.array(kinds, dtype=object),
         "compression": "lzf",
     }
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         AnnData(obs=obs, var=var, uns={_KEY: told}).write_h5ad(partial)
         with h5py.File(partial, "r+") as file:
             shape = (len(store), len(names), size_px, size_px)
@@ -76,5 +76,5 @@ def write_h5sc(
             images.attrs["encoding-type"], images.attrs["encoding-version"] = "array", "0.2.0"
             for start in range(0, len(store), _BLOCK):
                 rows = np.arange(start, min(start + _BLOCK, len(store)))
-                pixels = store.batch(rows, neighbours).astype(np.float32) / 255
+                pixels = store.batch(rows, outside_cell).astype(np.float32) / 255
                 images[rows[0] : rows[-1] + 1] = np.concatenate([store.masks(rows)[:, None], pixels], axis=1)

@@ -16,11 +16,11 @@ from crops.depth import Planes, to_8_bit
 from crops.drop import drop_reasons
 from crops.measure import Regions, clip, find_cells, measure_cells, measure_light, measure_windows, share_within
 from crops.store import store_folder
-from crops.windows import around_cells, on_frame, whole_frame
+from crops.windows import around_cells, full_frame, on_frame
 from hpa.config import DataSection
 from hpa.errors import ImageError
 from hpa.pixels import read_planes
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from segment.masks import read_mask, read_nuclei
 
 REASON: Final = "reason"
@@ -88,7 +88,7 @@ def cut_image(context: Context, image: Mapping[Any, Any]) -> tuple[Cut, Columns,
     planes = to_8_bit(read_planes(image, context.data.channels), context.section)
     dropped: Columns = {"cell_label": np.empty(0, np.int32), REASON: np.empty(0, object)}
     if context.window != "cells":
-        green = context.data.channels.index("green") if context.window == "green" else 0
+        green = context.data.channels.index("green") if context.window == "brightest" else 0
         image_id = str(image["image_id"])
         windows = on_frame(context.window, planes.pixels, context.section, context.data.seed, image_id, green)
         return *_cut_frame(context, planes, windows, fallback=False), dropped
@@ -99,7 +99,7 @@ def cut_image(context: Context, image: Mapping[Any, Any]) -> tuple[Cut, Columns,
         dropped = {"cell_label": cells.labels[gone], REASON: reasons[gone]}
         if not gone.all():
             return *_cut_cells(context, planes, cells, measured, ~gone), dropped
-    frame = whole_frame(*planes.pixels.shape[1:])
+    frame = full_frame(*planes.pixels.shape[1:])
     return *_cut_frame(context, planes, frame, fallback=True), dropped
 
 

@@ -12,11 +12,10 @@ from crops.image import REASON, Columns, Context, cut_image
 from crops.shards import ShardWriter, remove_shard, shard_bytes
 from crops.table import COLUMNS, write_crops
 from hpa.channels import Channel
-from hpa.config import read_section
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
-from hpa.mapping import FAILURE, Chunk, cut_chunks, map_chunks, write_failures
-from hpa.work import WorkFolder, begin
+from hpa.work.folder import WorkFolder, begin
+from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks, write_failures
 from segment.masks import masks_path, read_masks
 
 
@@ -56,9 +55,9 @@ def run(
     UserError
         If the segment stage is not done, something it was made from changed, or the disk has no room.
     """
-    data, section = work.data, read_section(work.recipe, "crops", CropsSection)
+    data, section = work.data, work.section("crops", CropsSection)
     windows = windows or section.stores
-    if "green" in windows and "green" not in data.channels:
+    if "brightest" in windows and "green" not in data.channels:
         raise UserError("expected the channel green in [data] for windows where most protein is, found none")
     code = 0
     for window in windows:
@@ -111,7 +110,7 @@ def _check_room(context: Context, images: pd.DataFrame) -> None:
     if context.window == "cells":
         crops = int(images["n_cells"].fillna(1).clip(lower=1).sum())
     else:
-        most = {"whole": 1, "five": 5, "grid": section.grid**2}.get(context.window, section.count)
+        most = {"full_frame": 1, "five_crop": 5, "grid": section.grid**2}.get(context.window, section.count)
         crops = most * len(images)
     size = section.size_px**2
     need = max(0, crops * (len(context.data.channels) * size + -(-size // 8)) - shard_bytes(context.folder))

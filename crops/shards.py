@@ -22,7 +22,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
-from hpa.files import whole
+from hpa.work.files import atomic_write
 
 _HEADER_BYTES: Final = 128
 _LEVEL: Final = 1  # higher levels take longer and save nothing on microscopy's noise
@@ -80,8 +80,8 @@ class ShardWriter:
     def _begin(self) -> tuple[io.BufferedWriter, io.BufferedWriter]:
         pixels_path = _frames_path if self._codec else shard_path
         # The pixels are renamed last: where they are, the rest is too.
-        pixels = self._open.enter_context(whole(pixels_path(self._folder, self._index)))
-        bits = self._open.enter_context(whole(mask_path(self._folder, self._index)))
+        pixels = self._open.enter_context(atomic_write(pixels_path(self._folder, self._index)))
+        bits = self._open.enter_context(atomic_write(mask_path(self._folder, self._index)))
         self._files = (
             self._open.enter_context(pixels.open("wb")),
             self._open.enter_context(bits.open("wb")),
@@ -96,7 +96,7 @@ class ShardWriter:
             _write_header(pixels, (self.n, *self._shapes[0]))
             return
         index = np.array([*self._shapes[0], *self._offsets], dtype=np.int64)
-        with whole(_index_path(self._folder, self._index)) as partial:
+        with atomic_write(_index_path(self._folder, self._index)) as partial:
             np.save(partial, index, allow_pickle=False)
 
 

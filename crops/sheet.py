@@ -16,12 +16,11 @@ from crops.store import CropStore, open_store
 from crops.table import read_dropped
 from crops.windows import around_cells
 from hpa.channels import Channel
-from hpa.config import read_section
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.pictures import Color, Picture, composite, fitted, outlined, save_lines, titled
 from hpa.pixels import read_channels
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from segment.masks import read_mask
 
 _TILE_PX: Final = 128
@@ -129,7 +128,7 @@ def _border(store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...]
 
 def _dropped(work: WorkFolder, store: CropStore) -> dict[str, list[Picture]]:
     """Cut some dropped cells of each reason from their images: the store does not have them."""
-    section = read_section(work.recipe, "crops", CropsSection)
+    section = work.section("crops", CropsSection)
     images = read_images(work.images).set_index("image_id")
     lines = {}
     for reason, cells in read_dropped(store.folder).groupby("reason"):

@@ -15,14 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from crops.config import CropsSection, Neighbours, Window
+from crops.config import CropsSection, OutsideCell, Window
 from crops.shards import cached, open_masks, open_pixels
 from crops.table import COLUMNS
-from hpa.config import read_section
 from hpa.errors import UserError
-from hpa.files import sha256
-from hpa.tables import read_parquet
-from hpa.work import WorkFolder
+from hpa.work.files import sha256
+from hpa.work.folder import WorkFolder
+from hpa.work.tables import read_parquet
 
 DIM: Final = 4
 """Dimmed pixels keep one part in this many of their brightness."""
@@ -35,7 +34,7 @@ def store_folder(work: WorkFolder, window: Window) -> Path:
     return work.root / "crops" / window
 
 
-def with_neighbours(pixels: NDArray[np.uint8], own: NDArray[np.bool_], neighbours: Neighbours) -> NDArray[np.uint8]:
+def show_outside(pixels: NDArray[np.uint8], own: NDArray[np.bool_], outside_cell: OutsideCell) -> NDArray[np.uint8]:
     """Show crops with what is outside their own cell kept, dimmed to a quarter, or black.
 
     Parameters
@@ -44,13 +43,13 @@ def with_neighbours(pixels: NDArray[np.uint8], own: NDArray[np.bool_], neighbour
         Shape (n, C, S, S).
     own
         Shape (n, S, S).
-    neighbours
+    outside_cell
         ``keep``, ``dim`` or ``blank``.
     """
-    if neighbours == "keep":
+    if outside_cell == "keep":
         return pixels
     inside = own[:, np.newaxis]
-    if neighbours == "dim":
+    if outside_cell == "dim":
         return np.where(inside, pixels, pixels // DIM)
     return np.where(inside, pixels, np.uint8(0))
 
@@ -83,7 +82,7 @@ def open_store(work: WorkFolder, window: Window) -> "CropStore":
         "[data]": (made_from["data"], work.data.model_dump(mode="json")),
         "[crops]": (
             made_from["section"],
-            read_section(work.recipe, "crops", CropsSection).of(window).model_dump(mode="json"),
+            work.section("crops", CropsSection).of(window).model_dump(mode="json"),
         ),
     }
     now |= {name: (earlier, sha256(work.root / name)) for name, earlier in made_from["inputs"].items()}
@@ -162,28 +161,28 @@ class CropStore:
             return (0, 0, 0)
         return cast(tuple[int, int, int], self._pixels(int(self._shards[0])).shape)
 
-    def crop(self, row: int, neighbours: Neighbours = "keep") -> NDArray[np.uint8]:
+    def crop(self, row: int, outside_cell: OutsideCell = "keep") -> NDArray[np.uint8]:
         """Return the crop at a position of the table, shape (C, S, S), uint8."""
-        crop: NDArray[np.uint8] = self.batch([row], neighbours)[0]
+        crop: NDArray[np.uint8] = self.batch([row], outside_cell)[0]
         return crop
 
-    def bag(self, image_id: str, neighbours: Neighbours = "keep") -> NDArray[np.uint8]:
+    def bag(self, image_id: str, outside_cell: OutsideCell = "keep") -> NDArray[np.uint8]:
         """Return the crops of an image in the order of the table, shape (n, C, S, S), uint8; n is 0 for a stranger."""
-        return self.batch(self.rows_of(image_id), neighbours)
+        return self.batch(self.rows_of(image_id), outside_cell)
 
     def rows_of(self, image_id: str) -> NDArray[np.int64]:
         """Return the positions in the table of an image's crops."""
         bag = self._bags.get(image_id, slice(0, 0))
         return np.arange(bag.start, bag.stop)
 
-    def batch(self, rows: Rows, neighbours: Neighbours = "keep") -> NDArray[np.uint8]:
+    def batch(self, rows: Rows, outside_cell: OutsideCell = "keep") -> NDArray[np.uint8]:
         """Return the crops at some positions of the table.
 
         Parameters
         ----------
         rows
             n positions in ``table``, in any order; the files are read in theirs.
-        neighbours
+        outside_cell
             What is shown outside the own cell.
 
         Returns
@@ -192,7 +191,7 @@ class CropStore:
             Shape (n, C, S, S), uint8, in the order asked for; the caller's own.
         """
         pixels = self.pixels(rows)
-        return pixels if neighbours == "keep" else with_neighbours(pixels, self.masks(rows), neighbours)
+        return pixels if outside_cell == "keep" else show_outside(pixels, self.masks(rows), outside_cell)
 
     def pixels(self, rows: Rows) -> NDArray[np.uint8]:
         """Return the untouched crops at some positions of the table: shape (n, C, S, S), uint8."""

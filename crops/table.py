@@ -21,8 +21,8 @@ from typing import Final
 import pandas as pd
 import pandera.pandas as pa
 
-from hpa.files import write_parquet
-from hpa.tables import check_table, read_parquet
+from hpa.work.files import write_parquet
+from hpa.work.tables import check_table, read_parquet
 
 COLUMNS: Final = {
     "image_id": pa.Column(str),

@@ -34,7 +34,7 @@ def around_cells(boxes: NDArray[np.integer[Any]], section: CropsSection) -> Wind
     return np.concatenate([first, first + side[:, None]], axis=1).astype(np.int32)
 
 
-def whole_frame(height: int, width: int) -> Windows:
+def full_frame(height: int, width: int) -> Windows:
     """Place one window that holds the whole frame in its middle."""
     side = max(height, width)
     return _squares([((height - side) // 2, (width - side) // 2)], side)
@@ -60,20 +60,20 @@ def on_frame(
     """
     height, width = planes.shape[1:]
     side = max(1, round(section.side * min(height, width)))
-    if window == "five":
-        return five(height, width, side)
+    if window == "five_crop":
+        return five_crop(height, width, side)
     if window == "grid":
         return grid(height, width, section.grid, section.overlap)
     if window == "random":
         draw = np.random.default_rng([seed, zlib.crc32(image_id.encode())])
         places = draw.integers(0, [height - side + 1, width - side + 1], (section.count, 2))
         return _squares(places, side)
-    if window == "green":
+    if window == "brightest":
         return brightest(planes[green], side, section.count)
-    return whole_frame(height, width)
+    return full_frame(height, width)
 
 
-def five(height: int, width: int, side: int) -> Windows:
+def five_crop(height: int, width: int, side: int) -> Windows:
     """Place a window in each corner, row by row, and one in the centre."""
     down, right = height - side, width - side
     return _squares([(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)], side)
@@ -89,7 +89,7 @@ def grid(height: int, width: int, n: int, overlap: float) -> Windows:
     n
         Windows along its longer side.
     overlap
-        Share of the side that neighbours along the longer side have in common, at least.
+        Share of the side that adjacent windows along the longer side have in common, at least.
     """
     side = int(np.ceil(max(height, width) / (n - (n - 1) * overlap)))
     rows, cols = _along(height, side, n), _along(width, side, n)

@@ -40,7 +40,7 @@ def synthesize(
 ) -> None:
     """Draw a synthetic atlas with its truth."""
     from hpa.atlas import synthesize as draw
-    from hpa.progress import progress
+    from hpa.work.progress import progress
 
     with progress("synthesize", images + test) as advance:
         draw(out, images, test, seed, size_px=size_px, workers=workers or None, on_image=lambda: advance(1))
@@ -77,8 +77,8 @@ def leaks(
     workers: Workers = 0,
 ) -> None:
     """Tell what leaks: near-duplicates, contradicting labels, torn groups, train and test that differ."""
-    from hpa.leaks import report_leaks
-    from hpa.work import locked, open_work
+    from hpa.reports.leaks import report_leaks
+    from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
     with locked(work):
@@ -96,8 +96,8 @@ def explore(
 ) -> None:
     """Draw a data set at a glance: classes, intensities, sizes, a sheet of images."""
     from hpa.errors import UserError
-    from hpa.explore import explore as look
-    from hpa.work import locked, open_work
+    from hpa.reports.explore import explore as look
+    from hpa.work.folder import locked, open_work
 
     if order not in ("rare", "random"):
         raise UserError(f"expected --order rare or random, found {order!r}")
@@ -114,7 +114,7 @@ def shard(
     by: Annotated[str, typer.Option(help="How files get there: link (no room needed), symlink or copy.")] = "link",
 ) -> None:
     """Split a large folder of images into folders that can be uploaded."""
-    from hpa.shard import shard as split
+    from hpa.layouts.split_folder import shard as split
 
     split(data, out, files, by)
 
@@ -132,7 +132,7 @@ def download_v18(
     ] = 20,
 ) -> None:
     """Fetch the images of the Human Protein Atlas, version 18."""
-    from hpa.download import download
+    from hpa.layouts.download import download
 
     raise typer.Exit(download(table, out, base_url, colors.split(","), parallel, retries, timeout))
 

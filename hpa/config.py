@@ -63,7 +63,7 @@ class DataSection(Section):
         return channels
 
     @property
-    def looks_for_duplicates(self) -> bool:
+    def finds_duplicates(self) -> bool:
         """Whether init hashes every image."""
         return self.near_duplicates or self.dedupe == "keep-one"
 

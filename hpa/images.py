@@ -19,9 +19,9 @@ import pandera.pandas as pa
 
 from hpa.channels import Channel
 from hpa.errors import UserError
-from hpa.files import write_parquet
-from hpa.tables import check_table, read_parquet
 from hpa.vocabulary import Vocabulary
+from hpa.work.files import write_parquet
+from hpa.work.tables import check_table, read_parquet
 
 # An id becomes a file name in the work folder, so it must never be able to point elsewhere.
 _ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,199}")
@@ -32,7 +32,7 @@ _COLUMNS: Final = {
     "source": pa.Column(str),
     "split": pa.Column(str, pa.Check.isin(["train", "test"])),
     "target": pa.Column(object),
-    "masked": pa.Column(object),
+    "unknown_classes": pa.Column(object),
     "antibody": pa.Column(object, nullable=True),
     "well": pa.Column(object, nullable=True),
     "height_px": pa.Column("int32", pa.Check.ge(0)),
@@ -80,7 +80,7 @@ def images_schema(vocabulary: Vocabulary, channels: Sequence[Channel]) -> pa.Dat
         return list(target) == sorted(set(target)) and all(0 <= c < len(vocabulary) for c in target)
 
     of_classes = pa.Column(object, pa.Check(is_target, element_wise=True))
-    columns = _COLUMNS | {"target": of_classes, "masked": of_classes}
+    columns = _COLUMNS | {"target": of_classes, "unknown_classes": of_classes}
     for channel in channels:
         columns[f"path_{channel}"] = pa.Column(str)
         columns[f"plane_{channel}"] = pa.Column("int16", pa.Check.ge(-1))
@@ -106,12 +106,14 @@ def write_images(path: Path, images: pd.DataFrame, vocabulary: Vocabulary, chann
         If it breaks the contract.
     """
     images = images.copy()
-    if "masked" not in images:
-        images.insert(list(images.columns).index("target") + 1, "masked", pd.Series([()] * len(images), dtype=object))
+    if "unknown_classes" not in images:
+        images.insert(
+            list(images.columns).index("target") + 1, "unknown_classes", pd.Series([()] * len(images), dtype=object)
+        )
     if "well" not in images:
         images.insert(list(images.columns).index("antibody") + 1, "well", pd.Series([None] * len(images), dtype=object))
     images_schema(vocabulary, channels).validate(images)
-    for column in ("target", "masked"):
+    for column in ("target", "unknown_classes"):
         images[column] = pd.Series([[int(c) for c in labels] for labels in images[column]], dtype=object)
     write_parquet(path, images)
 
@@ -125,6 +127,6 @@ def read_images(path: Path) -> pd.DataFrame:
         If there is none, or it breaks what holds for every run.
     """
     images = check_table(read_parquet(path, "python -m pipeline init"), _OF_EVERY_RUN, path)
-    for column in ("target", "masked"):
+    for column in ("target", "unknown_classes"):
         images[column] = [tuple(int(c) for c in labels) for labels in images[column]]
     return images

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from hpa.channels import Channel
 from hpa.errors import ImageError
-from hpa.files import whole, write_bytes
 from hpa.pixels import Pixels, read_channels
+from hpa.work.files import atomic_write, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,13 +33,13 @@ _MERGED: Final[Mapping[Channel, tuple[float, float, float]]] = {
 }
 _TITLE_PX: Final = 18
 _LETTER_PX: Final = 7
-_LEAST_TOP: Final = 24  # gray levels of 255 that are shown as white at the most: an empty plane stays dark
+_MIN_TOP: Final = 24  # gray levels of 255 that are shown as white at the most: an empty plane stays dark
 
 
 def brighten(planes: Pixels) -> NDArray[np.float32]:
     """Scale each plane of (C, H, W) by itself so that its 99.8th percentile is white, 255."""
     depth = 255 if planes.dtype == np.uint8 else 65535
-    top = np.maximum(np.percentile(planes, 99.8, axis=(1, 2)), 1 if depth > 255 else _LEAST_TOP)
+    top = np.maximum(np.percentile(planes, 99.8, axis=(1, 2)), 1 if depth > 255 else _MIN_TOP)
     return np.asarray(planes * (255 / top)[:, None, None], dtype=np.float32)
 
 
@@ -170,7 +170,7 @@ def save_lines(lines: Mapping[str, Sequence[Picture]], columns: int, out: Path) 
 
 def save_figure(figure: "Figure", out: Path) -> None:
     """Write a figure of matplotlib as a PNG, whole or not at all."""
-    with whole(out) as partial:
+    with atomic_write(out) as partial:
         figure.savefig(partial, dpi=110)
 
 

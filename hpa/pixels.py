@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from hpa.channels import Channel
 from hpa.errors import ImageError
-from hpa.files import write_bytes
+from hpa.work.files import write_bytes
 
 ONLY_PLANE: Final = -1
 """Plane number of a file that must hold one gray plane and nothing else."""
 
-MOST_LABELS: Final = 65_535
+MAX_LABELS: Final = 65_535
 """A uint16 label image holds no more objects."""
 
 _JPEG: Final = b"\xff\xd8\xff"
@@ -175,8 +175,8 @@ def write_labels(path: Path, labels: NDArray[np.integer[Any]]) -> None:
     ImageError
         If it has more objects than 16 bits can number.
     """
-    if labels.size and labels.max() > MOST_LABELS:
-        raise ImageError(f"expected at most {MOST_LABELS} objects, found {labels.max()}")
+    if labels.size and labels.max() > MAX_LABELS:
+        raise ImageError(f"expected at most {MAX_LABELS} objects, found {labels.max()}")
     # Run lengths suit label images: a third of the time of other strategies, and no larger. Differences to the row
     # above are a seventh to a third smaller than those to the pixel before, and read in two thirds of the time.
     how = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]

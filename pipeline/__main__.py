@@ -54,8 +54,8 @@ def run(
     work: Work, device: Device = "auto", workers: Workers = 0, dask: Dask = "", overwrite: Overwrite = False
 ) -> None:
     """Run every stage, resuming what is unfinished."""
-    from aggregate.table import print_metrics
-    from hpa.work import locked, open_work
+    from aggregate.scoring.terminal import print_metrics
+    from hpa.work.folder import locked, open_work
     from pipeline.stages import run_stages
 
     folder = open_work(work)
@@ -90,7 +90,7 @@ def export(
     bundle: Annotated[Path, typer.Argument(help="The folder to make.")],
 ) -> None:
     """Pack what `apply` needs into one folder that can be handed on."""
-    from hpa.work import locked
+    from hpa.work.folder import locked
     from pipeline.bundle import export as pack
     from pipeline.model import Model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from aggregate.config import AggregateSection
 from hpa.errors import UserError
 from hpa.images import read_images
-from hpa.work import locked
+from hpa.work.folder import locked
 from pipeline.bundle import open_bundle
 from pipeline.init import init_apply
 from pipeline.model import Model, with_joined
@@ -75,8 +75,8 @@ def apply(
 def _check_ranked(model: Model, images: int) -> None:
     section = model.recipe["aggregate"]
     assert isinstance(section, AggregateSection)
-    if model.joined and section.join_by == "rank" and images < section.least_images:
+    if model.joined and section.join_by == "rank" and images < section.min_images:
         raise UserError(
-            f"expected at least {section.least_images} images (aggregate.least_images) to rank, as the runs were joined"
+            f"expected at least {section.min_images} images (aggregate.min_images) to rank, as the runs were joined"
             f" by rank, found {images}"
         )

@@ -14,10 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from hpa.config import Section, read_section
+from hpa.config import Section
 from hpa.errors import UserError
-from hpa.files import sha256, write_json
-from hpa.work import WorkFolder
+from hpa.work.files import sha256, write_json
+from hpa.work.folder import WorkFolder
 from pipeline.model import Model, with_joined
 from pipeline.recipe import load_recipe, write_recipe
 from segment.config import SegmentSection
@@ -71,14 +71,14 @@ def export(model: Model, bundle: Path) -> int:
 
 def _pack(work: WorkFolder, recipe: dict[str, Section], folder: Path) -> dict[str, str]:
     """Copy the recipe, the checkpoints and a network of the user's own; return the network's name and sha256."""
-    from segment.models import weights_of
+    from segment.network.weights import weights_of
 
     checkpoints = sorted(work.root.glob("classify/*/fold-*/checkpoint.pt"))
     if not checkpoints:
         raise UserError(f"expected trained models (made by `python -m classify train {work.root}`), found none")
     for path in checkpoints:
         _copy(path, folder / path.relative_to(work.root))
-    name = read_section(work.recipe, "segment", SegmentSection).network
+    name = work.section("segment", SegmentSection).network
     network = weights_of(name)
     if name not in _KNOWN:
         _copy(network, folder / _NETWORK)
@@ -112,7 +112,7 @@ def open_bundle(root: Path) -> Model:
 
 
 def _open_part(root: Path, packed: dict[str, str]) -> Model:
-    from segment.models import weights_of
+    from segment.network.weights import weights_of
 
     recipe = load_recipe(root / "recipe.toml")
     if (root / _NETWORK).is_file():

@@ -11,10 +11,9 @@ from rich.table import Table
 
 from crops.config import CropsSection
 from hpa.atlas import synthesize
-from hpa.config import read_section
-from hpa.files import write_json
 from hpa.images import read_images
-from hpa.work import WorkFolder, locked, open_work
+from hpa.work.files import write_json
+from hpa.work.folder import WorkFolder, locked, open_work
 from pipeline.init import init
 from pipeline.recipe import load_recipe
 from pipeline.stages import run_stages
@@ -77,7 +76,7 @@ def demo(
 def _figures(work: WorkFolder, truth: Path) -> dict[str, Any]:
     metrics = json.loads((work.root / "aggregate" / "metrics.json").read_text())
     figures = {"images": len(read_images(work.images)), "oof_macro_f1": metrics["macro_f1"]}
-    if read_section(work.recipe, "crops", CropsSection).needs_masks:
+    if work.section("crops", CropsSection).needs_masks:
         figures["cells"] = int(read_masks(work)["n_cells"].sum())
     return figures | score_against_truth(work, truth)
 

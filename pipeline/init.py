@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from hpa.config import DataSection, Section
 from hpa.errors import UserError
-from hpa.files import write_csv
-from hpa.folds import split_images, take_share, write_folds
-from hpa.groups import join_groups, largest
 from hpa.images import write_images
-from hpa.similar import Similar, find_similar
-from hpa.sources import SEPARATOR, check_channels, index_sources, parse_sources
-from hpa.work import WorkFolder, locked
+from hpa.layouts.sources import SEPARATOR, check_channels, index_sources, parse_sources
+from hpa.splitting.folds import split_images, stratified_subset, write_folds
+from hpa.splitting.groups import join_groups, largest
+from hpa.splitting.near_duplicates import Similar, find_similar
+from hpa.work.files import write_csv
+from hpa.work.folder import WorkFolder, locked
 from pipeline.recipe import write_recipe
 
 
@@ -30,7 +30,7 @@ def init(
     root
         The folder to make; the recipe is written last, so that a killed init leaves no work folder.
     data
-        The data folders, ``PATH`` or ``NAME=PATH`` (`hpa.sources`).
+        The data folders, ``PATH`` or ``NAME=PATH`` (`hpa.layouts.sources`).
     recipe
         All sections (`pipeline.recipe.load_recipe`).
     limit
@@ -54,7 +54,7 @@ def init(
         conflicts = conflicts[conflicts["image_id"].isin(images["image_id"])]
     with locked(root):
         similar = Similar.none(len(images))
-        if section.looks_for_duplicates:
+        if section.finds_duplicates:
             similar = find_similar(root / "scan", images, section, workers=workers)
             print(f"init: {similar}")
         if len(conflicts):
@@ -80,7 +80,7 @@ def init_apply(root: Path, data: Sequence[str | Path], recipe: dict[str, Section
     section = trained.model_copy(update={"layout": "auto", "source_layouts": {}, "train_only": ()})
     images, _ = _index(data, section)
     nothing = pd.Series([()] * len(images), index=images.index, dtype=object)
-    images = images.assign(split="test", masked=nothing)
+    images = images.assign(split="test", unknown_classes=nothing)
     for channel in section.channels:
         if not images[f"bytes_{channel}"].any():
             raise UserError(
@@ -136,7 +136,7 @@ def _folds(images: pd.DataFrame, groups: NDArray[np.int32], section: DataSection
 
 
 def _labelled(images: pd.DataFrame, section: DataSection) -> NDArray[np.bool_]:
-    some = images["masked"].map(len) < len(section.classes)
+    some = images["unknown_classes"].map(len) < len(section.classes)
     labelled: NDArray[np.bool_] = ((images["split"] == "train") & some).to_numpy()
     return labelled
 
@@ -169,7 +169,7 @@ def _limited(images: pd.DataFrame, limit: int, section: DataSection) -> pd.DataF
     while len(train) > limit:  # a small share of very many is taken in steps
         one_by_one = np.arange(len(train), dtype=np.int32)  # groups are for the folds of what is taken
         targets = section.classes.multi_hot(train["target"])
-        train = train[take_share(targets, one_by_one, limit / len(train), section.seed)]
+        train = train[stratified_subset(targets, one_by_one, limit / len(train), section.seed)]
     if len(test) > limit:
         test = test.iloc[np.linspace(0, len(test) - 1, limit).astype(int)]
     return pd.concat([train, test], ignore_index=True)

@@ -7,7 +7,7 @@ from typing import Self
 
 from aggregate.config import AggregateSection
 from hpa.config import Section
-from hpa.work import WorkFolder, open_work
+from hpa.work.folder import WorkFolder, open_work
 from pipeline.recipe import load_recipe
 
 

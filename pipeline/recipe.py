@@ -12,7 +12,7 @@ from classify.config import ClassifySection
 from crops.config import CropsSection
 from hpa.config import DataSection, Section, parse_section, read_toml
 from hpa.errors import UserError
-from hpa.files import write_bytes
+from hpa.work.files import write_bytes
 from segment.config import SegmentSection
 
 SECTIONS: Final[dict[str, type[Section]]] = {

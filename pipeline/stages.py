@@ -7,8 +7,7 @@ from functools import partial
 from typing import Literal
 
 from crops.config import CropsSection
-from hpa.config import read_section
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def run_stages(
     import classify.run
     import crops.run
 
-    section = read_section(work.recipe, "crops", CropsSection)
+    section = work.section("crops", CropsSection)
     windows = section.windows if model else section.stores
     stages: dict[str, Callable[[], int]] = {
         "crops": lambda: crops.run.run(work, windows, workers=workers, dask=dask, overwrite=overwrite),

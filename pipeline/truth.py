@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from aggregate.cell_labels import read_cells
 from crops.config import CropsSection
-from hpa.config import read_section
+from hpa.metrics import macro_f1
 from hpa.pixels import read_labels
-from hpa.scores import macro_f1
 from hpa.vocabulary import Vocabulary
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from segment.masks import read_mask, read_masks
 from segment.score import average_precision, match_cells
 
@@ -50,7 +49,7 @@ def score_against_truth(work: WorkFolder, truth: Path) -> dict[str, Any]:
         "baseline_most_frequent": _most_frequent(targets, train),
         "distinct_predictions": int(submission["Predicted"].nunique()),
     }
-    crops = read_section(work.recipe, "crops", CropsSection)
+    crops = work.section("crops", CropsSection)
     if crops.needs_masks:
         matched = _match_test_cells(work, truth, list(test["image_id"]))
         scores["segmentation_ap50"] = float(np.mean([ap for ap, _ in matched.values()]))

@@ -43,7 +43,7 @@ def run(
     work: Work, device: Device = "auto", workers: Workers = 0, dask: Dask = "", overwrite: Overwrite = False
 ) -> None:
     """Find the cells and nuclei of every image."""
-    from hpa.work import locked, open_work
+    from hpa.work.folder import locked, open_work
     from segment.run import run as run_stage
 
     folder = open_work(work)
@@ -61,7 +61,7 @@ def train_compact(
     threads: Annotated[int, typer.Option(help="Of the training.", min=1)] = 1,
 ) -> None:
     """Train the compact network on the synthetic atlas."""
-    from segment.compact import make_compact
+    from segment.training.compact import make_compact
 
     make_compact(out, images=images, epochs=epochs, seed=seed, workers=workers, threads=threads)
 
@@ -76,8 +76,8 @@ def import_masks(
     overwrite: Overwrite = False,
 ) -> None:
     """Take masks that were made elsewhere."""
-    from hpa.work import locked, open_work
-    from segment.take import take
+    from hpa.work.folder import locked, open_work
+    from segment.import_masks import take
 
     folder = open_work(work)
     with locked(work):
@@ -94,9 +94,9 @@ def fine_tune(
     device: Device = "auto",
 ) -> None:
     """Train the compact network further on your own label images."""
-    from hpa.work import open_work
-    from segment.tune import fine_tune as tune
-    from segment.tune import told
+    from hpa.work.folder import open_work
+    from segment.training.finetune import fine_tune as tune
+    from segment.training.finetune import told
 
     typer.echo(told(tune(open_work(work), masks, out, epochs=epochs, seed=seed, device=device), out))
 
@@ -112,9 +112,9 @@ def distill(
     device: Device = "auto",
 ) -> None:
     """Train the compact network on the masks of a big one."""
-    from hpa.work import open_work
-    from segment.tune import distill as teach
-    from segment.tune import told
+    from hpa.work.folder import open_work
+    from segment.training.finetune import distill as teach
+    from segment.training.finetune import told
 
     figures = teach(open_work(work), teacher, out, images=images, epochs=epochs, seed=seed, device=device)
     typer.echo(told(figures, out))

@@ -46,17 +46,17 @@ class SegmentSection(Section):
     nucleus_threshold: float = Field(
         0.5, gt=0, lt=1, description="Probability of being in a nucleus above which a pixel is part of one."
     )
-    least_nucleus: float = Field(
+    min_nucleus_area: float = Field(
         0.015, ge=0, lt=1, description="Smaller nuclei are dropped, as a share of a typical cell's area."
     )
-    cut_nucleus: float = Field(
+    min_visible_nucleus: float = Field(
         0.2,
         ge=0,
         lt=1,
         description="With `nuclei`: cells at the edge of the frame are dropped where it shows less of their nucleus "
         "than this share of a whole one.",
     )
-    least_cell: float = Field(
+    min_cell_area: float = Field(
         0.05, ge=0, lt=1, description="Smaller cells are dropped, as a share of a typical cell's area."
     )
     flow_error: float = Field(

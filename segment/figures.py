@@ -14,7 +14,7 @@ from hpa.channels import Channel
 from hpa.errors import ImageError
 from hpa.pictures import Color, Picture, composite, fitted, outlined, save_figure, save_tiles, titled
 from hpa.pixels import Pixels, read_channels
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from segment.masks import read_mask, read_nuclei, stage_folder
 
 _TILE_PX: Final = 384

@@ -20,9 +20,9 @@ import pandera.pandas as pa
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
-from hpa.files import write_parquet
 from hpa.pixels import read_labels, write_labels
-from hpa.work import WorkFolder
+from hpa.work.files import write_parquet
+from hpa.work.folder import WorkFolder
 
 FLAGS: Final = ("no signal", "no cell", "crowded")
 """Nothing but noise in a channel that was read; no cell found; more cells than the recipe's `crowded`."""

@@ -12,22 +12,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hpa.channels import Channel
-from hpa.config import read_section
 from hpa.errors import ImageError
-from hpa.files import write_json
 from hpa.images import read_images
-from hpa.mapping import FAILURE, Chunk, cut_chunks, map_chunks
-from hpa.work import WorkFolder, begin
+from hpa.work.device import default_workers, device_named, one_thread
+from hpa.work.files import write_json
+from hpa.work.folder import WorkFolder, begin
+from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks
 from segment.config import SegmentSection
-from segment.decode import decode
-from segment.device import default_workers, device_named, one_thread
-from segment.diameter import estimate_diameter_px, sample_rows, typical_diameter_px
-from segment.inputs import channels_to_read, seen_at, size_name
+from segment.inference.diameter import estimate_diameter_px, sample_rows, typical_diameter_px
+from segment.inference.inputs import channels_to_read, load_input, size_name
+from segment.inference.predict import NetworkInput, network, run_network
 from segment.masks import COLUMNS, read_masks, stage_folder
-from segment.models import checked_weights
-from segment.network import NUCLEUS_PLANE
-from segment.outcome import conclude, imported_from, row_of
-from segment.predict import Seen, answers, network
+from segment.network.compact import NUCLEUS_PLANE
+from segment.network.weights import checked_weights
+from segment.postprocess.decode import decode
+from segment.results import conclude, imported_from, row_of
 
 _GROUP: Final = 8  # images of a chunk whose tiles fill batches together; more only hold more memory
 
@@ -72,7 +71,7 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
         If the recipe's network cannot be had, the run has no ER or nucleus channel, or something the masks were made
         from changed.
     """
-    data, section = work.data, read_section(work.recipe, "segment", SegmentSection)
+    data, section = work.data, work.section("segment", SegmentSection)
     if not overwrite and (source := imported_from(work)):
         print(f"segment: the masks were imported from {source}; --overwrite finds cells anew")
         failed = len(read_images(work.images)) - len(read_masks(work))
@@ -139,13 +138,13 @@ def estimate_on(
     device
         Where it runs.
     """
-    seen: list[Seen] = []
+    seen: list[NetworkInput] = []
     areas: list[int] = []
     for row in rows.to_dict("records"):
         with suppress(ImageError):  # told when its own turn comes
-            seen.append(seen_at(row, channels, typical_diameter_px(*shape)))
+            seen.append(load_input(row, channels, typical_diameter_px(*shape)))
     with one_thread(device):
-        for image, answer in zip(seen, answers(network("compact", device), seen), strict=True):
+        for image, answer in zip(seen, run_network(network("compact", device), seen), strict=True):
             with suppress(ImageError):
                 areas.extend(
                     np.bincount(decode(answer, image.planes[NUCLEUS_PLANE], section, image.shape).cells.ravel())[1:]
@@ -163,16 +162,16 @@ def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
 
 
 def _process_group(context: _Context, images: pd.DataFrame) -> list[dict[str, Any]]:
-    seen: dict[str, Seen] = {}
+    seen: dict[str, NetworkInput] = {}
     rows: list[dict[str, Any]] = []
     for row in images.to_dict("records"):
         try:
             section = context.section
-            seen[row["image_id"]] = seen_at(row, context.channels, section.diameter_px, context.diameters_px)
+            seen[row["image_id"]] = load_input(row, context.channels, section.diameter_px, context.diameters_px)
         except ImageError as error:
             rows.append({"image_id": row["image_id"], FAILURE: str(error)})
     with one_thread(context.device):
-        found = answers(network(context.section.network, context.device), list(seen.values()))
+        found = run_network(network(context.section.network, context.device), list(seen.values()))
         for (image_id, image), answer in zip(seen.items(), found, strict=True):
             try:
                 rows.append(_segment(context, image_id, image, answer))
@@ -181,6 +180,6 @@ def _process_group(context: _Context, images: pd.DataFrame) -> list[dict[str, An
     return rows
 
 
-def _segment(context: _Context, image_id: str, image: Seen, answer: NDArray[np.float32]) -> dict[str, Any]:
+def _segment(context: _Context, image_id: str, image: NetworkInput, answer: NDArray[np.float32]) -> dict[str, Any]:
     masks = decode(answer, image.planes[NUCLEUS_PLANE], context.section, image.shape)
     return row_of(context.work, image_id, masks, image, context.section)

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ CONTRACTS = {
     "crops": ("crops.store",),
     "classify": ("classify.probabilities", "classify.trained_pooling"),
 }
+ROOMS = {
+    "hpa": ("work", "layouts", "splitting", "reports", "atlas"),
+    "segment": ("network", "postprocess", "inference", "training"),
+    "classify": ("data", "network", "losses", "inference", "training", "inspect"),
+    "aggregate": ("pooling", "thresholds", "scoring", "submission", "external"),
+}
+"""The rooms of each package, from the lowest to the highest: a room imports only from rooms before it."""
 ONE_PLACE = ("cellpose", "albumentations", "pytorch_metric_learning", "lightning", "dask", "anndata", "h5py")
 
 
@@ -48,6 +56,67 @@ def test_stages_know_only_contracts_and_settings_of_other_stages() -> None:
             package = name.split(".")[0]
             if floor != "pipeline" and package in CONTRACTS and package != floor:
                 assert name in (*CONTRACTS[package], "crops.config"), f"{path} imports {name}"
+
+
+def _packages() -> list[Path]:
+    return sorted(path.parent for floor in FLOORS for path in (ROOT / floor).rglob("__init__.py"))
+
+
+def _imports_of_siblings(package: Path) -> dict[str, set[str]]:
+    """Return which siblings each module or room of a package imports."""
+    prefix = ".".join(package.relative_to(ROOT).parts)
+    siblings: dict[str, set[str]] = {}
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).parts[0].removesuffix(".py")
+        if name == "__init__":
+            continue  # a package may offer what its modules define
+        used = siblings.setdefault(name, set())
+        for module in _imported_modules(path):
+            if module.startswith(prefix + "."):
+                used.add(module.removeprefix(prefix + ".").split(".")[0])
+        used.discard(name)
+    return {name: used & siblings.keys() for name, used in siblings.items()}
+
+
+def _imported_modules(path: Path) -> Iterator[str]:
+    """Yield imported names, those of ``from package import module`` too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    yield from _imports(path)
+
+
+@pytest.mark.parametrize("package", _packages(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_circle_between_siblings(package: Path) -> None:
+    siblings = _imports_of_siblings(package)
+    try:
+        list(TopologicalSorter(siblings).static_order())
+    except CycleError as error:
+        pytest.fail(f"circular imports in {package.name}: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_only_from_rooms_below(package: str) -> None:
+    rooms = ROOMS[package]
+    there = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    assert there == set(rooms), "every room has its place in the order"
+    for room, used in _imports_of_siblings(ROOT / package).items():
+        for other in used & there:
+            if room in there:
+                assert rooms.index(other) < rooms.index(room), f"{package}.{room} imports {package}.{other}"
+
+
+def test_every_room_says_who_may_import_it() -> None:
+    for package, rooms in ROOMS.items():
+        for room in rooms:
+            text = ast.get_docstring(ast.parse((ROOT / package / room / "__init__.py").read_text())) or ""
+            assert "import" in text, f"{package}.{room}"
+
+
+def test_packages_are_small_enough_to_take_in() -> None:
+    for package in _packages():
+        modules = [path.stem for path in package.glob("*.py") if not path.stem.startswith("__")]
+        assert len(modules) <= 16 or package.name == "atlas", f"{package.name} has {len(modules)} modules"
 
 
 @pytest.mark.parametrize("package", ONE_PLACE)

@@ -86,28 +86,6 @@ def test_the_readme_tells_the_whole_way() -> None:
     assert told == [*way, "aggregate run", "pipeline run", *model, "aggregate submit", "aggregate evaluate", *crops]
 
 
-def test_the_readme_lists_every_file_of_the_code() -> None:
-    tree = (ROOT / "README.md").read_text().split("## The code")[1].split("```")[1]
-    told, folders = set(), dict[int, str]()
-    for line in filter(None, tree.splitlines()):
-        depth = (len(line) - len(line.lstrip())) // 2
-        name = line.split()[0]
-        path = "".join(folders[above] for above in range(depth)) + name
-        if name.endswith("/"):
-            folders[depth] = name
-        else:
-            told.add(path)
-    packages = ("hpa", "segment", "crops", "classify", "aggregate", "pipeline", "recipes", "bench")
-    there = {
-        str(path.relative_to(ROOT))
-        for package in packages
-        for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.name not in ("__init__.py", "py.typed") and "__pycache__" not in path.parts
-    }
-    assert there <= told, f"not in the tree: {sorted(there - told)}"
-    assert {path for path in told if path.startswith(packages)} <= there
-
-
 def test_every_test_image_is_in_the_submission_in_order(folder: Path) -> None:
     sample = pd.read_csv(folder / "work" / "demo" / "atlas" / "sample_submission.csv", dtype=str)
     for work in ("demo", "my"):

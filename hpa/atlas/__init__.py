@@ -1,4 +1,7 @@
-"""The synthetic atlas: images drawn from biology, in the layout of the competition, with the truth of every cell."""
+"""The synthetic atlas: images drawn from biology, in the layout of the competition, with the truth of every cell.
+
+`hpa.__main__`, `pipeline` and the training of networks import it.
+"""
 
 from hpa.atlas.scene import Scene, draw_scene
 from hpa.atlas.write import synthesize

@@ -8,14 +8,14 @@ import pytest
 
 from aggregate.__main__ import main
 from aggregate.cell_labels import decide_cells, read_cells
-from aggregate.cells import score_cells
+from aggregate.external.cells import score_cells
 from aggregate.run import run
 from bench.simulated_work import COLUMNS, make_work, probabilities_path, rewrite
 from hpa.errors import UserError
 from hpa.images import read_images, write_images
-from hpa.scores import macro_f1
+from hpa.metrics import macro_f1
 from hpa.vocabulary import HPA28
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_classes_unknown_of_an_image_are_not_scored_in_its_cells(work: WorkFolde
     images = read_images(copy.images)
     masked = [(0, 3) if n % 2 and split == "train" else () for n, split in enumerate(images["split"])]
     images["target"] = [tuple(sorted(set(t) - set(m))) for t, m in zip(images["target"], masked, strict=True)]
-    write_images(copy.images, images.assign(masked=pd.Series(masked, dtype=object)), HPA28, copy.data.channels)
+    write_images(copy.images, images.assign(unknown_classes=pd.Series(masked, dtype=object)), HPA28, copy.data.channels)
     truth[["image_id", "cell_label", "target"]].to_csv(tmp_path / "cells.csv", index=False)
     told, before = (score_cells(one, tmp_path / "cells.csv", resamples=0) for one in (copy, work))
     cells = read_cells(copy).set_index(["image_id", "cell_label"])["predicted"]

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from aggregate.calibration import Calibration, fit_calibration
 from aggregate.config import KINDS, AggregateSection
-from aggregate.decide import decide
-from aggregate.decision import Rows, cross_fit, fit_decision
-from aggregate.joining import fit_weights, join_scores, ranks
+from aggregate.pooling.ensembles import fit_weights, join_scores, ranks
+from aggregate.pooling.sources import Rows
+from aggregate.thresholds.calibration import Calibration, fit_calibration
+from aggregate.thresholds.decide import decide
+from aggregate.thresholds.decision import cross_fit, fit_decision
 from hpa.vocabulary import Vocabulary
 
 THREE = Vocabulary("three", ("a", "b", "c"))
@@ -50,7 +51,7 @@ def test_a_fold_s_own_labels_change_nothing_in_it(settings: dict[str, object]) -
 
 def test_prevalence_is_matched_on_the_scores_it_is_applied_to() -> None:
     """Every fold left out is predicted as often as labelled on the others, wherever its own scores lie."""
-    section = AggregateSection(thresholds="prevalence", transfer="shares", empty="blank", least_images=2)
+    section = AggregateSection(thresholds="prevalence", transfer="shares", empty="blank", min_images=2)
     rows, targets, groups = _rows()
     folds = groups % 3
     scores = rows.scores * np.where(folds == 1, 0.5, 1)[:, None].astype(np.float32)
@@ -90,7 +91,7 @@ def test_each_class_takes_its_own_best_pooling() -> None:
 
 def test_choosing_among_noise_flatters_only_in_sample() -> None:
     """All poolings are noise: chosen on the rows themselves they look better than chance, cross-fitted they do not."""
-    from hpa.scores import roc_auc
+    from hpa.metrics import roc_auc
 
     section = AggregateSection(pooling="per-class")
     gains, honest = [], []

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from aggregate.run import run
 from classify.probabilities import class_columns, write_probabilities
-from hpa.files import write_bytes
-from hpa.folds import write_folds
 from hpa.images import write_images
+from hpa.splitting.folds import write_folds
 from hpa.vocabulary import HPA28, JOVIAN10, Vocabulary
-from hpa.work import WorkFolder
+from hpa.work.files import write_bytes
+from hpa.work.folder import WorkFolder
 
 N = 40
 N_TEST = 3
@@ -44,7 +44,9 @@ def _work(
             "source": "world",
             "split": ["train"] * N + ["test"] * N_TEST,
             "target": pd.Series([(n % k,) if n < N else () for n in range(len(ids))], dtype=object),
-            "masked": pd.Series([changed.get("masked", {}).get(n, ()) for n in range(len(ids))], dtype=object),
+            "unknown_classes": pd.Series(
+                [changed.get("unknown_classes", {}).get(n, ()) for n in range(len(ids))], dtype=object
+            ),
             "antibody": pd.Series([None] * len(ids), dtype=object),
             "well": pd.Series([None] * len(ids), dtype=object),
             "height_px": np.int32(1),
@@ -56,7 +58,7 @@ def _work(
     )
     images["target"] = [
         tuple(c for c in target if c not in masked)
-        for target, masked in zip(images["target"], images["masked"], strict=True)
+        for target, masked in zip(images["target"], images["unknown_classes"], strict=True)
     ]
     write_images(work.images, images, vocabulary, ("red",))
     table = pd.DataFrame({"image_id": ids[:N], "group": np.arange(N, dtype=np.int32), "fold": folds})
@@ -110,7 +112,13 @@ def test_masked_classes_are_neither_tuned_on_nor_scored(tmp_path: Path) -> None:
     wrong = np.arange(N) % 4 == 0
     every = tuple(range(10))
     metrics = _metrics(
-        _work(tmp_path / "masked", JOVIAN10, FOLDS, wrong, masked=dict.fromkeys(np.flatnonzero(wrong), every))
+        _work(
+            tmp_path / "unknown_classes",
+            JOVIAN10,
+            FOLDS,
+            wrong,
+            unknown_classes=dict.fromkeys(np.flatnonzero(wrong), every),
+        )
     )
     assert metrics["macro_f1"] == 1
     assert _metrics(_work(tmp_path / "known", JOVIAN10, FOLDS, wrong))["macro_f1"] < 0.9
@@ -133,7 +141,7 @@ def test_a_hold_out_is_tuned_on_halves_of_itself(tmp_path: Path) -> None:
 
 def test_a_class_of_which_nothing_is_known_anywhere(tmp_path: Path) -> None:
     """As rods and rings where all labels are of 2021. The models' own probabilities of it are written all the same."""
-    work = _work(tmp_path, JOVIAN10, FOLDS, masked=dict.fromkeys(range(N), (3,)))
+    work = _work(tmp_path, JOVIAN10, FOLDS, unknown_classes=dict.fromkeys(range(N), (3,)))
     metrics = _metrics(work)
     told = metrics["classes"][3]
     assert (told["labelled"], told["support"], told["predicted"], told["auc"]) == (0, 0, 0, None)

@@ -3,18 +3,18 @@ import pytest
 from sklearn.metrics import f1_score
 
 from aggregate.config import AggregateSection, Method
-from aggregate.cyclic import cyclic_thresholds
-from aggregate.decide import decide
-from aggregate.methods import (
+from aggregate.thresholds.cyclic import cyclic_thresholds
+from aggregate.thresholds.decide import decide
+from aggregate.thresholds.exact import best_common_threshold, best_thresholds
+from aggregate.thresholds.methods import (
     class_fractions,
     fit_thresholds,
     repeated_thresholds,
     shrunk_thresholds,
     soft_thresholds,
 )
-from aggregate.optimum import best_common_threshold, best_thresholds
 from hpa.errors import UserError
-from hpa.scores import macro_f1
+from hpa.metrics import macro_f1
 from hpa.vocabulary import Vocabulary
 
 METHODS: tuple[Method, ...] = (

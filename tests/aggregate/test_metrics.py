@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from aggregate.bootstrap import bootstrap
-from aggregate.metrics import by_source, class_table, overall, shares_far_apart, summary
-from hpa.scores import average_precision, f1_per_class, macro_f1, roc_auc
+from aggregate.scoring.bootstrap import bootstrap
+from aggregate.scoring.metrics import by_source, class_table, overall, shares_far_apart, summary
+from hpa.metrics import average_precision, f1_per_class, macro_f1, roc_auc
 from hpa.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("five", tuple("abcde"))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score
 
-from aggregate.optimum import (
+from aggregate.thresholds.exact import (
     NEVER,
     best_common_threshold,
     best_threshold,
@@ -13,7 +13,7 @@ from aggregate.optimum import (
     matching_threshold,
     matching_thresholds,
 )
-from hpa.scores import f1_per_class, macro_f1
+from hpa.metrics import f1_per_class, macro_f1
 
 
 def _f1(positive: np.ndarray, scores: np.ndarray, threshold: float) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from aggregate.__main__ import main
 from bench.simulated_work import make_work
-from hpa.scores import macro_f1
+from hpa.metrics import macro_f1
 from hpa.vocabulary import HPA28
 
 REAL = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[3] / "shared" / "real"))

@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aggregate.bags import Quality, pool_parts
 from aggregate.config import KINDS, AggregateSection, Formula
-from aggregate.pooling import pool_bags
+from aggregate.pooling.bags import Quality, pool_parts
+from aggregate.pooling.formulas import pool_bags
 from classify.probabilities import Part
 
 # Each pooling of one class of one bag, in plain Python, for top_k = 2, quantile = 0.75, sharpness = 5.

@@ -12,16 +12,16 @@ import tomli_w
 
 from aggregate.__main__ import main
 from aggregate.run import run
-from aggregate.thresholds import read_thresholds
+from aggregate.thresholds.file import read_thresholds
 from bench.simulated_work import COLUMNS, make_work, probabilities_path, rewrite
 from classify.probabilities import write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
 from hpa.config import read_toml
 from hpa.errors import UserError
-from hpa.folds import read_folds
-from hpa.scores import macro_f1
+from hpa.metrics import macro_f1
+from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_the_table_in_the_terminal(finished: WorkFolder, capsys: pytest.CaptureF
         ["aggregate.pooling=per-class", "aggregate.calibration=platt"],
         ["aggregate.calibration=isotonic", "aggregate.thresholds=prevalence", "aggregate.transfer=shares"],
         ["aggregate.thresholds=cyclic", "aggregate.empty=blank", "aggregate.submission=jovian"],
-        ["aggregate.pooling=top-k", "aggregate.least_quality=0.5", "aggregate.bootstrap=0"],
+        ["aggregate.pooling=top-k", "aggregate.min_quality=0.5", "aggregate.bootstrap=0"],
         ["aggregate.thresholds=repeated", "aggregate.repeats=2", "aggregate.transfer=none"],
     ],
 )
@@ -359,7 +359,7 @@ def test_probabilities_that_break_their_contract(what: str, sentence: str, tmp_p
     ],
 )
 def test_recipes_that_cannot_run(setting: str, sentence: str, tmp_path: Path) -> None:
-    settings = [f"aggregate.{setting}", "aggregate.least_quality=0.1", "aggregate.thresholds=prevalence"]
+    settings = [f"aggregate.{setting}", "aggregate.min_quality=0.1", "aggregate.thresholds=prevalence"]
     with pytest.raises(UserError, match=sentence):
         run(make_work(tmp_path / "work", settings), figures=False)
 
@@ -416,11 +416,13 @@ def test_joined_runs_applied_to_the_images_of_the_run_itself(by: str, tmp_path: 
     recipe = read_toml(new.recipe)
     recipe["aggregate"]["join"] = [f"{tmp_path}/new/other:cells"]
     new.recipe.write_text(tomli_w.dumps(recipe))
+    new = WorkFolder(new.root)  # a work folder reads its recipe once
     assert run(new, model=model) == 0
     pd.testing.assert_frame_equal(_submission(new), _submission(model))
     recipe["aggregate"]["join"] = []
     recipe["aggregate"]["join_weights"] = []
     new.recipe.write_text(tomli_w.dumps(recipe))
+    new = WorkFolder(new.root)  # a work folder reads its recipe once
     with pytest.raises(UserError, match="expected 2 runs, as were joined, found 1"):
         run(new, model=model, overwrite=True)
 
@@ -441,5 +443,6 @@ def test_what_changed_is_named(tmp_path: Path) -> None:
     recipe = read_toml(work.recipe)
     recipe["aggregate"]["shrinkage"] = 5.0
     work.recipe.write_text(tomli_w.dumps(recipe))
+    work = WorkFolder(work.root)  # a work folder reads its recipe once
     with pytest.raises(UserError, match="found changed: recipe key shrinkage"):
         run(work)

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from aggregate.config import Format
-from aggregate.submission import check_ids, check_submission, label_table
+from aggregate.submission.write import check_ids, check_submission, label_table
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 

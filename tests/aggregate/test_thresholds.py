@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregate.calibration import Calibration
 from aggregate.config import AggregateSection
-from aggregate.decide import decide
-from aggregate.decision import Decision
-from aggregate.thresholds import Thresholds, read_thresholds
+from aggregate.thresholds.calibration import Calibration
+from aggregate.thresholds.decide import decide
+from aggregate.thresholds.decision import Decision
+from aggregate.thresholds.file import Thresholds, read_thresholds
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28, Vocabulary
 

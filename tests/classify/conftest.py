@@ -25,4 +25,4 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put one convolution in the place of every backbone."""
-    monkeypatch.setattr("classify.model.new_backbone", _tiny)
+    monkeypatch.setattr("classify.network.model.new_backbone", _tiny)

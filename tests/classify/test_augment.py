@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from classify.augment import Augmentation
 from classify.config import ClassifySection, Preset
+from classify.data.augmentation import Augmentation
 from tests.classify.world import bright_crops
 
 CROPS = bright_crops(np.random.default_rng(1).random((12, 3)) < 0.5).crops

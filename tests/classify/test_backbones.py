@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from classify.attention import Cbam, GatedAttention, with_cbam
-from classify.backbones import feature_map, new_backbone
 from classify.config import ClassifySection, Features, Stem
-from classify.features import FeaturePooling
-from classify.model import Network, check_input, new_network
-from classify.stem import first_convolution, new_adapter, widen_stem
+from classify.network.backbones import feature_map, new_backbone
+from classify.network.features import FeaturePooling
+from classify.network.layers import Cbam, GatedAttention, with_cbam
+from classify.network.model import Network, check_input, new_network
+from classify.network.stem import first_convolution, new_adapter, widen_stem
 from hpa.errors import UserError
 
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is an extra")

@@ -5,25 +5,25 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from classify.augment import Augmentation
-from classify.batches import (
+from classify.config import ClassifySection
+from classify.data.augmentation import Augmentation
+from classify.data.crops import (
     TrainingCrops,
     epoch_loader,
     read_crops,
 )
-from classify.config import ClassifySection
-from classify.normalise import measure_mean_and_deviation
-from classify.sampling import epoch_batches
+from classify.data.normalisation import measure_mean_and_deviation
+from classify.data.sampling import epoch_batches
 from crops.store import DIM
 from tests.classify.world import bright_crops, bright_fold
 
 SOURCE = bright_crops(np.random.default_rng(2).random((600, 3)) < 0.5)
 
 
-@pytest.mark.parametrize(("neighbours", "divisor"), [("keep", 1), ("dim", DIM), ("blank", 256)])
-def test_what_is_outside_the_own_cell(neighbours: Literal["keep", "dim", "blank"], divisor: int) -> None:
+@pytest.mark.parametrize(("outside_cell", "divisor"), [("keep", 1), ("dim", DIM), ("zero", 256)])
+def test_what_is_outside_the_own_cell(outside_cell: Literal["keep", "dim", "zero"], divisor: int) -> None:
     rows = np.array([3, 1])
-    read = read_crops(SOURCE, rows, neighbours)
+    read = read_crops(SOURCE, rows, outside_cell)
     for i, row in enumerate(rows):
         for y, x in [(0, 0), (3, 12), (4, 4), (11, 8), (12, 4)]:
             inside = SOURCE.own[row, y, x]
@@ -31,11 +31,11 @@ def test_what_is_outside_the_own_cell(neighbours: Literal["keep", "dim", "blank"
             np.testing.assert_array_equal(read[i, :, y, x], expected)
 
 
-@pytest.mark.parametrize("neighbours", ["keep", "blank"])
-def test_normalisation_is_numpys(neighbours: Literal["keep", "blank"]) -> None:
+@pytest.mark.parametrize("outside_cell", ["keep", "zero"])
+def test_normalisation_is_numpys(outside_cell: Literal["keep", "zero"]) -> None:
     rows = np.arange(5, 590)  # more than one block
-    mean, std = measure_mean_and_deviation(SOURCE, rows, neighbours)
-    pixels = read_crops(SOURCE, rows, neighbours).astype(np.float64)
+    mean, std = measure_mean_and_deviation(SOURCE, rows, outside_cell)
+    pixels = read_crops(SOURCE, rows, outside_cell).astype(np.float64)
     np.testing.assert_allclose(mean, pixels.mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(std, pixels.std(axis=(0, 2, 3)))
 

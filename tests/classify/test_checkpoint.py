@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from classify.checkpoint import Checkpoint
 from classify.config import ClassifySection
-from classify.model import new_network
+from classify.network.checkpoint import Checkpoint
+from classify.network.model import new_network
 from hpa.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")

@@ -8,9 +8,9 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 
 from classify.config import ClassifySection
-from classify.evaluate import BATCH, evaluate, mean_average_precision, pick_device, predict_logits
-from classify.losses import focal_loss
-from classify.model import Network, new_network
+from classify.inference.evaluate import BATCH, evaluate, mean_average_precision, pick_device, predict_logits
+from classify.losses.classification import focal_loss
+from classify.network.model import Network, new_network
 from hpa.errors import UserError
 from tests.classify.world import bright_crops, bright_fold
 

@@ -14,15 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from classify import loop
 from classify.__main__ import main
 from classify.config import ClassifySection
-from classify.evaluate import look
-from classify.fit import Fitted, fit
-from classify.loop import NOT_FINITE
-from classify.model import Network, Outputs
+from classify.inference.evaluate import predict_batches
+from classify.network.model import Network, Outputs
+from classify.training import loop
+from classify.training.fit import Fitted, fit
+from classify.training.loop import NOT_FINITE
 from hpa.errors import UserError
-from hpa.files import write_bytes
+from hpa.work.files import write_bytes
+from hpa.work.folder import WorkFolder
 from tests.classify.world import bright_crops, bright_fold, fold_of, make_work
 
 CPU = torch.device("cpu")
@@ -55,11 +56,11 @@ class _SmallDevice:
         device = self
 
         def forward(network: Network, pixels: Tensor, levels: Tensor | None = None) -> Outputs:
-            return device.look(network, pixels, levels)
+            return device.predict_batches(network, pixels, levels)
 
         monkeypatch.setattr(Network, "forward", forward)
 
-    def look(self, network: Network, pixels: Tensor, levels: Tensor | None) -> Outputs:
+    def predict_batches(self, network: Network, pixels: Tensor, levels: Tensor | None) -> Outputs:
         if len(pixels) > self._room:
             raise torch.OutOfMemoryError("no room")
         self.sizes.append(len(pixels))
@@ -90,16 +91,16 @@ def test_scoring_without_room_is_done_in_halves(monkeypatch: pytest.MonkeyPatch)
     network = Network(section, 4, 3, [60.0] * 4, [50.0] * 4)
     source = bright_crops(np.random.default_rng(0).random((11, 3)) < 0.5)
     levels = np.random.default_rng(1).uniform(10, 20, (11, 2, 4)).astype(np.float32)
-    (whole,) = look(network, source, np.arange(11), section, CPU, levels)
+    (whole,) = predict_batches(network, source, np.arange(11), section, CPU, levels)
     _SmallDevice(monkeypatch, room=3)
-    (parts,) = look(network, source, np.arange(11), section, CPU, levels)
+    (parts,) = predict_batches(network, source, np.arange(11), section, CPU, levels)
     for one, other in zip(whole, parts, strict=True):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     _SmallDevice(monkeypatch, room=0)
     with pytest.raises(UserError, match="expected room for one crop"):
-        list(look(network, source, np.arange(11), section, CPU, levels))
+        list(predict_batches(network, source, np.arange(11), section, CPU, levels))
 
 
 def _at_write(monkeypatch: pytest.MonkeyPatch, number: int, what: Any) -> None:
@@ -206,6 +207,7 @@ def test_a_checkpoint_of_other_channels_than_the_store_is_one_sentence(
     assert main(["train", str(work.root)]) == 0
     recipe_text = work.recipe.read_text()
     work.recipe.write_text(recipe_text.replace("[data]\n", '[data]\nchannels = ["green", "red", "blue", "yellow"]\n'))
+    work = WorkFolder(work.root)  # a work folder reads its recipe once
     assert main(["predict", str(work.root)]) == 2
     assert "expected the channels that" in capsys.readouterr().err
 

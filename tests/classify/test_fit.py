@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from classify import loop
-from classify.batches import FoldCrops
 from classify.config import ClassifySection
-from classify.fit import Fitted, clear, fit
-from classify.model import Network
-from classify.optimize import plateau
+from classify.data.crops import FoldCrops
+from classify.network.model import Network
+from classify.training import loop
+from classify.training.fit import Fitted, clear, fit
+from classify.training.optimizer import plateau
 from hpa.errors import UserError
-from hpa.files import write_bytes
+from hpa.work.files import write_bytes
 from tests.classify.world import bright_fold
 
 CPU = torch.device("cpu")

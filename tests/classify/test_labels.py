@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from classify.labels import NO_FOLD, CropLabels, label_crops
-from classify.predict import scored_rows
+from classify.data.labels import NO_FOLD, CropLabels, label_crops
+from classify.inference.predict import scored_rows
 from hpa.vocabulary import Vocabulary
 from tests.classify.world import bright_crops
 
@@ -24,7 +24,7 @@ IMAGES = pd.DataFrame(
         "split": ["train"] * 5 + ["test"],
         "antibody": ["B7", None, "A1", None, "A1", None],
         "target": [(2,), (1,), (0, 2), (), (1,), ()],
-        "masked": [(), (0, 2), (), (), (), ()],
+        "unknown_classes": [(), (0, 2), (), (), (), ()],
     }
 )
 FOLDS = pd.DataFrame({"image_id": ["always", "i0", "i1", "i2"], "fold": [-1, 0, 1, 2]})
@@ -40,7 +40,10 @@ def test_crops_inherit_from_their_image() -> None:
     assert labels.folds.tolist() == [0, 0, 1, 2, 2, -1, NO_FOLD, NO_FOLD]
     assert labels.masked is not None
     assert [np.flatnonzero(row).tolist() for row in labels.masked] == [[], [], [0, 2], [], [], [], [], []]
-    assert label_crops(CROPS, IMAGES.assign(masked=IMAGES["target"].map(lambda _: ())), FOLDS, THREE).masked is None
+    assert (
+        label_crops(CROPS, IMAGES.assign(unknown_classes=IMAGES["target"].map(lambda _: ())), FOLDS, THREE).masked
+        is None
+    )
     assert labels.is_test.tolist() == [False] * 7 + [True]
     assert labels.images.tolist() == [2, 2, 1, 0, 0, 4, 3, 5]
     assert labels.sources.tolist() == ["k18"] * 5 + ["v18"] * 3

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
 from classify.__main__ import main
-from classify.neighbours import Space, nearest
-from classify.retrieval import relevance, retrieve, unit
-from hpa.work import WorkFolder
+from classify.inspect.neighbours import Space, nearest
+from classify.inspect.retrieval import relevance, retrieve, unit
+from hpa.work.folder import WorkFolder
 from tests.classify.world import make_work
 
 RNG = np.random.default_rng(5)

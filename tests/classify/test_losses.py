@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from classify.config import ClassifySection, Mining, Pooling
-from classify.losses import class_loss, focal_loss
-from classify.model import Outputs
-from classify.objective import batch_loss, pool_bags
-from classify.triplets import antibody_pairs, label_pairs, mine, multi_label_triplets, triplet_loss
+from classify.losses.classification import class_loss, focal_loss
+from classify.losses.objective import batch_loss, pool_bags
+from classify.losses.triplets import antibody_pairs, label_pairs, mine, multi_label_triplets, triplet_loss
+from classify.network.model import Outputs
 from tests.classify.world import batch_of
 
 

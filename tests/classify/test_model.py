@@ -10,8 +10,8 @@ import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
 from classify.config import ClassifySection
-from classify.model import FLOOR, Network, new_network
-from classify.stem import widen_stem
+from classify.network.model import FLOOR, Network, new_network
+from classify.network.stem import widen_stem
 from hpa.errors import UserError
 
 MEAN, STD = [10.0, 20.0, 30.0, 40.0], [1.0, 2.0, 3.0, 4.0]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from classify.batches import CropSource
-from classify.channels import pick_channels
 from classify.config import ClassifySection
-from classify.model import Network
-from classify.normalise import Statistics, crop_levels, measure_statistics
+from classify.data.channels import pick_channels
+from classify.data.crops import CropSource
+from classify.data.normalisation import Statistics, crop_levels, measure_statistics
+from classify.network.model import Network
 from hpa.errors import UserError
 from tests.classify.world import bright_fold
 

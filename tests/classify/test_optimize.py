@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from classify.config import ClassifySection
-from classify.optimize import cosine, new_optimizer, one_cycle, plateau
+from classify.training.optimizer import cosine, new_optimizer, one_cycle, plateau
 
 
 def test_one_cycle_by_hand() -> None:

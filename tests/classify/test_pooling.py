@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from aggregate.trained import pool_as_trained
+from aggregate.pooling.trained import pool_as_trained
 from classify.config import ClassifySection, Pooling
-from classify.objective import pool_bags
-from classify.pooling import Bags, pad, pool, pooled_logits
+from classify.losses.objective import pool_bags
+from classify.losses.pooling import Bags, pad, pool, pooled_logits
 from classify.trained_pooling import TrainedPooling
 from hpa.errors import UserError
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from classify.evaluate import uses_bfloat16
+from classify.inference.evaluate import uses_bfloat16
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("32", False), ("bf16", True)])

@@ -9,20 +9,20 @@ import pandas as pd
 import pytest
 import torch
 
-from classify import predict as predicting_module
 from classify.__main__ import main
-from classify.checkpoint import Checkpoint
-from classify.evaluate import predict_logits, sigmoid
-from classify.labels import label_crops
+from classify.data.labels import label_crops
+from classify.inference import predict as predicting_module
+from classify.inference.evaluate import predict_logits, sigmoid
+from classify.network.checkpoint import Checkpoint
 from classify.probabilities import class_columns, read_probabilities
 from classify.run import predict, train
 from classify.trained_pooling import read_pooling
 from crops.store import CropStore
 from hpa.errors import UserError
-from hpa.folds import read_folds
 from hpa.images import read_images
+from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from tests.classify.world import make_work
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
@@ -115,12 +115,12 @@ def test_a_killed_prediction_goes_on_at_its_last_part(
 
 
 def test_every_window_has_its_own_models_and_probabilities(tmp_path: Path) -> None:
-    work = make_work(tmp_path / "work", FOLDS, recipe=RECIPE | {"crops": {"windows": ["cells", "whole"]}})
-    shutil.copytree(work.root / "crops" / "cells", work.root / "crops" / "whole")
+    work = make_work(tmp_path / "work", FOLDS, recipe=RECIPE | {"crops": {"windows": ["cells", "full_frame"]}})
+    shutil.copytree(work.root / "crops" / "cells", work.root / "crops" / "full_frame")
     train(work)
     predict(work)
     for name in ("probabilities.parquet", "fold-0/history.csv"):
-        one, other = ((work.root / "classify" / window / name).read_bytes() for window in ("cells", "whole"))
+        one, other = ((work.root / "classify" / window / name).read_bytes() for window in ("cells", "full_frame"))
         assert one == other
 
 
@@ -154,7 +154,7 @@ def test_what_a_pooling_learned_is_handed_on(tmp_path: Path) -> None:
         path.write_text(broken)
         with pytest.raises(UserError, match="expected how models were trained to be pooled in"):
             read_pooling(path)
-    make_work(work.root, FOLDS, recipe=RECIPE)
+    work = make_work(work.root, FOLDS, recipe=RECIPE)
     train(work, overwrite=True)
     predict(work, overwrite=True)
     assert not path.exists(), "it was of models that are gone"
@@ -165,6 +165,7 @@ def test_changes_say_what_must_rerun(work: WorkFolder, capsys: pytest.CaptureFix
     assert main(["train", *command]) == 0
     assert main(["predict", *command]) == 0
     work.recipe.write_text(work.recipe.read_text().replace("epochs = 2", "epochs = 1"))
+    work = WorkFolder(work.root)  # a work folder reads its recipe once
     assert main(["train", *command]) == 2
     assert "recipe key epochs; rerun with `python -m classify train" in capsys.readouterr().err
     assert main(["train", *command, "--overwrite"]) == 0

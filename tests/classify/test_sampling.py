@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify.batches import FoldCrops
 from classify.config import ClassifySection
-from classify.sampling import draw_by_class, split_batches, training_batches
+from classify.data.crops import FoldCrops
+from classify.data.sampling import draw_by_class, split_batches, training_batches
 from hpa.errors import UserError
 from tests.classify.world import bright_crops, fold_of
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from classify.config import ClassifySection
-from classify.evaluate import look
-from classify.model import Network
-from classify.views import dihedral
+from classify.inference.evaluate import predict_batches
+from classify.inference.views import dihedral
+from classify.network.model import Network
 from tests.classify.world import bright_crops
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def _look(views: Any, crops: np.ndarray | None = None) -> tuple[np.ndarray, np.n
     torch.manual_seed(0)
     network = Network(section, 4, 3, [60.0] * 4, [50.0] * 4).eval()
     source = SOURCE if crops is None else type(SOURCE)(crops, SOURCE.own)
-    (said,) = look(network, source, ROWS, section, CPU)
+    (said,) = predict_batches(network, source, ROWS, section, CPU)
     assert said.embeddings is not None
     return said.probabilities, said.features, said.embeddings
 

@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from classify.batches import Batch, FoldCrops
+from classify.data.crops import Batch, FoldCrops
 from crops.shards import ShardWriter
 from crops.table import COLUMNS, write_crops
 from hpa.channels import CHANNELS
-from hpa.files import write_bytes
-from hpa.folds import write_folds
 from hpa.images import write_images
+from hpa.splitting.folds import write_folds
 from hpa.vocabulary import HPA28
-from hpa.work import WorkFolder
+from hpa.work.files import write_bytes
+from hpa.work.folder import WorkFolder
 
 SIZE = 16
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from crops.config import CropsSection
 from crops.cut import cut_windows
 from crops.measure import find_cells
-from crops.windows import around_cells, whole_frame
+from crops.windows import around_cells, full_frame
 from tests.crops.worlds import label_images
 
 
@@ -90,8 +90,8 @@ def test_shrinking_keeps_the_mean() -> None:
     assert cut.masks.all()
 
 
-def test_the_whole_frame_is_padded_to_a_square() -> None:
-    windows = whole_frame(10, 20)
+def test_the_full_frame_is_padded_to_a_square() -> None:
+    windows = full_frame(10, 20)
     assert windows.tolist() == [[-5, 0, 15, 20]]
     pixels, inside = np.full((3, 10, 20), 200, np.uint8), np.ones((10, 20), np.uint16)
     cut = cut_windows(pixels, inside, np.array([1]), windows, 40)

@@ -12,8 +12,8 @@ import pytest
 
 from crops.__main__ import main
 from crops.run import run
-from crops.store import CropStore, open_store, with_neighbours
-from hpa.work import WorkFolder
+from crops.store import CropStore, open_store, show_outside
+from hpa.work.folder import WorkFolder
 from tests.crops.test_run import SMALL, worlds
 from tests.crops.worlds import make_work
 
@@ -35,17 +35,17 @@ def store(work: WorkFolder) -> CropStore:
     return open_store(work, "cells")
 
 
-@pytest.mark.parametrize("neighbours", ["keep", "dim", "blank"])
-def test_anndata_opens_what_is_exported(work: WorkFolder, store: CropStore, tmp_path: Path, neighbours: str) -> None:
+@pytest.mark.parametrize("outside_cell", ["keep", "dim", "zero"])
+def test_anndata_opens_what_is_exported(work: WorkFolder, store: CropStore, tmp_path: Path, outside_cell: str) -> None:
     anndata = pytest.importorskip("anndata")
     out = tmp_path / "a.h5sc"
-    assert main(["export", str(work.root), "--to", "anndata", "--out", str(out), "--neighbours", neighbours]) == 0
+    assert main(["export", str(work.root), "--to", "anndata", "--out", str(out), "--outside_cell", outside_cell]) == 0
     data = anndata.read_h5ad(out)
     images, rows = data.obsm["single_cell_images"], np.arange(len(store))
     assert images.dtype == np.float16
     assert images.shape == (len(store), 5, 16, 16)
     np.testing.assert_array_equal(images[:, 0], store.masks(rows))
-    shown = with_neighbours(store.pixels(rows), store.masks(rows), neighbours)  # type: ignore[arg-type]
+    shown = show_outside(store.pixels(rows), store.masks(rows), outside_cell)  # type: ignore[arg-type]
     np.testing.assert_array_equal(np.rint(images[:, 1:].astype(float) * 255), shown)
     assert list(data.obs["image_id"]) == list(store.table["image_id"])
     assert list(data.obs["cell_label"]) == list(store.table["cell_label"])

@@ -16,7 +16,7 @@ from crops.config import Window
 from crops.run import run
 from crops.store import CropStore, open_store, store_folder
 from hpa.errors import UserError
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from segment.masks import read_masks, write_masks, write_pair
 from tests.crops.worlds import World, cells_of, make_work, world
 
@@ -100,7 +100,9 @@ def test_16_bit_images_say_what_they_were_scaled_from(tmp_path: Path) -> None:
         assert (row[f"black_{channel}"], row[f"white_{channel}"]) == tuple(ends)
 
 
-@pytest.mark.parametrize(("window", "per_image"), [("whole", 1), ("five", 5), ("random", 4), ("grid", 6), ("green", 4)])
+@pytest.mark.parametrize(
+    ("window", "per_image"), [("full_frame", 1), ("five_crop", 5), ("random", 4), ("grid", 6), ("brightest", 4)]
+)
 def test_every_other_kind_of_window_has_the_same_form_and_needs_no_masks(
     tmp_path: Path, window: Window, per_image: int
 ) -> None:
@@ -120,15 +122,16 @@ def test_every_other_kind_of_window_has_the_same_form_and_needs_no_masks(
 
 
 def test_several_kinds_at_once_and_one_more_later(tmp_path: Path) -> None:
-    recipe = SMALL + 'windows = ["five"]\ntrain_window = "random"\n'
+    recipe = SMALL + 'windows = ["five_crop"]\ntrain_window = "random"\n'
     work = make_work(tmp_path, worlds(), recipe)
     run(work, workers=1)
-    assert len(open_store(work, "random")) == len(open_store(work, "five")) == 20
-    before = data_files(store_folder(work, "five"))
-    work.recipe.write_text(recipe.replace('["five"]', '["five", "whole"]'))
+    assert len(open_store(work, "random")) == len(open_store(work, "five_crop")) == 20
+    before = data_files(store_folder(work, "five_crop"))
+    work.recipe.write_text(recipe.replace('["five_crop"]', '["five_crop", "full_frame"]'))
+    work = WorkFolder(work.root)  # a work folder reads its recipe once
     run(work, workers=1)
-    assert data_files(store_folder(work, "five")) == before
-    assert len(open_store(work, "whole")) == 4
+    assert data_files(store_folder(work, "five_crop")) == before
+    assert len(open_store(work, "full_frame")) == 4
 
 
 def test_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
@@ -209,6 +212,7 @@ def test_masks_made_anew_make_the_crops_stale(tmp_path: Path) -> None:
     assert run(work, workers=1, overwrite=True) == 0
     open_store(work, "cells")
     work.recipe.write_text(SMALL + "margin = 0.3\n")
+    work = WorkFolder(work.root)  # a work folder reads its recipe once
     with pytest.raises(UserError, match=r"\[crops\].*rerun"):
         open_store(work, "cells")
 

@@ -8,28 +8,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crops.config import CropsSection, Window
-from crops.windows import brightest, five, grid, on_frame, whole_frame
+from crops.windows import brightest, five_crop, full_frame, grid, on_frame
 
 
 def test_cells_windows_and_what_trains_them() -> None:
-    section = CropsSection(windows=("five", "whole"), train_window="random")
-    assert section.stores == ("five", "whole", "random")
+    section = CropsSection(windows=("five_crop", "full_frame"), train_window="random")
+    assert section.stores == ("five_crop", "full_frame", "random")
     assert section.trained == ("random",)
     assert [section.trained_for(window) for window in section.windows] == ["random", "random"]
-    same = CropsSection(windows=("cells", "five"))
-    assert same.stores == same.trained == ("cells", "five")
-    assert same.trained_for("five") == "five"
+    same = CropsSection(windows=("cells", "five_crop"))
+    assert same.stores == same.trained == ("cells", "five_crop")
+    assert same.trained_for("five_crop") == "five_crop"
     with pytest.raises(ValueError, match="twice"):
-        CropsSection(windows=("five", "five"))
+        CropsSection(windows=("five_crop", "five_crop"))
 
 
 def test_another_kind_in_the_recipe_does_not_make_a_store_stale() -> None:
-    assert CropsSection(windows=("cells", "five")).of("cells") == CropsSection()
+    assert CropsSection(windows=("cells", "five_crop")).of("cells") == CropsSection()
     assert CropsSection(margin=0.2).of("cells") != CropsSection().of("cells")
 
 
 def test_five_windows_of_a_small_frame() -> None:
-    assert five(10, 16, 6).tolist() == [[0, 0, 6, 6], [0, 10, 6, 16], [4, 0, 10, 6], [4, 10, 10, 16], [2, 5, 8, 11]]
+    assert five_crop(10, 16, 6).tolist() == [
+        [0, 0, 6, 6],
+        [0, 10, 6, 16],
+        [4, 0, 10, 6],
+        [4, 10, 10, 16],
+        [2, 5, 8, 11],
+    ]
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 6), st.floats(0, 0.9))
@@ -102,5 +108,5 @@ def test_every_kind_on_odd_frames(window: Window, shape: tuple[int, int]) -> Non
     assert (np.minimum(windows[:, 2:], shape) > np.maximum(windows[:, :2], 0)).all(), "every window sees the frame"
 
 
-def test_whole_frame_holds_it() -> None:
-    assert whole_frame(7, 4).tolist() == [[0, -2, 7, 5]]
+def test_full_frame_holds_it() -> None:
+    assert full_frame(7, 4).tolist() == [[0, -2, 7, 5]]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hpa.channels import CHANNELS
 from hpa.config import DataSection
 from hpa.images import write_images
-from hpa.layouts import index
-from hpa.work import WorkFolder
+from hpa.layouts.find import index
+from hpa.work.folder import WorkFolder
 from segment.masks import join_flags, write_masks, write_pair
 
 World = tuple[np.ndarray, np.ndarray, np.ndarray]

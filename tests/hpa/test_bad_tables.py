@@ -8,7 +8,7 @@ import pytest
 
 from hpa.channels import CHANNELS
 from hpa.errors import ImageError, UserError
-from hpa.layouts import index
+from hpa.layouts.find import index
 from hpa.pixels import read_plane
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10
 from tests.hpa.data import noise, write_jovian, write_kaggle2018

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hpa.conversion import NEGATIVE, PARTS, Labels, converter, join
+from hpa.layouts.conversion import NEGATIVE, PARTS, Labels, converter, join
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10, VOCABULARIES, Vocabulary
 
 
@@ -40,7 +40,7 @@ def test_what_is_certain_is_what_holds_in_every_possible_world(source: Vocabular
         # classes none of whose parts are among the few could be carried too, where `source` cannot deny them
         judged = {b for b in range(len(to)) if set(np.flatnonzero(PARTS[to.name][:, b])) & set(few)}
         assert set(labels.target) == always
-        assert set(labels.masked) & judged == ever - always
+        assert set(labels.unknown_classes) & judged == ever - always
 
 
 def _hot(world: set[int] | tuple[int, ...]) -> np.ndarray:

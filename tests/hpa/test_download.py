@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from hpa.channels import CHANNELS
-from hpa.download import download
 from hpa.errors import UserError
-from hpa.layouts import index
+from hpa.layouts.download import download
+from hpa.layouts.find import index
 from hpa.vocabulary import HPA28
 from tests.hpa.server import JPEG, BadServer, bad_server
 

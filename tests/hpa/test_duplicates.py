@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from hpa.atlas import draw_scene
-from hpa.duplicates import bit_distances, hash_plane, similar_pairs
 from hpa.errors import UserError
-from hpa.groups import join_groups, largest
-from hpa.similar import is_label_list, pairs_within, read_label_list, read_pairs
+from hpa.splitting.groups import join_groups, largest
+from hpa.splitting.hashes import bit_distances, hash_plane, similar_pairs
+from hpa.splitting.near_duplicates import is_label_list, pairs_within, read_label_list, read_pairs
 
 SCENES = 24
 SIDE = 256

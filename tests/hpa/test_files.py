@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpa.files import remove_partials, sha256, whole, write_bytes, write_csv, write_json, write_parquet
+from hpa.work.files import atomic_write, remove_partials, sha256, write_bytes, write_csv, write_json, write_parquet
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -14,7 +14,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     write_bytes(path, b"old")
 
     def fail_half_way() -> None:
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(b"half")
             raise RuntimeError
 
@@ -26,8 +26,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_killed_write_leaves_a_partial_that_can_be_removed(tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; from hpa.files import whole\n"
-        "with whole(Path(sys.argv[1]) / 'a.npy') as partial:\n"
+        "import os, signal, sys; from pathlib import Path; from hpa.work.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1]) / 'a.npy') as partial:\n"
         "    partial.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)

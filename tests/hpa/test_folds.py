@@ -8,10 +8,10 @@ import pytest
 
 from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.folds import assign_folds, read_folds, split_images, take_share, write_folds
-from hpa.groups import join_groups
-from hpa.hpa_v18 import parse_id
-from hpa.repair import find_gaps
+from hpa.layouts.hpa_v18 import parse_id
+from hpa.splitting.folds import assign_folds, read_folds, split_images, stratified_subset, write_folds
+from hpa.splitting.groups import join_groups
+from hpa.splitting.missing_classes import find_gaps
 from hpa.vocabulary import HPA28
 
 
@@ -157,14 +157,14 @@ def test_a_random_mask_tears_groups_apart_and_says_so() -> None:
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.5, 0.75])
 def test_a_share_of_single_images_is_taken_of_every_class(share: float) -> None:
     targets = np.random.default_rng(0).random((2000, 6)) < np.linspace(0.02, 0.5, 6)
-    taken = take_share(targets, np.arange(2000, dtype=np.int32), share, seed=0)
+    taken = stratified_subset(targets, np.arange(2000, dtype=np.int32), share, seed=0)
     assert abs(taken.sum() - 2000 * share) <= 2
     assert (np.abs(targets[taken].sum(axis=0) - targets.sum(axis=0) * share) <= 2).all()
 
 
 def test_a_share_of_few_groups() -> None:
     targets, groups = np.eye(3, dtype=bool), np.arange(3, dtype=np.int32)
-    assert take_share(targets, groups, 0.2, seed=0).sum() == 1
-    assert take_share(targets, groups, 0.9, seed=0).sum() == 2
+    assert stratified_subset(targets, groups, 0.2, seed=0).sum() == 1
+    assert stratified_subset(targets, groups, 0.9, seed=0).sum() == 2
     with pytest.raises(UserError, match=r"folds \(2\), found 1"):
-        take_share(targets, np.zeros(3, np.int32), 0.2, seed=0)
+        stratified_subset(targets, np.zeros(3, np.int32), 0.2, seed=0)

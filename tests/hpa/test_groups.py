@@ -1,6 +1,6 @@
 import numpy as np
 
-from hpa.groups import join_groups, largest
+from hpa.splitting.groups import join_groups, largest
 
 
 def test_an_antibody_is_a_group_and_an_unknown_one_is_none() -> None:

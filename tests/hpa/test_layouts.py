@@ -8,9 +8,9 @@ import pytest
 
 from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
-from hpa.hpa_v18 import parse_id
 from hpa.images import check_id, read_images, write_images
-from hpa.layouts import index
+from hpa.layouts.find import index
+from hpa.layouts.hpa_v18 import parse_id
 from hpa.pixels import ONLY_PLANE, read_channels
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10
 from tests.hpa.data import noise, write_image, write_jovian, write_kaggle2018
@@ -131,10 +131,10 @@ def test_kaggle_2021_in_its_own_vocabulary_and_in_that_of_2018(tmp_path: Path) -
     images = index(data, "auto", HPA19, CHANNELS).images
     assert list(images["image_id"]) == ["b", "a", "z"]
     assert list(images["target"]) == [(0, 9), (18,), ()]
-    assert list(images["masked"]) == [(), (), ()]
+    assert list(images["unknown_classes"]) == [(), (), ()]
     old = index(data, "auto", HPA28, CHANNELS).images
     assert list(old["target"]) == [(0,), (), ()]
-    assert list(old["masked"]) == [(12, 13, 15, 16, 27), (15, 16, 27), ()]
+    assert list(old["unknown_classes"]) == [(12, 13, 15, 16, 27), (15, 16, 27), ()]
 
 
 def test_coloured_and_gray_jpegs_of_hpa_v18(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_jovian_is_planes_of_one_rgb_file(tmp_path: Path, inner: bool) -> None:
     assert f"{2 if inner else 1} images" in found.notices[0]
     in28 = index(data, "jovian", HPA28, channels).images
     assert in28["target"].iloc[0] == (0,)
-    assert len(in28["masked"].iloc[0]) == 18
+    assert len(in28["unknown_classes"].iloc[0]) == 18
 
 
 def test_a_sample_below_the_inner_folder_of_jovian_is_found(tmp_path: Path) -> None:
@@ -240,9 +240,9 @@ def test_a_table_of_planes(tmp_path: Path, kind: str) -> None:
 def test_a_train_row_without_target_has_all_classes_masked(tmp_path: Path) -> None:
     _plates(tmp_path).assign(split=["train", "test", "train"]).to_csv(tmp_path / "images.csv", index=False)
     images = index(tmp_path, "auto", HPA28, ("blue",)).images.set_index("image_id")
-    assert images.loc["s1", "masked"] == tuple(range(28))
+    assert images.loc["s1", "unknown_classes"] == tuple(range(28))
     assert images.loc["s2", "target"] == ()
-    assert images.loc["s2", "masked"] == ()
+    assert images.loc["s2", "unknown_classes"] == ()
 
 
 def test_upper_case_names_and_a_folder_of_tables_only(tmp_path: Path) -> None:

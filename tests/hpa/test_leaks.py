@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 from hpa.__main__ import main
-from hpa.adversarial import tell_apart
 from hpa.atlas import synthesize
 from hpa.channels import CHANNELS
 from hpa.config import DataSection
 from hpa.images import read_images
-from hpa.leaks import label_conflicts
-from hpa.splits import other_splits, quality
+from hpa.reports.adversarial import adversarial_validation
+from hpa.reports.leaks import label_conflicts
+from hpa.splitting.quality import other_splits, quality
 from pipeline.init import init
 from pipeline.recipe import load_recipe
 
@@ -108,7 +108,7 @@ def test_labels_that_one_image_leaves_open_are_no_conflict() -> None:
             "image_id": list("abcdef"),
             "split": "train",
             "target": pd.Series([target for target, _ in told], dtype=object),
-            "masked": pd.Series([masked for _, masked in told], dtype=object),
+            "unknown_classes": pd.Series([masked for _, masked in told], dtype=object),
         }
     )
     conflicts = label_conflicts(images, np.array([0, 0, 1, 1, 2, 2], np.int32), DataSection())
@@ -152,14 +152,14 @@ def test_images_that_differ_are_told_apart_and_others_are_not() -> None:
     features = pd.DataFrame(draw.normal(size=(400, 4)), columns=["a", "b", "c", "d"])
     is_test = np.arange(400) % 2 == 0
     groups = np.arange(400, dtype=np.int32)
-    same = tell_apart(features, is_test, groups, seed=0)
+    same = adversarial_validation(features, is_test, groups, seed=0)
     assert same is not None
     assert 0.4 < same.auc < 0.6
-    shifted = tell_apart(features.assign(c=features["c"] + 2 * is_test), is_test, groups, seed=0)
+    shifted = adversarial_validation(features.assign(c=features["c"] + 2 * is_test), is_test, groups, seed=0)
     assert shifted is not None
     assert shifted.auc > 0.85
     assert shifted.telling[0] == "c"
-    assert tell_apart(features[:15], is_test[:15], groups[:15], seed=0) is None
+    assert adversarial_validation(features[:15], is_test[:15], groups[:15], seed=0) is None
 
 
 def test_copies_are_not_told_by_heart() -> None:
@@ -167,8 +167,8 @@ def test_copies_are_not_told_by_heart() -> None:
     draw = np.random.default_rng(1)
     features = pd.DataFrame(np.repeat(draw.normal(size=(80, 6)), 5, axis=0)).add_prefix("f")
     is_test = np.repeat(draw.random(80) < 0.5, 5)
-    grouped = tell_apart(features, is_test, np.repeat(np.arange(80), 5).astype(np.int32), seed=0)
-    alone = tell_apart(features, is_test, np.arange(400, dtype=np.int32), seed=0)
+    grouped = adversarial_validation(features, is_test, np.repeat(np.arange(80), 5).astype(np.int32), seed=0)
+    alone = adversarial_validation(features, is_test, np.arange(400, dtype=np.int32), seed=0)
     assert grouped is not None
     assert alone is not None
     assert grouped.auc < 0.75

@@ -5,7 +5,7 @@ import pytest
 from distributed import LocalCluster
 
 from hpa.errors import UserError
-from hpa.mapping import FAILURE, Chunk, cut_chunks, map_chunks, write_failures
+from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks, write_failures
 
 IMAGES = pd.DataFrame({"image_id": [f"i{n}" for n in range(10)], "n": range(10)})
 
@@ -75,7 +75,7 @@ def test_a_dask_cluster_gives_the_same_parts(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpa.cluster._PATIENCE_S", 0.3)
+    monkeypatch.setattr("hpa.work.cluster._PATIENCE_S", 0.3)
     for address in ("tcp://127.0.0.1:9", "nonsense"):
         with pytest.raises(UserError, match=f"expected a Dask scheduler at {address}"):
             map_chunks(_square, tmp_path, cut_chunks(IMAGES), tmp_path / "parts", what="square", dask=address)

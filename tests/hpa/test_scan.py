@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hpa import scan
 from hpa.channels import CHANNELS
-from hpa.layouts import index
-from hpa.mapping import Chunk
+from hpa.layouts.find import index
 from hpa.pixels import read_channels
-from hpa.scan import BINS, hashes_of, scan_images
+from hpa.splitting import scan
+from hpa.splitting.scan import BINS, hashes_of, scan_images
 from hpa.vocabulary import HPA28
+from hpa.work.mapping import Chunk
 from tests.hpa.data import noise
 
 

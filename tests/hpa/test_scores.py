@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from hpa.scores import f1_per_class, macro_f1
+from hpa.metrics import f1_per_class, macro_f1
 from hpa.vocabulary import HPA28
 
 

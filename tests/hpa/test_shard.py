@@ -5,8 +5,8 @@ import pytest
 from hpa.__main__ import main
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
-from hpa.layouts import index
-from hpa.shard import shard
+from hpa.layouts.find import index
+from hpa.layouts.split_folder import shard
 from hpa.vocabulary import HPA28
 from tests.hpa.data import write_image, write_kaggle2018
 

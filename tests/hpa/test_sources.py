@@ -6,7 +6,7 @@ import pytest
 from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.images import read_images, write_images
-from hpa.sources import Source, check_channels, index_sources, parse_sources
+from hpa.layouts.sources import Source, check_channels, index_sources, parse_sources
 from tests.hpa.data import write_image, write_jovian, write_kaggle2018
 
 SAMPLE = "ID,ImageWidth,ImageHeight,PredictionString\n"
@@ -75,7 +75,7 @@ def test_the_same_image_from_two_sources_is_one_row(tmp_path: Path) -> None:
 def test_what_one_source_leaves_open_another_may_tell(tmp_path: Path) -> None:
     images = index_sources(_both_years(tmp_path), DataSection()).images.set_index("image_id")
     assert images.loc["a", "target"] == (0, 12)  # 2021 says actin or focal adhesion, 2018 says which
-    assert images.loc["a", "masked"] == ()
+    assert images.loc["a", "unknown_classes"] == ()
 
 
 def test_a_channel_that_a_source_does_not_have(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 from crops.store import CropStore
 from crops.table import read_dropped
 from hpa.errors import UserError
-from hpa.folds import read_folds
 from hpa.images import read_images
-from hpa.tables import read_csv, read_csv_or_parquet
+from hpa.splitting.folds import read_folds
+from hpa.work.tables import read_csv, read_csv_or_parquet
 
 
 def test_a_missing_table_names_its_maker(tmp_path: Path) -> None:

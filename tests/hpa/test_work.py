@@ -7,7 +7,7 @@ import pytest
 
 from hpa.config import DataSection, Section
 from hpa.errors import UserError
-from hpa.work import begin, locked, open_work
+from hpa.work.folder import begin, locked, open_work
 
 
 class _Knobs(Section):
@@ -68,7 +68,7 @@ def test_a_folder_that_is_no_work_folder(tmp_path: Path) -> None:
 
 def test_a_second_run_stops(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from hpa.work import locked; from hpa.errors import UserError\n"
+        "import sys; from pathlib import Path; from hpa.work.folder import locked; from hpa.errors import UserError\n"
         "try:\n    with locked(Path(sys.argv[1])): print('held')\nexcept UserError as error: print(error)"
     )
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from hpa.atlas import synthesize
-from hpa.work import locked
+from hpa.work.folder import locked
 from pipeline.__main__ import main
 from tests.pages import ROOT
 

@@ -17,13 +17,13 @@ from hpa.channels import CHANNELS
 from hpa.config import read_section
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from pipeline.__main__ import main
 from pipeline.apply import apply, open_model
 from pipeline.bundle import export
 from pipeline.model import Model
 from segment.config import SegmentSection
-from segment.models import COMPACT_WEIGHTS
+from segment.network.weights import COMPACT_WEIGHTS
 
 
 def _trained(root: Path, *settings: str) -> WorkFolder:
@@ -163,7 +163,7 @@ def test_joined_runs_applied_and_handed_on(tmp_path: Path) -> None:
     synthesize(tmp_path / "atlas", 16, 6, seed=5, size_px=128)
     atlas, work = tmp_path / "atlas", tmp_path / "work"
     small = [word for key in ("classify.epochs=1", "data.folds=2") for word in ("--set", key)]
-    for name, window, side in (("other", "whole", 32), ("work", "five", 48)):
+    for name, window, side in (("other", "full_frame", 32), ("work", "five_crop", 48)):
         keys = [f'crops.windows=["{window}"]', f"crops.train_window={window}", f"crops.size_px={side}"]
         if name == "work":
             keys += [f'aggregate.join=["{tmp_path}/other:whole"]', "aggregate.join_weights=[3, 1]"]
@@ -174,7 +174,7 @@ def test_joined_runs_applied_and_handed_on(tmp_path: Path) -> None:
     assert main(["apply", str(work), "--data", str(atlas / "test"), "--out", str(new)]) == 0
     columns = class_columns(HPA28)
     pooled = []
-    for path in (new / "classify" / "five", new / "joined" / "0" / "classify" / "whole"):
+    for path in (new / "classify" / "five_crop", new / "joined" / "0" / "classify" / "full_frame"):
         table = pd.read_parquet(path / "probabilities.parquet")
         pooled.append(table.groupby(["image_id", "fold"])[columns].max().groupby("image_id").mean())
     images = pd.read_parquet(new / "aggregate" / "images.parquet").set_index("image_id")

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from hpa.atlas import synthesize
-from hpa.folds import read_folds
 from hpa.images import read_images
+from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
 from pipeline.__main__ import main
 from tests.hpa.data import write_image

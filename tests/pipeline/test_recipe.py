@@ -51,7 +51,10 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ("classify.epochs=many", "found 'many'"),
         ("classify.epochs", r"expected a setting section\.key=value"),
         ("aggregate.pooling=trained", "expected classify.objective bag or dual with .*, found cell"),
-        ('crops.windows=["whole"] aggregate.submission=kaggle2021', "expected cells among crops.windows .*found whole"),
+        (
+            'crops.windows=["full_frame"] aggregate.submission=kaggle2021',
+            "expected cells among crops.windows .*found full_frame",
+        ),
         ("epochs=3", r"expected a setting section\.key=value"),
     ],
 )

@@ -14,7 +14,7 @@ from pipeline.demo import demo
 
 FIVE = """
 [crops]
-windows = ["five"]
+windows = ["five_crop"]
 train_window = "random"
 count = 2
 [classify]
@@ -35,7 +35,7 @@ def test_without_windows_around_cells_nothing_is_segmented(tmp_path: Path, capsy
     assert figures["images"] == 9
     assert {"segment", "crops", "cells", "segmentation_ap50"} & {*figures, *figures["seconds"]} == {"crops"}
     assert main(["apply", str(work), "--data", str(work / "atlas"), "--out", str(new)]) == 0
-    assert {path.name for path in (new / "crops").iterdir()} == {"five"}, "random windows are only trained on"
+    assert {path.name for path in (new / "crops").iterdir()} == {"five_crop"}, "random windows are only trained on"
     for root, rows in ((work, 3), (new, 9)):
         assert not (root / "segment").exists()
         assert pd.read_csv(root / "aggregate" / "submission.csv", dtype=str)["Id"].nunique() == rows
@@ -45,14 +45,14 @@ def test_without_windows_around_cells_nothing_is_segmented(tmp_path: Path, capsy
 def test_trained_on_random_windows_and_predicted_on_five_and_whole(tmp_path: Path) -> None:
     synthesize(tmp_path / "atlas", 16, 4, seed=5, size_px=256)
     work = tmp_path / "work"
-    keys = ["classify.epochs=1", "crops.size_px=32", "data.folds=2", 'crops.windows=["five", "whole"]']
+    keys = ["classify.epochs=1", "crops.size_px=32", "data.folds=2", 'crops.windows=["five_crop", "full_frame"]']
     settings = [word for key in [*keys, "crops.train_window=random"] for word in ("--set", key)]
     assert main(["init", str(work), "--data", str(tmp_path / "atlas"), *settings]) == 0
     assert main(["run", str(work)]) == 0
     checkpoints = sorted(str(path.relative_to(work / "classify")) for path in work.rglob("checkpoint.pt"))
     assert checkpoints == ["random/fold-0/checkpoint.pt", "random/fold-1/checkpoint.pt"]
     p = class_columns(HPA28)
-    windows = ("five", "whole")
+    windows = ("five_crop", "full_frame")
     scored = {w: read_probabilities(work / "classify" / w / "probabilities.parquet", HPA28) for w in windows}
     images = pd.read_parquet(work / "aggregate" / "images.parquet").set_index("image_id")
     assert len(images) == 20

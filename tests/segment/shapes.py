@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from hpa.config import DataSection
 from hpa.images import write_images
-from hpa.layouts import index
-from hpa.work import WorkFolder
+from hpa.layouts.find import index
+from hpa.work.folder import WorkFolder
 
 
 def discs(shape: tuple[int, int], centres: list[tuple[float, float]], radius_px: float) -> NDArray[np.uint16]:

@@ -18,8 +18,8 @@ import pytest
 from bench.measure import data_files, run_killed
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
-from hpa.mapping import CHUNK_IMAGES
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
+from hpa.work.mapping import CHUNK_IMAGES
 from segment.masks import stage_folder
 from segment.run import run
 from tests.pages import ROOT
@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
+def atomic_write(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     """An uninterrupted run."""
     work = make_work(tmp_path_factory.mktemp("whole"), data)
     run(work, device="cpu", workers=1)

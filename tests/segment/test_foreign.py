@@ -13,13 +13,13 @@ import tifffile
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
 from hpa.errors import ImageError, UserError
-from hpa.files import sha256
-from hpa.work import WorkFolder
+from hpa.work.files import sha256
+from hpa.work.folder import WorkFolder
 from segment.__main__ import main
-from segment.foreign import find_masks, read_foreign
+from segment.external_masks import find_masks, read_external_mask
+from segment.import_masks import take
 from segment.masks import read_mask, read_masks, read_nuclei
 from segment.run import run
-from segment.take import take
 from tests.segment.shapes import discs, make_work, write_image
 
 SCENE = draw_scene((97, 2), size_px=256, protein=False)
@@ -36,15 +36,15 @@ def test_any_integer_type_and_labels_that_are_not_consecutive(tmp_path: Path, su
         np.save(path, LABELS.astype(dtype))
     else:
         tifffile.imwrite(path, LABELS.astype(dtype))
-    assert np.array_equal(read_foreign(path, (40, 50)), NUMBERED)
+    assert np.array_equal(read_external_mask(path, (40, 50)), NUMBERED)
 
 
 def test_png_and_cellposes_own_file(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a_cp_masks.png"), LABELS.astype(np.uint16))
-    assert np.array_equal(read_foreign(tmp_path / "a_cp_masks.png", (40, 50)), NUMBERED)
+    assert np.array_equal(read_external_mask(tmp_path / "a_cp_masks.png", (40, 50)), NUMBERED)
     content: Any = {"masks": LABELS.astype(np.uint16), "outlines": LABELS, "filename": "a.png", "flows": [LABELS * 1.5]}
     np.save(tmp_path / "a_seg.npy", content)
-    assert np.array_equal(read_foreign(tmp_path / "a_seg.npy", (40, 50)), NUMBERED)
+    assert np.array_equal(read_external_mask(tmp_path / "a_seg.npy", (40, 50)), NUMBERED)
 
 
 class Harmful:
@@ -60,10 +60,10 @@ class Harmful:
 def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
     np.save(tmp_path / "a_seg.npy", np.array({"masks": Harmful(tmp_path / "harm")}, dtype=object))
     with pytest.raises(ImageError, match="more than plain arrays"):
-        read_foreign(tmp_path / "a_seg.npy", (40, 50))
+        read_external_mask(tmp_path / "a_seg.npy", (40, 50))
     np.save(tmp_path / "b.npy", np.array([Harmful(tmp_path / "harm")], dtype=object))
     with pytest.raises(ImageError, match="cannot be read"):
-        read_foreign(tmp_path / "b.npy", (40, 50))
+        read_external_mask(tmp_path / "b.npy", (40, 50))
     assert not (tmp_path / "harm").exists()
     with pytest.raises(FileNotFoundError):  # the pickle is one that would do harm
         pickle.loads(pickle.dumps(Harmful(tmp_path / "no" / "folder")))
@@ -81,13 +81,13 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
 def test_what_is_no_label_image_is_told(tmp_path: Path, labels: Any, message: str) -> None:
     np.save(tmp_path / "a.npy", labels)
     with pytest.raises(ImageError, match=message):
-        read_foreign(tmp_path / "a.npy", (40, 50))
+        read_external_mask(tmp_path / "a.npy", (40, 50))
 
 
 def test_more_objects_than_a_label_image_can_number(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.arange(256 * 257).reshape(256, 257))
     with pytest.raises(ImageError, match="at most 65535 objects, found 65791"):
-        read_foreign(tmp_path / "a.npy", (256, 257))
+        read_external_mask(tmp_path / "a.npy", (256, 257))
 
 
 @pytest.fixture

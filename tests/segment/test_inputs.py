@@ -12,9 +12,9 @@ from hpa.channels import CHANNELS
 from hpa.config import DataSection
 from hpa.errors import UserError
 from segment.config import SegmentSection
-from segment.inputs import channels_to_read
+from segment.inference.inputs import channels_to_read
+from segment.inference.preprocess import reduce_labels
 from segment.masks import read_mask, read_masks
-from segment.reduce import reduce_labels
 from segment.run import run
 from segment.score import average_precision
 from tests.segment.shapes import make_work

@@ -10,7 +10,7 @@ import pytest
 from pandera.errors import SchemaError, SchemaErrors
 
 from hpa.errors import UserError
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from segment.masks import join_flags, masks_path, read_mask, read_masks, read_nuclei, write_masks, write_pair
 from tests.segment.shapes import discs
 

@@ -9,14 +9,14 @@ import torch
 from skimage.measure import perimeter
 
 from hpa.errors import UserError
-from hpa.files import sha256
-from segment.cellpose_core import flow_loss, flows_of_labels, follow, masks_of_flows
+from hpa.work.files import sha256
 from segment.config import SegmentSection
-from segment.decode import decode
-from segment.models import COMPACT_SHA256, COMPACT_WEIGHTS, checked_weights, load_model
-from segment.network import INPUTS, OUTPUTS, CompactNetwork, new_network, save_weights
+from segment.inference.tiles import run_tiles
+from segment.network.cellpose import flow_loss, flows_of_labels, follow, masks_of_flows
+from segment.network.compact import INPUTS, OUTPUTS, CompactNetwork, new_network, save_weights
+from segment.network.weights import COMPACT_SHA256, COMPACT_WEIGHTS, checked_weights, load_model
+from segment.postprocess.decode import decode
 from segment.score import average_precision
-from segment.tiles import run_tiles
 from tests.segment.shapes import discs
 
 CPU = torch.device("cpu")
@@ -153,7 +153,7 @@ def test_true_flows_give_back_the_cells() -> None:
     assert np.allclose(lengths[cells > 0], 1, atol=1e-3) or (lengths[cells > 0] > 0.99).mean() > 0.99
     assert not lengths[cells == 0].any()
     logit = np.where(cells > 0, 5, -5).astype(np.float32)
-    masks = masks_of_flows(flows, logit, level=0, flow_error=0.4, least_px=10)
+    masks = masks_of_flows(flows, logit, level=0, flow_error=0.4, min_px=10)
     assert average_precision(masks, cells, 0.9) == 1
     ends = follow(flows, cells > 0, 60)
     assert (cells[tuple(ends)] == cells[cells > 0]).mean() > 0.99
@@ -190,13 +190,13 @@ def test_a_big_cellpose_network_runs_through_the_same_code(tmp_path: Path) -> No
     """Random weights of the real architecture, saved and loaded: no masks worth having, but every step of the way."""
     from cellpose.vit import CPSAM
 
-    from segment.predict import see, segment_images
+    from segment.inference.predict import prepare_input, segment_images
 
     path = tmp_path / "random_cpsam"
     CPSAM().save_model(path)
     net = load_model(str(checked_weights(str(path))), CPU)
     image = np.random.default_rng(0).integers(0, 255, size=(2, 256, 300), dtype=np.uint8)
-    (masks,) = segment_images(net, [see(image, 98.0)], SegmentSection())
+    (masks,) = segment_images(net, [prepare_input(image, 98.0)], SegmentSection())
     assert masks.cells.shape == masks.nuclei.shape == (256, 300)
 
 

@@ -10,10 +10,10 @@ import torch
 
 from hpa.pixels import read_plane
 from segment.config import SegmentSection
-from segment.diameter import typical_diameter_px
-from segment.models import load_model
-from segment.predict import see, segment_images
-from segment.reduce import reduce_labels
+from segment.inference.diameter import typical_diameter_px
+from segment.inference.predict import prepare_input, segment_images
+from segment.inference.preprocess import reduce_labels
+from segment.network.weights import load_model
 from segment.score import score_images, summarise
 
 REAL = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[3] / "shared" / "real"))
@@ -27,7 +27,7 @@ def test_shipped_weights_on_real_images() -> None:
         np.stack([read_plane(REAL / "images512" / f"{image_id}_{channel}.png") for channel in ("yellow", "blue")])
         for image_id in references
     ]
-    seen = [see(image, typical_diameter_px(*image.shape[1:])) for image in planes]
+    seen = [prepare_input(image, typical_diameter_px(*image.shape[1:])) for image in planes]
     found = segment_images(load_model("compact", torch.device("cpu")), seen, SegmentSection())
     triples = [(i, masks.cells, truth) for (i, truth), masks in zip(references.items(), found, strict=True)]
     ours = summarise(score_images(triples)).iloc[0]
@@ -44,7 +44,7 @@ def test_a_native_image_and_its_reduction_agree() -> None:
     )
     small = np.stack([cv2.resize(plane, (512, 512), interpolation=cv2.INTER_AREA) for plane in planes])
     net = load_model("compact", torch.device("cpu"))
-    seen = [see(image, typical_diameter_px(*image.shape[1:])) for image in (planes, small)]
+    seen = [prepare_input(image, typical_diameter_px(*image.shape[1:])) for image in (planes, small)]
     large, reduced = (masks.cells for masks in segment_images(net, seen, SegmentSection()))
     assert large.shape == planes.shape[1:]
     scores = summarise(score_images([("field", reduce_labels(large, (512, 512)), reduced)]))

@@ -16,16 +16,16 @@ import torch
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
-from hpa.files import sha256
 from hpa.images import read_images
 from hpa.pixels import read_plane
-from hpa.work import WorkFolder
+from hpa.work.files import sha256
+from hpa.work.folder import WorkFolder
 from segment.__main__ import main
-from segment.compact import score_unseen
-from segment.diameter import SAMPLE_IMAGES, estimate_diameter_px, sample_rows
+from segment.inference.diameter import SAMPLE_IMAGES, estimate_diameter_px, sample_rows
 from segment.masks import read_mask, read_masks, read_nuclei
-from segment.models import load_model
+from segment.network.weights import load_model
 from segment.run import run
+from segment.training.compact import score_unseen
 from tests.segment.shapes import make_work, write_image
 
 YELLOW, BLUE = CHANNELS.index("yellow"), CHANNELS.index("blue")
@@ -124,7 +124,7 @@ def test_a_mended_image_is_segmented_by_the_next_run(data: Path, tmp_path: Path)
 
 
 def test_more_cells_than_a_label_image_can_number(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segment.decode.MOST_LABELS", 1)
+    monkeypatch.setattr("segment.postprocess.decode.MAX_LABELS", 1)
     work = make_work(tmp_path, data)
     assert run(work, device="cpu", workers=1) == 1
     failures = pd.read_csv(work.root / "segment" / "failures.csv")
@@ -136,6 +136,7 @@ def test_a_changed_recipe_asks_for_overwrite(data: Path, tmp_path: Path) -> None
     work = make_work(tmp_path, data)
     run(work, device="cpu", workers=1)
     work.recipe.write_text("[segment]\npostprocess = 'cellpose'\n")
+    work = WorkFolder(work.root)  # a work folder reads its recipe once
     with pytest.raises(UserError, match=r"recipe key postprocess.*--overwrite"):
         run(work, device="cpu", workers=1)
     assert run(work, device="cpu", workers=1, overwrite=True) == 1

@@ -5,22 +5,23 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segment.baseline import watershed_cells
-from segment.cells import (
+from segment.inference.predict import prepare_input
+from segment.inference.preprocess import normalise, reduce_labels, reduce_planes
+from segment.network.scale import network_shape
+from segment.postprocess.cells import (
+    assign_nuclei_to_cells,
     connected,
     cut_nuclei,
     follow_to_nuclei,
     grow,
     join_nuclei,
-    owners,
     without_nucleus,
 )
-from segment.nuclei import cores_of, nuclei_of_channel, nuclei_of_logits
-from segment.objects import TYPICAL_CELL_PX2, large_only
-from segment.predict import see
-from segment.reduce import network_shape, normalise, reduce_labels, reduce_planes
+from segment.postprocess.labels import TYPICAL_CELL_PX2, large_only
+from segment.postprocess.nuclei import cores_of, nuclei_of_channel, nuclei_of_logits
+from segment.postprocess.smooth import enlarge
 from segment.score import average_precision, match_cells
-from segment.smooth import enlarge
+from segment.watershed import watershed_cells
 from tests.segment.shapes import discs
 
 TOUCHING = discs((64, 64), [(20, 20), (20, 33), (48, 40)], 7)
@@ -36,23 +37,23 @@ def test_cores_of_touching_nuclei_stay_apart() -> None:
 def test_nuclei_come_back_from_their_own_logits() -> None:
     nucleus = np.where(TOUCHING > 0, 4.0, -4.0).astype(np.float32)
     core = np.where(cores_of(TOUCHING), 4.0, -4.0).astype(np.float32)
-    found = nuclei_of_logits(nucleus, core, level=0.0, least_area=0.03)
+    found = nuclei_of_logits(nucleus, core, level=0.0, min_area=0.03)
     assert average_precision(found, TOUCHING, 0.8) == 1
 
 
 def test_a_nucleus_without_a_core_is_one_nucleus_and_a_speck_is_none() -> None:
     nucleus = np.where(TOUCHING > 0, 4.0, -4.0).astype(np.float32)
     nucleus[60:62, 2:4] = 4
-    found = nuclei_of_logits(nucleus, np.full_like(nucleus, -4), level=0.0, least_area=0.03)
+    found = nuclei_of_logits(nucleus, np.full_like(nucleus, -4), level=0.0, min_area=0.03)
     assert found.max() == 2
     assert found[61, 3] == 0
 
 
 def test_nuclei_of_the_channel_split_where_they_touch() -> None:
     plane = ndimage.gaussian_filter((TOUCHING > 0) * np.float32(200), 1)
-    found = nuclei_of_channel(plane, least_area=0.03)
+    found = nuclei_of_channel(plane, min_area=0.03)
     assert average_precision(found, TOUCHING, 0.7) == 1
-    assert not nuclei_of_channel(np.zeros((32, 32), np.float32), least_area=0.03).any()
+    assert not nuclei_of_channel(np.zeros((32, 32), np.float32), min_area=0.03).any()
 
 
 def test_cells_grow_until_they_meet_in_the_valley() -> None:
@@ -89,11 +90,11 @@ def test_pixels_that_lead_far_from_any_nucleus_are_of_a_cell_without_one() -> No
     nuclei[8:12, 5:9] = 1
     rows, columns = inside.nonzero()
     ends = np.array([np.full_like(rows, 10), np.where(columns < 20, 7, 32)])
-    found = without_nucleus(nuclei, ends, inside, least_area=0.2)
+    found = without_nucleus(nuclei, ends, inside, min_area=0.2)
     assert np.array_equal(found, np.arange(40) >= 20 + np.zeros((20, 1)))
-    assert not without_nucleus(nuclei, ends, inside, least_area=0.9).any(), "too small a piece is a part of a neighbour"
+    assert not without_nucleus(nuclei, ends, inside, min_area=0.9).any(), "too small a piece is a part of a neighbour"
     ends[1] = 7
-    assert not without_nucleus(nuclei, ends, inside, least_area=0.0).any()
+    assert not without_nucleus(nuclei, ends, inside, min_area=0.0).any()
 
 
 @pytest.mark.parametrize("turns", range(4))
@@ -112,7 +113,7 @@ def test_a_cell_without_a_nucleus_reaches_the_edge_of_the_frame(turns: int) -> N
         goal = np.rot90(numbers[tuple(leads)], turns)[turned]
         turned_numbers = np.rot90(numbers, turns).ravel()
         ends = np.array(np.unravel_index(np.argsort(turned_numbers)[goal], turned.shape))
-        pixels = without_nucleus(np.rot90(nuclei, turns), ends, turned, least_area=0.2)
+        pixels = without_nucleus(np.rot90(nuclei, turns), ends, turned, min_area=0.2)
         return np.rot90(pixels, -turns)
 
     assert not found(inside).any(), "a piece within the frame belongs to a nucleus of it"
@@ -139,8 +140,8 @@ def test_cells_without_a_network() -> None:
     nuclei = discs((200, 240), [(60, 60), (60, 110), (140, 170)], 11)
     er = ndimage.gaussian_filter(np.where(cells == 2, 60.0, (cells > 0) * 180.0), 2).astype(np.uint8)  # the 2nd is dim
     planes = np.stack([er, ((nuclei > 0) * 200).astype(np.uint8)])
-    assert average_precision(watershed_cells(see(planes, 52)), cells, 0.5) == 1
-    assert not watershed_cells(see(np.zeros_like(planes), 52)).any()
+    assert average_precision(watershed_cells(prepare_input(planes, 52)), cells, 0.5) == 1
+    assert not watershed_cells(prepare_input(np.zeros_like(planes), 52)).any()
 
 
 def test_a_lost_piece_goes_to_its_neighbour_and_a_stray_one_away() -> None:
@@ -152,7 +153,7 @@ def test_a_lost_piece_goes_to_its_neighbour_and_a_stray_one_away() -> None:
 def test_nuclei_take_the_label_of_the_cell_that_holds_most_of_them() -> None:
     cells = np.array([[4, 4, 4, 9, 9, 0]], dtype=np.uint16)
     nuclei = np.array([[1, 1, 2, 2, 2, 3]], dtype=np.int32)
-    assert owners(nuclei, cells).tolist() == [[4, 4, 0, 9, 9, 0]]
+    assert assign_nuclei_to_cells(nuclei, cells).tolist() == [[4, 4, 0, 9, 9, 0]]
 
 
 def test_small_objects_are_dropped_by_share_of_a_cell() -> None:

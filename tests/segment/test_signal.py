@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from segment.predict import see
-from segment.reduce import have_signal
+from segment.inference.predict import prepare_input
+from segment.inference.preprocess import have_signal
 
 
 def test_noise_is_no_signal_and_one_small_cell_is() -> None:
@@ -19,7 +19,7 @@ def test_a_plane_of_noise_is_black_to_the_network() -> None:
     draw = np.random.default_rng(0)
     planes = draw.integers(0, 4, (2, 128, 128), dtype=np.uint8)
     planes[1, 40:60, 40:60] = 200
-    seen = see(planes, 24.0)
+    seen = prepare_input(planes, 24.0)
     assert not seen.has_signal
     assert not seen.planes[0].any()
     assert seen.planes[1].max() > 0.9

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from segment.cellpose_core import flows_of_labels
-from segment.network import ER, NUCLEUS_PLANE, TUBULES
-from segment.nuclei import cores_of
-from segment.styles import Sample, reach_of, restyle, without_rim
-from segment.train_compact import Training, augmented, batches, train
+from segment.network.cellpose import flows_of_labels
+from segment.network.compact import ER, NUCLEUS_PLANE, TUBULES
+from segment.postprocess.nuclei import cores_of
+from segment.training.augment import Sample, reach_of, restyle, without_rim
+from segment.training.train import Training, augmented, batches, train
 from tests.segment.shapes import discs
 
 
@@ -100,7 +100,7 @@ def test_training_is_reproducible() -> None:
 
 @pytest.mark.slow
 def test_training_learns_from_few_images() -> None:
-    from segment.scenes import draw_samples
+    from segment.training.scenes import draw_samples
 
     _, losses = train(draw_samples(seed=11, images=32, workers=2), Training(seed=11, epochs=14))
     assert losses[-1] < 0.65 * losses[0]

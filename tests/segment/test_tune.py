@@ -10,10 +10,10 @@ import torch
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
-from hpa.work import WorkFolder
+from hpa.work.folder import WorkFolder
 from segment.__main__ import main
-from segment.models import COMPACT_WEIGHTS, load_model
-from segment.tune import _pieces, fine_tune
+from segment.network.weights import COMPACT_WEIGHTS, load_model
+from segment.training.finetune import _pieces, fine_tune
 from tests.segment.shapes import make_work, write_image
 
 SCENES = [draw_scene((96, number), size_px=256, protein=False) for number in range(5)]

@@ -1,0 +1,94 @@
+"""Joining the image scores of several runs: models, windows, views at test time."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from aggregate.config import AggregateSection
+from hpa.metrics import average_precision
+
+_PICKS: Final = 10
+
+
+def join_scores(
+    scores: NDArray[np.float32], weights: NDArray[np.float64], section: AggregateSection
+) -> NDArray[np.float32]:
+    """Join runs by the recipe's rule.
+
+    Parameters
+    ----------
+    scores
+        Shape (R, N, K).
+    weights
+        Shape (R,), summing to 1; a maximum takes every run with a weight alike.
+    section
+        The recipe's.
+
+    Returns
+    -------
+    ndarray
+        Shape (N, K).
+    """
+    if section.join_by == "max":
+        highest: NDArray[np.float32] = scores[weights > 0].max(axis=0)
+        return highest
+    if len(scores) == 1:
+        only: NDArray[np.float32] = scores[0]
+        return only
+    joined: NDArray[np.float32] = np.tensordot(weights.astype(np.float32), scores, axes=1)
+    return joined
+
+
+def ranks(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the rank of each row within its class, ties shared, scaled to within 0..1; shape (..., N, K)."""
+    n = scores.shape[-2]
+    scaled: NDArray[np.float32] = ((rankdata(scores, axis=-2) - 0.5) / max(n, 1)).astype(np.float32)
+    return scaled
+
+
+def fit_weights(
+    targets: NDArray[np.bool_], scores: NDArray[np.float32], section: AggregateSection
+) -> NDArray[np.float64]:
+    """Return the recipe's weights of the runs, or those with the highest mean average precision on these rows.
+
+    They are found by greedy selection with replacement (Caruana et al., "Ensemble selection from libraries of models",
+    2004): ten times the run is added that makes the sum best, so that weights are tenths and none is negative.
+
+    Parameters
+    ----------
+    targets
+        Shape (N, K).
+    scores
+        Shape (R, N, K).
+    section
+        The recipe's.
+
+    Returns
+    -------
+    ndarray
+        Shape (R,), summing to 1.
+    """
+    given: NDArray[np.float64] = np.ones(len(scores))
+    if section.join_weights:  # this run's share is split over its kinds of windows
+        own = len(scores) - len(section.join)
+        given = np.array([section.join_weights[0] / own] * own + list(section.join_weights[1:]))
+    if not section.fit_join_weights or len(scores) == 1:
+        weights: NDArray[np.float64] = given / given.sum()
+        return weights
+    picked = np.zeros(len(scores))
+    for _ in range(_PICKS):
+        tried = [picked + one for one in np.eye(len(scores))]
+        values = [mean_average_precision(targets, join_scores(scores, w / w.sum(), section)) for w in tried]
+        picked = tried[int(np.argmax(values))]
+    picked /= picked.sum()
+    return picked
+
+
+def mean_average_precision(targets: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
+    """Return the mean of the average precision over the classes with a positive; 0 without any."""
+    supported = np.flatnonzero(targets.any(axis=0))
+    return (
+        float(np.mean([average_precision(targets[:, c], scores[:, c]) for c in supported])) if len(supported) else 0.0
+    )

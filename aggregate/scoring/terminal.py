@@ -1,0 +1,104 @@
+"""The scores as a table in the terminal."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hpa.work.folder import WorkFolder
+
+_NAMES = {
+    "macro_f1": "macro F1",
+    "macro_f1_supported": "macro F1 over classes with images",
+    "micro_f1": "micro F1",
+    "samples_f1": "samples F1",
+    "exact_match": "exact match",
+    "thresholded_accuracy": "thresholded accuracy",
+    "mean_average_precision": "mean average precision",
+    "mean_auc": "mean AUC",
+}
+_COLUMNS = {
+    "support": "images",
+    "threshold": "cut at",
+    "precision": "prec.",
+    "recall": "recall",
+    "f1": "F1",
+    "average_precision": "AP",
+    "auc": "AUC",
+    "share_oof": "oof",
+    "share_test": "test",
+}
+
+
+def print_metrics(work: WorkFolder) -> None:
+    """Print ``metrics.json`` of a work folder, if it has one."""
+    path = work.root / "aggregate" / "metrics.json"
+    if path.exists():
+        print_summary(json.loads(path.read_text()), "out of fold, decided by what was fitted on the other folds")
+
+
+def print_summary(metrics: dict[str, Any], title: str) -> None:
+    """Print scores: one line a class, then those of all classes, with what to be wary of."""
+    console = Console(width=118)
+    console.print(_classes(metrics["classes"], title))
+    console.print(f"over {metrics['images']} {'cells' if 'labelled' in metrics else 'images'}" + _resampled(metrics))
+    for key, name in _NAMES.items():
+        if metrics.get(key) is not None:
+            low_high = metrics.get("intervals", {}).get(key)
+            interval = f"  ({low_high[0]:.4f} to {low_high[1]:.4f})" if low_high else ""
+            console.print(f"  {name:34s} {metrics[key]:.4f}{interval}")
+    if "macro_f1_in_sample" in metrics:
+        console.print(
+            f"  {'macro F1 on the rows tuned on':34s} {metrics['macro_f1_in_sample']:.4f}  (flatters: "
+            f"{metrics['gap']:+.4f})"
+        )
+    for source, scores in metrics.get("sources", {}).items() if len(metrics.get("sources", {})) > 1 else ():
+        console.print(f"  {'macro F1 of ' + source:34s} {scores['macro_f1']:.4f}  over {scores['images']} images")
+    for line in _warnings(metrics):
+        console.print(f"warning: {line}", markup=False)
+
+
+def _classes(rows: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("class", no_wrap=True)
+    keys = [key for key in _COLUMNS if key in rows[0]]
+    for key in keys:
+        table.add_column(_COLUMNS[key], justify="right", no_wrap=True)
+        if key == "f1" and "f1_interval" in rows[0]:
+            table.add_column("95%", justify="right", no_wrap=True)
+    for row in rows:
+        cells = []
+        for key in keys:
+            cells.append(_number(row[key]))
+            if key == "f1" and "f1_interval" in row:
+                low_high = row["f1_interval"]
+                cells.append(f"{low_high[0]:.2f}-{low_high[1]:.2f}" if low_high else "-")
+        table.add_row(row["class"], *cells)
+    return table
+
+
+def _number(value: float | int | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _resampled(metrics: dict[str, Any]) -> str:
+    if "bootstrap" not in metrics:
+        return ""
+    told = metrics["bootstrap"]
+    return f", 95% intervals of {told['resamples']} resamples of {told['groups']} {told['over']}"
+
+
+def _warnings(metrics: dict[str, Any]) -> list[str]:
+    lines = []
+    differing = [row["class"] for row in metrics["classes"] if row.get("shares_differ")]
+    if differing:
+        lines.append(f"predicted much more or less often on test than out of fold: {', '.join(differing)}")
+    if metrics.get("checkpoint_chosen_on_scored_rows"):
+        lines.append("checkpoints were chosen on the rows scored here, so the scores are a little too good")
+    missing = [row["class"] for row in metrics["classes"] if not row["support"]]
+    if missing:
+        lines.append(f"no labelled image of: {', '.join(missing)}")
+    return lines

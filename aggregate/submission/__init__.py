@@ -1,0 +1,4 @@
+"""The file that is handed in, in each competition's form.
+
+`aggregate.external` and the stage's run import it.
+"""

@@ -1,0 +1,176 @@
+"""Probabilities of crops, each from the models that may speak about it, and what the networks saw in them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from classify.data.channels import pick_channels
+from classify.data.crops import CropSource, blocks
+from classify.data.labels import CropLabels
+from classify.data.normalisation import crop_levels
+from classify.inference.evaluate import BATCH, CropOutputs, predict_batches
+from classify.network.checkpoint import Checkpoint
+from classify.probabilities import ATTENTION, class_columns
+from hpa.vocabulary import Vocabulary
+from hpa.work.files import atomic_write, write_parquet
+from hpa.work.progress import progress
+
+CHUNK: Final = 64 * BATCH
+"""Crops between two points to resume from; whole batches, so that where a run was killed changes no bit."""
+
+KEYS: Final = "keys.parquet"
+VECTORS: Final = ("features", "embedding")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is scored.
+
+    Parameters
+    ----------
+    source
+        The store of crops, with all its channels.
+    labels
+        What is known of the crops.
+    vocabulary
+        Names the columns.
+    """
+
+    source: CropSource
+    labels: CropLabels
+    vocabulary: Vocabulary
+
+
+def scored_rows(labels: CropLabels, fold: int) -> NDArray[np.int64]:
+    """Return the crops that the model of `fold` scores: of its own fold's images, and of all test images."""
+    return np.flatnonzero((labels.folds == fold) | labels.is_test)
+
+
+def predict_fold(
+    checkpoint: Checkpoint, scored: Scored, folder: Path, device: torch.device, *, embeddings: bool = False
+) -> pd.DataFrame:
+    """Score crops with the model of one fold, going on where an earlier run was killed.
+
+    Parameters
+    ----------
+    checkpoint
+        The model.
+    scored
+        The crops.
+    folder
+        Where parts are kept: ``part-00000.parquet`` and so on.
+    device
+        Where it runs.
+    embeddings
+        Also leave ``features.npy``, float32 (n, F), and, if the network has that head, ``embedding.npy``, float32
+        (n, D), in `folder`, whose rows are those of ``keys.parquet``: image_id, cell_label, fold, origin.
+
+    Returns
+    -------
+    DataFrame
+        The rows of `scored_rows` as `classify.probabilities` has them, in the order of the store.
+    """
+    rows = scored_rows(scored.labels, checkpoint.fold)
+    chunks = list(blocks(rows, CHUNK))
+    named = VECTORS if checkpoint.section.embedding_dim else VECTORS[:1]
+    wanted = [name for name in named if embeddings and not (folder / KEYS).is_file()]
+    missing = [i for i in range(len(chunks)) if not _done(folder, i, wanted)]
+    with progress(f"predict fold {checkpoint.fold}", len(rows)) as advance:
+        advance(len(rows) - sum(len(chunks[i]) for i in missing))
+        if missing:
+            _score(checkpoint, scored, folder, device, {i: chunks[i] for i in missing}, wanted, advance)
+    parts = [pd.read_parquet(_part(folder, i)) for i in range(len(chunks))]
+    table = pd.concat(parts, ignore_index=True) if parts else _table(checkpoint, scored, rows, [])
+    if wanted and chunks:
+        _join_vectors(folder, len(chunks), wanted)
+        write_parquet(folder / KEYS, table[["image_id", "cell_label", "fold", "origin"]])
+    return table
+
+
+def _part(folder: Path, index: int) -> Path:
+    return folder / f"part-{index:05d}.parquet"
+
+
+def _vector_part(folder: Path, index: int, name: str) -> Path:
+    return folder / f"part-{index:05d}.{name}.npy"
+
+
+def _done(folder: Path, index: int, wanted: Sequence[str]) -> bool:
+    return _part(folder, index).is_file() and all(_vector_part(folder, index, name).is_file() for name in wanted)
+
+
+def _score(
+    checkpoint: Checkpoint,
+    scored: Scored,
+    folder: Path,
+    device: torch.device,
+    chunks: dict[int, NDArray[np.int64]],
+    wanted: Sequence[str],
+    advance: Callable[[int], None],
+) -> None:
+    section, labels = checkpoint.section, scored.labels
+    source = pick_channels(scored.source, section.channels, checkpoint.channels)
+    every = np.concatenate(list(chunks.values()))
+    # Percentiles of an image are of all its crops: also of those in chunks that are done.
+    every = np.flatnonzero(np.isin(labels.images, labels.images[every]))
+    levels = crop_levels(source, every, labels.images, labels.sources, checkpoint.statistics, section.normalise)
+    network = checkpoint.network(device)
+    for index, rows in chunks.items():
+        said: list[CropOutputs] = []
+        for batch in predict_batches(network, source, rows, section, device, levels):
+            said.append(batch)
+            advance(len(batch.logits))
+        for name in wanted:
+            _write_vectors(_vector_part(folder, index, name), [_vectors(one, name) for one in said])
+        write_parquet(_part(folder, index), _table(checkpoint, scored, rows, said))  # last: it makes the chunk done
+
+
+def _vectors(said: CropOutputs, name: str) -> NDArray[np.float32]:
+    if name == "features":
+        return said.features
+    assert said.embeddings is not None, "asked for only where the network has that head"
+    return said.embeddings
+
+
+def _write_vectors(path: Path, parts: Sequence[NDArray[np.float32]]) -> None:
+    with atomic_write(path) as partial:
+        shape = (sum(map(len, parts)), parts[0].shape[1])
+        written = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        done = 0
+        for part in parts:
+            written[done : done + len(part)] = part
+            done += len(part)
+        written.flush()
+
+
+def _join_vectors(folder: Path, chunks: int, wanted: Sequence[str]) -> None:
+    for name in wanted:
+        paths = [_vector_part(folder, i, name) for i in range(chunks)]
+        _write_vectors(folder / f"{name}.npy", [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths])
+        for path in paths:
+            path.unlink()
+
+
+def _table(
+    checkpoint: Checkpoint, scored: Scored, rows: NDArray[np.int64], said: Sequence[CropOutputs]
+) -> pd.DataFrame:
+    labels = scored.labels
+    key = pd.DataFrame(
+        {
+            "image_id": labels.image_ids[rows],
+            "cell_label": labels.cell_labels[rows].astype(np.int32),
+            "fold": np.int16(checkpoint.fold),
+            "origin": np.where(labels.is_test[rows], "test", "oof"),
+        }
+    )
+    empty = np.empty((0, len(scored.vocabulary)), dtype=np.float32)
+    scores = np.concatenate([empty, *(one.probabilities for one in said)])
+    table = pd.concat([key, pd.DataFrame(scores, columns=class_columns(scored.vocabulary))], axis=1)
+    attention = [one.attention for one in said if one.attention is not None]
+    return table.assign(**{ATTENTION: np.concatenate(attention)}) if attention else table

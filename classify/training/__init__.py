@@ -1,0 +1,4 @@
+"""Fitting the network of one fold: loop, optimizer, history.
+
+Only `classify.run` imports it.
+"""

@@ -1,0 +1,101 @@
+"""The door for anything else: a table that says where every plane of every image lies.
+
+``images.csv`` or ``images.parquet`` in the data folder, or such a file given itself. Columns: ``image_id``, for every
+channel C ``path_C`` (relative to the table, or absolute) and, where the file has several planes, ``plane_C`` (counted
+from 0 through pages, then through the samples of a page: red, green, blue); optional ``target`` (class numbers of the
+run's vocabulary, blanks or ``|`` between them), ``antibody``, ``group`` (images of one group share a fold: a well, a
+patient) and ``split`` (``train`` or ``test``; without it what has a target is a train image).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from hpa.channels import CHANNELS, Channel
+from hpa.errors import UserError
+from hpa.images import check_ids
+from hpa.layouts.listing import DatasetListing, PlaneFile, Row, table_of
+from hpa.pixels import ONLY_PLANE
+from hpa.vocabulary import Vocabulary, parse_target
+from hpa.work.tables import read_csv_or_parquet
+
+NAMES: Final = ("images.csv", "images.parquet")
+_OPTIONAL: Final = ("target", "antibody", "group", "split")
+_KNOWN: Final = ("image_id", *_OPTIONAL, *(f"{part}_{channel}" for channel in CHANNELS for part in ("path", "plane")))
+
+
+def _path(data: Path) -> Path | None:
+    return data if data.is_file() else next((data / name for name in NAMES if (data / name).is_file()), None)
+
+
+def matches(data: Path) -> bool:
+    """Tell whether this is a table, or a folder with one."""
+    return _path(data) is not None
+
+
+def find(data: Path, vocabulary: Vocabulary) -> DatasetListing:
+    """Find the images of a table: train rows in its order, then test rows.
+
+    Raises
+    ------
+    UserError
+        If there is no table, a column is missing or unknown, an id stands twice, or a target, plane or split is
+        unusable.
+    """
+    path = _path(data)
+    if path is None:
+        raise UserError(f"expected {' or '.join(NAMES)} in {data}, found neither")
+    table = _read(path)
+    check_ids(list(table["image_id"]), path.name)
+    records: list[dict[str, str]] = [
+        dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)
+    ]
+    pairs = [(_row(record, vocabulary), _files(record, path.parent)) for record in records]
+    pairs.sort(key=lambda pair: pair[0].split == "test")  # a stable sort keeps the table's order
+    rows = [row for row, _ in pairs]
+    return DatasetListing(table_of(rows), [files for _, files in pairs], [path.parent] * len(rows), vocabulary, [])
+
+
+def _read(path: Path) -> pd.DataFrame:
+    raw = read_csv_or_parquet(path, ("image_id",))
+    table = raw.astype(object).where(raw.notna(), "").map(_text)
+    unknown = [column for column in table.columns if column not in _KNOWN]
+    paths = [column for column in table.columns if column.startswith("path_") and column in _KNOWN]
+    if unknown or not paths:
+        found = ", ".join(map(str, unknown or table.columns))
+        raise UserError(
+            f"expected in {path} the columns image_id, path_C and plane_C for channels C of {', '.join(CHANNELS)}, "
+            f"and {', '.join(_OPTIONAL)}, found {found}"
+        )
+    return table
+
+
+def _text(value: object) -> str:
+    # A column of whole numbers with gaps comes as floats.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _row(record: Mapping[str, str], vocabulary: Vocabulary) -> Row:
+    image_id, text = record["image_id"], record.get("target", "").strip()
+    split = record.get("split", "") or ("train" if text else "test")
+    if split not in ("train", "test"):
+        raise UserError(f"expected a split train or test for the image {image_id}, found {split!r}")
+    target = parse_target(image_id, text, vocabulary, "|" if "|" in text else None) if text else ()
+    return Row(
+        image_id, split, target if split == "train" else (), record.get("antibody") or None, record.get("group") or None
+    )
+
+
+def _files(record: Mapping[str, str], folder: Path) -> dict[Channel, PlaneFile]:
+    files: dict[Channel, PlaneFile] = {}
+    for channel in CHANNELS:
+        if record.get(f"path_{channel}"):
+            plane = record.get(f"plane_{channel}", "") or str(ONLY_PLANE)
+            if not (plane == str(ONLY_PLANE) or (plane.isascii() and plane.isdigit() and int(plane) < 2**15)):
+                raise UserError(
+                    f"expected a plane_{channel} 0, 1, ... for the image {record['image_id']}, found {plane!r}"
+                )
+            files[channel] = PlaneFile(folder / record[f"path_{channel}"], int(plane))
+    return files

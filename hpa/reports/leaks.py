@@ -1,0 +1,219 @@
+"""What leaks in a data set: images that look alike, labels that contradict each other, splits that tear groups apart.
+
+Written to ``leaks/`` of a work folder: ``pairs.csv`` (every pair that looks alike), ``conflicts.csv`` (groups of train
+images with different labels), ``train_test.csv`` (train images that look like test images), ``pairs.png`` (the closest
+pairs) and ``leaks.json`` (the figures of the report).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hpa.config import DataSection
+from hpa.images import read_images
+from hpa.pictures import image_row, save_tiles
+from hpa.reports.adversarial import adversarial_validation, cheap_features
+from hpa.splitting.folds import read_folds
+from hpa.splitting.groups import join_groups, largest
+from hpa.splitting.hashes import HASHED
+from hpa.splitting.near_duplicates import (
+    Similar,
+    find_similar,
+    is_label_list,
+    pairs_within,
+    read_label_list,
+    read_pairs,
+)
+from hpa.splitting.quality import SplitQuality, other_splits, quality
+from hpa.splitting.scan import scan_images
+from hpa.work.files import write_csv, write_json
+from hpa.work.folder import WorkFolder
+
+_SHOWN_PAIRS: Final = 8
+_TILE_PX: Final = 192
+
+
+def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int = 0) -> None:
+    """Write and print what leaks in a work folder's data set.
+
+    Parameters
+    ----------
+    work
+        The work folder.
+    lists
+        Published lists to compare with the data set: pairs that look alike
+        (`hpa.splitting.near_duplicates.read_pairs`), or test images whose labels are public (`read_label_list` there).
+    workers
+        Processes that hash images, where init did not; 0 takes one a processor.
+
+    Raises
+    ------
+    UserError
+        If a list cannot be read, or there is no channel to compare images by.
+    """
+    section, folder = work.data, work.root / "leaks"
+    published = [(path, None if is_label_list(path) else read_pairs(path)) for path in lists]
+    images = read_images(work.images)
+    similar = find_similar(work.root / "scan", images, section, workers=workers)
+    scanned = scan_images(work.root / "scan", images, section.channels)
+    groups = join_groups(len(images), [list(images["antibody"]), list(images["well"])], similar.pairs)
+    pairs = pair_table(images, similar, section)
+    conflicts = label_conflicts(images, groups, section)
+    crossing = pairs[pairs["split_a"] != pairs["split_b"]]
+    write_csv(folder / "pairs.csv", pairs)
+    write_csv(folder / "conflicts.csv", conflicts)
+    write_csv(folder / "train_test.csv", crossing)
+    if len(pairs):
+        _draw(folder / "pairs.png", images, pairs, section)
+    is_test = (images["split"] == "test").to_numpy()
+    told = adversarial_validation(cheap_features(images, scanned), is_test, groups, section.seed)
+    splits = _splits(work, images, groups, section)
+    figures: dict[str, Any] = {
+        "images": len(images),
+        "groups": len(np.unique(groups)),
+        "largest group": largest(groups),
+        "pairs that look alike": len(pairs),
+        "largest set that looks alike": largest(join_groups(len(images), [], similar.pairs)),
+        "images with a flat or unreadable plane": similar.unusable,
+        "groups whose labels differ": len(conflicts),
+        "train images that look like a test image": _n_train_like_test(images, similar),
+        "train and test told apart, AUC": None if told is None else round(told.auc, 3),
+        "told by": None if told is None else ", ".join(told.telling),
+    }
+    for path, listed in published:
+        if listed is None:
+            known = images.loc[is_test, "image_id"].isin(read_label_list(path))
+            figures[f"test images with a label in {path.name}"] = int(known.sum())
+            continue
+        within = pairs_within(listed, images["image_id"])
+        torn = int((groups[within[:, 0]] != groups[within[:, 1]]).sum())
+        figures[f"pairs of {path.name} in the data set"] = len(within)
+        figures[f"pairs of {path.name} in two groups"] = torn
+    write_json(folder / "leaks.json", figures | {"splits": [split._asdict() for split in splits]})
+    _print(figures, splits, folder)
+
+
+def pair_table(images: pd.DataFrame, similar: Similar, section: DataSection) -> pd.DataFrame:
+    """Return one row a pair that looks alike, the closest first: both images' keys and labels, the bits that differ.
+
+    Parameters
+    ----------
+    images
+        The image table.
+    similar
+        The pairs, as positions in it.
+    section
+        Its vocabulary and channels.
+
+    Returns
+    -------
+    DataFrame
+        image_id, source, split, antibody and target of either image, with ``_a`` and ``_b``; bits of each channel.
+    """
+    table = pd.DataFrame()
+    for side, at in zip("ab", similar.pairs.T, strict=True):
+        rows = images.iloc[at].reset_index(drop=True)
+        for column in ("image_id", "source", "split", "antibody"):
+            table[f"{column}_{side}"] = rows[column]
+        table[f"target_{side}"] = [section.classes.format(target) for target in rows["target"]]
+    hashed = [channel for channel in HASHED if channel in section.channels]
+    for i, channel in enumerate(hashed):
+        table[f"bits_{channel}"] = similar.bits[:, i] if similar.bits.size else np.empty(0, np.uint8)
+    order = np.argsort(table.filter(like="bits_").sum(axis=1).to_numpy(), kind="stable")
+    return table.iloc[order].reset_index(drop=True)
+
+
+def label_conflicts(images: pd.DataFrame, groups: NDArray[np.int32], section: DataSection) -> pd.DataFrame:
+    """Return one row a group in which a train image carries a class that another one is known not to carry.
+
+    Parameters
+    ----------
+    images
+        The image table.
+    groups
+        Group of each image, shape (N,).
+    section
+        Its vocabulary.
+
+    Returns
+    -------
+    DataFrame
+        group_of (an image of the group), images, targets (each with its number of images).
+    """
+    train = (images["split"] == "train") & (images["unknown_classes"].map(len) < len(section.classes))
+    texts = pd.Series([section.classes.format(target) for target in images.loc[train, "target"]], dtype=str)
+    carried = section.classes.multi_hot(images.loc[train, "target"])
+    denied = ~carried & ~section.classes.multi_hot(images.loc[train, "unknown_classes"])
+    ids = images.loc[train, "image_id"].to_numpy()
+    rows = []
+    for _, labels in texts.groupby(groups[train.to_numpy()]):
+        if labels.nunique() > 1 and (carried[labels.index].any(axis=0) & denied[labels.index].any(axis=0)).any():
+            counted = ", ".join(f"{text} ({count})" for text, count in labels.value_counts().items())
+            rows.append({"group_of": ids[labels.index[0]], "images": len(labels), "targets": counted})
+    return pd.DataFrame(rows, columns=["group_of", "images", "targets"])
+
+
+def _n_train_like_test(images: pd.DataFrame, similar: Similar) -> int:
+    test = (images["split"] == "test").to_numpy()
+    pairs = similar.pairs[test[similar.pairs].sum(axis=1) == 1]
+    return len(np.unique(pairs[~test[pairs]]))
+
+
+def _splits(
+    work: WorkFolder, images: pd.DataFrame, groups: NDArray[np.int32], section: DataSection
+) -> list[SplitQuality]:
+    folds = read_folds(work.folds)
+    scored = folds[folds["fold"] >= 0]
+    if scored["fold"].nunique() < 2:
+        return []
+    at = pd.Index(images["image_id"]).get_indexer(pd.Index(scored["image_id"]))
+    targets = section.classes.multi_hot(images["target"].iloc[at])
+    ours = quality("this run", scored["fold"].to_numpy(), targets, groups[at])
+    return [ours, *other_splits(targets, groups[at], int(scored["fold"].nunique()), section.seed)]
+
+
+def _draw(out: Path, images: pd.DataFrame, pairs: pd.DataFrame, section: DataSection) -> None:
+    by_id = images.set_index("image_id", drop=False)
+    columns = [column for column in pairs.columns if column.startswith("bits_")]
+
+    def bits(pair: Mapping[Any, Any]) -> str:
+        return ", ".join(str(pair[column]) for column in columns)
+
+    tiles = []
+    for pair in pairs.head(_SHOWN_PAIRS).to_dict("records"):
+        for side in "ab":
+            title = f"{pair[f'image_id_{side}']} ({pair[f'split_{side}']}): {pair[f'target_{side}']}"
+            if side == "b":
+                title = f"differs in {bits(pair)} bits: {title}"
+            row = by_id.loc[pair[f"image_id_{side}"]].to_dict()
+            tiles.append(image_row(row, section.channels, title, _TILE_PX))
+    save_tiles(tiles, 2, out)
+
+
+def _print(figures: dict[str, Any], splits: Sequence[SplitQuality], folder: Path) -> None:
+    console = Console(width=110)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    if figures["train and test told apart, AUC"] is not None:
+        told = figures["train and test told apart, AUC"]
+        figures = figures | {"train and test told apart, AUC": f"{told} (0.5: not at all, 1: always)"}
+    for name, value in figures.items():
+        table.add_row(escape(name), "-" if value is None else escape(str(value)))
+    console.print(table)
+    if splits:
+        table = Table(
+            title="folds of this run, and by image as people make them", title_justify="left", box=None, pad_edge=False
+        )
+        for heading in ("split", "groups torn", "sizes differ by", "class shares off by", "classes missing in a fold"):
+            table.add_column(heading, justify="left" if heading == "split" else "right")
+        for split in splits:
+            shares = f"{split.size_spread:.2%}", f"{split.worst_share:.1%}"
+            table.add_row(split.name, str(split.torn), *shares, str(split.missing))
+        console.print(table)
+    console.print(f"look at {escape(str(folder))}", soft_wrap=True)

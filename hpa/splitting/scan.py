@@ -1,0 +1,122 @@
+"""What is looked at once in every image: perceptual hashes and intensities.
+
+Written to ``scan/`` of a work folder by init where the recipe looks for near-duplicates, and by ``leaks`` and
+``explore`` where it is not there yet. ``scan.parquet`` has one row an image: image_id; usable (every hashed plane has a
+pattern); depth (8 or 16 bit, 0 where unreadable); reason (null, or why the image could not be read); hash_C (64 bits, 0
+where flat) of red, green and blue; and of every channel C of the run mean_C and std_C (gray levels) and histogram_C
+(share of the pixels in 64 equal bins of the depth); listed, a fingerprint of the files as the image table lists them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from hpa.channels import Channel
+from hpa.errors import ImageError
+from hpa.pixels import Pixels, read_channels
+from hpa.splitting.hashes import HASHED, hash_plane
+from hpa.work.files import remove_partials, write_json, write_parquet
+from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks
+
+BINS: Final = 64
+
+
+def scan_images(folder: Path, images: pd.DataFrame, channels: Sequence[Channel], *, workers: int = 0) -> pd.DataFrame:
+    """Scan every image that was not scanned yet; each is decoded once.
+
+    Parameters
+    ----------
+    folder
+        The folder ``scan`` of a work folder; a scan that lacks some of these images is thrown away.
+    images
+        The image table (`hpa.images`).
+    channels
+        Of the run.
+    workers
+        Processes; 0 takes one a processor.
+
+    Returns
+    -------
+    DataFrame
+        One row for each row of `images`, in their order.
+    """
+    table, record = folder / "scan.parquet", folder / "made_from.json"
+    listed = _listed(images, channels)
+    earlier = pd.read_parquet(table) if table.exists() else None
+    if earlier is not None and set(listed.items()) <= set(zip(earlier["image_id"], earlier["listed"], strict=True)):
+        return earlier.set_index("image_id").loc[images["image_id"]].reset_index()
+    fingerprint = {"images": hashlib.sha256(listed.to_csv().encode()).hexdigest()}
+    if not record.exists() or json.loads(record.read_text()) != fingerprint:
+        if folder.exists():
+            shutil.rmtree(folder)
+        write_json(record, fingerprint)
+    remove_partials(folder)
+    needed = images[["image_id", *(f"{part}_{channel}" for channel in channels for part in ("path", "plane"))]]
+    chunks = cut_chunks(needed, 256)
+    scanned = map_chunks(
+        _scan_chunk,
+        tuple(channels),
+        chunks,
+        folder / "parts",
+        workers=workers or os.cpu_count() or 1,
+        what="scan",
+        preload=("hpa.scan",),
+    )
+    scanned = scanned.drop(columns=FAILURE).assign(listed=listed.to_numpy())
+    write_parquet(table, scanned)
+    shutil.rmtree(folder / "parts")
+    return scanned
+
+
+def hashes_of(scanned: pd.DataFrame) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
+    """Return the hashes of a scan, shape (N, C), of the channels that it has of `HASHED`."""
+    columns = [f"hash_{channel}" for channel in HASHED if f"hash_{channel}" in scanned]
+    return scanned[columns].to_numpy(np.uint64)
+
+
+def _listed(images: pd.DataFrame, channels: Sequence[Channel]) -> pd.Series:
+    """Return a fingerprint of each image's files as the image table lists them, by image_id."""
+    columns = [f"{part}_{channel}" for channel in channels for part in ("path", "plane", "bytes")]
+    fingerprints = pd.util.hash_pandas_object(images[columns], index=False).to_numpy()
+    return pd.Series(fingerprints, index=list(images["image_id"]))
+
+
+def _scan_chunk(channels: tuple[Channel, ...], chunk: Chunk) -> pd.DataFrame:
+    rows = [_scan_one(image, channels) for image in chunk.images.to_dict("records")]
+    return pd.DataFrame(rows).astype({FAILURE: object, **{f"hash_{c}": np.uint64 for c in HASHED if c in channels}})
+
+
+def _scan_one(image: dict[Any, Any], channels: tuple[Channel, ...]) -> dict[str, Any]:
+    """Scan one image. A failed one counts as done: the reason stays, and it is not tried again for a hash's sake."""
+    row: dict[str, Any] = {"image_id": image["image_id"], "usable": False, "depth": 0, "reason": None, FAILURE: None}
+    try:
+        planes = read_channels(image, channels)
+    except ImageError as error:
+        row["reason"] = str(error)
+        planes = np.zeros((len(channels), 1, 1), dtype=np.uint8)
+    else:
+        row["depth"] = 8 * planes.itemsize
+    hashes = {c: hash_plane(plane) for c, plane in zip(channels, planes, strict=True) if c in HASHED}
+    row |= {f"hash_{channel}": value or 0 for channel, value in hashes.items()}
+    row["usable"] = row["reason"] is None and all(value is not None for value in hashes.values())
+    for channel, plane in zip(channels, planes, strict=True):
+        row |= {f"{name}_{channel}": value for name, value in _intensities(plane).items()}
+    return row
+
+
+def _intensities(plane: Pixels) -> dict[str, Any]:
+    mean, std = cv2.meanStdDev(plane)
+    counts = cv2.calcHist([plane], [0], None, [BINS], [0, 256 if plane.dtype == np.uint8 else 65536])
+    return {
+        "mean": float(mean[0, 0]),
+        "std": float(std[0, 0]),
+        "histogram": (counts.ravel() / plane.size).astype(np.float32).tolist(),
+    }

@@ -1,0 +1,219 @@
+"""The one module that imports Cellpose: its network base, flows, loss, tiling, dynamics and model files.
+
+Importing it takes seconds, so it is imported inside the commands that need it.
+
+Sources: Stringer et al., Cellpose (Nature Methods 2021); Pachitariu et al., Cellpose-SAM (2025).
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from cellpose import dynamics, models, train, utils
+from cellpose.transforms import average_tiles, make_tiles
+from cellpose.vit import CPSAM, BaseModel
+from numpy.typing import NDArray
+
+from hpa.errors import UserError
+from hpa.work.files import atomic_write
+
+__all__ = [
+    "BIG_MODELS",
+    "FLOW_SCALE",
+    "BaseModel",
+    "average_tiles",
+    "check_big",
+    "fetch_model",
+    "flow_loss",
+    "flows_of_labels",
+    "follow",
+    "load_big",
+    "make_tiles",
+    "masks_of_flows",
+    "model_file",
+]
+
+BIG_MODELS: Final = ("cpsam_v2", "cpsam", "cpdino", "cpdino-vitb")
+"""Names under which Cellpose publishes the models of its 4th version."""
+
+MODELS_VARIABLE: Final = "CELLPOSE_LOCAL_MODELS_PATH"
+FLOW_SCALE: Final = 5.0
+"""Cellpose's networks give flows times this."""
+
+_WIDTH_OF_VITL: Final = 1024
+
+# Cellpose reports every image it works on and warns of every backbone that is not installed.
+logging.getLogger("cellpose").setLevel(logging.ERROR)
+
+
+def model_file(name: str) -> Path:
+    """Return where the file of a named Cellpose 4 model lies, whether it is there or not.
+
+    Parameters
+    ----------
+    name
+        One of `BIG_MODELS`.
+    """
+    return Path(os.environ.get(MODELS_VARIABLE) or Path.home() / ".cellpose" / "models") / name
+
+
+def fetch_model(name: str) -> None:
+    """Fetch the file of a named Cellpose 4 model from where Cellpose publishes it, whole or not at all.
+
+    Raises
+    ------
+    UserError
+        If it cannot be had: no connection, or ``HF_HUB_OFFLINE`` is set.
+    """
+    path = model_file(name)
+    try:
+        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+            raise OSError("HF_HUB_OFFLINE is set")
+        with atomic_write(path) as partial:
+            utils.download_url_to_file(models._MODEL_URL + name, str(partial), progress=False)
+    except OSError as error:  # every error of urllib is one
+        raise UserError(
+            f"expected the Cellpose model {name}, found no file {path} and no way to fetch it ({error}); "
+            f"put it there, or set {MODELS_VARIABLE} to its folder"
+        ) from None
+
+
+def check_big(state: dict[str, torch.Tensor]) -> None:
+    """See by their names that weights are those of a Cellpose 4 model that can run here.
+
+    Raises
+    ------
+    ValueError
+        If they are others, for example those of Cellpose 3, or of a cpdino network whose package is missing.
+    """
+    names = {key.removeprefix("module.") for key in state}
+    if "W2" not in names:
+        raise ValueError("no weights of Cellpose's 4th version (masks made with Cellpose 3: `segment import`)")
+    if "encoder.cls_token" in names and not hasattr(models, "CPDINO"):
+        raise ValueError("weights of a cpdino network, for which the package dinov3 must be installed")
+
+
+def load_big(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
+    """Load a Cellpose 4 model for use; on a GPU in half precision, as Cellpose does.
+
+    Parameters
+    ----------
+    state
+        Its weights by name.
+    device
+        Where it is to run.
+
+    Raises
+    ------
+    ValueError
+        If these are other weights, for example those of Cellpose 3.
+    """
+    check_big(state)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    net = CPSAM(dtype=torch.float32) if "encoder.cls_token" not in state else _dino(state)
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:  # torch lists what is missing, line by line
+        raise ValueError(str(error).splitlines()[0]) from None
+    if device.type == "cuda":
+        net.dtype = torch.bfloat16
+    net.to(device).eval()
+    return net
+
+
+def _dino(state: dict[str, torch.Tensor]) -> BaseModel:
+    wide = state["encoder.patch_embed.proj.weight"].shape[0] == _WIDTH_OF_VITL
+    return models.CPDINO(model_name="vitl" if wide else "vitb", dtype=torch.float32)
+
+
+def flows_of_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    """Compute Cellpose's flows of a label image, its training target.
+
+    Parameters
+    ----------
+    labels
+        Shape (H, W), 0 for background.
+
+    Returns
+    -------
+    ndarray
+        Shape (2, H, W), unit vectors (rows, columns) towards the centre of each cell, 0 in the background.
+    """
+    if not labels.any():
+        return np.zeros((2, *labels.shape), dtype=np.float32)
+    flows: NDArray[np.float32] = dynamics.labels_to_flows([labels.astype(np.int32)], device=torch.device("cpu"))[0][2:]
+    return flows.astype(np.float32)
+
+
+def flow_loss(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Return Cellpose's training loss: squared error of the flows and cross entropy of the cell probability.
+
+    Parameters
+    ----------
+    target
+        Shape (N, 3, H, W): cell (0 or 1), flow rows, flow columns.
+    output
+        Shape (N, C, H, W), C >= 3; the last three are flow rows, flow columns, cell logit.
+    """
+    loss: torch.Tensor = train._loss_fn_seg(target, output, output.device)
+    return loss
+
+
+def masks_of_flows(
+    flows: NDArray[np.float32], cell_logit: NDArray[np.float32], *, level: float, flow_error: float, min_px: int
+) -> NDArray[np.uint16]:
+    """Let pixels follow the flows and label those that meet: Cellpose's masks as they come.
+
+    Parameters
+    ----------
+    flows
+        Shape (2, H, W), rows and columns, unit length.
+    cell_logit
+        Shape (H, W).
+    level
+        Logit above which a pixel is followed.
+    flow_error
+        Masks whose own flows differ more than this from `flows` are dropped; 0 keeps all.
+    min_px
+        Smaller masks are dropped.
+
+    Returns
+    -------
+    ndarray
+        Shape (H, W), labels 1..n.
+    """
+    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call] # said aloud, it is not warned of
+        masks: NDArray[np.uint16] = dynamics.resize_and_compute_masks(
+            flows * FLOW_SCALE,
+            cell_logit,
+            cellprob_threshold=level,
+            flow_threshold=flow_error,
+            min_size=min_px,
+            max_size_fraction=1.0,  # one cell may fill the frame
+            device=torch.device("cpu"),
+        )
+    return masks
+
+
+def follow(flows: NDArray[np.float32], inside: NDArray[np.bool_], steps: int) -> NDArray[np.intp]:
+    """Let the pixels of `inside` follow the flows and return where they end.
+
+    Parameters
+    ----------
+    flows
+        Shape (2, H, W).
+    inside
+        Shape (H, W).
+    steps
+        Steps of at most one pixel.
+
+    Returns
+    -------
+    ndarray
+        Shape (2, n), row and column of the end of each of the n pixels, in the order of ``inside.nonzero()``.
+    """
+    ends = dynamics.follow_flows(flows * inside, inside.nonzero(), niter=steps, device=torch.device("cpu"))
+    return np.asarray(ends.cpu().numpy() if torch.is_tensor(ends) else ends).astype(np.intp)

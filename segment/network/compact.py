@@ -1,0 +1,124 @@
+"""The compact network: a U-Net body that Cellpose can train, tile and follow."""
+
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import nn
+
+from segment.network.cellpose import BaseModel
+
+INPUTS: Final = 3
+"""Planes it reads, in this order: endoplasmic reticulum, nucleus, microtubules; what an image lacks is 0."""
+
+ER, NUCLEUS_PLANE, TUBULES = range(INPUTS)
+
+NUCLEUS, NUCLEUS_CORE, FLOW_ROWS, FLOW_COLUMNS, CELL = range(5)
+"""Its outputs. Cellpose reads the last three and never sees the first two."""
+
+OUTPUTS: Final = 5
+_PATCH_PX: Final = 2
+_WIDTHS: Final = (64, 96, 128, 192)
+_STYLE: Final = 256  # the length of the style vector that Cellpose expects, here empty
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions and the way around them."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
+        self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
+        self.around = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.bend = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N, inputs, H, W) to (N, outputs, H, W)."""
+        result: torch.Tensor = self.bend(self.second(self.bend(self.first(x))) + self.around(x))
+        return result
+
+
+class CompactNetwork(BaseModel):  # type: ignore[misc] # Cellpose ships no types
+    """U-Net of about 2.1 million parameters on patches of 2 x 2 pixels.
+
+    It works on images reduced so that a typical cell is 30 px wide (`segment.inference.preprocess`). Working on
+    patches keeps every layer wide and small, which is what processors are good at; the outputs are
+    unfolded to single pixels by a fixed kernel, as in Cellpose-SAM.
+
+    Sources: Ronneberger et al., U-Net (2015); Stringer et al., Cellpose (2021).
+    """
+
+    backbone = "compact"
+
+    def __init__(self) -> None:
+        super().__init__()
+        stem, *deeper = _WIDTHS
+        self.stem = nn.Conv2d(2 * INPUTS, stem, 2 * _PATCH_PX + 2, stride=_PATCH_PX, padding=_PATCH_PX)
+        self.down = nn.ModuleList([_Block(stem, stem)])
+        self.up = nn.ModuleList()
+        for above, width in zip(_WIDTHS[:-1], deeper, strict=True):
+            self.down.append(_Block(above, width))
+            self.up.append(_Block(width + above, above))
+        self.out = nn.Conv2d(stem, OUTPUTS * _PATCH_PX**2, 1)
+        unfold = torch.eye(OUTPUTS * _PATCH_PX**2).reshape(-1, OUTPUTS, _PATCH_PX, _PATCH_PX)
+        self.W2 = nn.Parameter(
+            unfold, requires_grad=False
+        )  # the name by which Cellpose knows a model of its 4th version
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the outputs of shape (N, 5, H, W) and an empty style of shape (N, 256).
+
+        Parameters
+        ----------
+        x
+            Shape (N, 3, H, W): ER, nucleus, microtubules. H and W are multiples of 16.
+        """
+        # Neighbours may differ twentyfold in brightness: the logarithm shows the dim one to the same filters.
+        x = torch.cat([x, torch.log1p(20 * x.clamp(min=0)) / 3], dim=1)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else nn.functional.max_pool2d(x, 2))
+            skips.append(x)
+        for block, skip in zip(reversed(self.up), reversed(skips[:-1]), strict=True):
+            x = block(torch.cat([nn.functional.interpolate(x, scale_factor=2.0), skip], dim=1))
+        y = nn.functional.conv_transpose2d(self.out(x), self.W2.to(x.dtype), stride=_PATCH_PX)
+        return y, torch.zeros((len(y), _STYLE), device=y.device)
+
+
+def new_network(seed: int) -> CompactNetwork:
+    """Make an untrained network whose weights depend on `seed` only."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net: CompactNetwork = CompactNetwork().to(memory_format=torch.channels_last)
+    return net
+
+
+def save_weights(net: CompactNetwork, path: Path) -> None:
+    """Write the weights as half-precision numbers, which halves the file and changes no mask."""
+    state = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
+    torch.save(state, path)
+
+
+def load_compact(state: dict[str, torch.Tensor], device: torch.device) -> CompactNetwork:
+    """Load a compact network for use.
+
+    Parameters
+    ----------
+    state
+        Its weights by name.
+    device
+        Where it is to run.
+
+    Raises
+    ------
+    ValueError
+        If these are the weights of another network.
+    """
+    net = CompactNetwork()
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:  # torch lists what is missing, line by line
+        raise ValueError(str(error).splitlines()[0]) from None
+    net.to(device, memory_format=torch.channels_last).eval()
+    return net

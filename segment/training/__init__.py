@@ -1,0 +1,4 @@
+"""Training the compact network: drawn scenes, augmentation, fine-tuning, distillation.
+
+Only `segment.__main__` imports it.
+"""
