@@ -71,7 +71,7 @@ def export(model: Model, bundle: Path) -> int:
 
 def _pack(work: WorkFolder, recipe: dict[str, Section], folder: Path) -> dict[str, str]:
     """Copy the recipe, the checkpoints and a network of the user's own; return the network's name and sha256."""
-    from segment.network.weights import weights_of
+    from segment.network.weights import find_weights
 
     checkpoints = sorted(work.root.glob("classify/*/fold-*/checkpoint.pt"))
     if not checkpoints:
@@ -79,7 +79,7 @@ def _pack(work: WorkFolder, recipe: dict[str, Section], folder: Path) -> dict[st
     for path in checkpoints:
         _copy(path, folder / path.relative_to(work.root))
     name = work.section("segment", SegmentSection).network
-    network = weights_of(name)
+    network = find_weights(name)
     if name not in _KNOWN:
         _copy(network, folder / _NETWORK)
         recipe = _with_network(recipe, str(_NETWORK))
@@ -112,14 +112,14 @@ def open_bundle(root: Path) -> Model:
 
 
 def _open_part(root: Path, packed: dict[str, str]) -> Model:
-    from segment.network.weights import weights_of
+    from segment.network.weights import find_weights
 
     recipe = load_recipe(root / "recipe.toml")
     if (root / _NETWORK).is_file():
         recipe = _with_network(recipe, str((root / _NETWORK).resolve()))
     section = recipe["segment"]
     assert isinstance(section, SegmentSection)
-    found = sha256(weights_of(section.network))
+    found = sha256(find_weights(section.network))
     if found != packed["sha256"]:
         raise UserError(
             f"expected the segmentation network {packed['network']} with the sha256 {packed['sha256']}, found {found}"

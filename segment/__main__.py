@@ -2,7 +2,7 @@
 
     python -m segment run work/my
     python -m segment train-compact --out compact.pt --images 1500 --epochs 24 --seed 0
-    python -m segment score MASKS REFERENCE
+    python -m segment score MASKS REFERENCE_PLANES
     python -m segment import work/my --masks DIR
     python -m segment fine-tune work/my --masks DIR --out tuned.pt
     python -m segment distill work/my --teacher cpsam_v2 --out student.pt
@@ -61,9 +61,9 @@ def train_compact(
     threads: Annotated[int, typer.Option(help="Of the training.", min=1)] = 1,
 ) -> None:
     """Train the compact network on the synthetic atlas."""
-    from segment.training.compact import make_compact
+    from segment.training.pretrain import pretrain
 
-    make_compact(out, images=images, epochs=epochs, seed=seed, workers=workers, threads=threads)
+    pretrain(out, images=images, epochs=epochs, seed=seed, workers=workers, threads=threads)
 
 
 @app.command("import")
@@ -126,7 +126,7 @@ def score(
     reference: Annotated[Path, typer.Argument(help="Folder of label images <id>_mask.png or <id>.png.")],
 ) -> None:
     """Score label images against reference ones."""
-    from segment.score_files import score_folders
+    from segment.score import score_folders
 
     typer.echo(score_folders(masks, reference))
 

@@ -32,11 +32,11 @@ class ExternalMasks:
 
     files: dict[str, Path]
 
-    def cells_of(self, image_id: str) -> Path | None:
+    def cells_path(self, image_id: str) -> Path | None:
         """Return the file of an image's cells, None if there is none."""
         return self._first(image_id, _CELLS)
 
-    def nuclei_of(self, image_id: str) -> Path | None:
+    def nuclei_path(self, image_id: str) -> Path | None:
         """Return the file of an image's nuclei, None if there is none."""
         return self._first(image_id, _NUCLEI)
 
@@ -44,7 +44,7 @@ class ExternalMasks:
         return next((self.files[image_id + end] for end in endings if image_id + end in self.files), None)
 
 
-def find_masks(folder: Path) -> ExternalMasks:
+def find_external_masks(folder: Path) -> ExternalMasks:
     """List the label images of a folder.
 
     Cells are ``<id>``, ``<id>_mask``, ``_masks``, ``_cp_masks``, ``_cellmask``, ``_predictedmask`` or ``_seg``, nuclei

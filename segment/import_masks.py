@@ -16,9 +16,9 @@ from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder, begin
 from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks
 from segment.config import SegmentSection
-from segment.external_masks import ExternalMasks, find_masks, read_external_mask
-from segment.inference.inputs import channels_to_read, load_input
-from segment.inference.predict import NetworkInput, network, run_network
+from segment.external_masks import ExternalMasks, find_external_masks, read_external_mask
+from segment.inference.predict import cached_network, run_network
+from segment.inference.preprocess import NetworkInput, channels_to_read, load_input
 from segment.masks import COLUMNS, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import COMPACT
@@ -49,7 +49,7 @@ def take(
     work
         The work folder.
     masks
-        The folder (`segment.external_masks.find_masks`).
+        The folder (`segment.external_masks.find_external_masks`).
     device, workers, dask, overwrite
         As of `segment.run.run`.
 
@@ -65,7 +65,7 @@ def take(
     """
     data, section = work.data, work.section("segment", SegmentSection)
     channels, device = channels_to_read(section, data), device_named(device)
-    foreign = find_masks(masks.resolve())
+    foreign = find_external_masks(masks.resolve())
     folder = stage_folder(work)
     command = f"python -m segment import {work.root} --masks {masks}"
     if not overwrite and folder.exists() and imported_from(work) != str(masks.resolve()):
@@ -100,7 +100,7 @@ def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
 
 def _take_one(context: _Context, image: Mapping[Any, Any]) -> dict[str, Any]:
     image_id = str(image["image_id"])
-    path = context.foreign.cells_of(image_id)
+    path = context.foreign.cells_path(image_id)
     if path is None:
         raise ImageError("no label image of this id was there to import")
     seen = load_input(image, context.channels, context.section.diameter_px)
@@ -111,9 +111,9 @@ def _take_one(context: _Context, image: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _nuclei(context: _Context, image_id: str, seen: NetworkInput) -> Any:
-    path = context.foreign.nuclei_of(image_id)
+    path = context.foreign.nuclei_path(image_id)
     if path is not None:
         return read_external_mask(path, seen.shape)
     with one_thread(context.device):
-        answer = run_network(network(COMPACT, context.device), [seen])[0]
+        answer = run_network(cached_network(COMPACT, context.device), [seen])[0]
     return decode_nuclei(answer, seen.planes[NUCLEUS_PLANE], context.section, seen.shape).astype(np.int32)

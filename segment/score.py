@@ -10,6 +10,7 @@ al., Cellpose (2021).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,10 +18,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from hpa.errors import ImageError, UserError
+from hpa.pixels import read_plane
+
 Labels = NDArray[np.integer[Any]]
 
 THRESHOLDS: Final = (0.5, 0.75, 0.9)
 """IoU thresholds that are reported."""
+
+_MASK: Final = "_mask"
 
 
 @dataclass(frozen=True)
@@ -243,3 +249,48 @@ def _bootstrap(
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def score_folders(masks: Path, reference: Path) -> str:
+    """Score the label images of one folder against those of another.
+
+    Parameters
+    ----------
+    masks
+        Folder of predicted label images ``<id>.png``.
+    reference
+        Folder of reference label images ``<id>_mask.png`` or ``<id>.png``; each needs a prediction of the same size.
+
+    Returns
+    -------
+    str
+        A table with one row per image, and a table that summarises all images.
+
+    Raises
+    ------
+    UserError
+        If a folder has no label images, a prediction is missing, or sizes differ.
+    """
+    references = {path.stem.removesuffix(_MASK): path for path in sorted(reference.glob("*.png"))}
+    if not references:
+        raise UserError(f"expected label images <id>{_MASK}.png or <id>.png in {reference}, found none")
+    triples = []
+    for image_id, path in references.items():
+        try:
+            triples.append((image_id, read_plane(masks / f"{image_id}.png"), read_plane(path)))
+        except ImageError as error:
+            raise UserError(
+                f"expected a label image of {image_id} in {masks} and in {reference}, found: {error}"
+            ) from None
+        found, wanted = (labels.shape for labels in triples[-1][1:])
+        if found != wanted:
+            raise UserError(f"expected label images of one size for {image_id}, found {found} and {wanted}")
+    scores = score_images(triples)
+    precisions = scores.pivot(index="image_id", columns="iou", values="ap").add_prefix("AP@")
+    counts = scores[scores["iou"] == scores["iou"].min()].set_index("image_id")[["tp", "fp", "fn"]]
+    per_image = precisions.join(counts).reset_index()
+    return f"{_format(per_image)}\n\n{_format(summarise(scores))}"
+
+
+def _format(table: pd.DataFrame) -> str:
+    return table.to_string(index=False, float_format=lambda value: f"{value:.3f}")

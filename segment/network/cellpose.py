@@ -21,22 +21,22 @@ from hpa.errors import UserError
 from hpa.work.files import atomic_write
 
 __all__ = [
-    "BIG_MODELS",
+    "CELLPOSE_MODELS",
     "FLOW_SCALE",
     "BaseModel",
     "average_tiles",
-    "check_big",
+    "check_cellpose",
     "fetch_model",
     "flow_loss",
-    "flows_of_labels",
-    "follow",
-    "load_big",
+    "flows_from_labels",
+    "follow_flows",
+    "load_cellpose",
     "make_tiles",
-    "masks_of_flows",
+    "masks_from_flows",
     "model_file",
 ]
 
-BIG_MODELS: Final = ("cpsam_v2", "cpsam", "cpdino", "cpdino-vitb")
+CELLPOSE_MODELS: Final = ("cpsam_v2", "cpsam", "cpdino", "cpdino-vitb")
 """Names under which Cellpose publishes the models of its 4th version."""
 
 MODELS_VARIABLE: Final = "CELLPOSE_LOCAL_MODELS_PATH"
@@ -55,7 +55,7 @@ def model_file(name: str) -> Path:
     Parameters
     ----------
     name
-        One of `BIG_MODELS`.
+        One of `CELLPOSE_MODELS`.
     """
     return Path(os.environ.get(MODELS_VARIABLE) or Path.home() / ".cellpose" / "models") / name
 
@@ -81,7 +81,7 @@ def fetch_model(name: str) -> None:
         ) from None
 
 
-def check_big(state: dict[str, torch.Tensor]) -> None:
+def check_cellpose(state: dict[str, torch.Tensor]) -> None:
     """See by their names that weights are those of a Cellpose 4 model that can run here.
 
     Raises
@@ -96,7 +96,7 @@ def check_big(state: dict[str, torch.Tensor]) -> None:
         raise ValueError("weights of a cpdino network, for which the package dinov3 must be installed")
 
 
-def load_big(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
+def load_cellpose(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
     """Load a Cellpose 4 model for use; on a GPU in half precision, as Cellpose does.
 
     Parameters
@@ -111,7 +111,7 @@ def load_big(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
     ValueError
         If these are other weights, for example those of Cellpose 3.
     """
-    check_big(state)
+    check_cellpose(state)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     net = CPSAM(dtype=torch.float32) if "encoder.cls_token" not in state else _dino(state)
     try:
@@ -129,7 +129,7 @@ def _dino(state: dict[str, torch.Tensor]) -> BaseModel:
     return models.CPDINO(model_name="vitl" if wide else "vitb", dtype=torch.float32)
 
 
-def flows_of_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+def flows_from_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
     """Compute Cellpose's flows of a label image, its training target.
 
     Parameters
@@ -162,7 +162,7 @@ def flow_loss(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def masks_of_flows(
+def masks_from_flows(
     flows: NDArray[np.float32], cell_logit: NDArray[np.float32], *, level: float, flow_error: float, min_px: int
 ) -> NDArray[np.uint16]:
     """Let pixels follow the flows and label those that meet: Cellpose's masks as they come.
@@ -198,7 +198,7 @@ def masks_of_flows(
     return masks
 
 
-def follow(flows: NDArray[np.float32], inside: NDArray[np.bool_], steps: int) -> NDArray[np.intp]:
+def follow_flows(flows: NDArray[np.float32], inside: NDArray[np.bool_], steps: int) -> NDArray[np.intp]:
     """Let the pixels of `inside` follow the flows and return where they end.
 
     Parameters

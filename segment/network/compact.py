@@ -11,7 +11,7 @@ from segment.network.cellpose import BaseModel
 INPUTS: Final = 3
 """Planes it reads, in this order: endoplasmic reticulum, nucleus, microtubules; what an image lacks is 0."""
 
-ER, NUCLEUS_PLANE, TUBULES = range(INPUTS)
+ER, NUCLEUS_PLANE, MICROTUBULES = range(INPUTS)
 
 NUCLEUS, NUCLEUS_CORE, FLOW_ROWS, FLOW_COLUMNS, CELL = range(5)
 """Its outputs. Cellpose reads the last three and never sees the first two."""

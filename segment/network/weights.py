@@ -9,7 +9,7 @@ import torch
 
 from hpa.errors import UserError
 from hpa.work.files import sha256
-from segment.network.cellpose import BIG_MODELS, BaseModel, check_big, fetch_model, load_big, model_file
+from segment.network.cellpose import CELLPOSE_MODELS, BaseModel, check_cellpose, fetch_model, load_cellpose, model_file
 from segment.network.compact import load_compact
 
 COMPACT: Final = "compact"
@@ -17,13 +17,13 @@ COMPACT_WEIGHTS: Final = Path(__file__).parent.parent / "weights" / "compact.pt"
 COMPACT_SHA256: Final = "114ac92f788bddb04c0c888222fbae0e7cc16a47979d7c8a5d5d9a940282dd3d"
 
 
-def weights_of(name: str) -> Path:
+def find_weights(name: str) -> Path:
     """Find the file of a network; a published one that is not on this machine is fetched.
 
     Parameters
     ----------
     name
-        ``"compact"``, a name of `segment.network.cellpose.BIG_MODELS`, or the path of a file.
+        ``"compact"``, a name of `segment.network.cellpose.CELLPOSE_MODELS`, or the path of a file.
 
     Raises
     ------
@@ -34,49 +34,49 @@ def weights_of(name: str) -> Path:
         if not COMPACT_WEIGHTS.is_file() or sha256(COMPACT_WEIGHTS) != COMPACT_SHA256:
             raise UserError(f"expected the weights of the compact network in {COMPACT_WEIGHTS}, found others or none")
         return COMPACT_WEIGHTS
-    if name in BIG_MODELS:
+    if name in CELLPOSE_MODELS:
         path = model_file(name)
         if not path.is_file():
             fetch_model(name)
         return path
     path = Path(name).expanduser()
     if not path.is_file():
-        known = ", ".join([COMPACT, *BIG_MODELS])
+        known = ", ".join([COMPACT, *CELLPOSE_MODELS])
         raise UserError(f"expected the name of a network ({known}) or a file of weights, found no file {path}")
     return path
 
 
-def checked_weights(name: str) -> Path:
+def check_weights(name: str) -> Path:
     """Find the file of a network and see that it holds one, before anything is begun or removed for it.
 
     Parameters
     ----------
     name
-        As in `weights_of`.
+        As in `find_weights`.
 
     Raises
     ------
     UserError
         If the file is missing or holds something else.
     """
-    path = weights_of(name)
+    path = find_weights(name)
     with _told(path):
         # The names and shapes alone: a big network's gigabyte is read once a process, where it is used.
         state: dict[str, torch.Tensor] = torch.load(path, map_location="meta", weights_only=True)
         if "stem.weight" in state:
-            load_model(name, torch.device("cpu"))
+            load_network(name, torch.device("cpu"))
         else:
-            check_big(state)
+            check_cellpose(state)
     return path
 
 
-def load_model(name: str, device: torch.device) -> BaseModel:
+def load_network(name: str, device: torch.device) -> BaseModel:
     """Load a network for use.
 
     Parameters
     ----------
     name
-        As in `weights_of`.
+        As in `find_weights`.
     device
         Where it is to run.
 
@@ -85,10 +85,10 @@ def load_model(name: str, device: torch.device) -> BaseModel:
     UserError
         If the file is missing or holds something else.
     """
-    path = weights_of(name)
+    path = find_weights(name)
     with _told(path):
         state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return load_compact(state, device) if "stem.weight" in state else load_big(state, device)
+        return load_compact(state, device) if "stem.weight" in state else load_cellpose(state, device)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from segment.postprocess.labels import TYPICAL_CELL_PX2, Labels, bounding_boxes, edge_labels, flood, large_only
+from segment.postprocess.labels import TYPICAL_CELL_PX2, Labels, bounding_boxes, drop_small, edge_labels, flood
 
 # At the size the network works at, where a typical cell is 30 px wide:
 _SAME_PLACE_PX: Final = 5.0
@@ -19,7 +19,7 @@ _TYPICAL_NUCLEUS: Final = 0.22  # share of its cell's area
 _FEW: Final = 3
 
 
-def grow(probability: NDArray[np.float32], nuclei: Labels, inside: NDArray[np.bool_]) -> Labels:
+def grow_nuclei(probability: NDArray[np.float32], nuclei: Labels, inside: NDArray[np.bool_]) -> Labels:
     """Let nuclei grow over the cells, from high probability to low, until they meet.
 
     Parameters
@@ -39,7 +39,7 @@ def grow(probability: NDArray[np.float32], nuclei: Labels, inside: NDArray[np.bo
     return flood(-probability, nuclei, inside | (nuclei > 0))
 
 
-def follow_to_nuclei(cells: Labels, ends: NDArray[np.intp]) -> Labels:
+def reassign_by_flows(cells: Labels, ends: NDArray[np.intp]) -> Labels:
     """Give every pixel the cell to which its flow leads.
 
     Parameters
@@ -60,7 +60,7 @@ def follow_to_nuclei(cells: Labels, ends: NDArray[np.intp]) -> Labels:
     return followed
 
 
-def join_nuclei(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_]) -> Labels:
+def merge_nuclei(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_]) -> Labels:
     """Join nuclei, or pieces of one, whose flows end in the same place: the network sees one cell there.
 
     Parameters
@@ -88,7 +88,9 @@ def join_nuclei(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_
     return joined[nuclei].astype(np.int32)
 
 
-def without_nucleus(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_], *, min_area: float) -> Labels:
+def cells_without_nucleus(
+    nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_], *, min_area: float
+) -> Labels:
     """Label the cells whose nucleus is not in the frame: pixels that lead to a place far from where any nucleus leads.
 
     Such a cell is cut by the edge of the frame. What lies away from the edge has its nucleus in the frame: it is a
@@ -115,10 +117,10 @@ def without_nucleus(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.b
     elsewhere[inside] = (away > _OTHER_PLACE_PX) & (nuclei[inside] == 0)
     pieces, _ = ndimage.label(elsewhere)
     at_edge = np.isin(pieces, edge_labels(pieces)) & elsewhere
-    return large_only(np.where(at_edge, pieces, 0).astype(np.int32), min_area)
+    return drop_small(np.where(at_edge, pieces, 0).astype(np.int32), min_area)
 
 
-def cut_nuclei(cells: Labels, nuclei: Labels, min_share: float) -> list[int]:
+def truncated_nuclei(cells: Labels, nuclei: Labels, min_share: float) -> list[int]:
     """List the cells of whose nucleus the frame shows less than a share.
 
     Parameters
@@ -142,7 +144,7 @@ def _ends_of(nuclei: Labels, ends: NDArray[np.intp], inside: NDArray[np.bool_]) 
     return np.array([np.median(ends[:, own == label], axis=1) for label in range(1, int(nuclei.max()) + 1)])
 
 
-def connected(cells: Labels, nuclei: Labels) -> Labels:
+def make_connected(cells: Labels, nuclei: Labels) -> Labels:
     """Keep of every cell the piece that holds its nucleus; fill holes; give lost pieces to a neighbour.
 
     Parameters

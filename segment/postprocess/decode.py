@@ -10,12 +10,19 @@ from numpy.typing import NDArray
 from hpa.errors import ImageError
 from hpa.pixels import MAX_LABELS
 from segment.config import SegmentSection
-from segment.network.cellpose import follow, masks_of_flows
+from segment.network.cellpose import follow_flows, masks_from_flows
 from segment.network.compact import NUCLEUS, NUCLEUS_CORE, OUTPUTS
-from segment.postprocess import cells as growing
-from segment.postprocess.labels import TYPICAL_CELL_PX2, Labels, large_only
-from segment.postprocess.nuclei import nuclei_of_channel, nuclei_of_logits
-from segment.postprocess.smooth import enlarge
+from segment.postprocess.cells import (
+    assign_nuclei_to_cells,
+    cells_without_nucleus,
+    grow_nuclei,
+    make_connected,
+    merge_nuclei,
+    reassign_by_flows,
+    truncated_nuclei,
+)
+from segment.postprocess.labels import TYPICAL_CELL_PX2, Labels, drop_small, enlarge_labels
+from segment.postprocess.nuclei import nuclei_from_channel, nuclei_from_logits
 
 _MIN_CELL_WITHOUT_NUCLEUS: Final = 0.2  # a share of a typical cell's area
 _THRESHOLD: Final = 0.6  # at 0.5 outlines lie too far out: synthetic AP@0.9 is 0.35 instead of 0.44
@@ -70,15 +77,17 @@ def decode(
         cells, elsewhere = _cells_of_nuclei(flows, cell, nuclei, level, section.min_visible_nucleus)
     else:
         min_px = max(1, round(section.min_cell_area * TYPICAL_CELL_PX2))
-        masks = masks_of_flows(flows, cell, level=level, flow_error=section.flow_error, min_px=min_px)
-        cells, nuclei = masks.astype(np.int32), growing.assign_nuclei_to_cells(nuclei, masks)
-    cells = large_only(cells, section.min_cell_area)
+        masks = masks_from_flows(flows, cell, level=level, flow_error=section.flow_error, min_px=min_px)
+        cells, nuclei = masks.astype(np.int32), assign_nuclei_to_cells(nuclei, masks)
+    cells = drop_small(cells, section.min_cell_area)
     if cells.max() > MAX_LABELS:
         raise ImageError(f"expected at most {MAX_LABELS} cells, found {cells.max()}")
     nuclei = np.where(nuclei > 0, cells, 0)
     # Cells that are none of the image's stay until here, so that the lines between them and others are smooth too.
     dropped = np.unique(cells[elsewhere])
-    return _consecutive(enlarge(cells, cell, level, shape), enlarge(nuclei, nucleus, nucleus_level, shape), dropped)
+    return _consecutive(
+        enlarge_labels(cells, cell, level, shape), enlarge_labels(nuclei, nucleus, nucleus_level, shape), dropped
+    )
 
 
 def decode_nuclei(
@@ -86,7 +95,7 @@ def decode_nuclei(
 ) -> NDArray[np.uint16]:
     """Label the nuclei alone, 1..n, whatever the cells are; arguments as of `decode`."""
     nuclei, logit, level = _nuclei(answer, nucleus_plane, section)
-    return enlarge(nuclei, logit, level, shape)
+    return enlarge_labels(nuclei, logit, level, shape)
 
 
 def _nuclei(
@@ -96,11 +105,11 @@ def _nuclei(
     if len(answer) == OUTPUTS:
         logit, level = answer[NUCLEUS], _logit(section.nucleus_threshold)
         return (
-            nuclei_of_logits(logit, answer[NUCLEUS_CORE], level=level, min_area=section.min_nucleus_area),
+            nuclei_from_logits(logit, answer[NUCLEUS_CORE], level=level, min_area=section.min_nucleus_area),
             logit,
             level,
         )
-    nuclei = nuclei_of_channel(nucleus_plane, min_area=section.min_nucleus_area)
+    nuclei = nuclei_from_channel(nucleus_plane, min_area=section.min_nucleus_area)
     return nuclei, np.where(nuclei > 0, 1, -1).astype(np.float32), 0.0
 
 
@@ -116,14 +125,14 @@ def _cells_of_nuclei(
     inside = (cv2.medianBlur((cell > level).astype(np.uint8), 3) > 0) | (nuclei > 0)
     if not nuclei.any():
         return nuclei, nuclei > 0
-    ends = follow(flows, inside, _STEPS)
-    nuclei = growing.join_nuclei(nuclei, ends, inside)
-    others = growing.without_nucleus(nuclei, ends, inside, min_area=_MIN_CELL_WITHOUT_NUCLEUS)
+    ends = follow_flows(flows, inside, _STEPS)
+    nuclei = merge_nuclei(nuclei, ends, inside)
+    others = cells_without_nucleus(nuclei, ends, inside, min_area=_MIN_CELL_WITHOUT_NUCLEUS)
     n = int(nuclei.max())
     seeds = np.where(others > 0, n + others, nuclei)
-    cells = growing.grow(cell, seeds, inside)
-    cells = growing.connected(growing.follow_to_nuclei(cells, ends[:, cells[inside] > 0]), seeds)
-    return cells, (cells > n) | np.isin(cells, growing.cut_nuclei(cells, nuclei, min_visible_nucleus))
+    cells = grow_nuclei(cell, seeds, inside)
+    cells = make_connected(reassign_by_flows(cells, ends[:, cells[inside] > 0]), seeds)
+    return cells, (cells > n) | np.isin(cells, truncated_nuclei(cells, nuclei, min_visible_nucleus))
 
 
 def _consecutive(cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], dropped: Labels) -> Masks:

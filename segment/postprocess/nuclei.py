@@ -8,12 +8,12 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from segment.network.scale import NETWORK_DIAMETER_PX
-from segment.postprocess.labels import Labels, bounding_boxes, flood, large_only
+from segment.postprocess.labels import Labels, bounding_boxes, drop_small, flood
 
 _CORE_DEPTH: Final = 0.65  # share of a nucleus's half width that lies around its core
 
 
-def cores_of(nuclei: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+def nucleus_cores(nuclei: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """Return the inner parts of nuclei, which stay apart where nuclei touch: the target of the network.
 
     Parameters
@@ -33,7 +33,7 @@ def cores_of(nuclei: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     return core
 
 
-def nuclei_of_logits(
+def nuclei_from_logits(
     nucleus: NDArray[np.float32], core: NDArray[np.float32], *, level: float, min_area: float
 ) -> Labels:
     """Label the nuclei that the network sees.
@@ -57,10 +57,10 @@ def nuclei_of_logits(
     pieces, _ = ndimage.label(inside)
     coreless = np.setdiff1d(pieces, pieces[seeds > 0])
     seeds = np.where(np.isin(pieces, coreless) & inside, pieces + n, seeds)
-    return large_only(flood(-nucleus, seeds, inside), min_area)
+    return drop_small(flood(-nucleus, seeds, inside), min_area)
 
 
-def nuclei_of_channel(plane: NDArray[np.float32], *, min_area: float) -> Labels:
+def nuclei_from_channel(plane: NDArray[np.float32], *, min_area: float) -> Labels:
     """Label nuclei in the nucleus channel by threshold and shape, without any network.
 
     Parameters
@@ -82,4 +82,4 @@ def nuclei_of_channel(plane: NDArray[np.float32], *, min_area: float) -> Labels:
     depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(inside), 1.0)
     reach = int(NETWORK_DIAMETER_PX / 5) | 1
     peaks = (depth == ndimage.maximum_filter(depth, size=reach)) & inside
-    return large_only(flood(-depth, ndimage.label(peaks, np.ones((3, 3)))[0], inside), min_area)
+    return drop_small(flood(-depth, ndimage.label(peaks, np.ones((3, 3)))[0], inside), min_area)

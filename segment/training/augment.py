@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segment.inference.preprocess import normalise
-from segment.network.compact import ER, INPUTS, NUCLEUS_PLANE, TUBULES
+from segment.network.compact import ER, INPUTS, MICROTUBULES, NUCLEUS_PLANE
 from segment.postprocess.labels import bounding_boxes
 
 Planes = NDArray[np.float32]
@@ -47,7 +47,7 @@ class Sample:
     blank_px: int = 0
 
 
-def reach_of(cells: NDArray[np.integer[Any]], nuclei: NDArray[np.integer[Any]]) -> NDArray[np.float16]:
+def nucleus_distance(cells: NDArray[np.integer[Any]], nuclei: NDArray[np.integer[Any]]) -> NDArray[np.float16]:
     """Return how far each pixel is from its nucleus, as a share of the farthest pixel of its cell.
 
     Parameters
@@ -71,7 +71,7 @@ def inner(shape: tuple[int, ...], rim_px: int) -> tuple[slice, slice]:
     return slice(rim_px, height - rim_px), slice(rim_px, width - rim_px)
 
 
-def without_rim(labels: NDArray[np.uint16], rim_px: int) -> NDArray[np.uint16]:
+def clear_rim(labels: NDArray[np.uint16], rim_px: int) -> NDArray[np.uint16]:
     """Return labels of shape (H, W) with nothing in the rim."""
     kept = np.zeros_like(labels)
     kept[inner(labels.shape, rim_px)] = labels[inner(labels.shape, rim_px)]
@@ -114,7 +114,7 @@ def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
     look = np.zeros(planes.shape, dtype=np.float32)
     look[:, *seen] = normalise(planes[:, *seen].astype(np.float32)) * gain
     known = sample.planes.any(axis=(1, 2))
-    if (missing := rng.choice([TUBULES, ER, -1], p=_MISSING)) >= 0 and known.all():
+    if (missing := rng.choice([MICROTUBULES, ER, -1], p=_MISSING)) >= 0 and known.all():
         look[missing] = 0
     look[~known] = 0
     return look

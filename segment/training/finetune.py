@@ -16,17 +16,16 @@ from hpa.work.device import device_named
 from hpa.work.files import atomic_write, write_json
 from hpa.work.folder import WorkFolder
 from segment.config import SegmentSection
-from segment.external_masks import find_masks, read_external_mask
-from segment.inference.inputs import channels_to_read, load_input
-from segment.inference.predict import NetworkInput, run_network, segment_images
-from segment.inference.preprocess import reduce_labels
+from segment.external_masks import find_external_masks, read_external_mask
+from segment.inference.predict import run_network, segment_images
+from segment.inference.preprocess import NetworkInput, channels_to_read, load_input, reduce_labels
 from segment.network.compact import NUCLEUS_PLANE, CompactNetwork, save_weights
-from segment.network.weights import COMPACT, load_model
+from segment.network.weights import COMPACT, load_network
 from segment.postprocess.cells import assign_nuclei_to_cells
 from segment.postprocess.decode import decode_nuclei
 from segment.score import score_images, summarise
 from segment.training.augment import Sample
-from segment.training.scenes import draw_samples, sample_of
+from segment.training.scenes import draw_samples, make_sample
 from segment.training.train import Training, train
 
 _RATE: Final = 5e-4  # a sixth of that from scratch: what was learned is to be kept
@@ -48,7 +47,7 @@ def fine_tune(
     work
         The work folder whose images they belong to.
     masks
-        The folder of label images (`segment.external_masks.find_masks`).
+        The folder of label images (`segment.external_masks.find_external_masks`).
     out
         The weights to write; figures go to the same name with the suffix ``.json``.
     epochs
@@ -69,7 +68,7 @@ def fine_tune(
         If no image of the work folder has a label image.
     """
     section = work.section("segment", SegmentSection)
-    network = load_model(COMPACT, torch.device(device_named(device)))
+    network = load_network(COMPACT, torch.device(device_named(device)))
     pairs = _pairs(work, masks, section, channels_to_read(section, work.data))
     if not pairs:
         raise UserError(f"expected label images of images of {work.root} in {masks}, found none")
@@ -130,7 +129,7 @@ def distill(
         If the teacher cannot be had.
     """
     section = work.section("segment", SegmentSection)
-    network = load_model(teacher, torch.device(device_named(device)))
+    network = load_network(teacher, torch.device(device_named(device)))
     table = read_images(work.images)
     chosen = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(images, len(table))).round().astype(int))]
     folder = out.with_name(out.stem + "-masks")
@@ -171,12 +170,12 @@ def _pairs(
     work: WorkFolder, masks: Path, section: SegmentSection, channels: tuple[Channel, ...]
 ) -> list[tuple[NetworkInput, Any]]:
     """Return what the network sees of every image that has a label image, with that."""
-    foreign = find_masks(masks)
+    foreign = find_external_masks(masks)
     images = read_images(work.images)
-    images = images[[foreign.cells_of(image_id) is not None for image_id in images["image_id"]]]
+    images = images[[foreign.cells_path(image_id) is not None for image_id in images["image_id"]]]
     pairs = []
     for image_id, seen in _readable(images, channels, section):
-        path = foreign.cells_of(image_id)
+        path = foreign.cells_path(image_id)
         try:
             pairs.append((seen, read_external_mask(path, seen.shape))) if path else None
         except ImageError as error:
@@ -193,7 +192,7 @@ def _samples(seen: NetworkInput, cells: Any, network: CompactNetwork, section: S
         decode_nuclei(answer, seen.planes[NUCLEUS_PLANE], section, (shape[0], shape[1])).astype(np.int32), small
     ).astype(np.uint16)
     return [
-        sample_of(seen.planes[:, rows, columns], small[rows, columns], nuclei[rows, columns])
+        make_sample(seen.planes[:, rows, columns], small[rows, columns], nuclei[rows, columns])
         for rows in _pieces(shape[0])
         for columns in _pieces(shape[1])
     ]

@@ -13,14 +13,14 @@ from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
 from hpa.work.progress import progress
 from segment.inference.preprocess import reduce_labels, reduce_planes
-from segment.network.cellpose import flows_of_labels
-from segment.postprocess.nuclei import cores_of
-from segment.training.augment import Sample, reach_of, without_rim
+from segment.network.cellpose import flows_from_labels
+from segment.postprocess.nuclei import nucleus_cores
+from segment.training.augment import Sample, clear_rim, nucleus_distance
 
 SIDES_PX: Final = (112, 128, 144, 160, 176, 192, 208)
 """Sides of the frame at which the network learns: 157 px is where a typical cell has its typical diameter."""
 
-REFERENCE: Final = tuple(CHANNELS.index(channel) for channel in ("yellow", "blue", "red"))
+REFERENCE_PLANES: Final = tuple(CHANNELS.index(channel) for channel in ("yellow", "blue", "red"))
 """Where ER, nucleus and microtubules stand in an image of the atlas: the order of the network."""
 
 _INNER: Final = 0.82
@@ -55,14 +55,14 @@ def draw_sample(seed: int, number: int) -> Sample:
     kept = int(_INNER * side) // _MULTIPLE * _MULTIPLE
     inner = (slice((side - kept) // 2, (side + kept) // 2),) * 2
     cells, nuclei = reduce_labels(scene.cells, shape)[inner], reduce_labels(scene.nuclei, shape)[inner]
-    planes = reduce_planes(scene.channels[list(REFERENCE)], shape)[:, *inner]
+    planes = reduce_planes(scene.channels[list(REFERENCE_PLANES)], shape)[:, *inner]
     # Tiles are padded with nothing: in some images the network learns that a straight edge to nothing is a frame's.
     blank = int(rng.integers(1, _MAX_BLANK_PX)) if rng.random() < _BLANK_SHARE else 0
-    cells, nuclei = without_rim(cells, blank), without_rim(nuclei, blank)
-    return sample_of(planes, cells, nuclei, blank)
+    cells, nuclei = clear_rim(cells, blank), clear_rim(nuclei, blank)
+    return make_sample(planes, cells, nuclei, blank)
 
 
-def sample_of(
+def make_sample(
     planes: NDArray[np.float32], cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], blank_px: int = 0
 ) -> Sample:
     """Compute, once, all that training needs to know of an image (parameters: `segment.training.augment.Sample`)."""
@@ -70,9 +70,9 @@ def sample_of(
         planes=planes.astype(np.float16),
         cells=cells,
         nuclei=nuclei,
-        flows=flows_of_labels(cells).astype(np.float16),
-        core=cores_of(nuclei),
-        reach=reach_of(cells, nuclei),
+        flows=flows_from_labels(cells).astype(np.float16),
+        core=nucleus_cores(nuclei),
+        reach=nucleus_distance(cells, nuclei),
         blank_px=blank_px,
     )
 

@@ -16,7 +16,7 @@ from hpa.errors import ImageError, UserError
 from hpa.work.files import sha256
 from hpa.work.folder import WorkFolder
 from segment.__main__ import main
-from segment.external_masks import find_masks, read_external_mask
+from segment.external_masks import find_external_masks, read_external_mask
 from segment.import_masks import take
 from segment.masks import read_mask, read_masks, read_nuclei
 from segment.run import run
@@ -132,4 +132,4 @@ def test_import_does_not_mix_with_other_masks(work: WorkFolder, tmp_path: Path) 
     with pytest.raises(UserError, match=r"found other ones; .*--overwrite"):
         take(work, others, device="cpu", workers=1)
     with pytest.raises(UserError, match="expected label images"):
-        find_masks(tmp_path)
+        find_external_masks(tmp_path)

@@ -23,9 +23,9 @@ from hpa.work.folder import WorkFolder
 from segment.__main__ import main
 from segment.inference.diameter import SAMPLE_IMAGES, estimate_diameter_px, sample_rows
 from segment.masks import read_mask, read_masks, read_nuclei
-from segment.network.weights import load_model
+from segment.network.weights import load_network
 from segment.run import run
-from segment.training.compact import score_unseen
+from segment.training.pretrain import score_synthetic
 from tests.segment.shapes import make_work, write_image
 
 YELLOW, BLUE = CHANNELS.index("yellow"), CHANNELS.index("blue")
@@ -200,7 +200,7 @@ def test_every_size_is_sampled() -> None:
 def test_shipped_weights_on_images_never_trained_on() -> None:
     import torch
 
-    half: dict[str, Any] = score_unseen(load_model("compact", torch.device("cpu")), range(100, 108))[0]
+    half: dict[str, Any] = score_synthetic(load_network("compact", torch.device("cpu")), range(100, 108))[0]
     assert half["mean_ap"] >= 0.85
 
 

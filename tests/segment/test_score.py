@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 
 from hpa.errors import UserError
 from hpa.pixels import write_labels
-from segment.score import Counts, average_precision, count, match_cells, overlaps, score_images, summarise
-from segment.score_files import score_folders
+from segment.score import (
+    Counts,
+    average_precision,
+    count,
+    match_cells,
+    overlaps,
+    score_folders,
+    score_images,
+    summarise,
+)
 
 Labels = NDArray[np.integer[Any]]
 

@@ -12,7 +12,7 @@ from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.work.folder import WorkFolder
 from segment.__main__ import main
-from segment.network.weights import COMPACT_WEIGHTS, load_model
+from segment.network.weights import COMPACT_WEIGHTS, load_network
 from segment.training.finetune import _pieces, fine_tune
 from tests.segment.shapes import make_work, write_image
 
@@ -42,7 +42,7 @@ def test_fine_tuning_learns_a_stain_that_the_network_does_not_know(tmp_path: Pat
     assert (figures["images"], figures["held_out"]) == (4, 1)
     assert figures["losses"][-1] < figures["losses"][0]
     assert figures["after"][0]["mean_ap"] > figures["before"][0]["mean_ap"] + 0.2
-    assert load_model(str(out), torch.device("cpu")).backbone == "compact"
+    assert load_network(str(out), torch.device("cpu")).backbone == "compact"
 
 
 def test_distilling_uses_the_teachers_masks(
@@ -67,7 +67,7 @@ def test_distilling_uses_the_teachers_masks(
     assert len(list((tmp_path / "student-masks").glob("*.png"))) == 3
     assert f'set network = "{out}"' in capsys.readouterr().out
     assert json.loads(out.with_suffix(".json").read_text())["images"] == 3
-    assert load_model(str(out), torch.device("cpu")).backbone == "compact"
+    assert load_network(str(out), torch.device("cpu")).backbone == "compact"
 
 
 def test_without_a_mask_nothing_is_trained(work: WorkFolder, tmp_path: Path) -> None:

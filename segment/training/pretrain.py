@@ -11,16 +11,17 @@ from hpa.atlas import draw_scene
 from hpa.work.files import atomic_write, write_json
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
-from segment.inference.predict import prepare_input, segment_images
+from segment.inference.predict import segment_images
+from segment.inference.preprocess import prepare_input
 from segment.network.compact import CompactNetwork, save_weights
 from segment.score import score_images, summarise
-from segment.training.scenes import REFERENCE, draw_samples
+from segment.training.scenes import REFERENCE_PLANES, draw_samples
 from segment.training.train import Training, train
 
 _UNSEEN_STREAM: Final = 7_302  # neither the training's stream nor an atlas's
 
 
-def make_compact(out: Path, *, images: int, epochs: int, seed: int, workers: int, threads: int) -> dict[str, Any]:
+def pretrain(out: Path, *, images: int, epochs: int, seed: int, workers: int, threads: int) -> dict[str, Any]:
     """Train the compact network and write its weights, with a JSON file of figures beside them.
 
     Parameters
@@ -59,13 +60,13 @@ def make_compact(out: Path, *, images: int, epochs: int, seed: int, workers: int
         "seconds_training": round(trained - drawn, 1),
         "bytes": out.stat().st_size,
         "losses": [round(loss, 4) for loss in losses],
-        "unseen": score_unseen(net, range(32)),
+        "unseen": score_synthetic(net, range(32)),
     }
     write_json(out.with_suffix(".json"), figures)
     return figures
 
 
-def score_unseen(net: CompactNetwork, numbers: range) -> list[dict[str, float]]:
+def score_synthetic(net: CompactNetwork, numbers: range) -> list[dict[str, float]]:
     """Score the default path on synthetic images that no training ever draws.
 
     Parameters
@@ -82,7 +83,7 @@ def score_unseen(net: CompactNetwork, numbers: range) -> list[dict[str, float]]:
     """
     scenes = [draw_scene((_UNSEEN_STREAM, number), protein=False) for number in numbers]
     diameter_px = typical_diameter_px(*scenes[0].cells.shape)
-    seen = [prepare_input(scene.channels[list(REFERENCE[:2])], diameter_px) for scene in scenes]
+    seen = [prepare_input(scene.channels[list(REFERENCE_PLANES[:2])], diameter_px) for scene in scenes]
     masks = segment_images(net, seen, SegmentSection())
     triples = (
         (str(number), found.cells, scene.cells) for number, found, scene in zip(numbers, masks, scenes, strict=True)
