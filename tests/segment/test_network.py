@@ -145,7 +145,7 @@ def test_a_model_that_cannot_be_had_is_told_and_not_replaced(tmp_path: Path, mon
     with pytest.raises(UserError, match=r"weights of a compact or a Cellpose 4 network in .*broken\.pt"):
         load_network(str(broken), CPU)
     torch.save({"downsample.weight": torch.zeros(1)}, broken)
-    with pytest.raises(UserError, match=r"4th version .*segment import"):
+    with pytest.raises(UserError, match=r"Cellpose 4 .*segment import"):
         load_network(str(broken), CPU)
     torch.save({"stem.weight": torch.zeros(1)}, broken)
     with pytest.raises(UserError, match="CompactNetwork"):
