@@ -73,9 +73,9 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         (LABELS[:30], "of the image's size"),
-        (LABELS + 0.5, "whole numbers from 0"),
-        (LABELS - 1, "whole numbers from 0"),
-        (LABELS > 0, "whole numbers from 0"),
+        (LABELS + 0.5, "integers from 0"),
+        (LABELS - 1, "integers from 0"),
+        (LABELS > 0, "integers from 0"),
     ],
 )
 def test_what_is_no_label_image_is_told(tmp_path: Path, labels: Any, message: str) -> None:
