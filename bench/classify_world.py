@@ -11,7 +11,7 @@ from classify.config import ClassifySection
 from hpa.atlas import synthesize
 from hpa.work.folder import WorkFolder
 from pipeline.init import init
-from pipeline.recipe import load_recipe
+from pipeline.recipe import read_recipe
 
 ROOT: Final = Path("work/bench-classify")
 """Where everything lies that the bench makes."""
@@ -97,7 +97,7 @@ class World:
         UserError
             If there is no such window.
         """
-        recipe = load_recipe(None, [f'crops.windows=["{window}"]', f"crops.size_px={size_px}"])
+        recipe = read_recipe(None, [f'crops.windows=["{window}"]', f"crops.size_px={size_px}"])
         if not self.atlas.exists():
             unfinished = self.root / "unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)

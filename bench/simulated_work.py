@@ -15,7 +15,7 @@ from hpa.images import write_images
 from hpa.splitting.folds import write_folds
 from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
-from pipeline.recipe import load_recipe, write_recipe
+from pipeline.recipe import read_recipe, write_recipe
 
 COLUMNS = class_columns(HPA28)
 
@@ -71,7 +71,7 @@ def make_work(
     crops["completeness"] = noise.random(len(crops))
     (root / "crops" / "cells").mkdir(parents=True, exist_ok=True)
     crops.to_parquet(root / "crops" / "cells" / "crops.parquet")
-    write_recipe(work.recipe, load_recipe(None, settings))
+    write_recipe(work.recipe, read_recipe(None, settings))
     return work
 
 

@@ -28,7 +28,8 @@ from crops.config import Window
 from crops.store import CropStore
 from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.work.folder import WorkFolder, begin
+from hpa.work.folder import WorkFolder
+from hpa.work.stage import begin
 
 _RECORDED = ("cellwise", "torch", "torchvision", "lightning", "albumentations", "pytorch-metric-learning")
 

@@ -77,11 +77,11 @@ def import_masks(
 ) -> None:
     """Take masks that were made elsewhere."""
     from hpa.work.folder import locked, open_work
-    from segment.import_masks import take
+    from segment.import_masks import import_masks as import_stage
 
     folder = open_work(work)
     with locked(work):
-        raise typer.Exit(take(folder, masks, device=device, workers=workers, dask=dask, overwrite=overwrite))
+        raise typer.Exit(import_stage(folder, masks, device=device, workers=workers, dask=dask, overwrite=overwrite))
 
 
 @app.command("fine-tune")

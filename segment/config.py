@@ -1,6 +1,7 @@
 """The `[segment]` section of a recipe."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -10,6 +11,12 @@ from hpa.config import Section
 
 class SegmentSection(Section):
     """`[segment]`: how cells and nuclei are segmented."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "least_nucleus": "min_nucleus_area",
+        "least_cell": "min_cell_area",
+        "cut_nucleus": "min_visible_nucleus",
+    }
 
     network: str = Field(
         "compact",

@@ -132,7 +132,13 @@ def test_wrong_usage_is_one_sentence(atlas: Path, tmp_path: Path, capsys: pytest
     cases = {
         "found 'epoch'": ["init", str(tmp_path / "a"), *data, "--recipe", str(tmp_path / "bad.toml")],
         "found no folder": ["init", str(tmp_path / "a"), "--data", str(tmp_path / "nowhere")],
-        "found no file": ["init", str(tmp_path / "a"), *data, "--recipe", str(tmp_path / "none.toml")],
+        "expected a recipe file or a shipped recipe": [
+            "init",
+            str(tmp_path / "a"),
+            *data,
+            "--recipe",
+            str(tmp_path / "none.toml"),
+        ],
         "found none": ["run", str(tmp_path / "a")],
         "can be written": ["init", str(tmp_path / "file" / "work"), *data],
         "at least as many groups": ["init", str(tmp_path / "a"), *data, "--set", "data.folds=90"],

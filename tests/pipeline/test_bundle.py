@@ -8,13 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aggregate.config import AggregateSection
 from aggregate.run import run
 from bench.simulated_work import make_work
 from classify.probabilities import class_columns
 from hpa.atlas import synthesize
 from hpa.channels import CHANNELS
-from hpa.config import read_section
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
@@ -54,7 +52,6 @@ def test_a_bundle_opens_and_holds_no_image(packed: Path) -> None:
     model = open_model(packed)
     assert model.work.root == packed
     assert model.joined == ()
-    assert list(model.recipe) == ["data", "segment", "crops", "classify", "aggregate"]
     names = {str(path.relative_to(packed)) for path in packed.rglob("*") if path.is_file()}
     checkpoints = {f"classify/cells/fold-{fold}/checkpoint.pt" for fold in range(2)}
     assert names == {"bundle.json", "recipe.toml", "aggregate/thresholds.json"} | checkpoints
@@ -67,10 +64,9 @@ def test_a_network_of_the_user_s_own_goes_along(tmp_path: Path) -> None:
     export(Model.of_work(tmp_path / "work"), tmp_path / "bundle")
     (tmp_path / "mine.pt").unlink()
     (tmp_path / "bundle").rename(tmp_path / "elsewhere")
-    section = open_model(tmp_path / "elsewhere").recipe["segment"]
-    assert isinstance(section, SegmentSection)
+    section = open_model(tmp_path / "elsewhere").recipe.segment
     assert Path(section.network).read_bytes() == COMPACT_WEIGHTS.read_bytes()
-    packed = read_section(tmp_path / "elsewhere" / "recipe.toml", "segment", SegmentSection)
+    packed = WorkFolder(tmp_path / "elsewhere").section("segment", SegmentSection)
     assert packed.network == "segment/network.pt"
 
 
@@ -78,7 +74,7 @@ def test_damaged_bundles(packed: Path, tmp_path: Path) -> None:
     for name, change, sentence in (
         ("classify/cells/fold-1/checkpoint.pt", None, "expected classify/cells/fold-1/checkpoint.pt in the bundle"),
         ("aggregate/thresholds.json", b"{}", "expected aggregate/thresholds.json as it was packed"),
-        ("bundle.json", b"[]", "found a bundle.json that is none"),
+        ("bundle.json", b"[]", "found a damaged bundle.json"),
         ("bundle.json", b'{"format": "cellwise bundle 7"}', "found 'cellwise bundle 7'"),
     ):
         copy = tmp_path / "copy"
@@ -135,13 +131,12 @@ def test_joined_runs_go_along_each_once(tmp_path: Path) -> None:
     for name in ("work", "other", "third"):
         shutil.rmtree(tmp_path / name)
     model = open_model(tmp_path / "bundle")
-    section = model.recipe["aggregate"]
-    assert isinstance(section, AggregateSection)
+    section = model.recipe.aggregate
     assert section.join == ("joined/0", "joined/1:cells", "joined/0:cells")
     assert [part.work.root for part in model.joined] == [tmp_path / "bundle" / "joined" / n for n in "01"]
-    sizes = [part.recipe["crops"].model_dump()["size_px"] for part in model.joined]
+    sizes = [part.recipe.crops.model_dump()["size_px"] for part in model.joined]
     assert sizes == [96, 64]
-    assert not any(part.recipe["aggregate"].model_dump()["join"] for part in model.joined)
+    assert not any(part.recipe.aggregate.model_dump()["join"] for part in model.joined)
     (tmp_path / "bundle" / "joined" / "1" / "recipe.toml").write_text("")
     with pytest.raises(UserError, match=r"expected joined/1/recipe\.toml as it was packed"):
         open_model(tmp_path / "bundle")

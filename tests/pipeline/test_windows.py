@@ -29,7 +29,7 @@ def test_without_windows_around_cells_nothing_is_segmented(tmp_path: Path, capsy
     work, new = tmp_path / "work", tmp_path / "new"
     assert demo(work, tmp_path / "five.toml", 6, 3, 0, tiny=True) == 0
     told = capsys.readouterr().out
-    assert "segment: left out, no window that is cut follows cells" in told
+    assert "segment: skipped, since no window of the recipe follows cells" in told
     assert "AP@0.5" not in told
     figures = json.loads((work / "demo.json").read_text())
     assert figures["images"] == 9
