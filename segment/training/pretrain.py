@@ -1,4 +1,4 @@
-"""Making the weights that ship: draw, train, save, score on synthetic images never trained on."""
+"""Train the shipped weights of the compact network: draw synthetic images, train, save, score on new ones."""
 
 import os
 import time
@@ -18,30 +18,33 @@ from segment.score import score_images, summarise
 from segment.training.scenes import REFERENCE_PLANES, draw_samples
 from segment.training.train import Training, train
 
-_UNSEEN_STREAM: Final = 7_302  # neither the training's stream nor an atlas's
+_TEST_STREAM: Final = 7_302  # differs from the streams of training and of any atlas
+_TEST_IMAGES: Final = 32
 
 
 def pretrain(out: Path, *, images: int, epochs: int, seed: int, workers: int, threads: int) -> dict[str, Any]:
-    """Train the compact network and write its weights, with a JSON file of figures beside them.
+    """Train the compact network on synthetic images, and write its weights with a JSON record beside them.
 
     Parameters
     ----------
     out
-        The weights to write; the figures go to the same name with the suffix ``.json``.
-    images, epochs
-        Synthetic images and how often each is seen.
+        File of weights to write; the record has the same name with the suffix ``.json``.
+    images
+        Number of synthetic images.
+    epochs
+        Number of passes over all images.
     seed
-        Of images, weights and order.
+        Seed of the images, the initial weights, the order and the augmentation.
     workers
-        Processes that draw; 0 takes one a processor.
+        Processes that draw images; 0 uses one per processor.
     threads
-        Of the training. The weights depend on it, because sums are added up in another order; two threads that
-        share their processors with other work are slower than one.
+        Threads of the training. The weights depend on it, because it changes the order of floating-point sums. Two
+        threads on processors that other work uses too are slower than one.
 
     Returns
     -------
     dict
-        The figures.
+        The record: settings, seconds, losses and scores.
     """
     started = time.monotonic()
     samples = draw_samples(seed, images, workers or os.cpu_count() or 1)
@@ -51,7 +54,7 @@ def pretrain(out: Path, *, images: int, epochs: int, seed: int, workers: int, th
     trained = time.monotonic()
     with atomic_write(out) as partial:
         save_weights(net, partial)
-    figures = {
+    record = {
         "images": images,
         "epochs": epochs,
         "seed": seed,
@@ -60,31 +63,31 @@ def pretrain(out: Path, *, images: int, epochs: int, seed: int, workers: int, th
         "seconds_training": round(trained - drawn, 1),
         "bytes": out.stat().st_size,
         "losses": [round(loss, 4) for loss in losses],
-        "unseen": score_synthetic(net, range(32)),
+        "unseen": score_synthetic(net, range(_TEST_IMAGES)),
     }
-    write_json(out.with_suffix(".json"), figures)
-    return figures
+    write_json(out.with_suffix(".json"), record)
+    return record
 
 
 def score_synthetic(net: CompactNetwork, numbers: range) -> list[dict[str, float]]:
-    """Score the default path on synthetic images that no training ever draws.
+    """Score the default segmentation on synthetic images that are never used for training.
 
     Parameters
     ----------
     net
         The network.
     numbers
-        Which of these images.
+        Numbers of the images to draw.
 
     Returns
     -------
     list of dict
-        One for each IoU threshold (`segment.score.summarise`).
+        One per IoU threshold (`segment.score.summarise`).
     """
-    scenes = [draw_scene((_UNSEEN_STREAM, number), protein=False) for number in numbers]
+    scenes = [draw_scene((_TEST_STREAM, number), protein=False) for number in numbers]
     diameter_px = typical_diameter_px(*scenes[0].cells.shape)
-    seen = [prepare_input(scene.channels[list(REFERENCE_PLANES[:2])], diameter_px) for scene in scenes]
-    masks = segment_images(net, seen, SegmentSection())
+    images = [prepare_input(scene.channels[list(REFERENCE_PLANES[:2])], diameter_px) for scene in scenes]
+    masks = segment_images(net, images, SegmentSection())
     triples = (
         (str(number), found.cells, scene.cells) for number, found, scene in zip(numbers, masks, scenes, strict=True)
     )

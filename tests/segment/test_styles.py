@@ -8,8 +8,8 @@ import pytest
 from segment.network.cellpose import flows_from_labels
 from segment.network.compact import ER, MICROTUBULES, NUCLEUS_PLANE
 from segment.postprocess.nuclei import nucleus_cores
-from segment.training.augment import Sample, clear_rim, nucleus_distance, restyle
-from segment.training.train import Training, augmented, batches, train
+from segment.training.augment import Sample, augment, clear_rim, nucleus_distance, restyle
+from segment.training.train import Training, batches, train
 from tests.segment.shapes import discs
 
 
@@ -72,7 +72,7 @@ def test_flows_turn_with_the_image() -> None:
     """Flows of a turned label image are the turned flows of the label image."""
     one = sample()
     for seed in range(12):
-        _, target = augmented(one, np.random.default_rng(seed))
+        _, target = augment(one, np.random.default_rng(seed))
         turned = [np.flip(cells, axes) for cells in (one.cells, one.cells.T) for axes in ((), (0,), (1,), (0, 1))]
         errors = [
             np.abs(flows_from_labels(cells) - target[3:]).mean()

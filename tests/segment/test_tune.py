@@ -13,7 +13,7 @@ from hpa.errors import UserError
 from hpa.work.folder import WorkFolder
 from segment.__main__ import main
 from segment.network.weights import COMPACT_WEIGHTS, load_network
-from segment.training.finetune import _pieces, fine_tune
+from segment.training.finetune import _sample_windows, fine_tune
 from tests.segment.shapes import make_work, write_image
 
 SCENES = [draw_scene((96, number), size_px=256, protein=False) for number in range(5)]
@@ -72,7 +72,7 @@ def test_distilling_uses_the_teachers_masks(
 
 def test_without_a_mask_nothing_is_trained(work: WorkFolder, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "stranger_mask.png"), SCENES[0].cells)
-    with pytest.raises(UserError, match="expected label images of images of"):
+    with pytest.raises(UserError, match="expected label images for images of"):
         fine_tune(work, tmp_path, tmp_path / "out.pt", epochs=1)
     assert not (tmp_path / "out.pt").exists()
     assert main(["distill", str(work.root), "--teacher", "nobody", "--out", str(tmp_path / "out.pt")]) == 2
@@ -80,8 +80,8 @@ def test_without_a_mask_nothing_is_trained(work: WorkFolder, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("side", [16, 40, 157, 208, 209, 500, 1300])
-def test_pieces_cover_a_side_but_for_a_rest(side: int) -> None:
-    pieces = _pieces(side)
+def test_sample_windows_cover_a_side_but_for_a_rest(side: int) -> None:
+    pieces = _sample_windows(side)
     assert {(piece.stop - piece.start) % 16 for piece in pieces} == {0}
     assert len({piece.stop - piece.start for piece in pieces}) == 1
     assert all(0 <= piece.start < piece.stop <= side for piece in pieces)
