@@ -31,10 +31,11 @@ from bench.segment_real import DIAMETERS_PX, real
 from bench.segment_speed import gpu, gpu_with_big_network, memory, speed, workers
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
-from segment.inference.predict import prepare_input, segment_images
+from segment.inference.predict import segment_images
+from segment.inference.preprocess import prepare_input
 from segment.masks import stage_folder
 from segment.network.compact import CompactNetwork
-from segment.network.weights import load_model
+from segment.network.weights import load_network
 from segment.run import run
 from segment.score import score_images, summarise
 from segment.watershed import watershed_cells
@@ -82,7 +83,7 @@ def kills(folder: Path, times: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts that are named, or all."""
     parts, tiny = split_words(arguments)
-    net = load_model("compact", torch.device("cpu"))
+    net = load_network("compact", torch.device("cpu"))
     known: dict[str, Callable[[Path], None]] = {
         "accuracy": lambda _: accuracy(net, 2 if tiny else 40),
         "speed": lambda folder: speed(net, folder, *((1, 8, 1) if tiny else (4, 256, 3))),

@@ -16,7 +16,7 @@ from hpa.images import write_images
 from hpa.layouts.find import index
 from hpa.work.folder import WorkFolder
 from segment.inference.diameter import typical_diameter_px
-from segment.training.scenes import REFERENCE
+from segment.training.scenes import REFERENCE_PLANES
 
 STREAM = 7_303  # neither the training's, nor its check's, nor an atlas's
 SIDE_PX = 512
@@ -29,7 +29,7 @@ def scenes(count: int, size_px: int = SIDE_PX) -> list[Scene]:
 
 def planes_of(scene: Scene) -> NDArray[np.uint8]:
     """Return ER and nucleus, shape (2, H, W)."""
-    return scene.channels[list(REFERENCE[:2])]
+    return scene.channels[list(REFERENCE_PLANES[:2])]
 
 
 def write_folder(folder: Path, drawn: list[Scene], count: int) -> None:

@@ -13,7 +13,8 @@ from skimage.segmentation import watershed
 
 from hpa.pixels import read_labels, read_plane
 from segment.config import SegmentSection
-from segment.inference.predict import prepare_input, segment_images
+from segment.inference.predict import segment_images
+from segment.inference.preprocess import prepare_input
 from segment.network.compact import CompactNetwork
 from segment.score import score_images, summarise
 from segment.watershed import watershed_cells

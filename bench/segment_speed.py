@@ -15,7 +15,8 @@ from bench.segment_images import SIDE_PX, as_documented, make_work, planes_of, s
 from hpa.pixels import read_plane, write_labels
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
-from segment.inference.predict import prepare_input, run_network, segment_images
+from segment.inference.predict import run_network, segment_images
+from segment.inference.preprocess import prepare_input
 from segment.network.compact import NUCLEUS_PLANE, CompactNetwork
 from segment.postprocess.decode import decode
 from segment.run import run

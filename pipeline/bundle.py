@@ -69,7 +69,7 @@ def export(model: Model, bundle: Path) -> int:
 
 def _pack(work: WorkFolder, recipe: Recipe, folder: Path) -> dict[str, str]:
     """Copy the recipe, the checkpoints and a network file, and return the network's name and SHA-256."""
-    from segment.network.weights import weights_of
+    from segment.network.weights import find_weights
 
     checkpoints = sorted(work.root.glob("classify/*/fold-*/checkpoint.pt"))
     if not checkpoints:
@@ -77,7 +77,7 @@ def _pack(work: WorkFolder, recipe: Recipe, folder: Path) -> dict[str, str]:
     for path in checkpoints:
         _copy(path, folder / path.relative_to(work.root))
     name = recipe.segment.network
-    network = weights_of(name)
+    network = find_weights(name)
     if name not in _KNOWN:
         _copy(network, folder / _NETWORK)
         recipe = _with_network(recipe, str(_NETWORK))
@@ -110,12 +110,12 @@ def open_bundle(root: Path) -> Model:
 
 
 def _open_part(root: Path, packed: dict[str, str]) -> Model:
-    from segment.network.weights import weights_of
+    from segment.network.weights import find_weights
 
     recipe = read_recipe(root / "recipe.toml")
     if (root / _NETWORK).is_file():
         recipe = _with_network(recipe, str((root / _NETWORK).resolve()))
-    found = sha256(weights_of(recipe.segment.network))
+    found = sha256(find_weights(recipe.segment.network))
     if found != packed["sha256"]:
         raise UserError(
             f"expected the segmentation network {packed['network']} with the sha256 {packed['sha256']}, found {found}"

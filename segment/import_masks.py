@@ -17,9 +17,9 @@ from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE, Chunk
 from hpa.work.stage import begin
 from segment.config import SegmentSection
-from segment.external_masks import ExternalMasks, find_masks, read_external_mask
-from segment.inference.inputs import channels_to_read, load_input
-from segment.inference.predict import NetworkInput, network, run_network
+from segment.external_masks import ExternalMasks, find_external_masks, read_external_mask
+from segment.inference.predict import cached_network, run_network
+from segment.inference.preprocess import NetworkInput, channels_to_read, load_input
 from segment.masks import COLUMNS, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import COMPACT
@@ -50,7 +50,7 @@ def import_masks(
     work
         The work folder.
     masks
-        The folder (`segment.external_masks.find_masks`).
+        The folder (`segment.external_masks.find_external_masks`).
     device, workers, dask, overwrite
         As of `segment.run.run`.
 
@@ -66,7 +66,7 @@ def import_masks(
     """
     data, section = work.data, work.section("segment", SegmentSection)
     channels, device = channels_to_read(section, data), device_named(device)
-    external = find_masks(masks.resolve())
+    external = find_external_masks(masks.resolve())
     folder = stage_folder(work)
     command = f"python -m segment import {work.root} --masks {masks}"
     if not overwrite and folder.exists() and imported_from(work) != str(masks.resolve()):
@@ -99,7 +99,7 @@ def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
 
 def _import_image(context: _Context, image: Mapping[Any, Any]) -> dict[str, Any]:
     image_id = str(image["image_id"])
-    path = context.external.cells_of(image_id)
+    path = context.external.cells_path(image_id)
     if path is None:
         raise ImageError("the folder has no label image for this id")
     seen = load_input(image, context.channels, context.section.diameter_px)
@@ -110,9 +110,9 @@ def _import_image(context: _Context, image: Mapping[Any, Any]) -> dict[str, Any]
 
 
 def _nuclei(context: _Context, image_id: str, seen: NetworkInput) -> Any:
-    path = context.external.nuclei_of(image_id)
+    path = context.external.nuclei_path(image_id)
     if path is not None:
         return read_external_mask(path, seen.shape)
     with one_thread(context.device):
-        answer = run_network(network(COMPACT, context.device), [seen])[0]
+        answer = run_network(cached_network(COMPACT, context.device), [seen])[0]
     return decode_nuclei(answer, seen.planes[NUCLEUS_PLANE], context.section, seen.shape).astype(np.int32)

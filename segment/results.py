@@ -10,7 +10,7 @@ from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE
 from segment.config import SegmentSection
 from segment.figures import write_figures
-from segment.inference.predict import NetworkInput
+from segment.inference.preprocess import NetworkInput
 from segment.masks import COLUMNS, join_flags, stage_folder, write_masks, write_pair
 from segment.postprocess.decode import Masks
 

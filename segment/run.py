@@ -21,11 +21,11 @@ from hpa.work.mapping import FAILURE, Chunk
 from hpa.work.stage import begin
 from segment.config import SegmentSection
 from segment.inference.diameter import estimate_diameter_px, sample_rows, typical_diameter_px
-from segment.inference.inputs import channels_to_read, load_input, size_name
-from segment.inference.predict import NetworkInput, network, run_network
+from segment.inference.predict import cached_network, run_network
+from segment.inference.preprocess import NetworkInput, channels_to_read, load_input, size_name
 from segment.masks import COLUMNS, read_masks, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
-from segment.network.weights import checked_weights
+from segment.network.weights import check_weights
 from segment.postprocess.decode import decode
 from segment.results import conclude, imported_from, write_image
 
@@ -80,7 +80,7 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
     channels = channels_to_read(section, data)
     device = device_named(device)
     folder = stage_folder(work)
-    inputs = {"images.parquet": work.images, f"the weights of {section.network}": checked_weights(section.network)}
+    inputs = {"images.parquet": work.images, f"the weights of {section.network}": check_weights(section.network)}
     stage = begin(folder, f"python -m segment run {work.root}", data, section, inputs, overwrite=overwrite)
     images = read_images(work.images).drop(columns="target")
     context = _Context(work, section, channels, device, _diameters(folder, images, section, channels, device))
@@ -141,7 +141,7 @@ def estimate_on(
         with suppress(ImageError):  # told when its own turn comes
             seen.append(load_input(row, channels, typical_diameter_px(*shape)))
     with one_thread(device):
-        for image, answer in zip(seen, run_network(network("compact", device), seen), strict=True):
+        for image, answer in zip(seen, run_network(cached_network("compact", device), seen), strict=True):
             with suppress(ImageError):
                 areas.extend(
                     np.bincount(decode(answer, image.planes[NUCLEUS_PLANE], section, image.shape).cells.ravel())[1:]
@@ -168,7 +168,7 @@ def _process_group(context: _Context, images: pd.DataFrame) -> list[dict[str, An
         except ImageError as error:
             rows.append({"image_id": row["image_id"], FAILURE: str(error)})
     with one_thread(context.device):
-        found = run_network(network(context.section.network, context.device), list(seen.values()))
+        found = run_network(cached_network(context.section.network, context.device), list(seen.values()))
         for (image_id, image), answer in zip(seen.items(), found, strict=True):
             try:
                 rows.append(_segment(context, image_id, image, answer))

@@ -16,7 +16,7 @@ from hpa.errors import ImageError, UserError
 from hpa.work.files import sha256
 from hpa.work.folder import WorkFolder
 from segment.__main__ import main
-from segment.external_masks import find_masks, read_external_mask
+from segment.external_masks import find_external_masks, read_external_mask
 from segment.import_masks import import_masks
 from segment.masks import read_mask, read_masks, read_nuclei
 from segment.run import run
@@ -73,9 +73,9 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         (LABELS[:30], "of the image's size"),
-        (LABELS + 0.5, "whole numbers from 0"),
-        (LABELS - 1, "whole numbers from 0"),
-        (LABELS > 0, "whole numbers from 0"),
+        (LABELS + 0.5, "integers from 0"),
+        (LABELS - 1, "integers from 0"),
+        (LABELS > 0, "integers from 0"),
     ],
 )
 def test_what_is_no_label_image_is_told(tmp_path: Path, labels: Any, message: str) -> None:
@@ -132,4 +132,4 @@ def test_import_does_not_mix_with_other_masks(work: WorkFolder, tmp_path: Path) 
     with pytest.raises(UserError, match=r"found some of another origin; .*--overwrite"):
         import_masks(work, others, device="cpu", workers=1)
     with pytest.raises(UserError, match="expected label images"):
-        find_masks(tmp_path)
+        find_external_masks(tmp_path)
