@@ -38,7 +38,7 @@ from bench.crop_stores import make_work, run, scenes, size, stores
 from bench.measure import ROOT, data_files, peak_mib, run_killed, run_parts, split_words, spread, timed
 from crops.config import CropsSection
 from crops.cut import cut_windows
-from crops.measure import find_cells, measure_cells, measure_light
+from crops.measure import find_cells, measure_cells, measure_intensities
 from crops.shards import ShardWriter
 from crops.store import CropStore, store_folder
 from crops.windows import around_cells
@@ -71,7 +71,7 @@ def from_memory(folder: Path, drawn: list[Scene]) -> int:
             labels = scene.cells.astype(np.uint16)
             cells = find_cells(labels)
             measure_cells(cells, labels)
-            measure_light(scene.channels, cells, CHANNELS)
+            measure_intensities(scene.channels, cells, CHANNELS)
             cut = cut_windows(scene.channels, labels, cells.labels, around_cells(cells.boxes, section), 128)
             shard.add(cut.crops, cut.masks)
     return shard.n
@@ -133,7 +133,7 @@ def large(rounds: int) -> None:
         def once() -> None:
             found = find_cells(labels)
             measure_cells(found, labels)
-            measure_light(pixels, found, CHANNELS)
+            measure_intensities(pixels, found, CHANNELS)
             cut_windows(pixels, labels, found.labels, around_cells(found.boxes, CropsSection()), 128)
 
         return min(timed(once, time.process_time) for _ in range(rounds))

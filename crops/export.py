@@ -70,7 +70,7 @@ def export(
     out = out or work.root / "export" / (f"{window}.h5sc" if form == "anndata" else f"{window}-{form}")
     if out.exists() and not overwrite:
         raise UserError(f"expected a new place for the export, found {out}; replace it with --overwrite")
-    crops, channels = describe(work, store), work.data.channels
+    crops, channels = join_image_labels(work, store), work.data.channels
     if form == "anndata":
         from crops.h5sc import write_h5sc
 
@@ -84,7 +84,7 @@ def export(
     return out
 
 
-def describe(work: WorkFolder, store: CropStore) -> pd.DataFrame:
+def join_image_labels(work: WorkFolder, store: CropStore) -> pd.DataFrame:
     """Return the crop table with split, target, antibody and the names of the target's classes (joined by ``;``).
 
     Class indices and names are empty texts where no class is known.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from crops.config import CropsSection, Window
 from crops.cut import cut_windows
 from crops.depth import to_8_bit
-from crops.export import describe
+from crops.export import join_image_labels
 from crops.measure import find_cells
 from crops.store import CropStore, open_store
 from crops.table import read_dropped
@@ -52,7 +52,7 @@ def draw_sheets(work: WorkFolder, window: Window, class_name: str = "") -> list[
         If there is no finished store, no class of that name or no crop of the class.
     """
     store = open_store(work, window)
-    crops, figures, channels = describe(work, store), store.folder / "figures", work.data.channels
+    crops, figures, channels = join_image_labels(work, store), store.folder / "figures", work.data.channels
     if class_name:
         number = work.data.classes.index(class_name)
         rows = _evenly(_of_class(crops, class_name), _COLUMNS * _LINES)
@@ -147,6 +147,6 @@ def _cut_one(work: WorkFolder, image: pd.Series, image_id: str, label: int, sect
     channels = work.data.channels
     planes = to_8_bit(read_channels(image.to_dict(), channels), section).pixels
     found = find_cells(read_mask(work, image_id))
-    cell = found.only(found.labels == label)
+    cell = found.select(found.labels == label)
     cut = cut_windows(planes, cell.image, cell.labels, around_cells(cell.boxes, section), section.size_px)
     return tile(cut.crops[0], cut.masks[0], channels, _name(image_id, label))

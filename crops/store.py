@@ -34,7 +34,9 @@ def store_folder(work: WorkFolder, window: Window) -> Path:
     return work.root / "crops" / window
 
 
-def show_outside(pixels: NDArray[np.uint8], own: NDArray[np.bool_], outside_cell: OutsideCell) -> NDArray[np.uint8]:
+def apply_outside_cell(
+    pixels: NDArray[np.uint8], own: NDArray[np.bool_], outside_cell: OutsideCell
+) -> NDArray[np.uint8]:
     """Show crops with what is outside their own cell kept, dimmed to a quarter, or black.
 
     Parameters
@@ -191,7 +193,7 @@ class CropStore:
             Shape (n, C, S, S), uint8, in the order asked for; the caller's own.
         """
         pixels = self.pixels(rows)
-        return pixels if outside_cell == "keep" else show_outside(pixels, self.masks(rows), outside_cell)
+        return pixels if outside_cell == "keep" else apply_outside_cell(pixels, self.masks(rows), outside_cell)
 
     def pixels(self, rows: Rows) -> NDArray[np.uint8]:
         """Return the untouched crops at some positions of the table: shape (n, C, S, S), uint8."""

@@ -12,7 +12,7 @@ import pytest
 
 from crops.__main__ import main
 from crops.run import run
-from crops.store import CropStore, open_store, show_outside
+from crops.store import CropStore, open_store, apply_outside_cell
 from hpa.work.folder import WorkFolder
 from tests.crops.test_run import SMALL, worlds
 from tests.crops.worlds import make_work
@@ -39,13 +39,13 @@ def store(work: WorkFolder) -> CropStore:
 def test_anndata_opens_what_is_exported(work: WorkFolder, store: CropStore, tmp_path: Path, outside_cell: str) -> None:
     anndata = pytest.importorskip("anndata")
     out = tmp_path / "a.h5sc"
-    assert main(["export", str(work.root), "--to", "anndata", "--out", str(out), "--outside_cell", outside_cell]) == 0
+    assert main(["export", str(work.root), "--to", "anndata", "--out", str(out), "--outside-cell", outside_cell]) == 0
     data = anndata.read_h5ad(out)
     images, rows = data.obsm["single_cell_images"], np.arange(len(store))
     assert images.dtype == np.float16
     assert images.shape == (len(store), 5, 16, 16)
     np.testing.assert_array_equal(images[:, 0], store.masks(rows))
-    shown = show_outside(store.pixels(rows), store.masks(rows), outside_cell)  # type: ignore[arg-type]
+    shown = apply_outside_cell(store.pixels(rows), store.masks(rows), outside_cell)  # type: ignore[arg-type]
     np.testing.assert_array_equal(np.rint(images[:, 1:].astype(float) * 255), shown)
     assert list(data.obs["image_id"]) == list(store.table["image_id"])
     assert list(data.obs["cell_label"]) == list(store.table["cell_label"])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from scipy import ndimage
 
 from crops.config import CropsSection
-from crops.measure import find_cells, measure_cells, measure_light, measure_windows, share_within
+from crops.measure import find_cells, measure_cells, measure_intensities, measure_windows, share_in_window
 from crops.windows import around_cells
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
@@ -19,9 +19,9 @@ from tests.crops.worlds import World, cells_of, label_images
 def test_measurements_against_one_cell_at_a_time(image: World) -> None:
     pixels, labels, nuclei = image
     cells = find_cells(labels)
-    measured = measure_cells(cells, nuclei) | measure_light(pixels, cells, CHANNELS)
+    measured = measure_cells(cells, nuclei) | measure_intensities(pixels, cells, CHANNELS)
     windows = around_cells(cells.boxes, CropsSection(scale="fixed", size_px=8, source_px=0.5))
-    within = share_within(cells, windows)
+    within = share_in_window(cells, windows)
     height, width = labels.shape
     plane = pixels[3].astype(np.float64)  # ER
     smooth = cv2.GaussianBlur(plane, (0, 0), 1.0)
@@ -55,7 +55,7 @@ def test_no_cell_at_all() -> None:
     empty = np.zeros((8, 8), np.uint16)
     cells = find_cells(empty)
     assert all(len(column) == 0 for column in measure_cells(cells, empty).values())
-    assert len(measure_light(np.zeros((4, 8, 8), np.uint8), cells, CHANNELS)["focus"]) == 0
+    assert len(measure_intensities(np.zeros((4, 8, 8), np.uint8), cells, CHANNELS)["focus"]) == 0
 
 
 def test_a_cell_in_two_pieces_with_two_nuclei_is_one_cell() -> None:
@@ -86,6 +86,6 @@ def test_blurring_lowers_the_focus_of_every_cell_whatever_the_gain(gain: float) 
     noisy = np.clip(gain * random.normal(blurred, np.sqrt(0.5 * blurred + 1)), 0, 255).astype(np.uint8)
     cells = find_cells(scene.cells.astype(np.uint16))
     large = measure_cells(cells, cells.image)["area_px"] > 300
-    before, after = (measure_light(planes, cells, CHANNELS)["focus"][large] for planes in (sharp, noisy))
+    before, after = (measure_intensities(planes, cells, CHANNELS)["focus"][large] for planes in (sharp, noisy))
     assert large.sum() > 4
     assert before.min() > after.max()

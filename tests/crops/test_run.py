@@ -169,7 +169,7 @@ def test_images_that_cannot_be_used_are_named_and_the_others_go_on(tmp_path: Pat
     told = failures(work)
     assert told["gone"] == "red channel: missing file gone_red.png"
     assert "expected the mask that segment/masks.parquet describes, found another; rerun" in told["other mask"]
-    assert told["other size"] == "expected a mask of the image's size (30, 60), found (40, 60)"
+    assert told["other size"] == "expected a cell mask of the image's size (30, 60), found (40, 60)"
     assert open_store(work, "cells").table["image_id"].unique().tolist() == ["well"]
 
 

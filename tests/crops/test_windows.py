@@ -14,12 +14,12 @@ from crops.windows import brightest, five_crop, full_frame, grid, on_frame
 def test_cells_windows_and_what_trains_them() -> None:
     section = CropsSection(windows=("five_crop", "full_frame"), train_window="random")
     assert section.stores == ("five_crop", "full_frame", "random")
-    assert section.trained == ("random",)
-    assert [section.trained_for(window) for window in section.windows] == ["random", "random"]
+    assert section.train_windows == ("random",)
+    assert [section.train_window_for(window) for window in section.windows] == ["random", "random"]
     same = CropsSection(windows=("cells", "five_crop"))
-    assert same.stores == same.trained == ("cells", "five_crop")
-    assert same.trained_for("five_crop") == "five_crop"
-    with pytest.raises(ValueError, match="twice"):
+    assert same.stores == same.train_windows == ("cells", "five_crop")
+    assert same.train_window_for("five_crop") == "five_crop"
+    with pytest.raises(ValueError, match="windows must not repeat"):
         CropsSection(windows=("five_crop", "five_crop"))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crops.config import CropsSection
-from crops.drop import drop_reasons
+from crops.image import drop_reasons
 
 MEASURED: dict[str, np.ndarray] = {
     "area_px": np.array([100, 100, 1, 120, 40]),
