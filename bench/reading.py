@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words, tiny = split_words(arguments)
     if unknown := set(words) - {"--list"}:
         raise SystemExit(f"expected --tiny or --list, found {min(unknown)}")
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         traces = measure(make_work(Path(folder), *((8, 128) if tiny else (24, 256))))
     print(f"{'path':16}{'files':>6}{'functions':>11}")
     for name, trace in traces.items():

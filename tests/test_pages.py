@@ -19,6 +19,7 @@ SMALL_BENCH: dict[str, list[str]] = {
     "bench.classify": ["triplets", "--tiny"],
     "bench.crops": ["--tiny"],
     "bench.data": ["--tiny"],
+    "bench.reading": ["--tiny"],
     "bench.realism": [],
     "bench.segment": ["--tiny", "accuracy", "real", "speed", "memory", "gpu"],
     "bench.thresholds": ["1"],

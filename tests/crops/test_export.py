@@ -12,7 +12,7 @@ import pytest
 
 from crops.__main__ import main
 from crops.run import run
-from crops.store import CropStore, open_store, apply_outside_cell
+from crops.store import CropStore, apply_outside_cell, open_store
 from hpa.work.folder import WorkFolder
 from tests.crops.test_run import SMALL, worlds
 from tests.crops.worlds import make_work
@@ -51,8 +51,8 @@ def test_anndata_opens_what_is_exported(work: WorkFolder, store: CropStore, tmp_
     assert list(data.obs["cell_label"]) == list(store.table["cell_label"])
     assert data.obs["scportrait_cell_id"].is_unique
     assert list(data.var["channels"]) == ["seg_all_cytosol", "red", "green", "blue", "yellow"]
-    told = data.uns["single_cell_images"]
-    assert (told["n_cells"], told["n_channels"], told["n_masks"], told["image_size"]) == (len(store), 5, 1, 16)
+    sizes = data.uns["single_cell_images"]
+    assert (sizes["n_cells"], sizes["n_channels"], sizes["n_masks"], sizes["image_size"]) == (len(store), 5, 1, 16)
 
 
 def test_webdataset_reads_what_is_exported(work: WorkFolder, store: CropStore) -> None:
@@ -66,9 +66,9 @@ def test_webdataset_reads_what_is_exported(work: WorkFolder, store: CropStore) -
     for row, sample in enumerate(samples):
         np.testing.assert_array_equal(sample["npy"], store.crop(row))
         np.testing.assert_array_equal(sample["mask.npy"], store.masks([row])[0])
-        told = store.table.iloc[row]
-        assert (sample["json"]["image_id"], sample["json"]["cell_label"]) == (told["image_id"], told["cell_label"])
-        assert sample["json"]["target"] == " ".join(map(str, TARGETS[told["image_id"]]))
+        crop = store.table.iloc[row]
+        assert (sample["json"]["image_id"], sample["json"]["cell_label"]) == (crop["image_id"], crop["cell_label"])
+        assert sample["json"]["target"] == " ".join(map(str, TARGETS[crop["image_id"]]))
 
 
 def test_png_folders_by_class(work: WorkFolder, store: CropStore, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_an_export_is_not_overwritten_unasked(
 
 def test_wrong_usage_is_one_sentence(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(work.root), "--to", "png", "--window", "grid"]) == 2
-    assert "expected a kind of window of the recipe (cells), found 'grid'" in capsys.readouterr().err
+    assert "expected a window of the recipe (cells), found 'grid'" in capsys.readouterr().err
     assert main(["sheet", str(work.root), "--class", "Noodles"]) == 2
     assert "expected a class of the vocabulary hpa28, found 'Noodles'" in capsys.readouterr().err
     assert main(["sheet", str(work.root), "--class", "Aggresome"]) == 2
