@@ -98,13 +98,14 @@ def making(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
         start = time.process_time()
         memory_rates.append(from_memory(folder / "memory", drawn) / (time.process_time() - start))
     print(
-        f"\nmaking, {count} images of 512 px, {len(table)} cells, {rounds} alternating rounds, one thread, processor time:"
+        f"\nmaking, {count} images of 512 px, {len(table)} cells, {rounds} rounds in turn, one thread, processor time:"
     )
     print(f"  stage / (decoding + one resize per cell) {spread(ratios)}")
     times = np.median(rates) / PEER_CALL
     print(f"  cells per second, decoding included      {spread(rates, 0)}, {times:.1f} times scPortrait")
-    quoted = f"{np.median(memory_rates) / PEER_CALL:.0f} times its call, {np.median(memory_rates) / PEER_LOOP:.0f} times its loop"
-    print(f"  cells per second from memory, written    {spread(memory_rates, 0)}, {quoted}")
+    rate = np.median(memory_rates)
+    print(f"  cells per second from memory, written    {spread(memory_rates, 0)}, ", end="")
+    print(f"{rate / PEER_CALL:.0f} times scPortrait's complete call, {rate / PEER_LOOP:.0f} times its inner loop")
 
 
 def workers(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
@@ -139,7 +140,7 @@ def large(rounds: int) -> None:
 
     costs = {side: (seconds(side, 25) - seconds(side, 1)) / 24 for side in (512, 2048)}
     print(
-        f"\nlarge: an additional cell takes {costs[512] * 1e6:.0f} us at 512 px, {costs[2048] * 1e6:.0f} us at 2048 px, ",
+        f"\nlarge: one more cell takes {costs[512] * 1e6:.0f} us at 512 px, {costs[2048] * 1e6:.0f} us at 2048 px, ",
         end="",
     )
     print(f"ratio {costs[2048] / costs[512]:.2f}; a 2048 px image with one cell takes {seconds(2048, 1) * 1e3:.0f} ms")
