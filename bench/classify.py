@@ -46,16 +46,16 @@ def _systems(world: World) -> dict[str, Job]:
     typical cell in a field of 512 px is about 110 px wide.
     """
     size = world.size
-    whole_px, part_px = size.image_px // 2, size.image_px // 4
+    full_px, part_px = size.image_px // 2, size.image_px // 4
     cells = (world.work("cells", size.crop_px), "cells")
-    whole = (world.work("full_frame", whole_px), "full_frame")
-    five = (world.work("five_crop", part_px), "five_crop")
+    full_frame = (world.work("full_frame", full_px), "full_frame")
+    five_crop = (world.work("five_crop", part_px), "five_crop")
     of_frames = size.section.model_copy(update={"batch_size": 16})
     parts = {"backbone": size.five_backbone, "random_crop": "crop", "random_crop_px": part_px}
     return {
         "cells": Job("cells", size.section, cells, cells),
-        "full_frame": Job("full_frame", of_frames, whole, whole),
-        "five_crop": Job("five_crop", of_frames.model_copy(update=parts), whole, five),
+        "full_frame": Job("full_frame", of_frames, full_frame, full_frame),
+        "five_crop": Job("five_crop", of_frames.model_copy(update=parts), full_frame, five_crop),
     }
 
 

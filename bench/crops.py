@@ -197,14 +197,14 @@ def kills(folder: Path, drawn: list[Scene], count: int, times: int) -> None:
     """Print how many killed and resumed runs end with the same files as an undisturbed run."""
     work = make_work(folder, drawn, count)
     run(work, workers=1)
-    whole = data_files(store_folder(work, "cells"))
+    expected = data_files(store_folder(work, "cells"))
     same, killed = 0, 0
     for seed in range(times):
         shutil.rmtree(store_folder(work, "cells"))
         nth = int(np.random.default_rng(seed).integers(1, 3 * -(-count // 32) + 4))
         killed += run_killed("crops", nth, ["run", str(work.root), "--workers", "1"]) == -signal.SIGKILL
         run(work, workers=1)
-        same += data_files(store_folder(work, "cells")) == whole
+        same += data_files(store_folder(work, "cells")) == expected
     print(f"\nkills: {killed} of {times} runs were killed, {same} ended with the same files")
 
 

@@ -118,7 +118,7 @@ def train_one_step(work: WorkFolder) -> Trace:
     """Trace the classifier from the forward pass of one training step to that of the next.
 
     This covers the forward pass, the loss, the backward pass, the optimizer step and the loading of one batch. The
-    step lies in the middle of an epoch and the functions are warm, because other folds were trained before.
+    step is in the middle of an epoch, and the first step has already run the same functions.
 
     Raises
     ------

@@ -65,8 +65,8 @@ def kills(folder: Path, times: int) -> None:
     """Print how many killed and resumed runs end with the same files as an undisturbed run."""
     write_folder(folder / "images", scenes(8, 128), 40)
     (folder / "images" / "i00007_blue.png").unlink()
-    whole = make_work(folder / "whole", folder / "images")
-    run(whole, device="cpu", workers=1)
+    undisturbed = make_work(folder / "undisturbed", folder / "images")
+    run(undisturbed, device="cpu", workers=1)
     same, added, killed = 0, 0, 0
     for seed in range(times):
         work = make_work(folder / f"killed{seed}", folder / "images")
@@ -74,7 +74,7 @@ def kills(folder: Path, times: int) -> None:
         code = run_killed("segment", nth, ["run", str(work.root), "--device", "cpu", "--workers", "1"])
         killed += code == -signal.SIGKILL
         run(work, device="cpu", workers=1)
-        same += data_files(stage_folder(work)) == data_files(stage_folder(whole))
+        same += data_files(stage_folder(work)) == data_files(stage_folder(undisturbed))
         counts = json.loads((work.root / "segment" / "run.json").read_text())["counts"]
         added += counts["images"] == counts["masks"] + counts["failures"]
     print(f"\nkills: {killed} of {times} runs were killed, {same} ended with the same files, ", end="")

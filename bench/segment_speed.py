@@ -36,13 +36,13 @@ def speed(net: CompactNetwork, folder: Path, peers: int, count: int, rounds: int
         work = make_work(folder / f"work{turn}", folder / "images")
         ours = timed(lambda work=work: run(work, device="cpu", workers=2)) / count  # type: ignore[misc]
         torch.set_num_threads(1)
-        parts.append(whole_path(net, paths, folder))
-        whole = sum(parts[-1].values())
+        parts.append(complete_path(net, paths, folder))
+        seconds = sum(parts[-1].values())
         bare = timed(lambda: bare_work(net, paths))
         ours_s.append(1 / ours)
         theirs_s.append(1 / theirs)
         ratios.append(theirs / ours)
-        bare_ratios.append(whole / bare)
+        bare_ratios.append(seconds / bare)
     print(f"\nspeed, {SIDE_PX} px, {rounds} rounds in turn, median (minimum to maximum):")
     print(f"  Cellpose as documented, 2 threads     {spread(theirs_s, 2)} images per second")
     print(f"  the stage, 2 workers, start included  {spread(ours_s, 1)} images per second")
@@ -52,7 +52,7 @@ def speed(net: CompactNetwork, folder: Path, peers: int, count: int, rounds: int
     print(f"  of which, ms per image                {', '.join(spent)}")
 
 
-def whole_path(net: CompactNetwork, paths: list[list[Path]], folder: Path) -> dict[str, float]:
+def complete_path(net: CompactNetwork, paths: list[list[Path]], folder: Path) -> dict[str, float]:
     """Segment PNG files to label images on disk, eight images at a time as the stage does.
 
     Returns

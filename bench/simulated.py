@@ -67,8 +67,8 @@ def draw_images(n: int, skill: float, rng: np.random.Generator, shift: float = 0
     targets = hot[drawn[groups]]
     n_cells = np.clip(np.exp(rng.normal(np.log(_CELLS), 0.5, n)), 2, 80).astype(np.int64)
     image_of = np.repeat(np.arange(n), n_cells)
-    carried = np.array([CARRIED[c] for c in range(K)])
-    shares = rng.beta(3 * carried, 3 * (1 - carried), (n, K)).astype(np.float32)
+    mean_shares = np.array([CARRIED[c] for c in range(K)])
+    shares = rng.beta(3 * mean_shares, 3 * (1 - mean_shares), (n, K)).astype(np.float32)
     carriers = targets[image_of] & (rng.random((len(image_of), K), dtype=np.float32) < shares[image_of])
     # Models learn frequent classes better.
     distance = skill * np.linspace(4.0, 6.0, K)[np.argsort(np.argsort(prior))]

@@ -13,7 +13,7 @@ from hpa.channels import Channel
 _FOCUS_CHANNELS: Final[tuple[Channel, ...]] = ("yellow", "red", "blue", "green")
 """Focus is measured on the first of these channels that the run has.
 
-ER comes first because it fills the cell and looks alike in all cells, the protein last because it does not.
+ER comes first because it fills the cell and looks similar in all cells, the protein last because it does not.
 """
 
 _SMOOTHING: Final = cv2.getGaussianKernel(9, 1.0, cv2.CV_32F)
