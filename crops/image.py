@@ -24,6 +24,7 @@ from crops.measure import (
 )
 from crops.store import store_folder
 from crops.windows import around_cells, full_frame, on_frame
+from hpa.channels import Channel
 from hpa.config import DataSection
 from hpa.errors import ImageError
 from hpa.pixels import read_planes
@@ -93,25 +94,62 @@ def cut_image(context: Context, image: Mapping[Any, Any]) -> tuple[ImageCrops, C
         If the image or its masks cannot be read or do not match.
     """
     planes = to_8_bit(read_planes(image, context.data.channels), context.section)
-    dropped: Columns = {"cell_label": np.empty(0, np.int32), REASON: np.empty(0, object)}
+    nothing: Columns = {"cell_label": np.empty(0, np.int32), REASON: np.empty(0, object)}
+    section, channels = context.section, context.data.channels
     if context.window != "cells":
-        green = context.data.channels.index("green") if context.window == "brightest" else 0
+        green = channels.index("green") if context.window == "brightest" else 0
         image_id = str(image["image_id"])
-        windows = on_frame(context.window, planes.pixels, context.section, context.data.seed, image_id, green)
-        return *_cut_frame(context, planes, windows, fallback=False), dropped
-    if not pd.isna(image["n_cells"]):  # an image that was not segmented falls back to the full frame
-        cells, measured = _measure(context, image, planes)
-        reasons = drop_reasons(measured, context.section)
-        is_dropped = reasons.astype(bool)
-        dropped = {"cell_label": cells.labels[is_dropped], REASON: reasons[is_dropped]}
-        if not is_dropped.all():
-            return *_cut_cells(context, planes, cells, measured, ~is_dropped), dropped
-    frame = full_frame(*planes.pixels.shape[1:])
-    return *_cut_frame(context, planes, frame, fallback=True), dropped
+        windows = on_frame(context.window, planes.pixels, section, context.data.seed, image_id, green)
+        return *_cut_frame(planes, windows, section, channels, fallback=False), nothing
+    if pd.isna(image["n_cells"]):  # an image that was not segmented falls back to the full frame
+        frame = full_frame(*planes.pixels.shape[1:])
+        return *_cut_frame(planes, frame, section, channels, fallback=True), nothing
+    return cut_cells(planes, *_read_masks(context, image, planes), section, channels)
 
 
-def _measure(context: Context, image: Mapping[Any, Any], planes: Planes) -> tuple[Regions, Columns]:
-    """Read the masks of an image, check that they belong to it, and measure its cells."""
+def cut_cells(
+    planes: Planes, cells: Regions, nuclei: NDArray[np.uint16], section: CropsSection, channels: tuple[Channel, ...]
+) -> tuple[ImageCrops, Columns, Columns]:
+    """Drop the unusable cells of an image and cut a window around each of the others.
+
+    If no cell is kept, the only crop is the full frame, with cell_label 0.
+
+    Parameters
+    ----------
+    planes
+        The image in 8 bits.
+    cells
+        Its cells (`crops.measure.find_cells`).
+    nuclei
+        Shape (H, W), the nuclei with the labels of their cells.
+    section
+        How to place windows and which cells to drop.
+    channels
+        Channels of the planes.
+
+    Returns
+    -------
+    ImageCrops, dict, dict
+        As for `cut_image`.
+    """
+    measured = measure_cells(cells, nuclei) | measure_intensities(planes.pixels, cells, channels)
+    reasons = drop_reasons(measured, section)
+    is_dropped = reasons.astype(bool)
+    dropped: Columns = {"cell_label": cells.labels[is_dropped], REASON: reasons[is_dropped]}
+    if is_dropped.all():
+        frame = full_frame(*planes.pixels.shape[1:])
+        return *_cut_frame(planes, frame, section, channels, fallback=True), dropped
+    kept = cells.select(~is_dropped)
+    columns = {name: column[~is_dropped] for name, column in measured.items()}
+    windows = around_cells(kept.boxes, section)
+    columns["in_window"] = share_in_window(kept, windows)
+    columns["fallback"] = np.zeros(len(windows), dtype=bool)
+    cut = cut_windows(planes.pixels, cells.image, kept.labels, windows, section.size_px)
+    return cut, columns | _positions(planes, windows, section, channels), dropped
+
+
+def _read_masks(context: Context, image: Mapping[Any, Any], planes: Planes) -> tuple[Regions, NDArray[np.uint16]]:
+    """Read the cells and nuclei of an image and check that they belong to it."""
     image_id = str(image["image_id"])
     labels, nuclei = read_mask(context.work, image_id), read_nuclei(context.work, image_id)
     for name, found in (("cell mask", labels), ("nucleus mask", nuclei)):
@@ -126,8 +164,7 @@ def _measure(context: Context, image: Mapping[Any, Any], planes: Planes) -> tupl
             "expected the mask that segment/masks.parquet describes, found another; "
             f"rerun `python -m segment run {context.work.root} --overwrite`"
         )
-    intensities = measure_intensities(planes.pixels, cells, context.data.channels)
-    return cells, measure_cells(cells, nuclei) | intensities
+    return cells, nuclei
 
 
 def drop_reasons(measured: Mapping[str, NDArray[Any]], section: CropsSection) -> NDArray[np.object_]:
@@ -162,40 +199,30 @@ def drop_reasons(measured: Mapping[str, NDArray[Any]], section: CropsSection) ->
     return reasons
 
 
-def _cut_cells(
-    context: Context, planes: Planes, cells: Regions, measured: Columns, keep: NDArray[np.bool_]
-) -> tuple[ImageCrops, Columns]:
-    kept = cells.select(keep)
-    columns = {name: column[keep] for name, column in measured.items()}
-    windows = around_cells(kept.boxes, context.section)
-    columns["in_window"] = share_in_window(kept, windows)
-    columns["fallback"] = np.zeros(len(windows), dtype=bool)
-    cut = cut_windows(planes.pixels, cells.image, kept.labels, windows, context.section.size_px)
-    return cut, columns | _positions(context, planes, windows)
-
-
 def _cut_frame(
-    context: Context, planes: Planes, windows: NDArray[np.int32], *, fallback: bool
+    planes: Planes, windows: NDArray[np.int32], section: CropsSection, channels: tuple[Channel, ...], *, fallback: bool
 ) -> tuple[ImageCrops, Columns]:
     height, width = planes.pixels.shape[1:]
     frame = np.ones((height, width), dtype=np.uint16)  # every pixel inside the frame is the window's own
     own = np.ones(len(windows), dtype=np.int32)
     columns: Columns = measure_windows(windows, height, width)
     regions = Regions(frame, own, clip_to_frame(windows, height, width), columns["area_px"])
-    columns |= measure_intensities(planes.pixels, regions, context.data.channels)
+    columns |= measure_intensities(planes.pixels, regions, channels)
     columns["in_window"] = np.ones(len(windows), dtype=np.float32)
     columns["fallback"] = np.full(len(windows), fallback)
     if fallback:
         columns["cell_label"] = np.full(len(windows), _FALLBACK, dtype=np.int32)
-    cut = cut_windows(planes.pixels, frame, own, windows, context.section.size_px)
-    return cut, columns | _positions(context, planes, windows)
+    cut = cut_windows(planes.pixels, frame, own, windows, section.size_px)
+    return cut, columns | _positions(planes, windows, section, channels)
 
 
-def _positions(context: Context, planes: Planes, windows: NDArray[np.int32]) -> Columns:
+def _positions(
+    planes: Planes, windows: NDArray[np.int32], section: CropsSection, channels: tuple[Channel, ...]
+) -> Columns:
     """Return the columns with the positions of windows and the source values that became black and white."""
     n = len(windows)
     positions: Columns = {name: windows[:, i] for i, name in enumerate(_BOX)}
-    positions["scale"] = (context.section.size_px / (windows[:, 2] - windows[:, 0])).astype(np.float32)
-    for i, channel in enumerate(context.data.channels):
+    positions["scale"] = (section.size_px / (windows[:, 2] - windows[:, 0])).astype(np.float32)
+    for i, channel in enumerate(channels):
         positions |= {f"black_{channel}": planes.black[i].repeat(n), f"white_{channel}": planes.white[i].repeat(n)}
     return positions
