@@ -5,6 +5,7 @@
     python -m pipeline run work/my                                    every stage, resuming what is unfinished
     python -m pipeline apply work/my --data /data/new --out work/new  a trained work folder on new images
     python -m pipeline export work/my my.bundle                       all that apply needs, in one folder
+    python -m pipeline picture work/my picture.png                    one image on its way through the pipeline
 
 init    reads data folders and a recipe.
         Writes recipe.toml (resolved), images.parquet and folds.parquet; where they apply, also conflicts.csv (sources
@@ -15,6 +16,7 @@ apply   reads a trained work folder or a bundle, and new images.
 export  reads a trained work folder and those it joins.
         Writes a bundle: recipes, checkpoints and thresholds, but no images.
 demo    writes an atlas, a work folder and demo.json.
+picture reads a finished work folder; writes a PNG.
 """
 
 from collections.abc import Sequence
@@ -118,6 +120,19 @@ def apply(
     code = apply_model(open_model(work), data, out, device=device, workers=workers, dask=dask)
     print(f"submission: {out}/aggregate/submission.csv")
     raise typer.Exit(code)
+
+
+@app.command()
+def picture(
+    work: Work,
+    out: Annotated[Path, typer.Argument(help="PNG to write.")],
+    image_id: Annotated[str, typer.Option("--id", help="A test image; by default the first of the submission.")] = "",
+) -> None:
+    """Draw one test image: its masks, crops, probabilities and labels."""
+    from hpa.work.folder import open_work
+    from pipeline.picture import draw_journey
+
+    draw_journey(open_work(work), image_id, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

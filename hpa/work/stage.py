@@ -7,8 +7,9 @@ that works image by image leaves all that lies between to `StageRun.run_over_ima
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from json import loads
 from pathlib import Path
 from typing import Any, Final
@@ -171,7 +172,16 @@ def _write_record(
         "state": state,
         "made_from": made_from,
         "counts": counts,
-        "versions": {package: version(package) for package in _RECORDED},
+        "versions": _versions(),
         "seconds": seconds,
     }
     write_json(folder / "run.json", record)
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the recorded packages that are installed: crops, for one, are cut without torch."""
+    found = {}
+    for package in _RECORDED:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -1,3 +1,5 @@
+"""Recipes: the shipped files, writing and reading, and wrong settings."""
+
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,13 @@ SECTIONS = {name: type(section) for name, section in Recipe()}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_shipped_recipe_loads_and_says_how_it_is_run(path: Path) -> None:
+def test_every_shipped_recipe_loads_and_documents_its_command(path: Path) -> None:
     assert read_recipe(path) == read_recipe(path.stem)
-    head = path.read_text().split("\n[")[0]
-    assert f"recipes/{path.name}" in head or "pipeline demo work/demo" in head
+    header = path.read_text().split("\n[")[0]
+    assert f"recipes/{path.name}" in header or "pipeline demo work/demo" in header
 
 
-def test_cells_is_the_empty_recipe_with_every_key_written_out() -> None:
+def test_cells_lists_every_key_with_its_default() -> None:
     cells = ROOT / "recipes" / "cells.toml"
     assert read_recipe(cells) == read_recipe(None)
     written = read_toml(cells)
@@ -26,7 +28,7 @@ def test_cells_is_the_empty_recipe_with_every_key_written_out() -> None:
         assert list(written[name]) == list(model.model_fields)
 
 
-def test_cells_explains_every_key_as_the_models_do() -> None:
+def test_cells_repeats_the_description_of_every_key() -> None:
     text = " ".join((ROOT / "recipes" / "cells.toml").read_text().replace("\n#", " ").split())
     for model in SECTIONS.values():
         for name, field in model.model_fields.items():
@@ -34,7 +36,7 @@ def test_cells_explains_every_key_as_the_models_do() -> None:
             assert " ".join(field.description.split()) in text, name
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
     recipe = read_recipe(None, ["classify.epochs=3", "aggregate.empty=Nucleoli", 'data.channels=["green", "blue"]'])
     write_recipe(tmp_path / "recipe.toml", recipe)
     assert read_recipe(tmp_path / "recipe.toml") == recipe
@@ -59,7 +61,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ("epochs=3", r"expected a setting section\.key=value"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence(setting: str, sentence: str) -> None:
+def test_a_wrong_setting_is_reported_in_one_sentence(setting: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         read_recipe(None, setting.split())
 
