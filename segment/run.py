@@ -135,16 +135,16 @@ def estimate_on(
     device
         Where it runs.
     """
-    seen: list[NetworkInput] = []
+    inputs: list[NetworkInput] = []
     areas: list[int] = []
     for row in rows.to_dict("records"):
         with suppress(ImageError):  # told when its own turn comes
-            seen.append(load_input(row, channels, typical_diameter_px(*shape)))
+            inputs.append(load_input(row, channels, typical_diameter_px(*shape)))
     with one_thread(device):
-        for image, answer in zip(seen, run_network(cached_network("compact", device), seen), strict=True):
+        for image, output in zip(inputs, run_network(cached_network("compact", device), inputs), strict=True):
             with suppress(ImageError):
                 areas.extend(
-                    np.bincount(decode(answer, image.planes[NUCLEUS_PLANE], section, image.shape).cells.ravel())[1:]
+                    np.bincount(decode(output, image.planes[NUCLEUS_PLANE], section, image.shape).cells.ravel())[1:]
                 )
     return estimate_diameter_px(areas, *shape)
 
@@ -159,24 +159,24 @@ def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
 
 
 def _process_group(context: _Context, images: pd.DataFrame) -> list[dict[str, Any]]:
-    seen: dict[str, NetworkInput] = {}
+    inputs: dict[str, NetworkInput] = {}
     rows: list[dict[str, Any]] = []
     for row in images.to_dict("records"):
         try:
             section = context.section
-            seen[row["image_id"]] = load_input(row, context.channels, section.diameter_px, context.diameters_px)
+            inputs[row["image_id"]] = load_input(row, context.channels, section.diameter_px, context.diameters_px)
         except ImageError as error:
             rows.append({"image_id": row["image_id"], FAILURE: str(error)})
     with one_thread(context.device):
-        found = run_network(cached_network(context.section.network, context.device), list(seen.values()))
-        for (image_id, image), answer in zip(seen.items(), found, strict=True):
+        found = run_network(cached_network(context.section.network, context.device), list(inputs.values()))
+        for (image_id, image), output in zip(inputs.items(), found, strict=True):
             try:
-                rows.append(_segment(context, image_id, image, answer))
+                rows.append(_segment(context, image_id, image, output))
             except ImageError as error:
                 rows.append({"image_id": image_id, FAILURE: str(error)})
     return rows
 
 
-def _segment(context: _Context, image_id: str, image: NetworkInput, answer: NDArray[np.float32]) -> dict[str, Any]:
-    masks = decode(answer, image.planes[NUCLEUS_PLANE], context.section, image.shape)
+def _segment(context: _Context, image_id: str, image: NetworkInput, output: NDArray[np.float32]) -> dict[str, Any]:
+    masks = decode(output, image.planes[NUCLEUS_PLANE], context.section, image.shape)
     return write_image(context.work, image_id, masks, image, context.section)
