@@ -7,12 +7,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 
 from crops.__main__ import main
 from crops.run import run
 from crops.store import CropStore, apply_outside_cell, open_store
+from hpa.images import read_images, write_images
 from hpa.work.folder import WorkFolder
 from tests.crops.test_run import SMALL, worlds
 from tests.crops.worlds import make_work
@@ -23,9 +23,9 @@ TARGETS = {"empty": [], "filled": [0, 27], "ordinary": [5], "speck": [0]}
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     work = make_work(tmp_path_factory.mktemp("export"), worlds(), SMALL)
-    images = pd.read_parquet(work.images)
-    images["target"] = [TARGETS[image_id] for image_id in images["image_id"]]
-    images.to_parquet(work.images, index=False)
+    images = read_images(work.images)
+    images["target"] = [tuple(TARGETS[image_id]) for image_id in images["image_id"]]
+    write_images(work.images, images, work.data.classes, work.data.channels)
     run(work, workers=1)
     return work
 

@@ -1,4 +1,4 @@
-"""Runs that are killed, a disk that is full, a cluster that loses a worker: nothing is lost, nothing half-written."""
+"""Kill runs, fill the disk and lose a cluster worker: no result is lost and no file is half-written."""
 
 import json
 import os
@@ -30,7 +30,7 @@ IMAGES = CHUNK_IMAGES + 8
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two chunks of small images, one of which cannot be read."""
+    """Two chunks of small images; one image cannot be read."""
     folder = tmp_path_factory.mktemp("images")
     for number in range(IMAGES):
         scene = draw_scene((95, number), size_px=128, protein=False).channels
@@ -41,8 +41,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
-    """An uninterrupted run."""
-    work = make_work(tmp_path_factory.mktemp("whole"), data)
+    """The work folder of an uninterrupted run."""
+    work = make_work(tmp_path_factory.mktemp("uninterrupted"), data)
     run(work, device="cpu", workers=1)
     return work
 
@@ -51,7 +51,7 @@ def files(work: WorkFolder) -> dict[str, bytes]:
     return data_files(stage_folder(work))
 
 
-def add_up(work: WorkFolder) -> None:
+def check_counts(work: WorkFolder) -> None:
     counts = json.loads((work.root / "segment" / "run.json").read_text())["counts"]
     failures = pd.read_csv(work.root / "segment" / "failures.csv")
     assert counts["images"] == counts["masks"] + counts["failures"] == IMAGES
@@ -60,7 +60,7 @@ def add_up(work: WorkFolder) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_a_killed_run_started_again_gives_the_same_files(
+def test_a_killed_run_resumes_to_the_same_files(
     uninterrupted: WorkFolder, data: Path, tmp_path: Path, seed: int
 ) -> None:
     work = make_work(tmp_path, data)
@@ -70,7 +70,7 @@ def test_a_killed_run_started_again_gives_the_same_files(
     assert run_killed("segment", nth, command) == -signal.SIGKILL
     assert run(work, device="cpu", workers=1) == 1
     assert files(work) == files(uninterrupted)
-    add_up(work)
+    check_counts(work)
 
 
 def small_files_only() -> None:
@@ -78,19 +78,21 @@ def small_files_only() -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_the_next_run_goes_on(uninterrupted: WorkFolder, data: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands in for the disk: some label images fit, tables do not."""
+def test_a_full_disk_is_reported_and_the_next_run_resumes(
+    uninterrupted: WorkFolder, data: Path, tmp_path: Path
+) -> None:
+    """A limit on file size stands in for a full disk: some label images fit, tables do not."""
     work = make_work(tmp_path, data)
     command = [sys.executable, "-m", "segment", "run", str(work.root), "--device", "cpu", "--workers", "1"]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, preexec_fn=small_files_only)
     assert done.returncode == 2
     assert "with room on its disk" in done.stderr
     assert "Traceback" not in done.stderr
-    half = [name for name, content in files(work).items() if content != files(uninterrupted).get(name, content)]
-    assert half == []
+    half_written = [name for name, content in files(work).items() if content != files(uninterrupted).get(name, content)]
+    assert half_written == []
     assert run(work, device="cpu", workers=1) == 1
     assert files(work) == files(uninterrupted)
-    add_up(work)
+    check_counts(work)
 
 
 @contextmanager
@@ -106,15 +108,15 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def until(path: Path, seconds: float = 120) -> None:
+def wait_for(path: Path, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
-        assert time.monotonic() < end, f"no {path}"
+        assert time.monotonic() < end, f"{path} did not appear"
         time.sleep(0.05)
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_worker_ends_with_the_same_files(
+def test_a_cluster_that_loses_a_worker_writes_the_same_files(
     uninterrupted: WorkFolder, data: Path, tmp_path: Path
 ) -> None:
     work = make_work(tmp_path / "work", data)
@@ -123,13 +125,13 @@ def test_a_cluster_that_loses_a_worker_ends_with_the_same_files(
     worker = ("distributed.cli.dask_worker", *common, "--nthreads", "1", "--no-nanny", "--local-directory")
     with ExitStack() as running:
         running.enter_context(started("distributed.cli.dask_scheduler", *common, "--port", "0"))
-        until(scheduler)
+        wait_for(scheduler)
         workers = [running.enter_context(started(*worker, str(tmp_path / name))) for name in ("one", "two")]
         address = json.loads(scheduler.read_text())["address"]
         command = ("segment", "run", str(work.root), "--device", "cpu", "--dask", address)
         client = running.enter_context(started(*command))
-        until(work.root / "segment" / "masks" / "i01.png")
+        wait_for(work.root / "segment" / "masks" / "i01.png")
         workers[0].kill()
-        assert client.wait(300) == 1, "one image cannot be read, none may fail"
+        assert client.wait(300) == 1, "one image cannot be read, and no failure is allowed"
     assert files(work) == files(uninterrupted)
-    add_up(work)
+    check_counts(work)

@@ -1,4 +1,4 @@
-"""The contract: what a table of masks must hold."""
+"""Write and read label images, and validate their table."""
 
 import zlib
 from pathlib import Path
@@ -22,7 +22,7 @@ def row(**changes: Any) -> pd.DataFrame:
     return pd.DataFrame([good | changes])
 
 
-def test_a_pair_comes_back_with_its_row(tmp_path: Path) -> None:
+def test_label_images_are_read_back_and_measured(tmp_path: Path) -> None:
     work = WorkFolder(tmp_path)
     nuclei = np.where(np.pad(CELLS[1:-1, 1:-1], 1) == CELLS, CELLS, 0)
     found = write_pair(work, "a", CELLS, nuclei)
@@ -36,7 +36,7 @@ def test_a_pair_comes_back_with_its_row(tmp_path: Path) -> None:
     assert read_masks(work)["n_cells"].tolist() == [2]
 
 
-def test_an_image_without_cells_is_a_row(tmp_path: Path) -> None:
+def test_an_image_without_cells_has_a_row(tmp_path: Path) -> None:
     found = write_pair(WorkFolder(tmp_path), "b", np.zeros((4, 5), np.uint16), np.zeros((4, 5), np.uint16))
     assert found["n_cells"] == 0
     assert np.isnan(found["diameter_px"])
@@ -55,17 +55,17 @@ def test_an_image_without_cells_is_a_row(tmp_path: Path) -> None:
         row(extra=1),
     ],
 )
-def test_a_table_that_breaks_a_rule_is_refused(tmp_path: Path, broken: pd.DataFrame) -> None:
+def test_a_table_that_breaks_the_contract_is_refused(tmp_path: Path, broken: pd.DataFrame) -> None:
     with pytest.raises((SchemaError, SchemaErrors)):
         write_masks(WorkFolder(tmp_path), broken.reset_index(drop=True))
     assert not masks_path(WorkFolder(tmp_path)).exists()
 
 
-def test_flags_stand_in_a_fixed_order() -> None:
+def test_flags_are_joined_in_a_fixed_order() -> None:
     assert join_flags({"no cell": True, "no signal": True, "crowded": False}) == "no signal, no cell"
     assert join_flags({}) == ""
 
 
-def test_reading_before_the_stage_is_done(tmp_path: Path) -> None:
+def test_reading_masks_before_the_stage_has_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"python -m segment run"):
         read_masks(WorkFolder(tmp_path))

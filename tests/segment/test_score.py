@@ -1,4 +1,4 @@
-"""Matching and its scores against a naive loop and against literals."""
+"""Compare matches and scores with naive loops, literals and Cellpose."""
 
 from itertools import permutations
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_literal_scores() -> None:
     assert count_matches(overlaps(predicted, truth), 0.6) == Counts(tp=1, fp=2, fn=2)
 
 
-def test_nothing_to_find() -> None:
+def test_images_without_cells() -> None:
     nothing, one = np.zeros((3, 3), dtype=np.uint16), np.eye(3, dtype=np.uint16)
     assert average_precision(nothing, nothing) == 1
     assert average_precision(one, nothing) == average_precision(nothing, one) == 0
@@ -86,19 +86,19 @@ def test_nothing_to_find() -> None:
 
 
 def test_agrees_with_cellpose() -> None:
-    from cellpose.metrics import average_precision as theirs
+    from cellpose.metrics import average_precision as cellpose_average_precision
 
     rng = np.random.default_rng(0)
     truth = np.kron(rng.integers(0, 9, size=(6, 6)), np.ones((8, 8), dtype=int)).astype(np.uint16)
     predicted = np.roll(truth, (1, 2), axis=(0, 1))
-    ap, tp, fp, fn = theirs([truth], [predicted], threshold=[0.5, 0.75])
+    ap, tp, fp, fn = cellpose_average_precision([truth], [predicted], threshold=[0.5, 0.75])
     for column, iou in enumerate((0.5, 0.75)):
         ours = count_matches(overlaps(predicted, truth), iou)
         assert (ours.tp, ours.fp, ours.fn) == (tp[0, column], fp[0, column], fn[0, column])
         assert ours.average_precision == pytest.approx(float(ap[0, column]))
 
 
-def test_different_shapes_and_odd_thresholds_are_refused() -> None:
+def test_different_shapes_and_invalid_thresholds_are_refused() -> None:
     with pytest.raises(ValueError, match="one shape"):
         overlaps(np.zeros((2, 2), int), np.zeros((2, 3), int))
     with pytest.raises(ValueError, match="threshold"):

@@ -1,4 +1,4 @@
-"""Which channels the network reads, and images of every size, depth and format."""
+"""Run the stage on images of several sizes, bit depths and file formats."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,7 @@ import pytest
 
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
-from hpa.config import DataSection
-from hpa.errors import UserError
-from segment.config import SegmentSection
-from segment.inference.preprocess import channels_to_read, reduce_labels
+from segment.inference.preprocess import reduce_labels
 from segment.masks import read_mask, read_masks
 from segment.run import run
 from segment.score import average_precision
@@ -30,7 +27,9 @@ def write(folder: Path, image_id: str, channels: str, size_px: int = 512, suffix
         cv2.imwrite(str(folder / f"{image_id}_{channel}.{suffix}"), pixels)
 
 
-def test_without_er_nucleus_and_microtubules_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_without_an_er_channel_use_nucleus_and_microtubules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "images", "a", "red blue green")
     work = make_work(tmp_path / "work", tmp_path / "images", "[data]\nchannels = ['red', 'green', 'blue']\n")
     assert run(work, device="cpu", workers=1) == 0
@@ -40,18 +39,8 @@ def test_without_er_nucleus_and_microtubules_are_read(tmp_path: Path, capsys: py
     assert average_precision(read_mask(work, "a"), SCENE.cells, 0.5) > 0.6
 
 
-def test_channels_are_those_of_the_recipe_where_the_data_have_them() -> None:
-    everything, rgb = DataSection(), DataSection(channels=("red", "green", "blue"))
-    both = SegmentSection(channels=("yellow", "blue", "red"))
-    assert channels_to_read(SegmentSection(), everything) == ("yellow", "blue")
-    assert channels_to_read(both, everything) == ("yellow", "blue", "red")
-    assert channels_to_read(both, rgb) == ("red", "blue")
-    with pytest.raises(UserError, match="found no red"):
-        channels_to_read(SegmentSection(channels=("red", "blue")), DataSection(channels=("yellow", "blue")))
-
-
-def test_one_data_set_of_every_size_depth_and_format(tmp_path: Path) -> None:
-    """The same field at other sizes gives the same cells; JPEG loses a little."""
+def test_sizes_depths_and_formats_give_the_same_cells(tmp_path: Path) -> None:
+    """The same field of view must give the same cells; JPEG loses a little."""
     folder = tmp_path / "images"
     write(folder, "png512", "yellow blue red green")
     write(folder, "png700", "yellow blue red green", 700, depth=16)
@@ -71,7 +60,7 @@ def test_one_data_set_of_every_size_depth_and_format(tmp_path: Path) -> None:
     assert diameters["1728x1728"] == pytest.approx(diameters["512x512"] * 1728 / 512, rel=0.05)
 
 
-def test_a_coloured_jpeg_gives_the_plane_of_its_channel(tmp_path: Path) -> None:
+def test_a_coloured_jpeg_is_read_as_the_plane_of_its_channel(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for channel, planes in {"yellow": (1, 2), "blue": (0,), "red": (2,), "green": (1,)}.items():

@@ -1,4 +1,4 @@
-"""Training the compact network further, on masks of one's own and on those of a teacher."""
+"""Train the compact network further, on label images and on the masks of a teacher."""
 
 import json
 from pathlib import Path
@@ -28,8 +28,8 @@ def work(tmp_path: Path) -> WorkFolder:
 
 
 @pytest.mark.slow
-def test_fine_tuning_learns_a_stain_that_the_network_does_not_know(tmp_path: Path) -> None:
-    """Dark cells on a bright background: few are found before, most after."""
+def test_fine_tuning_learns_an_unfamiliar_stain(tmp_path: Path) -> None:
+    """Cells are dark on a bright background: few are found before training, most after."""
     masks = tmp_path / "masks"
     masks.mkdir()
     for number, scene in enumerate(SCENES):
@@ -38,17 +38,17 @@ def test_fine_tuning_learns_a_stain_that_the_network_does_not_know(tmp_path: Pat
         cv2.imwrite(str(masks / f"i{number}_mask.png"), scene.cells)
     work, out = make_work(tmp_path / "work", tmp_path / "images"), tmp_path / "tuned.pt"
     assert main(["fine-tune", str(work.root), "--masks", str(masks), "--out", str(out), "--epochs", "12"]) == 0
-    figures = json.loads(out.with_suffix(".json").read_text())
-    assert (figures["images"], figures["held_out"]) == (4, 1)
-    assert figures["losses"][-1] < figures["losses"][0]
-    assert figures["after"][0]["mean_ap"] > figures["before"][0]["mean_ap"] + 0.2
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert (record["images"], record["held_out"]) == (4, 1)
+    assert record["losses"][-1] < record["losses"][0]
+    assert record["after"][0]["mean_ap"] > record["before"][0]["mean_ap"] + 0.2
     assert load_network(str(out), torch.device("cpu")).backbone == "compact"
 
 
-def test_distilling_uses_the_teachers_masks(
+def test_distillation_trains_on_the_masks_of_the_teacher(
     work: WorkFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A stand-in for the teacher: the shipped weights under another name."""
+    """The shipped weights under another name stand in for the teacher."""
     teacher, out = tmp_path / "teacher.pt", tmp_path / "student.pt"
     teacher.write_bytes(COMPACT_WEIGHTS.read_bytes())
     command = [
@@ -70,19 +70,19 @@ def test_distilling_uses_the_teachers_masks(
     assert load_network(str(out), torch.device("cpu")).backbone == "compact"
 
 
-def test_without_a_mask_nothing_is_trained(work: WorkFolder, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "stranger_mask.png"), SCENES[0].cells)
+def test_nothing_is_trained_without_masks(work: WorkFolder, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "other_mask.png"), SCENES[0].cells)
     with pytest.raises(UserError, match="expected label images for images of"):
         fine_tune(work, tmp_path, tmp_path / "out.pt", epochs=1)
     assert not (tmp_path / "out.pt").exists()
-    assert main(["distill", str(work.root), "--teacher", "nobody", "--out", str(tmp_path / "out.pt")]) == 2
+    assert main(["distill", str(work.root), "--teacher", "no_such_network", "--out", str(tmp_path / "out.pt")]) == 2
     assert not list(tmp_path.glob("out*"))
 
 
 @pytest.mark.parametrize("side", [16, 40, 157, 208, 209, 500, 1300])
-def test_sample_windows_cover_a_side_but_for_a_rest(side: int) -> None:
-    pieces = _sample_windows(side)
-    assert {(piece.stop - piece.start) % 16 for piece in pieces} == {0}
-    assert len({piece.stop - piece.start for piece in pieces}) == 1
-    assert all(0 <= piece.start < piece.stop <= side for piece in pieces)
-    assert sum(piece.stop - piece.start for piece in pieces) >= side - 16 * len(pieces)
+def test_sample_windows_cover_a_side_except_for_a_remainder(side: int) -> None:
+    windows = _sample_windows(side)
+    assert {(window.stop - window.start) % 16 for window in windows} == {0}
+    assert len({window.stop - window.start for window in windows}) == 1
+    assert all(0 <= window.start < window.stop <= side for window in windows)
+    assert sum(window.stop - window.start for window in windows) >= side - 16 * len(windows)

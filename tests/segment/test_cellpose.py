@@ -1,0 +1,36 @@
+"""Flows, masks and loss of Cellpose, on discs and against formulas."""
+
+import numpy as np
+import pytest
+import torch
+
+from segment.network.cellpose import flow_loss, flows_from_labels, follow_flows, masks_from_flows
+from segment.network.compact import OUTPUTS
+from segment.score import average_precision
+from tests.segment.shapes import discs
+
+
+def test_true_flows_reproduce_the_cells() -> None:
+    cells = discs((64, 80), [(20, 20), (20, 43), (46, 50)], 12)
+    flows = flows_from_labels(cells)
+    lengths = np.hypot(*flows)
+    assert np.allclose(lengths[cells > 0], 1, atol=1e-3) or (lengths[cells > 0] > 0.99).mean() > 0.99
+    assert not lengths[cells == 0].any()
+    logit = np.where(cells > 0, 5, -5).astype(np.float32)
+    masks = masks_from_flows(flows, logit, level=0, flow_error=0.4, min_px=10)
+    assert average_precision(masks, cells, 0.9) == 1
+    ends = follow_flows(flows, cells > 0, 60)
+    assert (cells[tuple(ends)] == cells[cells > 0]).mean() > 0.99
+
+
+def test_an_image_without_cells_has_zero_flows() -> None:
+    assert flows_from_labels(np.zeros((8, 9), dtype=np.uint16)).shape == (2, 8, 9)
+
+
+def test_flow_loss_equals_its_formula() -> None:
+    """Half the squared error of five times the flows, and the cross entropy of the cell probability."""
+    target, output = torch.rand(2, 3, 8, 8).round(), torch.randn(2, OUTPUTS, 8, 8)
+    flows = ((output[:, 2:4] - 5 * target[:, 1:]) ** 2).mean() / 2
+    p = torch.sigmoid(output[:, 4])
+    entropy = -(target[:, 0] * p.log() + (1 - target[:, 0]) * (1 - p).log()).mean()
+    assert float(flow_loss(target, output)) == pytest.approx(float(flows + entropy), rel=1e-4)

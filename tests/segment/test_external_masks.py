@@ -1,0 +1,81 @@
+"""Read label images of other programs, and refuse unusable files."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from hpa.errors import ImageError
+from segment.external_masks import read_external_mask
+from tests.segment.shapes import discs
+
+LABELS = np.array([0, 7, 300, 2])[discs((40, 50), [(10, 10), (10, 30), (30, 20)], 6)]
+
+
+NUMBERED = np.array([0, 2, 3, 1])[discs((40, 50), [(10, 10), (10, 30), (30, 20)], 6)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.uint32, np.int64, np.float32])
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_any_integer_type_is_read_and_labels_become_consecutive(tmp_path: Path, suffix: str, dtype: Any) -> None:
+    path = tmp_path / f"a_mask{suffix}"
+    if suffix == ".npy":
+        np.save(path, LABELS.astype(dtype))
+    else:
+        tifffile.imwrite(path, LABELS.astype(dtype))
+    assert np.array_equal(read_external_mask(path, (40, 50)), NUMBERED)
+
+
+def test_png_and_seg_npy_are_read(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a_cp_masks.png"), LABELS.astype(np.uint16))
+    assert np.array_equal(read_external_mask(tmp_path / "a_cp_masks.png", (40, 50)), NUMBERED)
+    content: Any = {"masks": LABELS.astype(np.uint16), "outlines": LABELS, "filename": "a.png", "flows": [LABELS * 1.5]}
+    np.save(tmp_path / "a_seg.npy", content)
+    assert np.array_equal(read_external_mask(tmp_path / "a_seg.npy", (40, 50)), NUMBERED)
+
+
+class Harmful:
+    """Object whose unpickling creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_a_harmful_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    np.save(tmp_path / "a_seg.npy", np.array({"masks": Harmful(tmp_path / "harm")}, dtype=object))
+    with pytest.raises(ImageError, match="more than plain arrays"):
+        read_external_mask(tmp_path / "a_seg.npy", (40, 50))
+    np.save(tmp_path / "b.npy", np.array([Harmful(tmp_path / "harm")], dtype=object))
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_external_mask(tmp_path / "b.npy", (40, 50))
+    assert not (tmp_path / "harm").exists()
+    with pytest.raises(FileNotFoundError):  # unpickling it elsewhere does run the code
+        pickle.loads(pickle.dumps(Harmful(tmp_path / "no" / "folder")))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (LABELS[:30], "of the image's size"),
+        (LABELS + 0.5, "integers from 0"),
+        (LABELS - 1, "integers from 0"),
+        (LABELS > 0, "integers from 0"),
+    ],
+)
+def test_files_that_are_not_label_images_are_refused(tmp_path: Path, labels: Any, message: str) -> None:
+    np.save(tmp_path / "a.npy", labels)
+    with pytest.raises(ImageError, match=message):
+        read_external_mask(tmp_path / "a.npy", (40, 50))
+
+
+def test_more_objects_than_a_label_image_can_hold_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(256 * 257).reshape(256, 257))
+    with pytest.raises(ImageError, match="at most 65535 objects, found 65791"):
+        read_external_mask(tmp_path / "a.npy", (256, 257))

@@ -1,0 +1,65 @@
+"""Choose, reduce and normalise the planes of the network input."""
+
+import numpy as np
+import pytest
+
+from hpa.config import DataSection
+from hpa.errors import UserError
+from segment.config import SegmentSection
+from segment.inference.preprocess import (
+    channels_to_read,
+    normalise,
+    planes_with_signal,
+    prepare_input,
+    reduce_labels,
+    reduce_planes,
+)
+from segment.network.scale import network_shape
+
+
+def test_channels_are_those_of_the_recipe_if_the_data_have_them() -> None:
+    all_channels, rgb = DataSection(), DataSection(channels=("red", "green", "blue"))
+    both = SegmentSection(channels=("yellow", "blue", "red"))
+    assert channels_to_read(SegmentSection(), all_channels) == ("yellow", "blue")
+    assert channels_to_read(both, all_channels) == ("yellow", "blue", "red")
+    assert channels_to_read(both, rgb) == ("red", "blue")
+    with pytest.raises(UserError, match="found no red"):
+        channels_to_read(SegmentSection(channels=("red", "blue")), DataSection(channels=("yellow", "blue")))
+
+
+def test_images_and_labels_are_reduced_to_the_network_shape() -> None:
+    assert network_shape(512, 1024, 100) == (154, 307)
+    assert network_shape(8, 8, 1000) == (16, 16)
+    labels = np.array([[1, 2], [0, 3]], dtype=np.uint16).repeat(4, axis=0).repeat(4, axis=1)
+    assert reduce_labels(labels, (2, 2)).tolist() == [[1, 2], [0, 3]]
+    assert reduce_planes(labels[np.newaxis], (2, 2)).tolist() == [[[1, 2], [0, 3]]]
+
+
+def test_normalising_flat_and_sparse_planes() -> None:
+    planes = np.zeros((3, 50, 50), dtype=np.float32)
+    planes[1] = 7
+    planes[2, 0, 0] = 100
+    scaled = normalise(planes)
+    assert not scaled[:2].any()
+    assert scaled[2, 0, 0] == 10  # the scale is a tenth of the range, not the span of the background
+    ramp = normalise(np.arange(101, dtype=np.float32).reshape(1, 1, 101))
+    assert ramp[0, 0, [1, 99]].tolist() == [0, 1]
+
+
+def test_noise_is_not_signal_and_one_small_cell_is() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(20, 4, (2, 150, 150)).astype(np.float32)
+    assert not planes_with_signal(noise).any()
+    assert not planes_with_signal(np.full((1, 20, 20), 7, np.float32)).any()
+    noise[1, 40:44, 60:64] += 60
+    assert planes_with_signal(noise).tolist() == [False, True]
+
+
+def test_a_plane_of_noise_is_set_to_zero() -> None:
+    rng = np.random.default_rng(0)
+    planes = rng.integers(0, 4, (2, 128, 128), dtype=np.uint8)
+    planes[1, 40:60, 40:60] = 200
+    image = prepare_input(planes, 24.0)
+    assert not image.has_signal
+    assert not image.planes[0].any()
+    assert image.planes[1].max() > 0.9
