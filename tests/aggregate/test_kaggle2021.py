@@ -3,12 +3,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from aggregate.submission.run_length import compress_counts, packed_cells, packed_frame, run_lengths
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from aggregate.submission.kaggle2021 import COLUMNS, cell_table, join_classes
-from aggregate.submission.run_length import compress_counts, packed_cells, packed_frame, run_lengths
 from classify.probabilities import class_columns
 from hpa.errors import ImageError, UserError
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import pytest
+from aggregate.pooling.bags import Quality, pool_parts
 
 from aggregate.config import KINDS, AggregateSection, Formula
-from aggregate.pooling.bags import Quality, pool_parts
 from aggregate.pooling.formulas import pool_bags
 from classify.probabilities import Part
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from aggregate.external.cells import score_cells
 
 from aggregate.__main__ import main
 from aggregate.cell_labels import decide_cells, read_cells
-from aggregate.external.cells import score_cells
 from aggregate.run import run
 from bench.simulated_work import COLUMNS, make_work, probabilities_path, rewrite
 from hpa.errors import UserError
