@@ -52,7 +52,7 @@ def print_summary(metrics: dict[str, Any], title: str) -> None:
             console.print(f"  {name:34s} {metrics[key]:.4f}{interval}")
     if "macro_f1_in_sample" in metrics:
         console.print(
-            f"  {'macro F1 in sample':34s} {metrics['macro_f1_in_sample']:.4f}  (optimistic by {metrics['gap']:+.4f})"
+            f"  {'macro F1 in sample':34s} {metrics['macro_f1_in_sample']:.4f}  (optimism {metrics['gap']:+.4f})"
         )
     for source, scores in metrics.get("sources", {}).items() if len(metrics.get("sources", {})) > 1 else ():
         console.print(f"  {'macro F1 of ' + source:34s} {scores['macro_f1']:.4f}  over {scores['images']} images")
