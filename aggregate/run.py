@@ -23,7 +23,8 @@ from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import write_json, write_parquet
-from hpa.work.folder import WorkFolder, begin
+from hpa.work.folder import WorkFolder
+from hpa.work.stage import begin
 
 
 @dataclass(frozen=True)
