@@ -155,7 +155,7 @@ def draw_confusion(data: FigureData) -> Figure:
         np.arange(k), [f"{name} ({n} missed)" for name, n in zip(data.classes, missed.sum(axis=0), strict=True)]
     )
     if not share.count():
-        axes.text(0.5, 0.5, "no such pair of classes", ha="center", va="center", color=_GRAY, transform=axes.transAxes)
+        axes.text(0.5, 0.5, "nothing to show", ha="center", va="center", color=_GRAY, transform=axes.transAxes)
     axes.set_xlabel(f"wrongly predicted instead (rows of classes missed fewer than {_MIN_MISSED} times are empty)")
     figure.colorbar(image, label="share of the images on which the class was missed", shrink=0.6)
     return figure
