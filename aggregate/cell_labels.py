@@ -1,8 +1,8 @@
-"""Labels of single cells, ``cells.parquet``: of the classes that the image has, those that the cell shows.
+"""Predict labels of single cells, ``cells.parquet``: those classes of the image that the cell shows clearly.
 
-Columns: image_id, cell_label, origin (``oof``: said by the model that has not seen the image; ``test``: by the mean of
-all), predicted (class numbers joined by blanks, as in a submission) and p of each class. One row for each cell with a
-crop; an image without one has no row.
+Columns: image_id, cell_label, origin (``oof``: scored by the model that was not trained on the image; ``test``: by the
+mean of all models), predicted (class numbers separated by spaces, as in a submission) and p of each class. There is one
+row per cell with a crop; an image without such cells has no row.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,16 +24,16 @@ from hpa.work.tables import read_parquet
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of some images, those of one image next to each other.
+    """The cells of some images, those of one image in consecutive rows.
 
     Parameters
     ----------
     image_ids
-        Of every cell.
+        Shape (n,), the image of every cell.
     cell_labels
-        Shape (n,); 0 for the whole frame of an image without cells.
+        Shape (n,); 0 for the full frame of an image without cells.
     is_oof
-        Shape (n,), bool.
+        Shape (n,), bool: scored by the model that was not trained on the image.
     scores
         Shape (n, K), float32, the mean probabilities over the models that scored the cell.
     """
@@ -44,22 +44,24 @@ class Cells:
     scores: NDArray[np.float32]
 
     @property
-    def first(self) -> NDArray[np.int64]:
-        """Shape (B,), where each image begins."""
+    def first_rows(self) -> NDArray[np.int64]:
+        """First row of each image, shape (B,)."""
         return np.flatnonzero(np.append(True, self.image_ids[1:] != self.image_ids[:-1])[: len(self.image_ids)])
 
-    def where(self, kept: NDArray[np.bool_]) -> "Cells":
-        """Return some of the cells."""
-        return Cells(self.image_ids[kept], self.cell_labels[kept], self.is_oof[kept], self.scores[kept])
+    def take(self, rows: NDArray[np.bool_]) -> "Cells":
+        """Return some of the cells, chosen by a mask of shape (n,)."""
+        return Cells(self.image_ids[rows], self.cell_labels[rows], self.is_oof[rows], self.scores[rows])
 
 
 def stream_cells(probabilities: Path, vocabulary: Vocabulary) -> Iterator[Cells]:
-    """Read a table of crop probabilities in parts of whole images, in memory that does not grow with it.
+    """Yield the cells of a table of crop probabilities, complete images at a time.
+
+    Memory does not grow with the table.
 
     Raises
     ------
     UserError
-        As `classify.probabilities.stream_probabilities` has it.
+        If the table is missing or breaks its contract, see `classify.probabilities.stream_probabilities`.
     """
     for part in stream_probabilities(probabilities, vocabulary):
         table = pd.DataFrame(part.probabilities)
@@ -70,35 +72,43 @@ def stream_cells(probabilities: Path, vocabulary: Vocabulary) -> Iterator[Cells]
 
 
 def decide_cells(
-    scores: NDArray[np.float32], first: NDArray[np.int64], predictions: NDArray[np.bool_], share: float
+    scores: NDArray[np.float32], first_rows: NDArray[np.int64], predictions: NDArray[np.bool_], share: float
 ) -> NDArray[np.bool_]:
-    """Give each cell the classes of its image that it shows nearly as clearly as the cell that shows them best.
+    """Assign to each cell the classes of its image that it shows nearly as clearly as the best cell.
 
-    So the cells of an image have together the classes that the image has: what an image is said to have lies in a cell,
-    and what a cell is said to show its image has.
+    Image and cells stay consistent: every class of an image is found in at least one of its cells, and no cell has a
+    class that its image lacks.
 
     Parameters
     ----------
     scores
-        Shape (n, K), cells of an image next to each other.
-    first
-        Shape (B,), where each image begins.
+        Shape (n, K), the cells of an image in consecutive rows.
+    first_rows
+        Shape (B,), the first row of each image.
     predictions
         Shape (B, K), the classes of the images.
     share
-        Of the highest score among the cells of the image, within 0..1: what a cell needs at least. 0 hands all classes
-        of the image on to all cells, 1 to the one best cell.
+        Minimum score of a cell, as a share of the highest score among the cells of the image, within 0..1. 0 assigns
+        all classes of the image to all cells, 1 only to the best cell.
 
     Returns
     -------
     ndarray
         Shape (n, K), bool.
+
+    Examples
+    --------
+    >>> scores = np.array([[0.75, 0.25], [0.5, 0.5], [0.25, 0.5]], dtype=np.float32)
+    >>> decide_cells(scores, np.array([0]), np.array([[True, False]]), 0.5)
+    array([[ True, False],
+           [ True, False],
+           [False, False]])
     """
     if not len(scores):
         return np.zeros(scores.shape, dtype=bool)
-    images = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(scores))))
-    least = np.float32(share) * np.maximum.reduceat(scores, first)
-    shown: NDArray[np.bool_] = predictions[images] & (scores >= least[images])
+    images = np.repeat(np.arange(len(first_rows)), np.diff(np.append(first_rows, len(scores))))
+    minimum = np.float32(share) * np.maximum.reduceat(scores, first_rows)
+    shown: NDArray[np.bool_] = predictions[images] & (scores >= minimum[images])
     return shown
 
 
@@ -112,26 +122,26 @@ def write_cells(
     path
         The table to write.
     probabilities
-        Of the crops of cells.
+        The table of crop probabilities of the window ``cells``.
     predicted
-        The classes of each image that is decided, shape (K,); others are left out.
+        The classes of each image, shape (K,), by image_id; images that are not in it are skipped.
     vocabulary
         Of the run.
     share
-        As `decide_cells` has it.
+        As for `decide_cells`.
     """
     columns = class_columns(vocabulary)
-    texts = ("image_id", arrow.string()), ("cell_label", arrow.int32()), ("origin", arrow.string())
-    schema = arrow.schema([*texts, ("predicted", arrow.string()), *((name, arrow.float32()) for name in columns)])
+    keys = ("image_id", arrow.string()), ("cell_label", arrow.int32()), ("origin", arrow.string())
+    schema = arrow.schema([*keys, ("predicted", arrow.string()), *((name, arrow.float32()) for name in columns)])
     count = 0
     with atomic_write(path) as unfinished, parquet.ParquetWriter(unfinished, schema) as writer:
         for part in stream_cells(probabilities, vocabulary):
             decided = np.array([image_id in predicted for image_id in part.image_ids], dtype=bool)
-            cells = part.where(decided & (part.cell_labels > 0))
+            cells = part.take(decided & (part.cell_labels > 0))
             if not len(cells.image_ids):
                 continue
-            of_images = np.stack([predicted[image_id] for image_id in cells.image_ids[cells.first]])
-            shown = decide_cells(cells.scores, cells.first, of_images, share)
+            image_labels = np.stack([predicted[image_id] for image_id in cells.image_ids[cells.first_rows]])
+            shown = decide_cells(cells.scores, cells.first_rows, image_labels, share)
             table = pd.DataFrame(cells.scores, columns=columns)
             table.insert(0, "predicted", [vocabulary.format(np.flatnonzero(row)) for row in shown])
             table.insert(0, "origin", np.where(cells.is_oof, "oof", "test"))
@@ -148,6 +158,6 @@ def read_cells(work: WorkFolder) -> pd.DataFrame:
     Raises
     ------
     UserError
-        If there are none, as where the recipe has no windows around cells, or the table is damaged.
+        If there is no table, for example because the recipe has no window ``cells``, or it is damaged.
     """
     return read_parquet(work.root / "aggregate" / "cells.parquet", f"python -m aggregate run {work.root}")

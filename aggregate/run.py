@@ -1,5 +1,6 @@
-"""The run of the aggregate stage: crop probabilities in; image probabilities, thresholds, scores, a submission out."""
+"""Run the aggregate stage: crop probabilities to image probabilities, thresholds, metrics and a submission."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,36 +10,86 @@ from numpy.typing import NDArray
 
 from aggregate.cell_labels import write_cells
 from aggregate.config import AggregateSection
-from aggregate.pooling.sources import Pooled, Rows, find_sources, rank_rows, read_pooled
-from aggregate.results import Decided, Tuned, predictions_of, scored_images, write_scores
+from aggregate.labels import Labels
+from aggregate.pooling.sources import ImageScores, PooledRuns, Source, find_sources, rank_images, read_pooled
+from aggregate.scoring.metrics import by_source, class_table, overall, shares_differ, summary
 from aggregate.submission.write import write_submission
-from aggregate.thresholds.decide import decide
-from aggregate.thresholds.decision import Decision, carried, cross_fit, fit_decision
+from aggregate.thresholds.decision import CrossFitted, Decision, cross_fit, decide, fit_decision
 from aggregate.thresholds.file import Thresholds, read_thresholds
+from classify.probabilities import class_columns
 from crops.config import CropsSection
-from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import Vocabulary
-from hpa.work.files import write_parquet
+from hpa.work.files import write_json, write_parquet
 from hpa.work.folder import WorkFolder
 from hpa.work.stage import begin
 
 
+@dataclass(frozen=True)
+class OutOfFoldImages:
+    """Images with known labels, each scored by a model that was not trained on it.
+
+    Parameters
+    ----------
+    ids
+        image_id of the N images.
+    labels
+        Their labels.
+    images
+        Their scores by run and pooling.
+    decision
+        What was fitted on all of them.
+    in_sample
+        Shape (N, K), bool: predictions of that decision on the images it was fitted on.
+    cross_fitted
+        Scores and predictions by what was fitted on the other folds.
+    """
+
+    ids: list[str]
+    labels: Labels
+    images: ImageScores
+    decision: Decision
+    in_sample: NDArray[np.bool_]
+    cross_fitted: CrossFitted
+
+
+@dataclass(frozen=True)
+class UnlabelledImages:
+    """Images without known labels, scored and decided.
+
+    Parameters
+    ----------
+    ids
+        image_id of the N images.
+    scores
+        Shape (N, K), float32, the mean over the models.
+    n_crops
+        Shape (N,).
+    predictions
+        Shape (N, K), bool.
+    """
+
+    ids: list[str]
+    scores: NDArray[np.float32]
+    n_crops: NDArray[np.int64]
+    predictions: NDArray[np.bool_]
+
+
 def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = False, figures: bool = True) -> int:
-    """Pool, tune, score and write the submission of a work folder.
+    """Pool crops, tune thresholds, score, and write the submission of a work folder.
 
     Parameters
     ----------
     work
-        The work folder; its probabilities must be there.
+        The work folder, with crop probabilities.
     model
-        Another work folder whose thresholds are taken; nothing is tuned or scored then.
+        Another work folder, whose thresholds are used; nothing is tuned or scored then.
     overwrite
-        Begin anew.
+        Discard existing results and start over.
     figures
-        Draw them.
+        Draw the figures.
 
     Returns
     -------
@@ -48,17 +99,17 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     Raises
     ------
     UserError
-        If an input is missing, unusable or changed since the earlier run.
+        If an input is missing, unusable or has changed since an earlier run.
     """
     data, section = work.data, work.section("aggregate", AggregateSection)
-    known = read_thresholds(_thresholds_path(model), data.classes) if model else None
-    if known:
-        section = known.section.model_copy(update={"submission": section.submission, "join": section.join})
+    thresholds = read_thresholds(_thresholds_path(model), data.classes) if model else None
+    if thresholds:
+        section = thresholds.section.model_copy(update={"submission": section.submission, "join": section.join})
     if section.empty not in ("argmax", "blank"):
         data.classes.index(section.empty)
     sources = find_sources(work, work.section("crops", CropsSection).windows, section)
-    if known and len(sources) != len(known.decision.weights):
-        raise UserError(f"expected {len(known.decision.weights)} runs, as were joined, found {len(sources)}")
+    if thresholds and len(sources) != len(thresholds.decision.weights):
+        raise UserError(f"expected {len(thresholds.decision.weights)} runs, as were joined, found {len(sources)}")
     inputs = {"images.parquet": work.images}
     for source in sources:
         inputs |= source.inputs(section)
@@ -68,85 +119,186 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     images = read_images(work.images)
     pooled = read_pooled(sources, data.classes, section)
     pooled.check_images(list(images["image_id"]), str(work.root))
-    test = _read_test(images, pooled, section)
-    tuned = None if known else _tune(work, images, pooled, data)
-    if tuned:
-        known = _with_carried(tuned, test, data.classes, section)
-        known.write(folder / "thresholds.json")
-    assert known is not None
-    decided = _decide_test(test, known)
-    scored = scored_images(images, tuned, decided, data.classes)
-    write_parquet(folder / "images.parquet", scored)
-    if tuned:
-        write_scores(folder, tuned, decided, known, sources, images, figures=figures)
-    n_rows = write_submission(folder / "submission.csv", work, section.submission, decided.ids, decided.predictions)
-    n_prior = int((scored["origin"] == "prior").sum())
-    counts = {"images": len(scored), "prior": n_prior, "submission_rows": n_rows}
+    test_ids = list(images.loc[images["split"] == "test", "image_id"])
+    by_model = _read_test(test_ids, pooled, section)
+    oof = None if thresholds else _tune(work, images, pooled)
+    if oof:
+        thresholds = _transfer(oof, test_ids, by_model, data.classes, section)
+        thresholds.write(folder / "thresholds.json")
+    assert thresholds is not None
+    test = _decide_test(test_ids, by_model, thresholds)
+    table = image_table(images, oof, test, data.classes)
+    write_parquet(folder / "images.parquet", table)
+    if oof:
+        write_metrics(folder, oof, test, thresholds, sources, images, figures=figures)
+    n_rows = write_submission(folder / "submission.csv", work, section.submission, test.ids, test.predictions)
+    n_prior = int((table["origin"] == "prior").sum())
+    counts = {"images": len(table), "prior": n_prior, "submission_rows": n_rows}
     if cells := next((source for source in sources if source.work is work and source.window == "cells"), None):
-        path, predictions = folder / "cells.parquet", predictions_of(tuned, decided)
+        path, predictions = folder / "cells.parquet", _predictions_by_image(oof, test)
         counts["cells"] = write_cells(path, cells.probabilities, predictions, data.classes, section.cell_share)
     stage.finish(counts)
     return 0
 
 
-@dataclass(frozen=True)
-class _Test:
-    ids: list[str]
-    by_model: list[Rows]
+def image_table(
+    images: pd.DataFrame, oof: OutOfFoldImages | None, test: UnlabelledImages, vocabulary: Vocabulary
+) -> pd.DataFrame:
+    """Return the content of ``images.parquet``: one row per image, in the order of the image table.
+
+    Columns: image_id, origin (``oof``, ``test``, or ``prior`` for an image without crops), n_crops and p of each class.
+    Images that every model was trained on have no scores of their own and get the prior too.
+    """
+    ids, n_crops, scores = test.ids, test.n_crops, test.scores
+    origin = ["test"] * len(ids)
+    prior = np.zeros(len(vocabulary), dtype=np.float32)
+    if oof:
+        ids, origin = oof.ids + ids, ["oof"] * len(oof.ids) + origin
+        n_crops = np.concatenate([oof.images.n_crops, n_crops])
+        scores = np.concatenate([oof.cross_fitted.scores, scores])
+        prior = oof.decision.prior.astype(np.float32)
+    table = pd.DataFrame(scores, columns=class_columns(vocabulary), index=ids).reindex(images["image_id"])
+    never_held_out = table.isna().any(axis=1).to_numpy()
+    table.loc[never_held_out] = prior
+    crops = pd.Series(n_crops, index=ids).reindex(images["image_id"], fill_value=0).to_numpy(np.int32)
+    origins = pd.Series(origin, index=ids, dtype=object).reindex(images["image_id"]).to_numpy(object)
+    origins = np.where(crops > 0, origins, "prior")
+    head = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "origin": origins, "n_crops": crops})
+    return pd.concat([head.astype({"origin": str}), table.reset_index(drop=True)], axis=1)
+
+
+def write_metrics(
+    folder: Path,
+    oof: OutOfFoldImages,
+    test: UnlabelledImages,
+    thresholds: Thresholds,
+    sources: Sequence[Source],
+    images: pd.DataFrame,
+    *,
+    figures: bool,
+) -> None:
+    """Score the out-of-fold predictions and write ``metrics.json`` and, if wanted, the figures.
+
+    Parameters
+    ----------
+    folder
+        ``aggregate`` in the work folder.
+    oof, test
+        The images with and without known labels.
+    thresholds
+        Content of ``thresholds.json``.
+    sources
+        The joined runs; the first is that of the work folder itself.
+    images
+        The image table.
+    figures
+        Draw the figures.
+    """
+    labels, predictions = oof.labels, oof.cross_fitted.predictions
+    n_known = np.maximum(labels.n_known, 1)
+    classes = class_table(labels, predictions, thresholds.vocabulary, oof.cross_fitted.scores).assign(
+        threshold=thresholds.values, share_oof=predictions.sum(axis=0) / n_known
+    )
+    if test.ids:
+        share_oof, share_test = oof.in_sample.sum(axis=0) / n_known, test.predictions.mean(axis=0)
+        differ = shares_differ(share_oof, n_known, share_test, len(test.ids))
+        classes = classes.assign(share_oof=share_oof, share_test=share_test, shares_differ=differ)
+    section = thresholds.section
+    metrics = summary(
+        labels,
+        predictions,
+        classes,
+        over="groups of images (folds.parquet)",
+        resamples=section.bootstrap,
+        seed=sources[0].work.data.seed,
+    )
+    in_sample = overall(labels, oof.in_sample)["macro_f1"]
+    source_of = images.set_index("image_id")["source"].loc[oof.ids].to_numpy(object)
+    metrics |= {
+        "macro_f1_in_sample": in_sample,
+        "gap": in_sample - metrics["macro_f1"],
+        "thresholds": section.thresholds,
+        "transfer": section.transfer,
+        "checkpoint_chosen_on_scored_rows": any(source.chose_on_scored_rows for source in sources),
+        "sources": by_source(labels, predictions, source_of),
+    }
+    write_json(folder / "metrics.json", metrics)
+    if figures:
+        from aggregate.scoring.figures import FigureData, draw_figures
+
+        names = thresholds.vocabulary.classes
+        data = FigureData(labels, oof.cross_fitted.scores, predictions, thresholds.values, metrics, names)
+        draw_figures(folder / "figures", data)
 
 
 def _thresholds_path(model: WorkFolder) -> Path:
     return model.root / "aggregate" / "thresholds.json"
 
 
-def _read_test(images: pd.DataFrame, pooled: Pooled, section: AggregateSection) -> _Test:
-    ids = list(images.loc[images["split"] == "test", "image_id"])
+def _read_test(ids: list[str], pooled: PooledRuns, section: AggregateSection) -> list[ImageScores]:
+    """Return the scores of the test images, once per model."""
     by_model = pooled.by_model(ids)
     if section.join_by == "rank" and section.join:
-        by_model = [rank_rows(rows, np.zeros(len(ids), dtype=np.int64)) for rows in by_model]
-    return _Test(ids, by_model)
+        by_model = [rank_images(scored, np.zeros(len(ids), dtype=np.int64)) for scored in by_model]
+    return by_model
 
 
-def _tune(work: WorkFolder, images: pd.DataFrame, pooled: Pooled, data: DataSection) -> Tuned:
-    section = work.section("aggregate", AggregateSection)
-    oof = images.merge(read_folds(work.folds), on="image_id", how="inner", validate="one_to_one")
-    oof = oof[oof["scored"]]
-    if oof.empty:
+def _tune(work: WorkFolder, images: pd.DataFrame, pooled: PooledRuns) -> OutOfFoldImages:
+    """Fit the decision on all scored train images, and cross-fit it over the folds."""
+    section, vocabulary = work.section("aggregate", AggregateSection), work.data.classes
+    table = images.merge(read_folds(work.folds), on="image_id", how="inner", validate="one_to_one")
+    table = table[table["scored"]]
+    if table.empty:
         raise UserError(f"expected images of a fold to tune thresholds on, found none in {work.folds}")
-    ids, folds, groups = list(oof["image_id"]), oof["fold"].to_numpy(), oof["group"].to_numpy(np.int32)
-    rows = pooled.out_of_fold(ids, folds)
+    ids = list(table["image_id"])
+    targets, unknown = (vocabulary.multi_hot(table[column]) for column in ("target", "unknown_classes"))
+    labels = Labels(targets, ~unknown, table["group"].to_numpy(np.int32), table["fold"].to_numpy())
+    scored = pooled.out_of_fold(ids, labels.folds)
     if section.join_by == "rank" and section.join:
-        rows = rank_rows(rows, folds)
-    targets = data.classes.multi_hot(oof["target"])
-    labelled = ~data.classes.multi_hot(oof["unknown_classes"])
-    decision = fit_decision(rows, targets, groups, section, labelled)
-    in_sample = decide(decision.score(rows, section), decision.values, section.empty, data.classes) & labelled
-    crossed = cross_fit(rows, targets, groups, folds, section, data.classes, labelled)
-    return Tuned(ids, targets, labelled, groups, rows, decision, in_sample, crossed)
+        scored = rank_images(scored, labels.folds)
+    decision = fit_decision(scored, labels, section)
+    in_sample = decide(decision.score(scored, section), decision.values, section.empty, vocabulary) & labels.known
+    return OutOfFoldImages(ids, labels, scored, decision, in_sample, cross_fit(scored, labels, section, vocabulary))
 
 
-def _with_carried(tuned: Tuned, test: _Test, vocabulary: Vocabulary, section: AggregateSection) -> Thresholds:
+def _transfer(
+    oof: OutOfFoldImages,
+    test_ids: list[str],
+    by_model: list[ImageScores],
+    vocabulary: Vocabulary,
+    section: AggregateSection,
+) -> Thresholds:
+    """Return the fitted thresholds together with those for the mean of the models on the test images."""
     mean_values = None
-    if test.by_model:
-        mean_values = carried(tuned.decision, _model_scores(test, tuned.decision, section), section)
-    mean_images = len(test.ids) if mean_values is not None else 0
-    return Thresholds(tuned.decision, section, vocabulary, len(tuned.ids), mean_values, mean_images)
+    if by_model:
+        mean_values = oof.decision.transferred_values(_model_scores(by_model, oof.decision, section), section)
+    mean_images = len(test_ids) if mean_values is not None else 0
+    return Thresholds(oof.decision, section, vocabulary, len(oof.ids), mean_values, mean_images)
 
 
-def _model_scores(test: _Test, decision: Decision, section: AggregateSection) -> NDArray[np.float32]:
-    """Return what each model says of the test images: shape (F, N, K)."""
-    return np.stack([decision.score(rows, section) for rows in test.by_model])
+def _model_scores(by_model: list[ImageScores], decision: Decision, section: AggregateSection) -> NDArray[np.float32]:
+    """Return the scores of each model: shape (F, N, K)."""
+    return np.stack([decision.score(scored, section) for scored in by_model])
 
 
-def _decide_test(test: _Test, known: Thresholds) -> Decided:
-    k = len(known.vocabulary)
-    if not test.by_model:  # no test image, or none that could be read
-        scores = np.tile(known.decision.prior.astype(np.float32), (len(test.ids), 1))
-        predictions = decide(scores, known.values, known.section.empty, known.vocabulary)
-        return Decided(test.ids, scores.reshape(-1, k), np.zeros(len(test.ids), dtype=np.int64), predictions)
-    by_model = _model_scores(test, known.decision, known.section)
-    scores = by_model.mean(axis=0)
-    values = carried(known.decision, by_model, known.section) if len(test.ids) >= known.mean_images else None
-    values = known.stored if values is None else values
-    predictions = decide(scores, values, known.section.empty, known.vocabulary)
-    return Decided(test.ids, scores, test.by_model[0].n_crops, predictions)
+def _decide_test(ids: list[str], by_model: list[ImageScores], thresholds: Thresholds) -> UnlabelledImages:
+    decision, section, vocabulary = thresholds.decision, thresholds.section, thresholds.vocabulary
+    if not by_model:  # there are no test images, or none of them could be read
+        scores = np.tile(decision.prior.astype(np.float32), (len(ids), 1))
+        predictions = decide(scores, thresholds.values, section.empty, vocabulary)
+        return UnlabelledImages(
+            ids, scores.reshape(-1, len(vocabulary)), np.zeros(len(ids), dtype=np.int64), predictions
+        )
+    model_scores = _model_scores(by_model, decision, section)
+    scores = model_scores.mean(axis=0)
+    enough = len(ids) >= thresholds.mean_images
+    values = decision.transferred_values(model_scores, section) if enough else None
+    values = thresholds.stored_mean_values if values is None else values
+    predictions = decide(scores, values, section.empty, vocabulary)
+    return UnlabelledImages(ids, scores, by_model[0].n_crops, predictions)
+
+
+def _predictions_by_image(oof: OutOfFoldImages | None, test: UnlabelledImages) -> dict[str, NDArray[np.bool_]]:
+    """Return the predictions of every scored image, shape (K,) each, by image_id."""
+    predictions = dict(zip(oof.ids, oof.cross_fitted.predictions, strict=True)) if oof else {}
+    return predictions | dict(zip(test.ids, test.predictions, strict=True))

@@ -53,7 +53,7 @@ _READ: Final = (
     """
 import sys, time
 from pathlib import Path
-from aggregate.pooling.bags import read_bags
+from aggregate.pooling.sources import read_bags
 from aggregate.config import AggregateSection
 from hpa.vocabulary import HPA28
 started = time.monotonic(), time.process_time()

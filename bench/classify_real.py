@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 
-from aggregate.thresholds.decide import decide
+from aggregate.thresholds.decision import decide
 from aggregate.thresholds.exact import best_thresholds
 from bench.classify_runs import FOLD, show
 from bench.classify_world import Size, World

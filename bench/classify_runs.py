@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aggregate.pooling.trained import pool_as_trained
+from aggregate.pooling.formulas import pool_as_trained
 from classify.config import ClassifySection
 from classify.data.channels import pick_channels
 from classify.data.crops import FoldCrops

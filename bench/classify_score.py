@@ -8,7 +8,7 @@ import pandas as pd
 
 from aggregate.cell_labels import decide_cells
 from aggregate.config import AggregateSection
-from aggregate.thresholds.decide import decide
+from aggregate.thresholds.decision import decide
 from aggregate.thresholds.exact import best_thresholds
 from bench.classify_runs import Job, Ran
 from bench.classify_world import World

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregate.config import AggregateSection, Transfer
-from aggregate.thresholds.decide import decide
+from aggregate.labels import Labels
+from aggregate.thresholds.decision import decide, transfer_thresholds
 from aggregate.thresholds.exact import best_thresholds
 from aggregate.thresholds.methods import fit_thresholds
-from aggregate.thresholds.transfer import transfer_thresholds
 from bench.simulated import K, draw_images, score_cells
 from hpa.metrics import macro_f1
 from hpa.splitting.folds import assign_folds
@@ -124,7 +124,7 @@ def score_methods(one: Draw) -> dict[Key, float]:
     found: dict[Key, float] = {("tuned on test", "none"): _score(one, best)}
     for name, settings in METHODS.items():
         section = AggregateSection(**settings)
-        values = fit_thresholds(one.targets, one.scores, one.groups, section)
+        values = fit_thresholds(Labels.all_known(one.targets, one.groups), one.scores, section)
         meant = name == "prevalence"
         shares = one.targets.mean(axis=0) if meant else (one.scores > values).mean(axis=0)
         for transfer in TRANSFERS:
@@ -135,7 +135,7 @@ def score_methods(one: Draw) -> dict[Key, float]:
 def score_small_groups(one: Draw) -> dict[str, float]:
     """Return the macro F1 on test when images arrive in small groups and thresholds are transferred to each group."""
     section = AggregateSection()
-    values = fit_thresholds(one.targets, one.scores, one.groups, section)
+    values = fit_thresholds(Labels.all_known(one.targets, one.groups), one.scores, section)
     shares = (one.scores > values).mean(axis=0)
     mean = one.by_model.mean(axis=0)
     found = {"all images at once": _score(one, transfer_thresholds(values, shares, one.by_model, "spread"))}

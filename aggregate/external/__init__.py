@@ -1,4 +1,4 @@
-"""Other people's tables, scores and predictions.
+"""Score predictions and make submissions from tables of other origin.
 
-Only `aggregate.__main__` imports it.
+Only `aggregate.__main__` may import this room.
 """

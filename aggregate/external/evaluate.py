@@ -1,40 +1,24 @@
-"""For people with other models: scoring any file of predictions, making a submission from any matrix of scores."""
+"""Score predictions of images or of single cells against a table of their true labels."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
-from aggregate.config import Format
-from aggregate.external.groups import read_groups
-from aggregate.external.labels import read_labels, read_sample, read_scores, read_threshold_column
+from aggregate.cell_labels import read_cells
+from aggregate.external.tables import parse_labels, read_groups, read_labels
+from aggregate.labels import Labels
 from aggregate.scoring.metrics import class_table, summary
-from aggregate.submission.write import check_submission, label_table
-from aggregate.thresholds.decide import decide
-from aggregate.thresholds.exact import matching_thresholds
-from aggregate.thresholds.file import read_thresholds
+from classify.probabilities import class_columns
 from hpa.errors import UserError
-from hpa.vocabulary import VOCABULARIES, Vocabulary
-from hpa.work.files import write_csv
+from hpa.images import read_images
+from hpa.vocabulary import Vocabulary
+from hpa.work.folder import WorkFolder
+from hpa.work.tables import read_csv_or_parquet
 
 
-def find_vocabulary(text: str) -> Vocabulary:
-    """Return the vocabulary of that name, or one of so many classes that are called by their numbers.
-
-    Raises
-    ------
-    UserError
-        If it is neither.
-    """
-    if text in VOCABULARIES:
-        return VOCABULARIES[text]
-    if text.isdigit() and 0 < int(text) <= 10_000:
-        return Vocabulary(f"{text} classes", tuple(str(c) for c in range(int(text))))
-    raise UserError(f"expected a vocabulary ({', '.join(VOCABULARIES)}) or a number of classes, found {text!r}")
-
-
-def evaluate(
+def evaluate_images(
     predictions: Path,
     truth: Path,
     vocabulary: Vocabulary,
@@ -45,110 +29,106 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score a file of predictions against a table of labels.
+    """Score a table of predictions against a table of labels.
 
     Parameters
     ----------
     predictions, truth
-        Tables with a column of ids and one of labels (`aggregate.external.labels.read_labels`); they may be one file.
+        Tables with a column of ids and one of labels (`aggregate.external.tables.read_labels`); may be the same file.
     vocabulary
         The classes.
     columns
-        The columns of labels in each; empty finds them by their usual names.
+        The columns of predictions and of true labels; empty looks for their usual names.
     groups, groups_column
-        A table of the groups that the bootstrap draws (`aggregate.external.labels.read_groups`); None draws images.
+        A table of the groups that the bootstrap draws (`aggregate.external.tables.read_groups`); None draws images.
     resamples
-        Of the bootstrap.
+        Of the bootstrap; 0 omits the intervals.
     seed
-        Of its draws.
+        Of the bootstrap.
 
     Returns
     -------
     dict
-        As `aggregate.scoring.metrics.summary` has it, with unscored, the number of predictions without a label.
+        As returned by `aggregate.scoring.metrics.summary`, with unscored, the number of predictions without a label.
 
     Raises
     ------
     UserError
-        If an image of the truth has no prediction.
+        If a table cannot be read, or an image of the truth has no prediction.
     """
     predicted = read_labels(predictions, vocabulary, truth=False, column=columns[0])
-    labelled = read_labels(truth, vocabulary, truth=True, column=columns[1])
-    missing = [image_id for image_id in labelled if image_id not in predicted]
+    targets = read_labels(truth, vocabulary, truth=True, column=columns[1])
+    missing = [image_id for image_id in targets if image_id not in predicted]
     if missing:
         raise UserError(
-            f"expected a prediction of each of {len(labelled)} images of {truth} in {predictions}, "
+            f"expected a prediction of each of {len(targets)} images of {truth} in {predictions}, "
             f"found none of {missing[0]!r} ({len(missing)} missing)"
         )
-    hot_truth = vocabulary.multi_hot(labelled.values())
-    hot_predicted = vocabulary.multi_hot(predicted[image_id] for image_id in labelled)
-    numbers, over = np.arange(len(labelled), dtype=np.int32), "images"
+    numbers, over = np.arange(len(targets), dtype=np.int32), "images"
     if groups:
-        numbers, found = read_groups(groups, list(labelled), groups_column)
-        over = f"groups of images ({found} in {groups.name})"
-    classes = class_table(hot_truth, hot_predicted, vocabulary)
-    told = summary(hot_truth, hot_predicted, numbers, classes, over=over, resamples=resamples, seed=seed)
-    return told | {"unscored": len(predicted.keys() - labelled.keys())}
+        numbers, column = read_groups(groups, list(targets), groups_column)
+        over = f"groups of images ({column} in {groups.name})"
+    labels = Labels.all_known(vocabulary.multi_hot(targets.values()), numbers)
+    hot = vocabulary.multi_hot(predicted[image_id] for image_id in targets)
+    classes = class_table(labels, hot, vocabulary)
+    metrics = summary(labels, hot, classes, over=over, resamples=resamples, seed=seed)
+    return metrics | {"unscored": len(predicted.keys() - targets.keys())}
 
 
-def submit(
-    scores: Path,
-    sample: Path,
-    thresholds: str,
-    out: Path,
-    vocabulary: Vocabulary,
-    *,
-    column: str = "",
-    empty: str = "argmax",
-    form: Format = "kaggle2018",
-) -> int:
-    """Make a submission from a matrix of scores; return its number of rows.
+def evaluate_cells(work: WorkFolder, truth: Path, *, resamples: int = 1000) -> dict[str, Any]:
+    """Score the cells of a finished run against a table of their true labels.
+
+    Predictions are those of ``aggregate/cells.parquet``: a train cell is scored by the model that was not trained on
+    its image, a test cell by the mean of all models. A class that is unknown for an image is not scored in its cells.
 
     Parameters
     ----------
-    scores
-        ``.npy`` or a table (`aggregate.external.labels.read_scores`).
-    sample
-        The sample submission, whose ids and order it gets.
-    thresholds
-        A ``thresholds.json``, a table with one row a class, or a number.
-    out
-        The submission.
-    vocabulary
-        The classes.
-    column
-        Of a table of thresholds.
-    empty
-        What a row without a class gets.
-    form
-        ``kaggle2018`` or ``jovian``.
+    work
+        The finished work folder.
+    truth
+        A table with image_id, cell_label (as in the masks of the run) and target (class numbers or names).
+    resamples
+        Of the bootstrap over images; 0 omits the intervals.
+
+    Returns
+    -------
+    dict
+        As returned by `aggregate.scoring.metrics.summary`, where images counts cells, with labelled, the number of
+        cells in the table; cells without a crop in the run are not scored.
 
     Raises
     ------
     UserError
-        If an input is unusable, or they do not fit each other.
+        If the run has no cell labels, a column is missing, a cell occurs twice, or no cell of the table is in the run.
     """
-    if form == "kaggle2021":
-        raise UserError("expected the form kaggle2018 or jovian, found kaggle2021, which is made from cells and masks")
-    ids = read_sample(sample)
-    matrix = read_scores(scores, ids, vocabulary)
-    predictions = decide(matrix, _values(thresholds, column, matrix, vocabulary), empty, vocabulary)
-    table = label_table(ids, predictions, vocabulary, form)
-    check_submission(table, ids, vocabulary, form, str(sample))
-    write_csv(out, table)
-    return len(table)
+    vocabulary = work.data.classes
+    table = _read_cell_table(truth)
+    cells = table.merge(read_cells(work), on=["image_id", "cell_label"], how="inner", validate="one_to_one")
+    if cells.empty:
+        raise UserError(f"expected cells of {work.root} in {truth}, found none of its image_id and cell_label")
+    where = cells["image_id"] + ", cell " + cells["cell_label"].astype(str)
+    targets = vocabulary.multi_hot(
+        parse_labels(text, vocabulary, f"{truth}, {place}") for text, place in zip(cells["target"], where, strict=True)
+    )
+    unknown = read_images(work.images).set_index("image_id")["unknown_classes"].loc[cells["image_id"]]
+    groups = pd.factorize(cells["image_id"])[0]
+    labels = Labels(targets, ~vocabulary.multi_hot(unknown), groups, np.zeros_like(groups))
+    predictions = vocabulary.multi_hot(vocabulary.parse(text) for text in cells["predicted"])
+    scores = cells[class_columns(vocabulary)].to_numpy(np.float32)
+    classes = class_table(labels, predictions, vocabulary, scores)
+    metrics = summary(labels, predictions, classes, over="images", resamples=resamples, seed=work.data.seed)
+    return metrics | {"labelled": len(table)}
 
 
-def _values(
-    thresholds: str, column: str, matrix: NDArray[np.floating[Any]], vocabulary: Vocabulary
-) -> NDArray[np.float64]:
+def _read_cell_table(path: Path) -> pd.DataFrame:
+    needed = ["image_id", "cell_label", "target"]
+    table = read_csv_or_parquet(path, needed)
     try:
-        return np.full(len(vocabulary), float(thresholds))
-    except ValueError:
-        path = Path(thresholds)
-    if path.suffix != ".json":
-        return read_threshold_column(path, column, vocabulary)
-    known = read_thresholds(path, vocabulary)
-    if known.section.transfer == "shares" and len(matrix) >= known.section.min_images:
-        return matching_thresholds(matrix, known.decision.shares)
-    return known.stored
+        table = table[needed].astype({"image_id": str, "cell_label": np.int64})
+    except ValueError as error:
+        raise UserError(f"expected numbers as cell_label in {path}, found: {error}") from None
+    repeated = table[table.duplicated(["image_id", "cell_label"])]
+    if len(repeated):
+        image_id, cell = repeated.iloc[0]["image_id"], repeated.iloc[0]["cell_label"]
+        raise UserError(f"expected every cell once in {path}, found cell {cell} of image {image_id} twice")
+    return table

@@ -1,4 +1,4 @@
-"""From the probabilities of crops to scores of images, within each model and across joined runs.
+"""Pool the probabilities of crops into scores of images, within each model, and join several runs.
 
-All other rooms may import it.
+All other rooms of `aggregate` may import this one.
 """

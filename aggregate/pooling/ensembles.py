@@ -1,4 +1,4 @@
-"""Joining the image scores of several runs: models, windows, views at test time."""
+"""Join the image scores of several runs: other models, windows or test-time views."""
 
 from typing import Final
 
@@ -9,22 +9,22 @@ from scipy.stats import rankdata
 from aggregate.config import AggregateSection
 from hpa.metrics import average_precision
 
-_PICKS: Final = 10
+_N_PICKS: Final = 10
 
 
 def join_scores(
     scores: NDArray[np.float32], weights: NDArray[np.float64], section: AggregateSection
 ) -> NDArray[np.float32]:
-    """Join runs by the recipe's rule.
+    """Join the scores of runs by the rule of the recipe.
 
     Parameters
     ----------
     scores
         Shape (R, N, K).
     weights
-        Shape (R,), summing to 1; a maximum takes every run with a weight alike.
+        Shape (R,), summing to 1; the maximum only distinguishes zero weights, which exclude a run.
     section
-        The recipe's.
+        The recipe section.
 
     Returns
     -------
@@ -42,7 +42,13 @@ def join_scores(
 
 
 def ranks(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rank of each row within its class, ties shared, scaled to within 0..1; shape (..., N, K)."""
+    """Return the rank of each row within its class, scaled to 0..1, ties sharing their mean rank; shape (..., N, K).
+
+    Examples
+    --------
+    >>> ranks(np.array([[0.125], [0.5], [0.25], [0.75]], dtype=np.float32)).ravel()
+    array([0.125, 0.625, 0.375, 0.875], dtype=float32)
+    """
     n = scores.shape[-2]
     scaled: NDArray[np.float32] = ((rankdata(scores, axis=-2) - 0.5) / max(n, 1)).astype(np.float32)
     return scaled
@@ -51,10 +57,11 @@ def ranks(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 def fit_weights(
     targets: NDArray[np.bool_], scores: NDArray[np.float32], section: AggregateSection
 ) -> NDArray[np.float64]:
-    """Return the recipe's weights of the runs, or those with the highest mean average precision on these rows.
+    """Return the run weights of the recipe, or those with the highest mean average precision on these rows.
 
-    They are found by greedy selection with replacement (Caruana et al., "Ensemble selection from libraries of models",
-    2004): ten times the run is added that makes the sum best, so that weights are tenths and none is negative.
+    Weights are fitted by greedy selection with replacement (Caruana et al., "Ensemble selection from libraries of
+    models", 2004): ten times, the run that improves the sum most is added, so that weights are tenths and none is
+    negative.
 
     Parameters
     ----------
@@ -63,7 +70,7 @@ def fit_weights(
     scores
         Shape (R, N, K).
     section
-        The recipe's.
+        The recipe section.
 
     Returns
     -------
@@ -71,14 +78,14 @@ def fit_weights(
         Shape (R,), summing to 1.
     """
     given: NDArray[np.float64] = np.ones(len(scores))
-    if section.join_weights:  # this run's share is split over its kinds of windows
+    if section.join_weights:  # the weight of this run is divided among its windows
         own = len(scores) - len(section.join)
         given = np.array([section.join_weights[0] / own] * own + list(section.join_weights[1:]))
     if not section.fit_join_weights or len(scores) == 1:
         weights: NDArray[np.float64] = given / given.sum()
         return weights
     picked = np.zeros(len(scores))
-    for _ in range(_PICKS):
+    for _ in range(_N_PICKS):
         tried = [picked + one for one in np.eye(len(scores))]
         values = [mean_average_precision(targets, join_scores(scores, w / w.sum(), section)) for w in tried]
         picked = tried[int(np.argmax(values))]
@@ -87,7 +94,7 @@ def fit_weights(
 
 
 def mean_average_precision(targets: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
-    """Return the mean of the average precision over the classes with a positive; 0 without any."""
+    """Return the mean average precision over the classes with a positive, 0 if there are none; shapes (N, K)."""
     supported = np.flatnonzero(targets.any(axis=0))
     return (
         float(np.mean([average_precision(targets[:, c], scores[:, c]) for c in supported])) if len(supported) else 0.0

@@ -1,4 +1,4 @@
-"""Metrics with their bootstrap intervals, as tables and figures.
+"""Metrics with bootstrap intervals, printed as tables and drawn as figures.
 
-`aggregate.external` and the stage's run import it.
+`aggregate.external` and `aggregate.run` may import this room.
 """

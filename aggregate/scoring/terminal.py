@@ -1,4 +1,4 @@
-"""The scores as a table in the terminal."""
+"""Print metrics as a table in the terminal."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from hpa.work.folder import WorkFolder
 
 _NAMES = {
     "macro_f1": "macro F1",
-    "macro_f1_supported": "macro F1 over classes with images",
+    "macro_f1_supported": "macro F1 of classes with images",
     "micro_f1": "micro F1",
     "samples_f1": "samples F1",
     "exact_match": "exact match",
@@ -20,29 +20,31 @@ _NAMES = {
 }
 _COLUMNS = {
     "support": "images",
-    "threshold": "cut at",
+    "threshold": "threshold",
     "precision": "prec.",
     "recall": "recall",
     "f1": "F1",
     "average_precision": "AP",
     "auc": "AUC",
-    "share_oof": "oof",
-    "share_test": "test",
+    "share_oof": "oof share",
+    "share_test": "test share",
 }
 
 
 def print_metrics(work: WorkFolder) -> None:
-    """Print ``metrics.json`` of a work folder, if it has one."""
+    """Print ``metrics.json`` of a work folder, if it exists."""
     path = work.root / "aggregate" / "metrics.json"
     if path.exists():
-        print_summary(json.loads(path.read_text()), "out of fold, decided by what was fitted on the other folds")
+        print_summary(json.loads(path.read_text()), "out of fold, thresholds fitted on the other folds")
 
 
 def print_summary(metrics: dict[str, Any], title: str) -> None:
-    """Print scores: one line a class, then those of all classes, with what to be wary of."""
+    """Print one line per class, then the metrics over all classes, then warnings."""
     console = Console(width=118)
     console.print(_classes(metrics["classes"], title))
-    console.print(f"over {metrics['images']} {'cells' if 'labelled' in metrics else 'images'}" + _resampled(metrics))
+    console.print(
+        f"over {metrics['images']} {'cells' if 'labelled' in metrics else 'images'}" + _bootstrap_note(metrics)
+    )
     for key, name in _NAMES.items():
         if metrics.get(key) is not None:
             low_high = metrics.get("intervals", {}).get(key)
@@ -50,8 +52,7 @@ def print_summary(metrics: dict[str, Any], title: str) -> None:
             console.print(f"  {name:34s} {metrics[key]:.4f}{interval}")
     if "macro_f1_in_sample" in metrics:
         console.print(
-            f"  {'macro F1 on the rows tuned on':34s} {metrics['macro_f1_in_sample']:.4f}  (flatters: "
-            f"{metrics['gap']:+.4f})"
+            f"  {'macro F1 in sample':34s} {metrics['macro_f1_in_sample']:.4f}  (optimism {metrics['gap']:+.4f})"
         )
     for source, scores in metrics.get("sources", {}).items() if len(metrics.get("sources", {})) > 1 else ():
         console.print(f"  {'macro F1 of ' + source:34s} {scores['macro_f1']:.4f}  over {scores['images']} images")
@@ -84,21 +85,21 @@ def _number(value: float | int | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _resampled(metrics: dict[str, Any]) -> str:
+def _bootstrap_note(metrics: dict[str, Any]) -> str:
     if "bootstrap" not in metrics:
         return ""
-    told = metrics["bootstrap"]
-    return f", 95% intervals of {told['resamples']} resamples of {told['groups']} {told['over']}"
+    used = metrics["bootstrap"]
+    return f", 95% intervals from {used['resamples']} resamples of {used['groups']} {used['over']}"
 
 
 def _warnings(metrics: dict[str, Any]) -> list[str]:
     lines = []
     differing = [row["class"] for row in metrics["classes"] if row.get("shares_differ")]
     if differing:
-        lines.append(f"predicted much more or less often on test than out of fold: {', '.join(differing)}")
+        lines.append(f"predicted more or less often on test than out of fold, beyond chance: {', '.join(differing)}")
     if metrics.get("checkpoint_chosen_on_scored_rows"):
-        lines.append("checkpoints were chosen on the rows scored here, so the scores are a little too good")
+        lines.append("checkpoints were chosen on the rows scored here, so the scores are slightly optimistic")
     missing = [row["class"] for row in metrics["classes"] if not row["support"]]
     if missing:
-        lines.append(f"no labelled image of: {', '.join(missing)}")
+        lines.append(f"no labelled images of: {', '.join(missing)}")
     return lines

@@ -1,4 +1,4 @@
-"""The file that is handed in, in each competition's form.
+"""Write the submission file, in the format of each competition.
 
-`aggregate.external` and the stage's run import it.
+`aggregate.external` and `aggregate.run` may import this room.
 """

@@ -1,13 +1,18 @@
-"""The submission of Kaggle 2021 (Human Protein Atlas - Single Cell Classification): one entry a cell and class."""
+"""Make submissions for Kaggle 2021 (Human Protein Atlas - Single Cell Classification): one entry per cell and class.
 
-from collections.abc import Callable, Mapping
+Masks are run-length encoded in COCO's compressed form.
+"""
+
+import base64
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
-from aggregate.submission.run_length import packed_cells, packed_frame
 from hpa.errors import ImageError, UserError
 from hpa.layouts.conversion import NEGATIVE, lies_within
 from hpa.vocabulary import HPA19, Vocabulary
@@ -16,7 +21,7 @@ COLUMNS: Final = ("ID", "ImageWidth", "ImageHeight", "PredictionString")
 
 
 def join_classes(probabilities: NDArray[np.floating[Any]], vocabulary: Vocabulary) -> NDArray[np.float64]:
-    """Turn probabilities of a run's classes into those of 2021's 19.
+    """Convert probabilities of the classes of a run into those of the 19 classes of 2021.
 
     Parameters
     ----------
@@ -28,13 +33,13 @@ def join_classes(probabilities: NDArray[np.floating[Any]], vocabulary: Vocabular
     Returns
     -------
     ndarray
-        Shape (N, 19): the maximum over the classes that lie within each class of 2021; Negative is the vocabulary's
-        own, and where it has none what the highest of the others leaves of 1.
+        Shape (N, 19): the maximum over the classes that each class of 2021 contains. Negative is taken from the
+        vocabulary, or else is 1 minus the highest of the other classes.
 
     Raises
     ------
     UserError
-        If no class of the vocabulary lies within one of 2021's.
+        If one of the classes of 2021 contains no class of the vocabulary.
     """
     scores = np.asarray(probabilities, dtype=np.float64)
     members = lies_within(vocabulary, HPA19)
@@ -44,7 +49,7 @@ def join_classes(probabilities: NDArray[np.floating[Any]], vocabulary: Vocabular
             continue
         if not members[:, c].any():
             raise UserError(
-                f"expected classes of which each of 2021's can be made, found none for {name!r} in {vocabulary.name}"
+                f"expected classes that cover all those of Kaggle 2021, found none for {name!r} in {vocabulary.name}"
             )
         joined[:, c] = scores[:, members[:, c]].max(axis=1)
     negative = HPA19.index(NEGATIVE)
@@ -54,14 +59,14 @@ def join_classes(probabilities: NDArray[np.floating[Any]], vocabulary: Vocabular
 
 
 def prediction_string(masks: Mapping[int, str], cells: NDArray[np.int64], probabilities: NDArray[np.float64]) -> str:
-    """Write triples of class, confidence and packed mask, one for every cell and class.
+    """Return the entries of an image: triples of class, confidence and packed mask for every cell and class.
 
     Parameters
     ----------
     masks
-        Packed mask by cell_label.
+        Packed masks by cell_label.
     cells
-        Shape (n,), cell labels that have probabilities.
+        Shape (n,), labels of the cells that have probabilities.
     probabilities
         Shape (n, 19).
 
@@ -79,12 +84,12 @@ def prediction_string(masks: Mapping[int, str], cells: NDArray[np.int64], probab
 
 
 def check_cells(table: pd.DataFrame) -> None:
-    """Check the entries of a submission.
+    """Check that all entries are triples of a class of 2021, a confidence within 0..1 and a mask.
 
     Raises
     ------
     UserError
-        Naming the image of which an entry is no triple of a class of 2021, a confidence within 0..1 and a mask.
+        Naming the first image with another entry.
     """
     classes = {str(c) for c in range(len(HPA19))}
     for image_id, text in zip(table["ID"], table["PredictionString"], strict=True):
@@ -93,7 +98,7 @@ def check_cells(table: pd.DataFrame) -> None:
         if wrong or not all(0 <= float(confidence) <= 1 for confidence in words[1::3]):
             raise UserError(
                 f"expected a class 0..{len(HPA19) - 1}, a confidence within 0..1 and a mask for each entry of "
-                f"image {image_id}, found otherwise"
+                f"image {image_id}, found something else"
             )
 
 
@@ -104,25 +109,30 @@ def cell_table(
     vocabulary: Vocabulary,
     read_mask: Callable[[str], NDArray[np.uint16]],
 ) -> pd.DataFrame:
-    """Make the submission.
+    """Return the submission table.
 
     Parameters
     ----------
     images
         image_id, height_px and width_px of the test images, in order.
     cells
-        One row a cell: image_id, cell_label (0 for a whole frame) and the columns of its probabilities.
+        One row per cell: image_id, cell_label (0 for a full frame) and the columns of its probabilities.
     columns
-        Names of these, in the vocabulary's order.
+        Names of these columns, in the order of the vocabulary.
     vocabulary
         Of the run.
     read_mask
-        From an image_id to its label image.
+        Function that returns the label image of an image_id.
 
     Returns
     -------
     DataFrame
-        `COLUMNS`; an image that no cell could be read from has an empty string.
+        `COLUMNS`; an image without cells has an empty string.
+
+    Raises
+    ------
+    UserError
+        If a mask is missing.
     """
     of_image = dict(tuple(cells.groupby("image_id", sort=False)))
     strings = []
@@ -133,11 +143,79 @@ def cell_table(
             continue
         labels = own["cell_label"].to_numpy(np.int64)
         try:
-            masks = dict(packed_cells(read_mask(row["image_id"]))) if (labels > 0).any() else {}
+            masks = dict(pack_cells(read_mask(row["image_id"]))) if (labels > 0).any() else {}
         except ImageError as error:
             raise UserError(f"expected the mask of image {row['image_id']}, found: {error}") from None
-        masks[0] = packed_frame(int(row["height_px"]), int(row["width_px"]))
+        masks[0] = pack_frame(int(row["height_px"]), int(row["width_px"]))
         strings.append(prediction_string(masks, labels, join_classes(own[columns].to_numpy(np.float64), vocabulary)))
     sizes = images[["width_px", "height_px"]].to_numpy(np.int64)
     table = pd.DataFrame({"ID": list(images["image_id"]), "ImageWidth": sizes[:, 0], "ImageHeight": sizes[:, 1]})
     return table.assign(PredictionString=strings)
+
+
+def run_lengths(mask: NDArray[np.bool_], top: int, left: int, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Return COCO's run-length counts of a mask: alternating runs of 0 and 1, down the columns, starting with 0.
+
+    Parameters
+    ----------
+    mask
+        Shape (h, w), bool: a window of the image.
+    top, left
+        First row and column of the window in the image.
+    shape
+        (H, W) of the image.
+
+    Examples
+    --------
+    >>> run_lengths(np.array([[True], [True]]), 1, 1, (3, 3))
+    array([4, 2, 3])
+    """
+    columns, rows = np.nonzero(mask.T)
+    places = (columns + left) * shape[0] + rows + top
+    breaks = np.flatnonzero(np.diff(places) != 1)
+    starts = places[np.append(0, breaks + 1)] if len(places) else places
+    ends = places[np.append(breaks, len(places) - 1)] + 1 if len(places) else places
+    bounds = np.column_stack([starts, ends]).ravel()
+    total = shape[0] * shape[1]
+    counts: NDArray[np.int64] = np.diff(np.concatenate([[0], bounds, [total]]))
+    return counts if counts[-1] or len(counts) == 1 else counts[:-1]
+
+
+def compress_counts(counts: NDArray[np.int64]) -> bytes:
+    """Compress counts as COCO's API does.
+
+    From the fourth on, a count is stored as its difference to the count two places before. Each number is split into
+    groups of five bits, lowest first; a sixth bit marks that another group follows, and 48 is added to give a printable
+    character.
+    """
+    differences = counts.copy()
+    differences[3:] -= counts[1:-2]
+    written = bytearray()
+    for value in differences.tolist():
+        more = True
+        while more:
+            bits = value & 0x1F
+            value >>= 5
+            more = value != (-1 if bits & 0x10 else 0)
+            written.append(48 + bits + (0x20 if more else 0))
+    return bytes(written)
+
+
+def pack_counts(counts: bytes) -> str:
+    """Return compressed counts as zlib-compressed base64 text."""
+    return base64.b64encode(zlib.compress(counts, zlib.Z_BEST_COMPRESSION)).decode("ascii")
+
+
+def pack_cells(labels: NDArray[np.uint16]) -> Iterator[tuple[int, str]]:
+    """Yield cell_label and packed mask of every cell of a label image (H, W), processed within its bounding box."""
+    height, width = labels.shape
+    for index, box in enumerate(find_objects(labels)):
+        if box is not None:
+            own = labels[box] == index + 1
+            counts = run_lengths(own, box[0].start, box[1].start, (height, width))
+            yield index + 1, pack_counts(compress_counts(counts))
+
+
+def pack_frame(height: int, width: int) -> str:
+    """Return the packed mask of a full frame."""
+    return pack_counts(compress_counts(np.array([0, height * width])))

@@ -1,4 +1,4 @@
-"""The file that is handed in: its forms, and the check before it is written."""
+"""Make, check and write a submission, in any of the supported formats."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,32 +29,32 @@ HEADERS: Final[dict[Format, tuple[str, ...]]] = {
 def label_table(
     ids: Sequence[str], predictions: NDArray[np.bool_], vocabulary: Vocabulary, form: Format
 ) -> pd.DataFrame:
-    """Make a submission with one row an image: class indices joined by blanks."""
+    """Return a submission with one row per image: class indices separated by spaces."""
     key, value = HEADERS[form]
     texts = [vocabulary.format(np.flatnonzero(row)) for row in predictions]
     return pd.DataFrame({key: list(ids), value: texts}, dtype=str)
 
 
 def check_submission(table: pd.DataFrame, ids: Sequence[str], vocabulary: Vocabulary, form: Format, where: str) -> None:
-    """Check a submission against the ids that are asked for.
+    """Check a submission against the required ids.
 
     Parameters
     ----------
     table
         The submission.
     ids
-        What the sample submission asks for, in its order.
+        The required ids, in the order of the sample submission.
     vocabulary
         Of the run.
     form
-        Of the submission.
+        Format of the submission.
     where
         What the ids come from, for the message.
 
     Raises
     ------
     UserError
-        If a column, a row or the order differs, an id stands twice, or a label or confidence is out of range.
+        If a column, a row or the order differs, an id occurs twice, or a label or confidence is out of range.
     """
     if tuple(table.columns) != HEADERS[form]:
         raise UserError(f"expected the columns {','.join(HEADERS[form])}, found {','.join(table.columns)}")
@@ -67,30 +67,32 @@ def check_submission(table: pd.DataFrame, ids: Sequence[str], vocabulary: Vocabu
 
 
 def check_ids(found: Sequence[str], wanted: Sequence[str], where: str) -> None:
-    """Check that the rows of a submission are those that are asked for, in their order.
+    """Check that the rows of a submission are the required ones, in their order.
 
     Raises
     ------
     UserError
-        Naming the first id that is doubled, missing, unknown or out of order.
+        Naming the first id that is repeated, missing, unexpected or out of order.
     """
     for what, ids in ((where, wanted), ("the submission", found)):
-        doubled = pd.Series(list(ids), dtype=object)
-        doubled = doubled[doubled.duplicated()]
-        if len(doubled):
-            raise UserError(f"expected every id once in {what}, found {doubled.iloc[0]!r} twice")
-    there = set(found)
-    missing = [image_id for image_id in wanted if image_id not in there]
+        repeated = pd.Series(list(ids), dtype=object)
+        repeated = repeated[repeated.duplicated()]
+        if len(repeated):
+            raise UserError(f"expected every id once in {what}, found {repeated.iloc[0]!r} twice")
+    present = set(found)
+    missing = [image_id for image_id in wanted if image_id not in present]
     if missing:
         raise UserError(
             f"expected a row for each id of {where}, found none for {missing[0]!r} ({len(missing)} missing)"
         )
-    unexpected_ids = there - set(wanted)
+    unexpected_ids = present - set(wanted)
     if unexpected_ids:
         raise UserError(f"expected only ids of {where}, found {min(unexpected_ids)!r}")
-    for place, (one, other) in enumerate(zip(found, wanted, strict=True)):
-        if one != other:
-            raise UserError(f"expected the order of {where}, found {one!r} in place of {other!r} (row {place + 1})")
+    for place, (given, expected) in enumerate(zip(found, wanted, strict=True)):
+        if given != expected:
+            raise UserError(
+                f"expected the order of {where}, found {given!r} in place of {expected!r} (row {place + 1})"
+            )
 
 
 def write_submission(
@@ -105,18 +107,18 @@ def write_submission(
     Parameters
     ----------
     path
-        The file.
+        The file to write.
     work
         The work folder.
     form
-        Of the submission.
+        Format of the submission; ``auto`` takes the one whose header belongs to the vocabulary.
     ids, predictions
-        The test images, and their classes, shape (N, K). `kaggle2021` is made from the probabilities of cells instead.
+        The N test images and their classes, shape (N, K). `kaggle2021` uses the probabilities of cells instead.
 
     Raises
     ------
     UserError
-        If it is not as `check_submission` has it.
+        If the submission does not pass `check_submission`.
     """
     vocabulary = work.data.classes
     if form == "auto":
@@ -125,7 +127,7 @@ def write_submission(
     images = read_images(work.images)
     images = images[images["split"] == "test"]
     if form == "kaggle2021":
-        # Where other windows decide on the image, cells are still said by crops of cells; the recipe asks for them.
+        # Cells are always scored by crops of cells, even if other windows decide on the image.
         cells = _test_cells(work.root / "classify" / "cells" / "probabilities.parquet", vocabulary)
         table = cell_table(images, cells, class_columns(vocabulary), vocabulary, lambda i: read_mask(work, i))
     else:
@@ -139,7 +141,7 @@ def _test_cells(probabilities: Path, vocabulary: Vocabulary) -> pd.DataFrame:
     """Return image_id, cell_label and the mean probabilities of the cells of test images."""
     tables = []
     for part in stream_cells(probabilities, vocabulary):
-        cells = part.where(~part.is_oof)
+        cells = part.take(~part.is_oof)
         table = pd.DataFrame(cells.scores, columns=class_columns(vocabulary))
         table.insert(0, "cell_label", cells.cell_labels)
         table.insert(0, "image_id", cells.image_ids)

@@ -1,4 +1,4 @@
-"""Tuning thresholds, calibrating, transferring and deciding.
+"""Calibrate scores, tune thresholds and turn scores into labels.
 
-`aggregate.submission`, `aggregate.external` and the stage's run import it.
+`aggregate.submission`, `aggregate.external` and `aggregate.run` may import this room.
 """

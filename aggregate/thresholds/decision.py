@@ -1,7 +1,12 @@
-"""All that is fitted on out-of-fold rows, as one thing that is fitted and applied as a whole.
+"""Fit pooling, run weights, calibration and thresholds together, and decide on labels with them.
 
-Choosing a pooling, weighing runs, calibrating and tuning thresholds each flatter themselves on the rows they were
-fitted on. So they are fitted together on some rows and scored on others: `cross_fit` leaves each fold out once.
+Each of these is optimistic on the rows it was fitted on. They are therefore fitted together on some rows and scored on
+others: `cross_fit` holds out each fold once.
+
+Thresholds are tuned out of fold, where an image has the score of a single model, but a new image gets the mean over all
+models. Means are less spread out: rare high scores become rarer, and the same thresholds predict too little.
+`transfer_thresholds` measures this effect on the new images themselves, without any label, because they have the scores
+of every single model too.
 """
 
 from dataclasses import dataclass
@@ -9,41 +14,116 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
-from aggregate.config import AggregateSection
+from aggregate.config import AggregateSection, Transfer
+from aggregate.labels import Labels
 from aggregate.pooling.ensembles import fit_weights, join_scores
-from aggregate.pooling.sources import Rows
+from aggregate.pooling.sources import ImageScores
 from aggregate.thresholds.calibration import Calibration, fit_calibration
-from aggregate.thresholds.decide import decide
 from aggregate.thresholds.exact import matching_thresholds
-from aggregate.thresholds.methods import class_fractions, fit_thresholds
-from aggregate.thresholds.transfer import transfer_thresholds
+from aggregate.thresholds.methods import class_fractions, clipped_logit, fit_thresholds
 from hpa.metrics import average_precision
 from hpa.vocabulary import Vocabulary
 
-_PARTS: Final = 5
+_N_PARTS: Final = 5
+
+
+def decide(
+    scores: NDArray[np.floating[Any]], thresholds: NDArray[np.float64], empty: str, vocabulary: Vocabulary
+) -> NDArray[np.bool_]:
+    """Predict every class whose score is strictly above its threshold.
+
+    Parameters
+    ----------
+    scores
+        Shape (N, K), of any precision; they are compared without conversion.
+    thresholds
+        Shape (K,), or (N, K) for separate thresholds of each row.
+    empty
+        What a row without a class gets: ``"argmax"`` the class with its highest score, ``"blank"`` nothing, or the
+        class of that name.
+    vocabulary
+        Of the run.
+
+    Returns
+    -------
+    ndarray
+        Shape (N, K), bool.
+
+    Raises
+    ------
+    UserError
+        If `empty` is neither a rule nor a class.
+    """
+    predicted = scores > thresholds
+    bare = np.flatnonzero(~predicted.any(axis=1))
+    if empty == "argmax":
+        predicted[bare, scores[bare].argmax(axis=1)] = True
+    elif empty != "blank":
+        predicted[bare, vocabulary.index(empty)] = True
+    return predicted
+
+
+def transfer_thresholds(
+    values: NDArray[np.float64], shares: NDArray[np.float64], by_model: NDArray[np.floating[Any]], transfer: Transfer
+) -> NDArray[np.float64]:
+    """Transfer thresholds from the scores of single models to the mean of several models.
+
+    Parameters
+    ----------
+    values
+        Shape (K,), thresholds tuned on scores of single models.
+    shares
+        Shape (K,), shares of the rows that these thresholds predict out of fold.
+    by_model
+        Shape (F, N, K), scores of F models for the N images to decide on.
+    transfer
+        ``none`` keeps the values; ``shares`` predicts the same shares on these images; ``spread`` keeps the distance of
+        each threshold from the mean in standard deviations, with mean and deviation taken over the logits of these
+        images, for the single models and for their mean.
+
+    Returns
+    -------
+    ndarray
+        Shape (K,).
+    """
+    if transfer == "shares":
+        return matching_thresholds(by_model.mean(axis=0), shares)
+    if transfer == "spread" and len(by_model) > 1:
+        return _transfer_by_spread(values, by_model)
+    return values
+
+
+def _transfer_by_spread(values: NDArray[np.float64], by_model: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    single = clipped_logit(by_model).reshape(-1, by_model.shape[2])
+    joint = clipped_logit(by_model.mean(axis=0))
+    spread = single.std(axis=0)
+    factor = np.divide(joint.std(axis=0), spread, out=np.ones(len(values)), where=spread > 0)
+    moved: NDArray[np.float64] = expit(joint.mean(axis=0) + (clipped_logit(values) - single.mean(axis=0)) * factor)
+    return moved
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What was fitted.
+    """Everything fitted on rows with known labels.
 
     Parameters
     ----------
     weights
         Shape (R,), of the joined runs.
     pooling
-        Shape (K,), which of the poolings each class takes.
+        Shape (K,), index of the pooling that each class takes.
     calibrations
-        One a class.
+        One per class.
     values
         Shape (K,), thresholds for scores of single models.
     shares
-        Shape (K,), of the rows that these predict (or are meant to).
+        Shape (K,), shares of the rows that these thresholds predict (or are meant to).
     support
         Shape (K,), positives among the rows.
     prior
-        Shape (K,), frequencies of the classes among the rows.
+        Shape (K,), class frequencies among the rows.
     """
 
     weights: NDArray[np.float64]
@@ -54,55 +134,51 @@ class Decision:
     support: NDArray[np.int64]
     prior: NDArray[np.float64]
 
-    def score(self, rows: Rows, section: AggregateSection) -> NDArray[np.float32]:
-        """Return the scores that thresholds are held against: shape (N, K), float32."""
-        joined = join_scores(_pick(rows.scores, self.pooling), self.weights, section)
-        return _calibrated(joined, rows.n_crops, self.calibrations, self.prior)
+    def score(self, images: ImageScores, section: AggregateSection) -> NDArray[np.float32]:
+        """Return the scores that thresholds apply to: shape (N, K), float32."""
+        joined = join_scores(_select_pooling(images.scores, self.pooling), self.weights, section)
+        return _calibrate(joined, images.n_crops, self.calibrations, self.prior)
+
+    def transferred_values(
+        self, by_model: NDArray[np.float32], section: AggregateSection
+    ) -> NDArray[np.float64] | None:
+        """Return thresholds for the mean of the models' scores (F, N, K); None if N is below `min_images`."""
+        if by_model.shape[1] < section.min_images:
+            return None
+        return transfer_thresholds(self.values, self.shares, by_model, section.transfer)
 
 
-def fit_decision(
-    rows: Rows,
-    targets: NDArray[np.bool_],
-    groups: NDArray[np.integer[Any]],
-    section: AggregateSection,
-    labelled: NDArray[np.bool_] | None = None,
-) -> Decision:
-    """Fit everything on rows with known targets.
+def fit_decision(images: ImageScores, labels: Labels, section: AggregateSection) -> Decision:
+    """Fit pooling, run weights, calibration and thresholds.
 
     Parameters
     ----------
-    rows
-        N images, each scored by a model that has not seen it.
-    targets
-        Shape (N, K).
-    groups
-        Shape (N,).
+    images
+        Scores of N images, each by a model that was not trained on it.
+    labels
+        Of the same N images.
     section
-        The recipe's.
-    labelled
-        Shape (N, K), of which classes it is known whether the image has them; None of all.
+        The recipe section.
     """
-    n_classes = targets.shape[1]
-    known = np.ones_like(targets) if labelled is None else labelled
-    # Average precision takes no notice of what has no label and the lowest score.
-    ranked = np.where(known, rows.scores, 0)
+    targets, known = labels.targets, labels.known
+    # A negative with the lowest score does not change average precision, so unknown pairs become that.
+    ranked = np.where(known, images.scores, 0)
     weights = fit_weights(targets, ranked[:, 0], section)
     pooling = _choose_pooling(ranked, targets, weights, section)
-    joined = join_scores(_pick(rows.scores, pooling), weights, section)
-    some = (rows.n_crops > 0)[:, None] & known
+    joined = join_scores(_select_pooling(images.scores, pooling), weights, section)
+    usable = (images.n_crops > 0)[:, None] & known
     calibrations = tuple(
-        fit_calibration(targets[own, c], joined[own, c], rows.n_crops[own], section)
-        for c, own in zip(range(n_classes), some.T, strict=True)
+        fit_calibration(targets[own, c], joined[own, c], images.n_crops[own], section) for c, own in enumerate(usable.T)
     )
-    prior = targets.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    scores = _calibrated(joined, rows.n_crops, calibrations, prior)
-    values = fit_thresholds(targets, scores, groups, section, known)
+    prior = labels.frequencies
+    scores = _calibrate(joined, images.n_crops, calibrations, prior)
+    values = fit_thresholds(labels, scores, section)
     shares = prior
     if section.thresholds == "prevalence":
         shares = class_fractions(prior, section)
-    elif len(targets):
-        shares = ((scores > values) & known).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    return Decision(weights, pooling, calibrations, values, shares, targets.sum(axis=0), prior)
+    elif len(labels):
+        shares = ((scores > values) & known).sum(axis=0) / np.maximum(labels.n_known, 1)
+    return Decision(weights, pooling, calibrations, values, shares, labels.support, prior)
 
 
 @dataclass(frozen=True)
@@ -121,47 +197,33 @@ class CrossFitted:
     predictions: NDArray[np.bool_]
 
 
-def cross_fit(
-    rows: Rows,
-    targets: NDArray[np.bool_],
-    groups: NDArray[np.integer[Any]],
-    folds: NDArray[np.integer[Any]],
-    section: AggregateSection,
-    vocabulary: Vocabulary,
-    labelled: NDArray[np.bool_] | None = None,
-) -> CrossFitted:
-    """Decide every row with what was fitted on the rows of the other folds only.
+def cross_fit(images: ImageScores, labels: Labels, section: AggregateSection, vocabulary: Vocabulary) -> CrossFitted:
+    """Decide on every row with what was fitted on the rows of the other folds only.
 
-    Where only one fold was scored, its groups are shared out over five parts that take the place of folds. A class of
-    which nothing is known in a row (`labelled`, shape (N, K)) is not tuned on, and not among the row's predictions.
+    If only one fold was scored, its groups are divided into five parts that take the place of folds. Classes that are
+    unknown for a row are neither tuned on nor predicted for it.
     """
+    folds = labels.folds
     if len(np.unique(folds)) < 2:
-        numbers = np.unique(groups, return_inverse=True)[1]
-        folds = np.random.default_rng(0).permutation(int(numbers.max()) + 1)[numbers] % _PARTS
-    known = np.ones_like(targets) if labelled is None else labelled
-    scores, predictions = np.empty(targets.shape, dtype=np.float32), np.empty(targets.shape, dtype=bool)
+        numbers = np.unique(labels.groups, return_inverse=True)[1]
+        folds = np.random.default_rng(0).permutation(int(numbers.max()) + 1)[numbers] % _N_PARTS
+    shape = labels.targets.shape
+    scores, predictions = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=bool)
     for fold in np.unique(folds):
-        left_out = folds == fold
-        fitted = fit_decision(rows.take(~left_out), targets[~left_out], groups[~left_out], section, known[~left_out])
-        scores[left_out] = fitted.score(rows.take(left_out), section)
+        held_out = folds == fold
+        fitted = fit_decision(images.take(~held_out), labels.take(~held_out), section)
+        scores[held_out] = fitted.score(images.take(held_out), section)
         values = fitted.values
-        if section.transfer == "shares" and np.count_nonzero(left_out) >= section.min_images:
-            values = matching_thresholds(scores[left_out], fitted.shares)
-        predictions[left_out] = decide(scores[left_out], values, section.empty, vocabulary) & known[left_out]
+        if section.transfer == "shares" and np.count_nonzero(held_out) >= section.min_images:
+            values = matching_thresholds(scores[held_out], fitted.shares)
+        predictions[held_out] = decide(scores[held_out], values, section.empty, vocabulary) & labels.known[held_out]
     return CrossFitted(scores, predictions)
-
-
-def carried(decision: Decision, by_model: NDArray[np.float32], section: AggregateSection) -> NDArray[np.float64] | None:
-    """Return thresholds for the mean of the models' scores (F, N, K), None where N is under `min_images`."""
-    if by_model.shape[1] < section.min_images:
-        return None
-    return transfer_thresholds(decision.values, decision.shares, by_model, section.transfer)
 
 
 def _choose_pooling(
     scores: NDArray[np.float32], targets: NDArray[np.bool_], weights: NDArray[np.float64], section: AggregateSection
 ) -> NDArray[np.intp]:
-    """Return for every class the pooling with the highest average precision; the first where there is no positive."""
+    """Return the pooling with the highest average precision for every class; the first if it has no positive."""
     if scores.shape[1] == 1:
         return np.zeros(targets.shape[1], dtype=np.intp)
     precision = np.zeros((scores.shape[1], targets.shape[1]))
@@ -173,14 +235,14 @@ def _choose_pooling(
     return best
 
 
-def _pick(scores: NDArray[np.float32], pooling: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Take of every class its own pooling: (R, V, N, K) to (R, N, K)."""
+def _select_pooling(scores: NDArray[np.float32], pooling: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Select the pooling of every class: (R, V, N, K) to (R, N, K)."""
     if scores.shape[1] == 1:
         return scores[:, 0]
     return np.stack([scores[:, v, :, c] for c, v in enumerate(pooling)], axis=-1)
 
 
-def _calibrated(
+def _calibrate(
     scores: NDArray[np.float32],
     n_crops: NDArray[np.int64],
     calibrations: tuple[Calibration, ...],

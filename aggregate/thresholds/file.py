@@ -1,4 +1,4 @@
-"""``thresholds.json``: all that was fitted on out-of-fold rows and what one must know to use it."""
+"""Write and read ``thresholds.json``: everything fitted on out-of-fold rows, and how to apply it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -17,33 +17,33 @@ from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import write_json
 
-FORMAT: Final = "cellwise thresholds 2"
+FORMAT: Final = "cellwise thresholds 3"
 _ORDER: Final = (
-    "crops pooled within a fold's model, runs joined, calibrated; `threshold` is for that, `threshold_mean` for its"
-    " mean over the folds' models; predicted where strictly above"
+    "pool the crops within each fold's model, join the runs, calibrate; `threshold` applies to these scores,"
+    " `threshold_mean` to their mean over the folds' models; predict where the score is strictly above"
 )
 _RECORDED: Final = ("cellwise", "numpy", "scipy", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What the file holds.
+    """Content of ``thresholds.json``.
 
     Parameters
     ----------
     decision
-        What was fitted.
+        Everything that was fitted.
     section
-        The recipe's section it was fitted with, which also says how it is applied.
+        The recipe section it was fitted with, which also defines how it is applied.
     vocabulary
         Of the run.
     images
-        Rows it was fitted on.
+        Number of rows it was fitted on.
     mean_values
-        Shape (K,), the thresholds carried over to the mean of the folds' models, as seen on the run's test images;
-        None where there were too few.
+        Shape (K,), the thresholds transferred to the mean of the folds' models, measured on the test images of the
+        run; None if there were too few.
     mean_images
-        On how many images these were carried.
+        Number of images the transfer was measured on; 0 without `mean_values`.
     """
 
     decision: Decision
@@ -59,12 +59,12 @@ class Thresholds:
         return self.decision.values
 
     @property
-    def stored(self) -> NDArray[np.float64]:
-        """Thresholds for the mean of the models where it cannot be seen how far to carry them."""
+    def stored_mean_values(self) -> NDArray[np.float64]:
+        """Thresholds for the mean of the models if there are too few images to measure the transfer on, shape (K,)."""
         return self.decision.values if self.mean_values is None else self.mean_values
 
     def write(self, path: Path) -> None:
-        """Write the file, by class name."""
+        """Write ``thresholds.json``, keyed by class name."""
         decision, kinds = self.decision, self.section.kinds
         classes = [
             {
@@ -100,12 +100,15 @@ def read_thresholds(path: Path, vocabulary: Vocabulary) -> Thresholds:
     Raises
     ------
     UserError
-        If it is missing, not what `Thresholds.write` writes, or of another vocabulary.
+        If the file is missing, damaged, of another format version or of another vocabulary.
     """
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
-            raise UserError(f"expected thresholds of the format {FORMAT!r} in {path}, found {content['format']!r}")
+            raise UserError(
+                f"expected thresholds of the format {FORMAT!r} in {path} (rerun `python -m aggregate run` with "
+                f"`--overwrite`), found {content['format']!r}"
+            )
         rows = {row["class"]: row for row in content["classes"]}
         if content["vocabulary"] != vocabulary.name or rows.keys() != set(vocabulary.classes):
             raise UserError(f"expected thresholds of {vocabulary.name} in {path}, found {content['vocabulary']}")
@@ -132,8 +135,8 @@ def _thresholds(
         support=np.array([int(row["support"]) for row in rows]),
         prior=column("prior"),
     )
-    carried = all(row["threshold_mean"] is not None for row in rows)
-    mean_values = column("threshold_mean") if carried else None
+    transferred = all(row["threshold_mean"] is not None for row in rows)
+    mean_values = column("threshold_mean") if transferred else None
     return Thresholds(decision, section, vocabulary, int(content["images"]), mean_values, int(content["images_mean"]))
 
 

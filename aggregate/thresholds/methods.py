@@ -1,4 +1,4 @@
-"""How thresholds are found from rows with known targets: the methods of the field, side by side."""
+"""Tune thresholds on rows with known labels, by one of eight methods used in the field."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -9,52 +9,38 @@ from scipy.optimize import leastsq
 from scipy.special import expit, logit
 
 from aggregate.config import AggregateSection
-from aggregate.thresholds.cyclic import cyclic_thresholds
-from aggregate.thresholds.exact import best_common_threshold, best_thresholds, matching_thresholds
+from aggregate.labels import Labels
+from aggregate.thresholds.exact import best_common_threshold, best_thresholds, cyclic_thresholds, matching_thresholds
 from hpa.errors import UserError
 
-Fit = Callable[
-    [NDArray[np.bool_], NDArray[np.floating[Any]], NDArray[np.integer[Any]], AggregateSection, NDArray[np.bool_]],
-    NDArray[np.float64],
-]
+Fit = Callable[[Labels, NDArray[np.floating[Any]], AggregateSection], NDArray[np.float64]]
 
 _STEEPNESS: Final = 50.0
 _PULL: Final = 1e-5
 _TINY: Final = 1e-6
 
 
-def fit_thresholds(
-    targets: NDArray[np.bool_],
-    scores: NDArray[np.floating[Any]],
-    groups: NDArray[np.integer[Any]],
-    section: AggregateSection,
-    known: NDArray[np.bool_] | None = None,
-) -> NDArray[np.float64]:
-    """Find one threshold a class by the recipe's method.
+def fit_thresholds(labels: Labels, scores: NDArray[np.floating[Any]], section: AggregateSection) -> NDArray[np.float64]:
+    """Find one threshold per class by the method of the recipe.
 
     Parameters
     ----------
-    targets
-        Shape (N, K), bool.
+    labels
+        Of N rows; unknown pairs of row and class do not count. Groups are never divided where a method splits rows.
     scores
         Shape (N, K), within 0..1.
-    groups
-        Shape (N,); rows of a group are never torn apart where rows are split.
     section
-        The recipe's: the method and its settings.
-    known
-        Shape (N, K), of which classes it is known whether a row has them; None of all. The others do not count.
+        The method and its settings.
 
     Returns
     -------
     ndarray
-        Shape (K,), float64; `fixed_threshold` where there is no row to learn from.
+        Shape (K,), float64; `fixed_threshold` everywhere if there are no rows.
     """
-    if not len(targets):
-        return np.full(targets.shape[1], section.fixed_threshold)
-    known = np.ones_like(targets) if known is None else known
-    # No threshold is below 0, so that a score of 0 is never predicted: neither a hit, nor wrong, nor missed.
-    return _METHODS[section.thresholds](targets & known, np.where(known, scores, 0), groups, section, known)
+    if not len(labels):
+        return np.full(labels.targets.shape[1], section.fixed_threshold)
+    # No threshold is below 0, so a score of 0 is never predicted: an unknown pair is no hit, no error and no miss.
+    return _METHODS[section.thresholds](labels, np.where(labels.known, scores, 0), section)
 
 
 def shrunk_thresholds(
@@ -63,19 +49,24 @@ def shrunk_thresholds(
     towards: NDArray[np.float64] | float,
     strength: float,
 ) -> NDArray[np.float64]:
-    """Draw the best threshold of every class towards a steadier one, the more the fewer positives it has.
+    """Shrink the best threshold of every class towards a steadier one, more strongly the fewer positives it has.
 
-    A class with n positives keeps n / (n + strength) of its own, on the logit scale, on which scores of rare and of
-    frequent classes are spread alike.
+    A class with n positives keeps n / (n + strength) of its own threshold, on the logit scale, on which the scores of
+    rare and frequent classes are spread alike.
 
     Parameters
     ----------
     targets, scores
         Shape (N, K).
     towards
-        Shape (K,), or one for all.
+        Shape (K,), or one value for all classes.
     strength
         At least 0.
+
+    Returns
+    -------
+    ndarray
+        Shape (K,).
     """
     support = targets.sum(axis=0)
     weight = support / np.maximum(support + strength, _TINY)
@@ -85,20 +76,6 @@ def shrunk_thresholds(
     return values
 
 
-def _shrunk(
-    targets: NDArray[np.bool_],
-    scores: NDArray[np.floating[Any]],
-    groups: NDArray[np.integer[Any]],
-    section: AggregateSection,
-    known: NDArray[np.bool_],
-) -> NDArray[np.float64]:
-    if section.shrink_to == "global":
-        towards: NDArray[np.float64] | float = best_common_threshold(targets, scores)
-    else:
-        towards = matching_thresholds(scores, targets.mean(axis=0))
-    return shrunk_thresholds(targets, scores, towards, section.shrinkage)
-
-
 def repeated_thresholds(
     targets: NDArray[np.bool_],
     scores: NDArray[np.floating[Any]],
@@ -106,7 +83,24 @@ def repeated_thresholds(
     repeats: int,
     k: int = 5,
 ) -> NDArray[np.float64]:
-    """Average the best thresholds of many parts of the rows: `repeats` times k folds, each left out once."""
+    """Average the best thresholds over repeated k-fold splits, each fold held out once.
+
+    Parameters
+    ----------
+    targets, scores
+        Shape (N, K).
+    groups
+        Shape (N,); a group is never divided between folds.
+    repeats
+        Number of random splits.
+    k
+        Number of folds per split.
+
+    Returns
+    -------
+    ndarray
+        Shape (K,).
+    """
     numbers = np.unique(groups, return_inverse=True)[1]
     values = []
     for repeat in range(repeats):
@@ -119,18 +113,28 @@ def repeated_thresholds(
 
 
 def soft_thresholds(
-    targets: NDArray[np.bool_], scores: NDArray[np.floating[Any]], known: NDArray[np.bool_] | None = None
+    targets: NDArray[np.bool_], scores: NDArray[np.floating[Any]], known: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Fit thresholds to a smooth F1 by least squares, as published by a participant of Kaggle 2018 (iafoss).
+    """Fit thresholds to a smooth F1 by least squares, as published by iafoss, a participant of Kaggle 2018.
 
-    A prediction is sigmoid(50 (p - t)); Levenberg-Marquardt brings 1 - F1 and 1e-5 (t - 0.5) of every class towards 0,
-    from t = 0.5. Classes do not enter each other's residuals, so each is solved by itself, on the rows of which it is
-    `known`, shape (N, K); None of all.
+    A prediction is sigmoid(50 (p - t)); the Levenberg-Marquardt algorithm minimises 1 - F1 and 1e-5 (t - 0.5) of every
+    class, starting at t = 0.5. The residuals of a class depend on no other class, so each class is solved separately.
+
+    Parameters
+    ----------
+    targets, scores
+        Shape (N, K).
+    known
+        Shape (N, K), bool: the rows that a class is fitted on.
+
+    Returns
+    -------
+    ndarray
+        Shape (K,), within 0..1.
     """
-    known = np.ones_like(targets) if known is None else known
 
     def residuals(t: NDArray[np.float64], positive: NDArray[np.bool_], p: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what is brought towards 0 for one class: 1 - F1, and the pull to 0.5."""
+        """Return the residuals of one class: F1 - 1, and the pull towards 0.5."""
         soft = expit(_STEEPNESS * (p - t))
         f1 = 2 * soft[positive].sum() / (soft.sum() + positive.sum() + _TINY)
         return np.array([f1 - 1, _PULL * (t.item() - 0.5)])
@@ -140,18 +144,18 @@ def soft_thresholds(
 
 
 def clipped_logit(p: NDArray[np.floating[Any]] | float) -> NDArray[np.float64]:
-    """Return log(p / (1 - p)) in float64, of p within 1e-6..1 - 1e-6."""
+    """Return log(p / (1 - p)) as float64, with p clipped to 1e-6..1 - 1e-6."""
     clipped: NDArray[np.float64] = logit(np.clip(np.asarray(p, dtype=np.float64), _TINY, 1 - _TINY))
     return clipped
 
 
 def class_fractions(prior: NDArray[np.float64], section: AggregateSection) -> NDArray[np.float64]:
-    """Return the shares that `prevalence` aims at: the recipe's, else the prior, both of shape (K,).
+    """Return the shares that `prevalence` aims at: those of the recipe, or else the prior; both have shape (K,).
 
     Raises
     ------
     UserError
-        If the recipe has another number of them.
+        If the recipe does not give one share per class.
     """
     if section.class_fractions and len(section.class_fractions) != len(prior):
         raise UserError(
@@ -161,22 +165,52 @@ def class_fractions(prior: NDArray[np.float64], section: AggregateSection) -> ND
     return np.array(section.class_fractions) if section.class_fractions else prior
 
 
+def _fixed(labels: Labels, scores: NDArray[np.floating[Any]], section: AggregateSection) -> NDArray[np.float64]:
+    return np.full(scores.shape[1], section.fixed_threshold)
+
+
+def _global(labels: Labels, scores: NDArray[np.floating[Any]], section: AggregateSection) -> NDArray[np.float64]:
+    return np.full(scores.shape[1], best_common_threshold(labels.targets, scores))
+
+
+def _per_class(labels: Labels, scores: NDArray[np.floating[Any]], section: AggregateSection) -> NDArray[np.float64]:
+    return best_thresholds(labels.targets, scores)
+
+
+def _prevalence(labels: Labels, scores: NDArray[np.floating[Any]], section: AggregateSection) -> NDArray[np.float64]:
+    # The share is one of known rows, but thresholds are matched on all rows, where unknown ones have a score of 0.
+    return matching_thresholds(scores, class_fractions(labels.frequencies, section) * labels.known.mean(axis=0))
+
+
+def _shrunk(labels: Labels, scores: NDArray[np.floating[Any]], section: AggregateSection) -> NDArray[np.float64]:
+    if section.shrink_to == "global":
+        towards: NDArray[np.float64] | float = best_common_threshold(labels.targets, scores)
+    else:
+        towards = matching_thresholds(scores, labels.targets.mean(axis=0))
+    return shrunk_thresholds(labels.targets, scores, towards, section.shrinkage)
+
+
+def _repeated(labels: Labels, scores: NDArray[np.floating[Any]], section: AggregateSection) -> NDArray[np.float64]:
+    return repeated_thresholds(labels.targets, scores, labels.groups, section.repeats)
+
+
+def _soft(labels: Labels, scores: NDArray[np.floating[Any]], section: AggregateSection) -> NDArray[np.float64]:
+    return soft_thresholds(labels.targets, scores, labels.known)
+
+
+def _cyclic(labels: Labels, scores: NDArray[np.floating[Any]], section: AggregateSection) -> NDArray[np.float64]:
+    # Thresholds depend on each other only where an empty row gets its highest score.
+    fit = cyclic_thresholds if section.empty == "argmax" else best_thresholds
+    return fit(labels.targets, scores)
+
+
 _METHODS: Final[Mapping[str, Fit]] = {
-    "fixed": lambda targets, scores, groups, s, known: np.full(targets.shape[1], s.fixed_threshold),
-    "global": lambda targets, scores, groups, s, known: np.full(
-        targets.shape[1], best_common_threshold(targets, scores)
-    ),
-    "per-class": lambda targets, scores, groups, s, known: best_thresholds(targets, scores),
-    "prevalence": lambda targets, scores, groups, s, known: matching_thresholds(
-        # Of all rows, of which those of which nothing is known have a score of 0.
-        scores,
-        class_fractions(targets.sum(axis=0) / np.maximum(known.sum(axis=0), 1), s) * known.mean(axis=0),
-    ),
+    "fixed": _fixed,
+    "global": _global,
+    "per-class": _per_class,
+    "prevalence": _prevalence,
     "shrunk": _shrunk,
-    "repeated": lambda targets, scores, groups, s, known: repeated_thresholds(targets, scores, groups, s.repeats),
-    "soft-f1": lambda targets, scores, groups, s, known: soft_thresholds(targets, scores, known),
-    # Only the rule of the highest score makes thresholds depend on each other.
-    "cyclic": lambda targets, scores, groups, s, known: (cyclic_thresholds if s.empty == "argmax" else best_thresholds)(
-        targets, scores
-    ),
+    "repeated": _repeated,
+    "soft-f1": _soft,
+    "cyclic": _cyclic,
 }

@@ -1,6 +1,6 @@
 """From the probabilities of crops to those of their images, to be trained through.
 
-`aggregate.pooling.trained` has the same in NumPy; a test holds the two equal. With p the probabilities of a bag and w
+`aggregate.pooling.formulas` has the same in NumPy; a test holds the two equal. With p the probabilities of a bag and w
 the weights of its crops (1 unless the recipe weights by completeness):
 
 =============== ==================================================================================================

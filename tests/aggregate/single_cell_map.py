@@ -1,4 +1,4 @@
-"""The metric of Kaggle 2021, written anew: mean average precision over classes at mask IoU 0.6."""
+"""Independent implementation of the metric of Kaggle 2021: mean average precision over classes at mask IoU 0.6."""
 
 import base64
 import zlib
@@ -8,11 +8,11 @@ import numpy as np
 from pycocotools import mask as coco
 
 Truth = Mapping[str, list[tuple[np.ndarray, set[int]]]]
-"""By image: mask (H, W) and classes of every cell."""
+"""Mask (H, W) and classes of every cell, keyed by image."""
 
 
 def decode(packed: str, height: int, width: int) -> dict[str, object]:
-    """Return COCO's own object of a packed mask."""
+    """Return the COCO run-length object of a packed mask."""
     return {"size": [height, width], "counts": zlib.decompress(base64.b64decode(packed))}
 
 
@@ -24,7 +24,7 @@ def parse(text: str) -> list[tuple[int, float, str]]:
 
 
 def mean_average_precision(strings: Mapping[str, str], truth: Truth, n_classes: int = 19) -> float:
-    """Score prediction strings: greedy matching from the most confident on, area under the precision envelope."""
+    """Score prediction strings by greedy matching in order of confidence and the area under the precision envelope."""
     scores = []
     for c in range(n_classes):
         entries, masks = [], {}

@@ -7,8 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from aggregate.submission.kaggle2021 import COLUMNS, cell_table, join_classes
-from aggregate.submission.run_length import compress_counts, packed_cells, packed_frame, run_lengths
+from aggregate.submission.kaggle2021 import (
+    COLUMNS,
+    cell_table,
+    compress_counts,
+    join_classes,
+    pack_cells,
+    pack_frame,
+    run_lengths,
+)
 from classify.probabilities import class_columns
 from hpa.errors import ImageError, UserError
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10
@@ -17,20 +24,20 @@ from tests.aggregate.single_cell_map import decode, mean_average_precision, pars
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40))
-def test_masks_are_encoded_as_pycocotools_does(seed: int, height: int, width: int) -> None:
+def test_masks_are_encoded_like_pycocotools(seed: int, height: int, width: int) -> None:
     draw = np.random.default_rng(seed)
     top, left = int(draw.integers(0, height)), int(draw.integers(0, width))
     window = (
         draw.random((int(draw.integers(1, height - top + 1)), int(draw.integers(1, width - left + 1)))) < draw.random()
     )
-    whole = np.zeros((height, width), np.uint8)
-    whole[top : top + window.shape[0], left : left + window.shape[1]] = window
-    expected = coco.encode(np.asfortranarray(whole))["counts"]
+    full = np.zeros((height, width), np.uint8)
+    full[top : top + window.shape[0], left : left + window.shape[1]] = window
+    expected = coco.encode(np.asfortranarray(full))["counts"]
     assert compress_counts(run_lengths(window, top, left, (height, width))) == expected
 
 
 def _labels(seed: int = 0, size: int = 96) -> np.ndarray:
-    """Return a label image of discs; later ones lie over earlier ones, and some are cut by the border."""
+    """Return a label image of discs; later discs cover earlier ones, and the border cuts some."""
     draw = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size]
     labels = np.zeros((size, size), np.uint16)
@@ -40,15 +47,15 @@ def _labels(seed: int = 0, size: int = 96) -> np.ndarray:
     return labels
 
 
-# Its Cython code makes arrays in a way NumPy 2 will not have; nothing of ours.
+# The Cython code of pycocotools implements __array__ in a way that NumPy 2 deprecates.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_every_cell_decodes_to_itself() -> None:
+def test_every_packed_cell_decodes_to_its_mask() -> None:
     labels = _labels()
-    packed = dict(packed_cells(labels))
+    packed = dict(pack_cells(labels))
     assert set(packed) == set(np.unique(labels)) - {0}
     for label, text in packed.items():
         np.testing.assert_array_equal(coco.decode(decode(text, 96, 96)), labels == label)
-    np.testing.assert_array_equal(coco.decode(decode(packed_frame(5, 7), 5, 7)), np.ones((5, 7)))
+    np.testing.assert_array_equal(coco.decode(decode(pack_frame(5, 7), 5, 7)), np.ones((5, 7)))
 
 
 OF_2018 = {
@@ -56,7 +63,7 @@ OF_2018 = {
     **{8: {11}, 9: {12, 13}, 10: {14}, 11: {17}, 12: {18, 19}, 13: {21, 22}, 14: {23}, 15: {24}, 16: {25}},
     17: {26, 20, 8, 9, 10},
 }
-"""What the field knows: 2021's classes and the classes of 2018 that each joins. 18, Negative, has none."""
+"""Known mapping: the classes of 2018 that each class of 2021 contains. 18, Negative, contains none."""
 
 
 def test_the_classes_of_2021_are_maxima_over_those_of_2018() -> None:
@@ -68,12 +75,12 @@ def test_the_classes_of_2021_are_maxima_over_those_of_2018() -> None:
     np.testing.assert_array_equal(joined[:, 18], 1 - joined[:, :18].max(axis=1))
 
 
-def test_a_model_of_2021_keeps_its_own_classes() -> None:
+def test_a_model_of_the_2021_classes_keeps_them() -> None:
     probabilities = np.random.default_rng(0).random((4, 19))
     np.testing.assert_array_equal(join_classes(probabilities, HPA19), probabilities)
 
 
-def test_of_ten_classes_no_submission_to_2021_is_made() -> None:
+def test_ten_classes_do_not_cover_those_of_2021() -> None:
     with pytest.raises(UserError, match="found none for 'Nuclear membrane' in jovian10"):
         join_classes(np.zeros((1, 10)), JOVIAN10)
 
@@ -96,7 +103,7 @@ def _world() -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray], dict[st
     return images, cells, masks, truth
 
 
-def test_the_submission_scores_as_the_cells_do() -> None:
+def test_the_submission_scores_like_its_cells() -> None:
     images, cells, masks, truth = _world()
     table = cell_table(images, cells, class_columns(HPA28), HPA28, lambda i: masks[i])
     assert tuple(table.columns) == COLUMNS
@@ -105,13 +112,13 @@ def test_the_submission_scores_as_the_cells_do() -> None:
     assert {c for c, _, _ in parse(strings["a"])} == set(range(19))
     assert len(parse(strings["a"])) == 19 * (len(np.unique(masks["a"])) - 1)
     assert mean_average_precision(strings, truth) == pytest.approx(1.0)
-    # Masks of half their width are no match at IoU 0.6, and turned confidences rank the wrong cells first.
+    # Masks of half the width do not match at IoU 0.6, and inverted confidences rank the wrong cells first.
     thin = {name: np.where(np.arange(96) % 2, labels, 0).astype(np.uint16) for name, labels in masks.items()}
     table = cell_table(images, cells, class_columns(HPA28), HPA28, lambda i: thin[i])
     assert mean_average_precision(dict(zip(table["ID"], table["PredictionString"], strict=True)), truth) == 0
-    turned = cells.copy()
-    turned[class_columns(HPA28)] = 1 - cells[class_columns(HPA28)]
-    table = cell_table(images, turned, class_columns(HPA28), HPA28, lambda i: masks[i])
+    inverted = cells.copy()
+    inverted[class_columns(HPA28)] = 1 - cells[class_columns(HPA28)]
+    table = cell_table(images, inverted, class_columns(HPA28), HPA28, lambda i: masks[i])
     assert mean_average_precision(dict(zip(table["ID"], table["PredictionString"], strict=True)), truth) < 0.5
 
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from aggregate.scoring.bootstrap import bootstrap
-from aggregate.scoring.metrics import by_source, class_table, overall, shares_far_apart, summary
+from aggregate.labels import Labels
+from aggregate.scoring.metrics import bootstrap, by_source, class_table, overall, shares_differ, summary
 from hpa.metrics import average_precision, f1_per_class, macro_f1, roc_auc
 from hpa.vocabulary import Vocabulary
 
@@ -24,12 +24,11 @@ def _rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_metric_agrees_with_scikit_learn(seed: int) -> None:
-    """To 1e-12: of all classes, of every class, and their means; one class has no positive, another no prediction."""
+    """Metrics over all classes, per class, and their means, to 1e-12; one class has no positive, one no prediction."""
     targets, predictions, scores = _rows(seed)
-    told = summary(
-        targets, predictions, np.arange(80), class_table(targets, predictions, VOCABULARY, scores), **UNSAMPLED
-    )
-    found = pd.DataFrame(told.pop("classes"))
+    labels = Labels.all_known(targets)
+    metrics = summary(labels, predictions, class_table(labels, predictions, VOCABULARY, scores), **UNSAMPLED)
+    found = pd.DataFrame(metrics.pop("classes"))
     assert found["class"].tolist() == list("abcde")
     of_classes = sk.precision_recall_fscore_support(targets, predictions, zero_division=0)
     for column, values in zip(("precision", "recall", "f1", "support"), of_classes, strict=True):
@@ -53,7 +52,7 @@ def test_every_metric_agrees_with_scikit_learn(seed: int) -> None:
         "mean_auc": sk.roc_auc_score(targets[:, :4], scores[:, :4], average="macro"),
         "images": 80,
     }
-    assert told == pytest.approx(expected, rel=0, abs=1e-12)
+    assert metrics == pytest.approx(expected, rel=0, abs=1e-12)
 
 
 def test_curves_without_positives_or_negatives() -> None:
@@ -65,10 +64,10 @@ def test_curves_without_positives_or_negatives() -> None:
 
 
 def test_bootstrap_against_resampled_rows() -> None:
-    """The same groups, drawn and scored one resample at a time."""
+    """Compare with a loop that draws and scores one resample at a time."""
     targets, predictions, _ = _rows()
     groups = np.random.default_rng(2).integers(0, 25, 80)
-    found = bootstrap(targets, predictions, groups, 400, seed=7)
+    found = bootstrap(Labels.all_known(targets, groups), predictions, 400, seed=7)
     numbers = np.unique(groups)
     rng = np.random.default_rng(99)
     drawn = [
@@ -76,7 +75,9 @@ def test_bootstrap_against_resampled_rows() -> None:
     ]
     macro = np.quantile([macro_f1(targets[rows], predictions[rows]) for rows in drawn], [0.025, 0.975])
     np.testing.assert_allclose(found.scores["macro_f1"], macro, atol=0.015)
-    samples = np.quantile([overall(targets[rows], predictions[rows])["samples_f1"] for rows in drawn], [0.025, 0.975])
+    samples = np.quantile(
+        [overall(Labels.all_known(targets[rows]), predictions[rows])["samples_f1"] for rows in drawn], [0.025, 0.975]
+    )
     np.testing.assert_allclose(found.scores["samples_f1"], samples, atol=0.015)
     own = np.quantile([f1_per_class(targets[rows], predictions[rows])[0] for rows in drawn], [0.025, 0.975])
     assert found.classes[0] is not None
@@ -84,66 +85,66 @@ def test_bootstrap_against_resampled_rows() -> None:
     assert found.classes[4] is None  # never a positive
 
 
-def test_one_group_has_no_spread_and_large_groups_more_than_single_rows() -> None:
+def test_intervals_of_one_group_and_of_large_groups() -> None:
     targets, predictions, _ = _rows()
-    one = bootstrap(targets, predictions, np.zeros(80, int), 50, seed=0)
+    one = bootstrap(Labels.all_known(targets, np.zeros(80, int)), predictions, 50, seed=0)
     assert one.scores["macro_f1"] == pytest.approx((macro_f1(targets, predictions),) * 2)
-    doubled = bootstrap(
-        np.repeat(targets, 6, axis=0), np.repeat(predictions, 6, axis=0), np.repeat(np.arange(80), 6), 500, seed=0
-    )
-    torn = bootstrap(np.repeat(targets, 6, axis=0), np.repeat(predictions, 6, axis=0), np.arange(480), 500, seed=0)
-    width = [np.diff(found.scores["micro_f1"]).item() for found in (doubled, torn)]
-    assert width[0] > 1.8 * width[1]  # six images of a group are worth one: the square root of six
+    targets, predictions = np.repeat(targets, 6, axis=0), np.repeat(predictions, 6, axis=0)
+    by_group = bootstrap(Labels.all_known(targets, np.repeat(np.arange(80), 6)), predictions, 500, seed=0)
+    by_row = bootstrap(Labels.all_known(targets), predictions, 500, seed=0)
+    width = [np.diff(found.scores["micro_f1"]).item() for found in (by_group, by_row)]
+    assert width[0] > 1.8 * width[1]  # six images of a group count as one: the square root of six
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_intervals_have_about_their_nominal_coverage() -> None:
     rng = np.random.default_rng(5)
     truth = 2 * 0.4 * 0.7 / (0.4 + 0.4 * 0.7 + 0.6 * 0.2)  # F1 of recall 0.7 and false alarms 0.2 at prevalence 0.4
     covered = 0
     for seed in range(200):
         targets = rng.random((150, 1)) < 0.4
         predictions = rng.random((150, 1)) < np.where(targets, 0.7, 0.2)
-        low, high = bootstrap(targets, predictions, np.arange(150), 200, seed).scores["micro_f1"]
+        low, high = bootstrap(Labels.all_known(targets), predictions, 200, seed).scores["micro_f1"]
         covered += low <= truth <= high
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_the_summary_is_plain_and_complete() -> None:
+def test_summary_is_complete() -> None:
     targets, predictions, scores = _rows()
-    table = class_table(targets, predictions, VOCABULARY, scores)
-    told = summary(targets, predictions, np.arange(80), table, over="images", resamples=50, seed=0)
-    assert told["images"] == 80
-    assert told["classes"][4]["auc"] is None
-    assert told["classes"][4]["f1_interval"] is None
-    assert told["bootstrap"]["resamples"] == 50
-    assert (told["bootstrap"]["groups"], told["bootstrap"]["over"]) == (80, "images")
-    assert "counts 0" in told["bootstrap"]["absent_classes"]
-    low, high = told["intervals"]["macro_f1"]
-    assert low <= told["macro_f1"] <= high
-    assert "intervals" not in summary(targets, predictions, np.arange(80), table, **UNSAMPLED)
+    labels = Labels.all_known(targets)
+    table = class_table(labels, predictions, VOCABULARY, scores)
+    metrics = summary(labels, predictions, table, over="images", resamples=50, seed=0)
+    assert metrics["images"] == 80
+    assert metrics["classes"][4]["auc"] is None
+    assert metrics["classes"][4]["f1_interval"] is None
+    assert metrics["bootstrap"]["resamples"] == 50
+    assert (metrics["bootstrap"]["groups"], metrics["bootstrap"]["over"]) == (80, "images")
+    assert "counts as 0" in metrics["bootstrap"]["absent_classes"]
+    low, high = metrics["intervals"]["macro_f1"]
+    assert low <= metrics["macro_f1"] <= high
+    assert "intervals" not in summary(labels, predictions, table, **UNSAMPLED)
 
 
-def test_scores_of_each_source() -> None:
+def test_metrics_of_each_source() -> None:
     targets, predictions, _ = _rows()
     sources = np.array(["x", "y"] * 40, dtype=object)
-    told = by_source(targets, predictions, sources)
-    assert told["y"]["images"] == 40
-    assert told["y"]["macro_f1"] == macro_f1(targets[1::2], predictions[1::2])
+    metrics = by_source(Labels.all_known(targets), predictions, sources)
+    assert metrics["y"]["images"] == 40
+    assert metrics["y"]["macro_f1"] == macro_f1(targets[1::2], predictions[1::2])
 
 
-def test_shares_that_chance_explains_and_that_it_does_not() -> None:
-    far = shares_far_apart(np.array([0.1, 0.1, 0.0]), 1000, np.array([0.11, 0.2, 0.0]), 500)
+def test_shares_that_differ_by_chance_and_by_more() -> None:
+    far = shares_differ(np.array([0.1, 0.1, 0.0]), 1000, np.array([0.11, 0.2, 0.0]), 500)
     assert far.tolist() == [False, True, False]
 
 
-def test_chance_rarely_looks_like_a_difference() -> None:
+def test_shares_rarely_differ_by_chance() -> None:
     draw = np.random.default_rng(1)
     oof, test = draw.binomial(1000, 0.1, 20_000) / 1000, draw.binomial(500, 0.1, 20_000) / 500
-    assert shares_far_apart(oof, 1000, test, 500).mean() < 0.006  # 0.0027 if it were exactly normal
+    assert shares_differ(oof, 1000, test, 500).mean() < 0.006  # 0.0027 if it were exactly normal
 
 
-def test_pairs_of_which_nothing_is_known_count_in_no_score() -> None:
-    """Every score by a loop over the known pairs, and over those of a resample; the others are told wrong."""
+def test_unknown_pairs_count_in_no_metric() -> None:
+    """Compare with a loop over the known pairs, and over those of a resample; the others have wrong labels."""
     targets, predictions, scores = _rows()
     draw = np.random.default_rng(3)
     known = draw.random(targets.shape) < 0.7
@@ -156,9 +157,10 @@ def test_pairs_of_which_nothing_is_known_count_in_no_score() -> None:
         return sk.f1_score(*zip(*pairs, strict=True), zero_division=0) if pairs else 0.0
 
     every = list(range(80))
-    table = class_table(targets, predictions, VOCABULARY, scores, known)
-    told = summary(targets, predictions, groups, table, over="images", resamples=1, seed=4, labelled=known)
-    assert told["macro_f1"] == pytest.approx(np.mean([f1(every, c) for c in range(5)]))
+    labels = Labels(targets, known, groups, np.zeros_like(groups))
+    table = class_table(labels, predictions, VOCABULARY, scores)
+    metrics = summary(labels, predictions, table, over="images", resamples=1, seed=4)
+    assert metrics["macro_f1"] == pytest.approx(np.mean([f1(every, c) for c in range(5)]))
     assert table["f1"].tolist() == pytest.approx([f1(every, c) for c in range(5)])
     assert table["labelled"].tolist() == known.sum(axis=0).tolist()
     for c in (0, 1, 3):
@@ -169,14 +171,14 @@ def test_pairs_of_which_nothing_is_known_count_in_no_score() -> None:
         )
     assert np.isnan(table["auc"][2])
     of_pairs = [bool(targets[pair] == predictions[pair]) for pair in np.ndindex(*known.shape) if known[pair]]
-    assert told["thresholded_accuracy"] == pytest.approx(np.mean(of_pairs))
-    assert told["hamming_loss"] == pytest.approx(1 - np.mean(of_pairs))
+    assert metrics["thresholded_accuracy"] == pytest.approx(np.mean(of_pairs))
+    assert metrics["hamming_loss"] == pytest.approx(1 - np.mean(of_pairs))
     rows_right = [all(targets[i, c] == predictions[i, c] for c in range(5) if known[i, c]) for i in every]
-    assert told["exact_match"] == pytest.approx(np.mean(rows_right))
-    drawn = np.random.default_rng(4).integers(0, 20, 20)  # as the bootstrap draws its groups
+    assert metrics["exact_match"] == pytest.approx(np.mean(rows_right))
+    drawn = np.random.default_rng(4).integers(0, 20, 20)  # the groups that the bootstrap draws
     rows = [row for group in drawn for row in every if groups[row] == group]
-    assert told["intervals"]["macro_f1"][0] == pytest.approx(np.mean([f1(rows, c) for c in range(5)]), abs=1e-6)
-    assert told["intervals"]["exact_match"][0] == pytest.approx(np.mean([rows_right[row] for row in rows]))
-    assert by_source(targets, predictions, np.array(["x"] * 80, dtype=object), known)["x"] == overall(
-        targets, predictions, known
-    ) | {"images": 80}
+    assert metrics["intervals"]["macro_f1"][0] == pytest.approx(np.mean([f1(rows, c) for c in range(5)]), abs=1e-6)
+    assert metrics["intervals"]["exact_match"][0] == pytest.approx(np.mean([rows_right[row] for row in rows]))
+    assert by_source(labels, predictions, np.array(["x"] * 80, dtype=object))["x"] == overall(labels, predictions) | {
+        "images": 80
+    }

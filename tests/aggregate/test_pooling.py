@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from aggregate.config import KINDS, AggregateSection, Formula
-from aggregate.pooling.bags import Quality, pool_parts
 from aggregate.pooling.formulas import pool_bags
+from aggregate.pooling.sources import CropQuality, pool_parts
 from classify.probabilities import Part
 
-# Each pooling of one class of one bag, in plain Python, for top_k = 2, quantile = 0.75, sharpness = 5.
+# Each formula for one class of one bag, in plain Python, with top_k = 2, quantile = 0.75, sharpness = 5.
 PLAIN: dict[Formula, Callable[[Sequence[float]], float]] = {
     "max": max,
     "mean": lambda p: sum(p) / len(p),
@@ -33,7 +33,7 @@ def _bags(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_pooling_against_plain_python(kind: Formula) -> None:
+def test_every_formula_against_plain_python(kind: Formula) -> None:
     probabilities, first_rows = _bags()
     pooled = pool_bags(probabilities, first_rows, kind, SECTION)
     assert pooled.dtype == np.float32
@@ -43,15 +43,17 @@ def test_every_pooling_against_plain_python(kind: Formula) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_holds_of_every_pooling(kind: Formula) -> None:
+def test_properties_of_every_formula(kind: Formula) -> None:
     probabilities, first_rows = _bags(1)
     pooled = pool_bags(probabilities, first_rows, kind, SECTION)
     assert pooled.min() >= 0
     assert pooled.max() <= 1
-    turned = np.concatenate([rows[::-1] for rows in np.split(probabilities, first_rows[1:])])
-    np.testing.assert_allclose(pool_bags(turned, first_rows, kind, SECTION), pooled, atol=1e-6)  # order is nothing
+    backwards = np.concatenate([rows[::-1] for rows in np.split(probabilities, first_rows[1:])])
+    np.testing.assert_allclose(
+        pool_bags(backwards, first_rows, kind, SECTION), pooled, atol=1e-6
+    )  # order does not matter
     alone = pool_bags(probabilities, np.arange(len(probabilities)), kind, SECTION)
-    np.testing.assert_allclose(alone, probabilities, atol=1e-6)  # a bag of one is itself
+    np.testing.assert_allclose(alone, probabilities, atol=1e-6)  # a bag of one crop keeps its probabilities
     assert pool_bags(probabilities[:0], first_rows[:0], kind, SECTION).shape == (0, 3)
 
 
@@ -67,7 +69,7 @@ def _part(rows: list[tuple[str, int, int, bool, float]]) -> Part:
     )
 
 
-def test_pooled_within_a_model_whatever_the_parts() -> None:
+def test_bags_do_not_depend_on_the_parts_of_the_table() -> None:
     rows = [
         (f"i{i}", cell, fold, False, (i * 7 + cell * 3 + fold) % 10 / 10)
         for i in range(6)
@@ -84,16 +86,16 @@ def test_pooled_within_a_model_whatever_the_parts() -> None:
         assert bag.n_crops == 2
 
 
-def test_crops_of_low_quality_are_left_out_unless_there_is_no_other() -> None:
+def test_crops_of_low_quality_are_skipped_unless_there_is_no_other() -> None:
     rows = [("a", 1, 0, True, 0.9), ("a", 2, 0, True, 0.4), ("b", 1, 0, True, 0.8), ("c", 0, 0, True, 0.7)]
     values = pd.Series({("a", 1): 0.2, ("a", 2): 0.6, ("b", 1): 0.1})  # c has no value: kept
     values.index = pd.MultiIndex.from_tuples(values.index)
-    bags = pool_parts([_part(rows)], 1, AggregateSection(), Quality(values, 0.5))
+    bags = pool_parts([_part(rows)], 1, AggregateSection(), CropQuality(values, 0.5))
     np.testing.assert_allclose(bags.scores[0, :, 0], [0.4, 0.8, 0.7])
     assert list(bags.table["n_crops"]) == [1, 1, 1]
 
 
-def test_no_crop_at_all() -> None:
+def test_no_crops() -> None:
     bags = pool_parts([], 3, AggregateSection(pooling="per-class"))
     assert bags.scores.shape == (len(KINDS), 0, 3)
     assert bags.table.empty

@@ -1,4 +1,4 @@
-"""The whole stage on simulated probabilities, with inputs as they should be and as they should not."""
+"""The stage end to end on simulated probabilities, with usable and unusable inputs."""
 
 import json
 import shutil
@@ -33,8 +33,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
 
 
 def _metrics(work: WorkFolder) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((work.root / "aggregate" / "metrics.json").read_text())
-    return told
+    metrics: dict[str, Any] = json.loads((work.root / "aggregate" / "metrics.json").read_text())
+    return metrics
 
 
 def _images(work: WorkFolder) -> pd.DataFrame:
@@ -46,7 +46,7 @@ def _submission(work: WorkFolder) -> pd.DataFrame:
 
 
 def _trained(work: WorkFolder, pooling: TrainedPooling, attention: bool = False) -> pd.DataFrame:
-    """Let the models have been trained to be pooled; return the table with one row a crop and model."""
+    """Mark the models as trained to be pooled; return the table with one row per crop and model."""
     write_pooling(probabilities_path(work).with_name("pooling.json"), pooling)
     table = pd.read_parquet(probabilities_path(work))
     if attention:
@@ -56,8 +56,8 @@ def _trained(work: WorkFolder, pooling: TrainedPooling, attention: bool = False)
 
 
 @pytest.mark.parametrize(("pooling", "power"), [("auto", 0.0), ("auto", 2.0), ("attention", 1.0), ("max", 1.0)])
-def test_pooled_as_trained_against_a_loop(tmp_path: Path, pooling: str, power: float) -> None:
-    """Each model's bags with what that model learned, crops weighed by their completeness."""
+def test_pooling_as_trained_against_a_loop(tmp_path: Path, pooling: str, power: float) -> None:
+    """The bags of each model are pooled with what it learned, crops weighted by their completeness."""
     work = make_work(tmp_path / "work", ["aggregate.pooling=trained", "classify.objective=bag"])
     alpha = {fold: np.random.default_rng(fold).normal(0, 3, 28).tolist() for fold in range(3)}
     table = _trained(work, TrainedPooling(pooling, 2, 4.0, power, alpha), attention=pooling == "attention")
@@ -78,14 +78,12 @@ def test_pooled_as_trained_against_a_loop(tmp_path: Path, pooling: str, power: f
     assert known.section.kinds == ("trained",)
 
 
-def test_pooled_as_trained_where_nothing_was_learned_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pooling_as_trained_needs_what_was_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = make_work(tmp_path / "work", ["aggregate.pooling=trained", "classify.objective=bag"])
     assert main(["run", str(work.root)]) == 2
     assert "expected models trained to be pooled (classify.objective bag or dual)" in capsys.readouterr().err
     for pooling, message in [
-        ("median", "expected a pooling that is known"),
+        ("median", "expected a known pooling"),
         ("auto", "expected the sharpness that the model of fold 0 learned"),
         ("attention", "expected probabilities with a column attention"),
     ]:
@@ -94,7 +92,7 @@ def test_pooled_as_trained_where_nothing_was_learned_is_one_sentence(
         assert message in capsys.readouterr().err
 
 
-def test_a_changed_training_of_the_pooling_must_rerun(tmp_path: Path) -> None:
+def test_a_changed_learned_pooling_requires_a_rerun(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work", ["aggregate.pooling=trained", "classify.objective=bag"])
     _trained(work, TrainedPooling("max", 2, 4.0, 0.0, {}))
     run(work, figures=False)
@@ -116,14 +114,14 @@ def test_images_against_a_loop(finished: WorkFolder) -> None:
         assert len(maxima) == (1 if row["origin"] == "oof" else 3)
 
 
-def test_scores_come_from_the_rows_and_say_how(finished: WorkFolder) -> None:
-    told = _metrics(finished)
-    assert told["images"] == 90
-    assert told["gap"] == pytest.approx(told["macro_f1_in_sample"] - told["macro_f1"])
-    assert told["checkpoint_chosen_on_scored_rows"] is False
-    assert set(told["sources"]) == {"part0", "part1"}
-    assert told["bootstrap"]["groups"] == read_folds(finished.folds)["group"].nunique()
-    low, high = told["intervals"]["macro_f1"]
+def test_metrics_follow_from_the_rows(finished: WorkFolder) -> None:
+    metrics = _metrics(finished)
+    assert metrics["images"] == 90
+    assert metrics["gap"] == pytest.approx(metrics["macro_f1_in_sample"] - metrics["macro_f1"])
+    assert metrics["checkpoint_chosen_on_scored_rows"] is False
+    assert set(metrics["sources"]) == {"part0", "part1"}
+    assert metrics["bootstrap"]["groups"] == read_folds(finished.folds)["group"].nunique()
+    low, high = metrics["intervals"]["macro_f1"]
     assert 0 <= low <= high <= 1
     known = read_thresholds(finished.root / "aggregate" / "thresholds.json", HPA28)
     scored = _images(finished)
@@ -133,7 +131,7 @@ def test_scores_come_from_the_rows_and_say_how(finished: WorkFolder) -> None:
     predictions = scores > known.values
     bare = ~predictions.any(axis=1)
     predictions[bare, scores[bare].argmax(axis=1)] = True
-    assert told["macro_f1_in_sample"] == pytest.approx(macro_f1(targets, predictions))
+    assert metrics["macro_f1_in_sample"] == pytest.approx(macro_f1(targets, predictions))
 
 
 def test_the_submission_follows_from_scores_and_thresholds(finished: WorkFolder) -> None:
@@ -166,10 +164,10 @@ def test_a_second_run_gives_the_same_files(finished: WorkFolder) -> None:
 
 def test_the_table_in_the_terminal(finished: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(finished.root)]) == 0
-    told = capsys.readouterr().out
-    assert f"{_metrics(finished)['macro_f1']:.4f}" in told
-    assert "…" not in told
-    assert all(name in told for name in HPA28.classes)
+    printed = capsys.readouterr().out
+    assert f"{_metrics(finished)['macro_f1']:.4f}" in printed
+    assert "…" not in printed
+    assert all(name in printed for name in HPA28.classes)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +224,8 @@ def test_fitted_weights_of_joined_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("test", [1, 3, 60])
-def test_apply_to_a_handful(test: int, finished: WorkFolder, tmp_path: Path) -> None:
-    """The images of the run itself, a few of them: what the run said of its own test images."""
+def test_apply_to_a_few_images(test: int, finished: WorkFolder, tmp_path: Path) -> None:
+    """Some of the test images of the run itself get the same labels as in the run."""
     crops = pd.read_parquet(probabilities_path(finished))
     images = pd.read_parquet(finished.images)
     chosen = images[images["split"] == "test"].iloc[:test]
@@ -259,13 +257,13 @@ def test_images_without_crops_get_the_prior_and_a_row(tmp_path: Path) -> None:
     assert list(scored.loc[lost, "origin"]) == ["prior", "prior"]
     prior = HPA28.multi_hot(images.loc[images["split"] == "train", "target"]).mean(axis=0)
     np.testing.assert_allclose(scored.loc[lost[1], COLUMNS].to_numpy(float), prior, rtol=1e-6)
-    # Of a train image it is the frequency on the other folds, which decided it.
+    # For a train image it is the frequency on the other folds.
     np.testing.assert_allclose(scored.loc[lost[0], COLUMNS].to_numpy(float), prior, atol=0.2)
     assert list(_submission(work)["Id"]) == list(images.loc[images["split"] == "test", "image_id"])
     assert len(_metrics(work)["classes"]) == 28
 
 
-def test_no_crops_at_all(tmp_path: Path) -> None:
+def test_no_crops(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work")
     rewrite(work, pd.read_parquet(probabilities_path(work)).iloc[:0])
     assert run(work, figures=False) == 0
@@ -279,17 +277,17 @@ def test_one_train_image(tmp_path: Path) -> None:
     assert _metrics(work)["images"] == 1
 
 
-def test_a_class_without_positives_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_without_positives_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = make_work(tmp_path / "work")
     assert main(["run", str(work.root)]) == 0
-    told = _metrics(work)
-    missing = [row for row in told["classes"] if not row["support"]]
+    metrics = _metrics(work)
+    missing = [row for row in metrics["classes"] if not row["support"]]
     assert missing
     assert all(row["f1"] == 0 and row["auc"] is None for row in missing)
-    assert "no labelled image of" in capsys.readouterr().out
+    assert "no labelled images of" in capsys.readouterr().out
 
 
-def test_images_that_are_only_trained_on(tmp_path: Path) -> None:
+def test_images_that_are_never_held_out(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work")
     folds = read_folds(work.folds)
     own = folds["group"] == folds["group"].iloc[0]
@@ -307,7 +305,7 @@ def _damage(work: WorkFolder, what: str) -> None:
     if what in ("nan", "inf", "high", "negative"):
         value = {"nan": np.nan, "inf": np.inf, "high": 1.5, "negative": -0.25}[what]
         crops.loc[17, COLUMNS[2]] = np.float32(value)
-    elif what == "stranger":
+    elif what == "unexpected image":
         crops["image_id"] = crops["image_id"].replace({"i00000": "h00000"})
     elif what == "class order":
         crops = crops[[*crops.columns[:4], *reversed(COLUMNS)]]
@@ -315,7 +313,7 @@ def _damage(work: WorkFolder, what: str) -> None:
         crops = crops.drop(columns=COLUMNS[5])
     elif what == "unsorted":
         crops = crops.iloc[::-1]
-    elif what == "twice":
+    elif what == "repeated row":
         crops = pd.concat([crops.iloc[:1], crops])
     elif what == "other fold":
         crops["fold"] = crops["fold"].where(crops["origin"] == "test", crops["fold"] + 1).astype("int16")
@@ -331,11 +329,11 @@ def _damage(work: WorkFolder, what: str) -> None:
         ("inf", "within 0..1 .*found inf in p_Nucleoli"),
         ("high", "within 0..1 .*found 1.5 in p_Nucleoli"),
         ("negative", "within 0..1 .*found -0.25 in p_Nucleoli"),
-        ("stranger", "expected crops of the images of .*found crops of h00000"),
+        ("unexpected image", "expected crops of the images of .*found crops of h00000"),
         ("class order", "in their order .*another order"),
         ("missing class", "p_Nuclear bodies"),
         ("unsorted", "sorted by image_id, cell_label and fold"),
-        ("twice", "none twice"),
+        ("repeated row", "none twice"),
         ("other fold", "of the folds in folds.parquet, found image"),
         ("model missing", "scores of 3 models for every test image, found fewer for i00089"),
     ],
@@ -358,27 +356,27 @@ def test_probabilities_that_break_their_contract(what: str, sentence: str, tmp_p
         ("quality=focus", "found 'focus'"),
     ],
 )
-def test_recipes_that_cannot_run(setting: str, sentence: str, tmp_path: Path) -> None:
+def test_unusable_recipes(setting: str, sentence: str, tmp_path: Path) -> None:
     settings = [f"aggregate.{setting}", "aggregate.min_quality=0.1", "aggregate.thresholds=prevalence"]
     with pytest.raises(UserError, match=sentence):
         run(make_work(tmp_path / "work", settings), figures=False)
 
 
-def test_runs_that_cannot_be_joined(tmp_path: Path) -> None:
+def test_runs_that_do_not_match(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work", [f'aggregate.join=["{tmp_path}/other"]'])
     other = make_work(tmp_path / "other", noise_seed=1)
     folds = read_folds(other.folds)
     folds["fold"] = (folds["fold"] + 1) % 3
     folds.astype({"fold": "int16"}).to_parquet(other.folds)
-    with pytest.raises(UserError, match="the same folds, found others"):
+    with pytest.raises(UserError, match="the same folds, found different ones"):
         run(work)
     shutil.rmtree(tmp_path / "other")
     make_work(tmp_path / "other", train=61, test=29)
-    with pytest.raises(UserError, match="the same images, found other splits"):
+    with pytest.raises(UserError, match="the same images, found different splits"):
         run(work)
     shutil.rmtree(tmp_path / "other")
     make_work(tmp_path / "other", train=60, test=31)
-    with pytest.raises(UserError, match="the same images, found image i00090 in one of them only"):
+    with pytest.raises(UserError, match="the same images, found image i00090 in only one of them"):
         run(work)
     recipe = read_toml(tmp_path / "other" / "recipe.toml")
     recipe["data"]["vocabulary"] = "hpa19"
@@ -399,12 +397,12 @@ def test_thresholds_of_another_vocabulary(finished: WorkFolder, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("by", ["mean", "max"])
-def test_joined_runs_applied_to_the_images_of_the_run_itself(by: str, tmp_path: Path) -> None:
+def test_joined_runs_applied_to_their_own_images(by: str, tmp_path: Path) -> None:
     settings = [f"aggregate.join_by={by}", "aggregate.join_weights=[3, 1]", "aggregate.calibration=platt"]
     make_work(tmp_path / "other", noise_seed=1)
     model = make_work(tmp_path / "work", [f'aggregate.join=["{tmp_path}/other"]', *settings])
     assert run(model, figures=False) == 0
-    for name in ("work", "other"):  # as `apply` makes them, somewhere else, of test images only
+    for name in ("work", "other"):  # as `apply` makes them: elsewhere, with test images only
         new = WorkFolder(tmp_path / "new" / name)
         shutil.copytree(tmp_path / name, new.root, ignore=shutil.ignore_patterns("aggregate"))
         images = pd.read_parquet(new.images)
@@ -427,17 +425,17 @@ def test_joined_runs_applied_to_the_images_of_the_run_itself(by: str, tmp_path: 
         run(new, model=model, overwrite=True)
 
 
-def test_a_checkpoint_chosen_on_the_scored_rows_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_chosen_on_the_scored_rows_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = make_work(tmp_path / "work", ["classify.checkpoint=best"])
     assert main(["run", str(work.root), "--no-figures"]) == 0
     assert _metrics(work)["checkpoint_chosen_on_scored_rows"] is True
-    assert "a little too good" in capsys.readouterr().out
+    assert "slightly optimistic" in capsys.readouterr().out
     joining = make_work(tmp_path / "joining", [f'aggregate.join=["{work.root}"]'])
     assert run(joining, figures=False) == 0
     assert _metrics(joining)["checkpoint_chosen_on_scored_rows"] is True
 
 
-def test_what_changed_is_named(tmp_path: Path) -> None:
+def test_changed_inputs_are_named(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work")
     assert run(work, figures=False) == 0
     recipe = read_toml(work.recipe)

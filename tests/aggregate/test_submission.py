@@ -9,7 +9,7 @@ from hpa.vocabulary import HPA28
 
 
 @pytest.mark.parametrize(("form", "header"), [("kaggle2018", ["Id", "Predicted"]), ("jovian", ["Image", "Label"])])
-def test_one_row_an_image(form: Format, header: list[str]) -> None:
+def test_one_row_per_image(form: Format, header: list[str]) -> None:
     predictions = np.zeros((3, 28), bool)
     predictions[0, [16, 0]] = predictions[1, 27] = True
     table = label_table(["b", "a", "c"], predictions, HPA28, form)
@@ -28,13 +28,13 @@ def test_one_row_an_image(form: Format, header: list[str]) -> None:
         (["a"], ["a", "a"], "once in the sample, found 'a' twice"),
     ],
 )
-def test_every_mismatch_with_the_sample_is_named(found: list[str], wanted: list[str], sentence: str) -> None:
+def test_mismatches_with_the_sample_are_named(found: list[str], wanted: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         check_ids(found, wanted, "the sample")
 
 
 @pytest.mark.parametrize("text", ["0 0.5 m 18 0.5", "19 0.5 m", "x 0.5 m", "0 1.5 m", "0 -0.1 m", "0 nan m"])
-def test_entries_of_cells_that_are_wrong(text: str) -> None:
+def test_wrong_entries_of_cells(text: str) -> None:
     columns = {"ID": ["a", "b"], "ImageWidth": 5, "ImageHeight": 5}
     good = pd.DataFrame(columns | {"PredictionString": ["", "0 0 m 18 1 m"]})
     check_submission(good, ["a", "b"], HPA28, "kaggle2021", "the sample")
@@ -43,7 +43,7 @@ def test_entries_of_cells_that_are_wrong(text: str) -> None:
         check_submission(wrong, ["a", "b"], HPA28, "kaggle2021", "the sample")
 
 
-def test_labels_and_columns_of_a_submission() -> None:
+def test_wrong_labels_and_columns() -> None:
     with pytest.raises(UserError, match=r"labels 0..27, found '28'"):
         check_submission(pd.DataFrame({"Id": ["a"], "Predicted": ["3 28"]}), ["a"], HPA28, "kaggle2018", "the sample")
     with pytest.raises(UserError, match="columns Id,Predicted, found Image,Label"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from aggregate.pooling.trained import pool_as_trained
+from aggregate.pooling.formulas import pool_as_trained
 from classify.config import ClassifySection, Pooling
 from classify.losses.objective import pool_bags
 from classify.losses.pooling import Bags, pad, pool, pooled_logits

@@ -1,4 +1,4 @@
-"""The whole stage on probabilities that are right where it counts, and wrong where it must not."""
+"""The stage end to end, with wrong probabilities only for unknown or unscored labels."""
 
 import json
 from pathlib import Path
@@ -29,9 +29,9 @@ def _work(
     wrong: NDArray[np.bool_] | None = None,
     **changed: Any,
 ) -> WorkFolder:
-    """Write a work folder up to its probabilities: image i carries class i mod K, and the models are sure and right.
+    """Write a work folder up to its probabilities: image i has class i mod K, and the models are confident and right.
 
-    Of the images `wrong` they say the opposite.
+    For the images in `wrong` they predict the opposite.
     """
     work, k = WorkFolder(root), len(vocabulary)
     write_bytes(work.recipe, tomli_w.dumps({"data": {"vocabulary": vocabulary.name, "channels": ["red"]}}).encode())
@@ -57,8 +57,8 @@ def _work(
         }
     )
     images["target"] = [
-        tuple(c for c in target if c not in masked)
-        for target, masked in zip(images["target"], images["unknown_classes"], strict=True)
+        tuple(c for c in target if c not in unknown)
+        for target, unknown in zip(images["target"], images["unknown_classes"], strict=True)
     ]
     write_images(work.images, images, vocabulary, ("red",))
     table = pd.DataFrame({"image_id": ids[:N], "group": np.arange(N, dtype=np.int32), "fold": folds})
@@ -92,12 +92,12 @@ def _metrics(work: WorkFolder) -> dict[str, Any]:
 FOLDS = (np.arange(N) // 10 % 2).astype(np.int16)
 
 
-def test_right_probabilities_score_one(tmp_path: Path) -> None:
+def test_correct_probabilities_have_a_score_of_one(tmp_path: Path) -> None:
     assert _metrics(_work(tmp_path, JOVIAN10, FOLDS))["macro_f1"] == 1
 
 
 @pytest.mark.parametrize(("vocabulary", "header"), [(HPA28, ["Id", "Predicted"]), (JOVIAN10, ["Image", "Label"])])
-def test_the_header_of_the_submission_is_the_competitions(
+def test_the_submission_has_the_header_of_the_competition(
     tmp_path: Path, vocabulary: Vocabulary, header: list[str]
 ) -> None:
     work = _work(tmp_path, vocabulary, FOLDS)
@@ -107,8 +107,8 @@ def test_the_header_of_the_submission_is_the_competitions(
     assert submission[header[1]].tolist() == [str((N + n) % len(vocabulary)) for n in range(N_TEST)]
 
 
-def test_masked_classes_are_neither_tuned_on_nor_scored(tmp_path: Path) -> None:
-    """Wrong about every class, but nothing is known of these images: as if they were not there."""
+def test_unknown_classes_are_neither_tuned_on_nor_scored(tmp_path: Path) -> None:
+    """Images with wrong probabilities of every class do not matter if all their classes are unknown."""
     wrong = np.arange(N) % 4 == 0
     every = tuple(range(10))
     metrics = _metrics(
@@ -131,22 +131,22 @@ def test_images_that_only_follow_their_group_are_not_scored(tmp_path: Path) -> N
     assert metrics["images"] == (~wrong).sum()
 
 
-def test_a_hold_out_is_tuned_on_halves_of_itself(tmp_path: Path) -> None:
-    """With one fold there is no other one to tune on."""
+def test_a_single_fold_is_tuned_on_parts_of_itself(tmp_path: Path) -> None:
+    """With a single fold there is no other fold to tune on."""
     folds = np.where(np.arange(N) < 20, 0, -1).astype(np.int16)
     metrics = _metrics(_work(tmp_path, JOVIAN10, folds))
     assert metrics["images"] == 20
     assert metrics["macro_f1"] == 1
 
 
-def test_a_class_of_which_nothing_is_known_anywhere(tmp_path: Path) -> None:
-    """As rods and rings where all labels are of 2021. The models' own probabilities of it are written all the same."""
+def test_a_class_that_is_unknown_for_all_images(tmp_path: Path) -> None:
+    """Like rods and rings if all labels are those of 2021. Its probabilities are still written."""
     work = _work(tmp_path, JOVIAN10, FOLDS, unknown_classes=dict.fromkeys(range(N), (3,)))
     metrics = _metrics(work)
-    told = metrics["classes"][3]
-    assert (told["labelled"], told["support"], told["predicted"], told["auc"]) == (0, 0, 0, None)
+    row = metrics["classes"][3]
+    assert (row["labelled"], row["support"], row["predicted"], row["auc"]) == (0, 0, 0, None)
     assert [row["labelled"] for row in metrics["classes"]].count(N) == 9
-    # Images of the class have no other, and their highest known class is predicted wrongly; no other class suffers.
+    # Images of this class have no other class. It is the highest score of these images, so nothing else is predicted.
     assert metrics["macro_f1_supported"] == pytest.approx(
         np.mean([row["f1"] for i, row in enumerate(metrics["classes"]) if i != 3])
     )

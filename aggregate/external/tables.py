@@ -1,4 +1,4 @@
-"""Reading what others write: tables of labels, of thresholds and of scores, in the forms of the field."""
+"""Read tables of labels, groups, scores and thresholds, in the forms common in the field."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,33 +9,50 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
-from hpa.vocabulary import Vocabulary
+from hpa.splitting.groups import join_groups
+from hpa.vocabulary import VOCABULARIES, Vocabulary
 from hpa.work.tables import read_csv_or_parquet
 
 ID_COLUMNS: Final = ("Id", "ID", "id", "image_id", "Image", "image")
 _PREDICTED: Final = ("Predicted", "predicted", "prediction", "Label", "label", "labels", "Target", "target")
+_GROUPS: Final = ("group", "Group", "antibody", "Antibody", "well", "Well")
 _TRUTH: Final = ("Target", "target", "Label", "label", "labels", "truth", "Predicted", "predicted")
 
 
-def id_column(table: pd.DataFrame, path: Path) -> str:
-    """Return the name of the column with the images' ids.
+def find_vocabulary(text: str) -> Vocabulary:
+    """Return the vocabulary of that name, or one of that many classes, named by their numbers.
 
     Raises
     ------
     UserError
-        If there is none, or an id stands twice, or there is no row.
+        If the text is neither a name nor a number.
+    """
+    if text in VOCABULARIES:
+        return VOCABULARIES[text]
+    if text.isdigit() and 0 < int(text) <= 10_000:
+        return Vocabulary(f"{text} classes", tuple(str(c) for c in range(int(text))))
+    raise UserError(f"expected a vocabulary ({', '.join(VOCABULARIES)}) or a number of classes, found {text!r}")
+
+
+def id_column(table: pd.DataFrame, path: Path) -> str:
+    """Return the name of the column of image ids.
+
+    Raises
+    ------
+    UserError
+        If there is no such column or no row, or an id occurs twice.
     """
     found = first_column(table, ID_COLUMNS, path)
-    doubled = table.loc[table[found].duplicated(), found]
-    if len(doubled):
-        raise UserError(f"expected every id once in {path}, found {doubled.iloc[0]!r} twice")
+    repeated = table.loc[table[found].duplicated(), found]
+    if len(repeated):
+        raise UserError(f"expected every id once in {path}, found {repeated.iloc[0]!r} twice")
     if table.empty:
         raise UserError(f"expected at least one row in {path}, found none")
     return found
 
 
 def read_labels(path: Path, vocabulary: Vocabulary, *, truth: bool, column: str = "") -> dict[str, tuple[int, ...]]:
-    """Read the labels of images: class numbers or names, between blanks, ``|``, ``;`` or commas.
+    """Read the labels of images: class numbers or names, separated by spaces, ``|``, ``;`` or commas.
 
     Parameters
     ----------
@@ -44,14 +61,14 @@ def read_labels(path: Path, vocabulary: Vocabulary, *, truth: bool, column: str 
     vocabulary
         The classes.
     truth
-        Where both are there, take the column of targets, not of predictions.
+        If the table has both, take the column of targets rather than that of predictions.
     column
-        The column of labels; empty finds it by its usual names.
+        The column of labels; empty looks for its usual names.
 
     Raises
     ------
     UserError
-        If the table, a column or a label is not as expected.
+        If the table cannot be read, a column is missing or a label is unknown.
     """
     table = read_csv_or_parquet(path)
     ids = id_column(table, path)
@@ -64,14 +81,28 @@ def read_labels(path: Path, vocabulary: Vocabulary, *, truth: bool, column: str 
 
 
 def parse_labels(value: Any, vocabulary: Vocabulary, where: str) -> tuple[int, ...]:
-    """Read class numbers or names, between blanks, ``|``, ``;`` or commas, or a list of numbers.
+    """Parse class numbers or names, separated by spaces, ``|``, ``;`` or commas, or a list of numbers.
+
+    Parameters
+    ----------
+    value
+        A string, or a list from a Parquet column.
+    vocabulary
+        The classes.
+    where
+        Position of the value, for the message.
+
+    Returns
+    -------
+    tuple of int
+        The class numbers, ascending.
 
     Raises
     ------
     UserError
-        If one is unknown, with `where` it stands.
+        If a class is unknown.
     """
-    if not isinstance(value, str):  # a Parquet column of lists
+    if not isinstance(value, str):
         value = " ".join(str(int(part)) for part in value)
     try:
         if value.strip() in vocabulary.classes:
@@ -85,13 +116,46 @@ def parse_labels(value: Any, vocabulary: Vocabulary, where: str) -> tuple[int, .
         raise UserError(f"{error} ({where})") from None
 
 
-def first_column(table: pd.DataFrame, names: Sequence[str], path: Path) -> str:
-    """Return the first of the names that is a column.
+def read_groups(path: Path, image_ids: Sequence[str], column: str = "") -> tuple[NDArray[np.int32], str]:
+    """Read which images belong together, for a bootstrap over groups.
+
+    Parameters
+    ----------
+    path
+        A table with a column of ids and one of groups, such as antibodies.
+    image_ids
+        The N images; an image that is missing from the table, or has no value in it, is a group of its own.
+    column
+        The column of groups; empty looks for its usual names.
+
+    Returns
+    -------
+    ndarray, str
+        The number of each image's group, shape (N,), and the name of the column.
 
     Raises
     ------
     UserError
-        If none is.
+        If the table cannot be read, the column is missing, or the table has none of the images.
+    """
+    table = read_csv_or_parquet(path)
+    ids = id_column(table, path)
+    chosen = first_column(table, (column,) if column else _GROUPS, path)
+    group_of = dict(zip(table[ids].astype(str), table[chosen].astype(object), strict=True))
+    if not group_of.keys() & set(image_ids):
+        raise UserError(f"expected groups of the {len(image_ids)} scored images in {path}, found none of them")
+    values = [group_of.get(image_id) for image_id in image_ids]
+    groups = [None if pd.isna(value) or value == "" else str(value) for value in values]
+    return join_groups(len(groups), [groups]), chosen
+
+
+def first_column(table: pd.DataFrame, names: Sequence[str], path: Path) -> str:
+    """Return the first of the names that is a column of the table.
+
+    Raises
+    ------
+    UserError
+        If none of them is.
     """
     for name in names:
         if name in table.columns:
@@ -106,8 +170,8 @@ def read_scores(path: Path, ids: Sequence[str], vocabulary: Vocabulary) -> NDArr
     Parameters
     ----------
     path
-        ``.npy`` of shape (N, K), rows as in the sample; or a table with a column of ids (then rows may have any order)
-        and one column a class, called by name, ``p_`` and name, or number, in any order.
+        ``.npy`` of shape (N, K), rows in the order of the sample; or a table with a column of ids (its rows may then be
+        in any order) and one column per class, named by class, ``p_`` and class, or class number, in any order.
     ids
         The N ids of the sample.
     vocabulary
@@ -116,12 +180,12 @@ def read_scores(path: Path, ids: Sequence[str], vocabulary: Vocabulary) -> NDArr
     Returns
     -------
     ndarray
-        Shape (N, K), in the precision of the file: a threshold cuts float32 and float64 differently.
+        Shape (N, K), in the precision of the file: comparison with a threshold depends on it.
 
     Raises
     ------
     UserError
-        If rows or classes do not fit, or a score is not within 0..1.
+        If rows or classes do not match, or a score is outside 0..1.
     """
     scores = _load_array(path) if path.suffix == ".npy" else _table_scores(path, ids, vocabulary)
     expected = (len(ids), len(vocabulary))
@@ -179,19 +243,33 @@ def read_sample(path: Path) -> list[str]:
     Raises
     ------
     UserError
-        If there is no row, or an id stands twice.
+        If there is no row, or an id occurs twice.
     """
     table = read_csv_or_parquet(path)
     return [str(image_id) for image_id in table[id_column(table, path)]]
 
 
 def read_threshold_column(path: Path, column: str, vocabulary: Vocabulary) -> NDArray[np.float64]:
-    """Read thresholds from a table with one row a class, in their order or with a column ``class`` (number or name).
+    """Read thresholds from a table with one row per class.
+
+    Parameters
+    ----------
+    path
+        The table; its rows are in the order of the vocabulary unless it has a column ``class`` (number or name).
+    column
+        The column of thresholds; may be empty if there is only one.
+    vocabulary
+        The K classes.
+
+    Returns
+    -------
+    ndarray
+        Shape (K,), float64.
 
     Raises
     ------
     UserError
-        If rows or the column do not fit.
+        If the column is missing, or the rows do not match the classes.
     """
     table = read_csv_or_parquet(path)
     numbers = [name for name in table.columns if name not in ("class", "name")]
@@ -208,5 +286,5 @@ def read_threshold_column(path: Path, column: str, vocabulary: Vocabulary) -> ND
         return values
     places = [parse_labels(str(value), vocabulary, str(path)) for value in table["class"]]
     if sorted(places) != [(c,) for c in range(len(vocabulary))]:
-        raise UserError(f"expected every class once in {path}, found otherwise")
+        raise UserError(f"expected every class once in {path}, found missing or repeated classes")
     return values[np.argsort([place for (place,) in places])]

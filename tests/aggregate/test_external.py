@@ -1,4 +1,4 @@
-"""`evaluate` and `submit`, which need no work folder, on tables as others write them."""
+"""`evaluate` and `submit`, which need no work folder, on tables of other origin."""
 
 import json
 import os
@@ -26,15 +26,15 @@ def _write(path: Path, text: str) -> str:
 def _sentence(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     capsys.readouterr()
     assert main(arguments) == 2
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    assert "expected" in told
-    assert told.count("\n") == 1
-    return told
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    assert "expected" in message
+    assert message.count("\n") == 1
+    return message
 
 
 @needs_real
-def test_the_published_submission_is_reproduced_on_every_row(tmp_path: Path) -> None:
+def test_the_published_submission_is_reproduced_in_every_row(tmp_path: Path) -> None:
     published = REAL / "published"
     arguments = ["submit", str(published / "vpp_final_test_scores.npy")]
     arguments += ["--sample", str(REAL / "kaggle2018" / "sample_submission.csv"), "--column", "vpp_multhr"]
@@ -51,13 +51,13 @@ def test_the_published_submission_is_reproduced_on_every_row(tmp_path: Path) -> 
 
 
 @needs_real
-def test_the_published_decisions_score_what_was_published(tmp_path: Path) -> None:
+def test_the_published_predictions_reach_their_published_score(tmp_path: Path) -> None:
     published, train = str(REAL / "published" / "oof_resnet50_decisions.csv"), str(REAL / "kaggle2018" / "train.csv")
     for truth in (train, published):  # the file has both columns itself
-        assert main(["evaluate", published, truth, "--bootstrap", "0", "--out", str(tmp_path / "told.json")]) == 0
-        told = json.loads((tmp_path / "told.json").read_text())
-        assert round(told["macro_f1"], 4) == 0.6622
-        assert told["images"] == 31_072
+        assert main(["evaluate", published, truth, "--bootstrap", "0", "--out", str(tmp_path / "metrics.json")]) == 0
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        assert round(metrics["macro_f1"], 4) == 0.6622
+        assert metrics["images"] == 31_072
 
 
 def test_tables_in_every_form(tmp_path: Path) -> None:
@@ -69,32 +69,32 @@ def test_tables_in_every_form(tmp_path: Path) -> None:
     ]
     for text in forms:
         predictions = _write(tmp_path / "p.csv", text)
-        assert main(["evaluate", predictions, truth, "--out", str(tmp_path / "told.json"), "--bootstrap", "10"]) == 0
-        told = json.loads((tmp_path / "told.json").read_text())
-        assert told["exact_match"] == 1
-        assert told["macro_f1"] == pytest.approx(4 / 28)
+        assert main(["evaluate", predictions, truth, "--out", str(tmp_path / "metrics.json"), "--bootstrap", "10"]) == 0
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        assert metrics["exact_match"] == 1
+        assert metrics["macro_f1"] == pytest.approx(4 / 28)
     lists = pd.DataFrame({"image_id": ["a", "b", "c"], "target": [[0, 5], [25], []]})
     lists.to_parquet(tmp_path / "p.parquet")
-    assert main(["evaluate", str(tmp_path / "p.parquet"), truth, "--out", str(tmp_path / "told.json")]) == 0
-    assert json.loads((tmp_path / "told.json").read_text())["exact_match"] == pytest.approx(2 / 3)
+    assert main(["evaluate", str(tmp_path / "p.parquet"), truth, "--out", str(tmp_path / "metrics.json")]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["exact_match"] == pytest.approx(2 / 3)
 
 
 def test_other_numbers_of_classes(tmp_path: Path) -> None:
     table = _write(tmp_path / "t.csv", "Image,Label\na,0 9\nb,3\n")
-    assert main(["evaluate", table, table, "--vocabulary", "10", "--out", str(tmp_path / "told.json")]) == 0
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["samples_f1"] == 1
-    assert told["macro_f1"] == pytest.approx(0.3)
+    assert main(["evaluate", table, table, "--vocabulary", "10", "--out", str(tmp_path / "metrics.json")]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["samples_f1"] == 1
+    assert metrics["macro_f1"] == pytest.approx(0.3)
 
 
-def test_one_image_and_classes_without_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_image_and_classes_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = _write(tmp_path / "t.csv", "Id,Target\na,3\n")
-    assert main(["evaluate", table, table, "--bootstrap", "5", "--out", str(tmp_path / "told.json")]) == 0
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["macro_f1"] == pytest.approx(1 / 28)
-    assert told["intervals"]["micro_f1"] == [1, 1]
-    assert [row["f1_interval"] for row in told["classes"]] == [[1, 1] if c == 3 else None for c in range(28)]
-    assert "no labelled image of: Nucleoplasm" in capsys.readouterr().out
+    assert main(["evaluate", table, table, "--bootstrap", "5", "--out", str(tmp_path / "metrics.json")]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["macro_f1"] == pytest.approx(1 / 28)
+    assert metrics["intervals"]["micro_f1"] == [1, 1]
+    assert [row["f1_interval"] for row in metrics["classes"]] == [[1, 1] if c == 3 else None for c in range(28)]
+    assert "no labelled images of: Nucleoplasm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -110,37 +110,37 @@ def test_one_image_and_classes_without_any(tmp_path: Path, capsys: pytest.Captur
         ("", "Id,Target\na,1\n", "expected a CSV in"),
     ],
 )
-def test_tables_that_are_wrong(
+def test_unusable_tables(
     predictions: str, truth: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [_write(tmp_path / "p.csv", predictions), _write(tmp_path / "t.csv", truth)]
     assert sentence in _sentence(capsys, ["evaluate", *paths])
 
 
-def test_the_bootstrap_draws_groups_where_they_are_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Six images of each of 30 antibodies, alike: the intervals of 30 images, not of 180."""
+def test_the_bootstrap_draws_the_given_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Six equal images of each of 30 antibodies give the intervals of 30 images, not of 180."""
     draw = np.random.default_rng(0)
     labels = np.repeat(draw.integers(0, 3, (30, 2)), 6, axis=0)
     rows = [f"{antibody},{antibody}_{k}" for antibody in range(30) for k in range(6)]
-    lines = [f"{row.split(',')[1]},{truth},{said}" for row, (truth, said) in zip(rows, labels, strict=True)]
+    lines = [f"{row.split(',')[1]},{truth},{predicted}" for row, (truth, predicted) in zip(rows, labels, strict=True)]
     table = _write(tmp_path / "t.csv", "Id,Target,Predicted\n" + "\n".join(lines) + "\n")
     antibodies = _write(tmp_path / "antibodies.csv", "Antibody,Id\n" + "\n".join(rows) + "\n")
 
     def width(*more: str) -> tuple[float, dict[str, Any]]:
-        assert main(["evaluate", table, table, "--out", str(tmp_path / "told.json"), *more]) == 0
-        told = json.loads((tmp_path / "told.json").read_text())
-        low, high = told["intervals"]["micro_f1"]
-        return high - low, told["bootstrap"]
+        assert main(["evaluate", table, table, "--out", str(tmp_path / "metrics.json"), *more]) == 0
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        low, high = metrics["intervals"]["micro_f1"]
+        return high - low, metrics["bootstrap"]
 
-    by_image, told = width()
-    assert (told["groups"], told["over"]) == (180, "images")
+    by_image, used = width()
+    assert (used["groups"], used["over"]) == (180, "images")
     assert "1000 resamples of 180 images" in capsys.readouterr().out
-    by_group, told = width("--groups", antibodies)
-    assert (told["groups"], told["over"]) == (30, "groups of images (Antibody in antibodies.csv)")
+    by_group, used = width("--groups", antibodies)
+    assert (used["groups"], used["over"]) == (30, "groups of images (Antibody in antibodies.csv)")
     assert "1000 resamples of 30 groups of images (Antibody in antibodies.csv)" in capsys.readouterr().out
     assert by_group > 1.8 * by_image  # the square root of six
-    _, told = width("--groups", table, "--groups-column", "Target")
-    assert told["groups"] == 3
+    _, used = width("--groups", table, "--groups-column", "Target")
+    assert used["groups"] == 3
     few = _write(tmp_path / "few.csv", "Id,group\n0_0,x\n0_1,x\n0_2,\n0_3,\nelsewhere,x\n")
     assert width("--groups", few)[1]["groups"] == 179
     other = _write(tmp_path / "other.csv", "Id,group\nelsewhere,x\n")
@@ -149,7 +149,7 @@ def test_the_bootstrap_draws_groups_where_they_are_known(tmp_path: Path, capsys:
     assert "expected the column Nope in" in _sentence(capsys, wrong)
 
 
-def test_a_file_that_is_not_there_and_an_unknown_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_and_an_unknown_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = _write(tmp_path / "t.csv", "Id,Target\na,1\n")
     assert "found no file" in _sentence(capsys, ["evaluate", str(tmp_path / "none.csv"), table])
     assert "found 'hpa99'" in _sentence(capsys, ["evaluate", table, table, "--vocabulary", "hpa99"])
@@ -158,7 +158,7 @@ def test_a_file_that_is_not_there_and_an_unknown_vocabulary(tmp_path: Path, caps
 
 
 class Submission:
-    """A sample, scores and thresholds that fit each other."""
+    """A sample, scores and thresholds that match each other."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -184,7 +184,7 @@ def made(tmp_path: Path) -> Submission:
     return Submission(tmp_path)
 
 
-def test_a_number_as_threshold_and_what_empty_rows_get(made: Submission) -> None:
+def test_a_number_as_threshold_and_labels_of_empty_rows(made: Submission) -> None:
     made.scores[2] = 0.1
     made.scores[2, 7] = 0.2
     assert main(made.arguments()) == 0
@@ -228,7 +228,7 @@ def test_thresholds_from_a_table(made: Submission) -> None:
     np.testing.assert_array_equal(made.predicted(), made.scores > values)
 
 
-def test_what_a_run_left_gives_its_submission_again(
+def test_the_files_of_a_run_give_its_submission_again(
     made: Submission, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its image scores as a table, its thresholds.json and its own submission as the sample."""
@@ -246,12 +246,12 @@ def test_what_a_run_left_gives_its_submission_again(
     assert not made.out.exists()
 
 
-def test_inputs_of_a_submission_that_are_wrong(made: Submission, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_inputs_of_a_submission(made: Submission, capsys: pytest.CaptureFixture[str]) -> None:
     good = made.scores.copy()
-    for value, told in ((np.nan, "nan"), (np.inf, "inf"), (-0.1, "-0.1"), (1.5, "1.5")):
+    for value, shown in ((np.nan, "nan"), (np.inf, "inf"), (-0.1, "-0.1"), (1.5, "1.5")):
         made.scores = good.copy()
         made.scores[1, 2] = value
-        assert f"within 0..1 in {made.folder}/scores.npy, found {told} for a, Nucleoli" in _sentence(
+        assert f"within 0..1 in {made.folder}/scores.npy, found {shown} for a, Nucleoli" in _sentence(
             capsys, made.arguments()
         )
     made.scores = good[:3]
@@ -261,16 +261,16 @@ def test_inputs_of_a_submission_that_are_wrong(made: Submission, capsys: pytest.
     assert "found no file" in _sentence(capsys, made.arguments("none.csv"))
     table = _write(made.folder / "t.csv", "class,mine\n0,0.5\n")
     assert "each of 28 classes" in _sentence(capsys, made.arguments(table))
-    for text, told in (("Id,Predicted\n", "at least one row"), ("Id,Predicted\na,0\na,0\n", "found 'a' twice")):
+    for text, sentence in (("Id,Predicted\n", "at least one row"), ("Id,Predicted\na,0\na,0\n", "found 'a' twice")):
         made.sample = _write(made.folder / "sample.csv", text)
-        assert told in _sentence(capsys, made.arguments())
+        assert sentence in _sentence(capsys, made.arguments())
     assert not made.out.exists()
     np.save(made.folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     made.sample = _write(made.folder / "sample.csv", "Id,Predicted\na,0\n")
     assert "array of numbers" in _sentence(capsys, made.arguments(scores=str(made.folder / "objects.npy")))
 
 
-def test_scores_of_few_ids(made: Submission, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_ids_and_classes_of_scores(made: Submission, capsys: pytest.CaptureFixture[str]) -> None:
     table = pd.DataFrame(made.scores[:3], columns=list(HPA28.classes))
     table.insert(0, "Id", ["d", "a", "c"])
     table.to_csv(made.folder / "scores.csv", index=False)
@@ -279,8 +279,8 @@ def test_scores_of_few_ids(made: Submission, capsys: pytest.CaptureFixture[str])
     assert "found none for 'Cytosol'" in _sentence(capsys, made.arguments(scores=str(made.folder / "scores.csv")))
 
 
-def test_macro_f1_of_a_made_submission(made: Submission) -> None:
+def test_macro_f1_of_a_submission(made: Submission) -> None:
     assert main(made.arguments("0.5")) == 0
-    assert main(["evaluate", str(made.out), str(made.out), "--out", str(made.folder / "told.json")]) == 0
-    told = json.loads((made.folder / "told.json").read_text())
-    assert told["macro_f1"] == macro_f1(made.predicted(), made.predicted())
+    assert main(["evaluate", str(made.out), str(made.out), "--out", str(made.folder / "metrics.json")]) == 0
+    metrics = json.loads((made.folder / "metrics.json").read_text())
+    assert metrics["macro_f1"] == macro_f1(made.predicted(), made.predicted())

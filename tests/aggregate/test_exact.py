@@ -5,15 +5,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score
 
+from aggregate.thresholds.decision import decide
 from aggregate.thresholds.exact import (
     NEVER,
     best_common_threshold,
     best_threshold,
     best_thresholds,
+    cyclic_thresholds,
     matching_threshold,
     matching_thresholds,
 )
 from hpa.metrics import f1_per_class, macro_f1
+from hpa.vocabulary import Vocabulary
 
 
 def _f1(positive: np.ndarray, scores: np.ndarray, threshold: float) -> float:
@@ -42,7 +45,7 @@ def test_never_worse_than_scikit_learn_on_a_grid(seed: int, n: int) -> None:
         assert ours >= max(grid) - 1e-12
 
 
-def test_midpoints_and_strictness() -> None:
+def test_thresholds_are_midpoints_and_exceeded_strictly() -> None:
     positive, scores = np.array([True, True, False, False]), np.array([0.9, 0.5, 0.3, 0.3])
     assert best_threshold(positive, scores) == pytest.approx(0.4)
     assert best_threshold(positive, np.array([0.5, 0.5, 0.5, 0.5])) == pytest.approx(0.25)
@@ -51,7 +54,7 @@ def test_midpoints_and_strictness() -> None:
     assert best_threshold(np.zeros(0, bool), np.zeros(0)) == NEVER
 
 
-def test_neighbouring_floats_have_no_middle() -> None:
+def test_adjacent_floats_have_no_midpoint() -> None:
     upper = np.nextafter(0.5, 1)
     scores, positive = np.array([0.5, upper]), np.array([False, True])
     assert (scores > best_threshold(positive, scores)).tolist() == [False, True]
@@ -69,12 +72,12 @@ def test_no_common_threshold_is_better(seed: int, n: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(0, 1))
-def test_shares_are_matched_as_near_as_ties_allow(seed: int, n: int, share: float) -> None:
+def test_shares_are_matched_as_closely_as_ties_allow(seed: int, n: int, share: float) -> None:
     scores = np.round(np.random.default_rng(seed).random(n), 1)
     above = np.count_nonzero(scores > matching_threshold(scores, share))
     possible = [np.count_nonzero(scores > t) for t in np.append(np.unique(scores), -1)]
     wanted = round(share * n)
-    # Nothing is taken where nothing is wanted; else the nearest of what ties allow.
+    # A share of 0 predicts nothing; otherwise the nearest count that ties allow is predicted.
     assert abs(above - wanted) <= min(abs(p - wanted) for p in possible if wanted or not p) + (scores == 0).sum()
 
 
@@ -82,3 +85,23 @@ def test_shares_of_distinct_scores_are_exact() -> None:
     scores = np.random.default_rng(0).random((200, 3))
     values = matching_thresholds(scores, np.array([0.0, 0.135, 1.0]))
     assert (scores > values).sum(axis=0).tolist() == [0, 27, 200]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cyclic_thresholds_are_optimal_one_class_at_a_time(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    targets = draw.random((60, 3)) < np.array([0.5, 0.1, 0.02])
+    scores = np.clip(0.3 + 0.3 * targets + 0.12 * draw.standard_normal((60, 3)), 0, 1).astype(np.float32)
+    vocabulary = Vocabulary("three", ("a", "b", "c"))
+    start = best_thresholds(targets, scores)
+
+    def reached(values: np.ndarray) -> float:
+        return macro_f1(targets, decide(scores, values, "argmax", vocabulary))
+
+    found = cyclic_thresholds(targets, scores)
+    assert reached(found) >= reached(start) - 1e-12
+    for c in range(3):  # no change of one threshold improves it
+        for candidate in np.concatenate([[0.0, 1.0], scores[:, c].astype(float)]):
+            changed = found.copy()
+            changed[c] = candidate
+            assert reached(changed) <= reached(found) + 1e-12

@@ -6,23 +6,12 @@ import pytest
 
 from aggregate.config import AggregateSection
 from aggregate.thresholds.calibration import Calibration
-from aggregate.thresholds.decide import decide
 from aggregate.thresholds.decision import Decision
 from aggregate.thresholds.file import Thresholds, read_thresholds
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28, Vocabulary
 
 THREE = Vocabulary("three", ("a", "b", "c"))
-
-
-def test_what_a_row_without_a_class_gets() -> None:
-    scores = np.array([[0.1, 0.3, 0.2], [0.9, 0.5, 0.1]])
-    thresholds = np.array([0.5, 0.5, 0.5])
-    for empty, first in (("argmax", [0, 1, 0]), ("blank", [0, 0, 0]), ("c", [0, 0, 1])):
-        decided = decide(scores, thresholds, empty, THREE)
-        assert decided.astype(int).tolist() == [first, [1, 0, 0]]  # 0.5 is not above 0.5
-    with pytest.raises(UserError, match="found 'd'"):
-        decide(scores, thresholds, "d", THREE)
 
 
 def _thresholds(mean_values: np.ndarray | None) -> Thresholds:
@@ -40,7 +29,7 @@ def _thresholds(mean_values: np.ndarray | None) -> Thresholds:
 
 
 @pytest.mark.parametrize("mean_values", [None, np.linspace(0.05, 0.8, 28) / 3])
-def test_the_file_keeps_every_bit_of_everything(tmp_path: Path, mean_values: np.ndarray | None) -> None:
+def test_the_file_keeps_all_values_exactly(tmp_path: Path, mean_values: np.ndarray | None) -> None:
     written = _thresholds(mean_values)
     written.write(tmp_path / "thresholds.json")
     again = read_thresholds(tmp_path / "thresholds.json", HPA28)
@@ -48,17 +37,17 @@ def test_the_file_keeps_every_bit_of_everything(tmp_path: Path, mean_values: np.
         np.testing.assert_array_equal(getattr(again.decision, name), getattr(written.decision, name))
     assert again.decision.calibrations == written.decision.calibrations
     assert (again.section, again.images, again.mean_images) == (written.section, 123, 45)
-    np.testing.assert_array_equal(again.stored, written.values if mean_values is None else mean_values)
+    np.testing.assert_array_equal(again.stored_mean_values, written.values if mean_values is None else mean_values)
 
 
-def test_the_file_says_what_one_must_know(tmp_path: Path) -> None:
+def test_the_file_describes_how_to_apply_thresholds(tmp_path: Path) -> None:
     _thresholds(None).write(tmp_path / "thresholds.json")
     content = json.loads((tmp_path / "thresholds.json").read_text())
     assert content.keys() >= {"method", "vocabulary", "order", "settings", "versions", "images"}
     assert content["classes"][3].keys() >= {"class", "threshold", "threshold_mean", "support", "share", "pooling"}
 
 
-def test_classes_are_found_by_name_whatever_their_order(tmp_path: Path) -> None:
+def test_classes_are_matched_by_name_in_any_order(tmp_path: Path) -> None:
     _thresholds(None).write(tmp_path / "thresholds.json")
     content = json.loads((tmp_path / "thresholds.json").read_text())
     content["classes"].reverse()
@@ -67,16 +56,16 @@ def test_classes_are_found_by_name_whatever_their_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.values, _thresholds(None).values)
 
 
-def test_a_file_that_is_none(tmp_path: Path) -> None:
+def test_unusable_files(tmp_path: Path) -> None:
     path = tmp_path / "thresholds.json"
     with pytest.raises(UserError, match="found none"):
         read_thresholds(path, HPA28)
-    for text in ("", "[]", "{}", '{"format": "cellwise thresholds 2", "classes": [{}]}'):
+    for text in ("", "[]", "{}", '{"format": "cellwise thresholds 3", "classes": [{}]}'):
         path.write_text(text)
         with pytest.raises(UserError, match="found something else"):
             read_thresholds(path, HPA28)
-    path.write_text('{"format": "cellwise thresholds 9"}')
-    with pytest.raises(UserError, match="found 'cellwise thresholds 9'"):
+    path.write_text('{"format": "cellwise thresholds 2"}')
+    with pytest.raises(UserError, match=r"'cellwise thresholds 3' in .* \(rerun .*\), found 'cellwise thresholds 2'"):
         read_thresholds(path, HPA28)
     _thresholds(None).write(path)
     with pytest.raises(UserError, match="expected thresholds of three"):
