@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from hpa.config import DataSection, read_section
+from hpa.config import DataSection
 from hpa.errors import UserError
+from hpa.work.folder import WorkFolder
 
 
 @pytest.mark.parametrize(
@@ -17,14 +18,14 @@ from hpa.errors import UserError
         ("data = 3", r"expected a usable \[data\]"),
     ],
 )
-def test_unusable_sections_are_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+def test_invalid_section_raises_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "recipe.toml").write_text(text)
     with pytest.raises(UserError, match=sentence):
-        read_section(tmp_path / "recipe.toml", "data", DataSection)
+        WorkFolder(tmp_path).section("data", DataSection)
 
 
-def test_a_missing_section_has_defaults_and_a_missing_recipe_is_told(tmp_path: Path) -> None:
+def test_missing_section_has_defaults_and_missing_recipe_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text("")
-    assert read_section(tmp_path / "recipe.toml", "data", DataSection) == DataSection()
+    assert WorkFolder(tmp_path).section("data", DataSection) == DataSection()
     with pytest.raises(UserError, match="found no file"):
-        read_section(tmp_path / "none.toml", "data", DataSection)
+        WorkFolder(tmp_path / "none").section("data", DataSection)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hpa.layouts.conversion import NEGATIVE, PARTS, Labels, converter, join
+from hpa.layouts.conversion import NEGATIVE, PARTS, Labels, converter, join_labels
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10, VOCABULARIES, Vocabulary
 
 
@@ -77,11 +77,11 @@ def test_every_vocabulary_is_told_in_itself_unchanged() -> None:
 
 def test_two_sources_join() -> None:
     two = Labels((0, 18), ())
-    assert join(Labels((0,), ()), Labels((0,), ()), HPA19) == (Labels((0,), ()), False)
-    assert join(Labels((0,), (18,)), Labels((), ()), HPA19) == (Labels((0,), ()), True)
-    assert join(Labels((), (12, 13)), Labels((12,), ()), HPA28) == (Labels((12,), ()), False)
-    assert join(Labels((), (12, 13)), Labels((), (12,)), HPA28) == (Labels((), (12,)), False)
-    assert join(two, Labels((18,), ()), HPA19)[0] == Labels((0,), ())
+    assert join_labels(Labels((0,), ()), Labels((0,), ()), HPA19) == (Labels((0,), ()), False)
+    assert join_labels(Labels((0,), (18,)), Labels((), ()), HPA19) == (Labels((0,), ()), True)
+    assert join_labels(Labels((), (12, 13)), Labels((12,), ()), HPA28) == (Labels((12,), ()), False)
+    assert join_labels(Labels((), (12, 13)), Labels((), (12,)), HPA28) == (Labels((), (12,)), False)
+    assert join_labels(two, Labels((18,), ()), HPA19)[0] == Labels((0,), ())
 
 
 def test_the_matrix_holds_on_images_labelled_in_both_years() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.layouts.download import download
-from hpa.layouts.find import index
+from hpa.layouts.index import index_dataset
 from hpa.vocabulary import HPA28
 from tests.hpa.server import JPEG, BadServer, bad_server
 
@@ -52,7 +52,7 @@ def test_every_trouble_is_overcome_and_the_folder_is_a_data_set(server: BadServe
     assert server.requests["/images/1/1610_C1_1_red.jpg"] == 3
     assert server.requests["/images/8/1610_C1_8_red.jpg"] == 1
     assert server.most_at_once <= 3 + 2  # two answers that the client gave up may still be on their way
-    found = index(out, "auto", HPA28, CHANNELS)
+    found = index_dataset(out, "auto", HPA28, CHANNELS)
     assert list(found.images["image_id"]) == IDS
     assert found.notices == ()
     assert len(pd.read_csv(out / "failures.csv")) == 0
@@ -64,7 +64,7 @@ def test_what_is_there_is_not_fetched_again(server: BadServer, tmp_path: Path) -
     assert _fetch(server, _table(tmp_path), out) == 1
     failures = pd.read_csv(out / "failures.csv")
     assert list(failures["image_id"]) == IDS
-    assert failures["reason"][0] == "1_1610_C1_1_blue.jpg: the server answers 404"
+    assert failures["reason"][0] == "1_1610_C1_1_blue.jpg: the server returned status 404"
     before = dict(server.requests)
     assert all(count == 1 for count in before.values())  # no point in asking again for what is not there
     server.troubles = {}
@@ -81,8 +81,8 @@ def test_a_file_that_never_comes_whole_is_listed_with_the_reason(server: BadServ
     assert _fetch(server, tmp_path / "ids.txt", tmp_path / "out", retries=1) == 1
     reasons = pd.read_csv(tmp_path / "out" / "failures.csv").set_index("image_id")["reason"]
     assert set(reasons.index) == set(IDS[1:3])
-    assert "after 2 tries" in reasons[IDS[1]]
-    assert "no answer in time, after 2 tries" in reasons[IDS[2]]
+    assert "after 2 attempts" in reasons[IDS[1]]
+    assert "timed out, after 2 attempts" in reasons[IDS[2]]
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 14
     assert not (tmp_path / "out" / f"{IDS[1]}_green.jpg").exists()
 

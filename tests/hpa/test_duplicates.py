@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpa.atlas import draw_scene
 from hpa.errors import UserError
-from hpa.splitting.groups import join_groups, largest
+from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.hashes import bit_distances, hash_plane, similar_pairs
 from hpa.splitting.near_duplicates import is_label_list, pairs_within, read_label_list, read_pairs
 
@@ -132,7 +132,7 @@ def test_the_published_list_of_2021() -> None:
     joined = len(ids) - len(np.unique(groups))
     assert 0 < joined <= len(np.unique(np.sort(pairs, axis=1), axis=0))
     assert (groups[pairs[:, 0]] == groups[pairs[:, 1]]).all()
-    assert 2 <= largest(groups) < 50
+    assert 2 <= largest_group(groups) < 50
 
 
 def test_the_published_list_of_test_images_whose_labels_are_public() -> None:

@@ -80,7 +80,7 @@ def test_counts_against_the_tables(work: Path) -> None:
     assert counted["images"].tolist() == targets.sum(axis=0).tolist()
     assert (counted["images of one"] + counted["images of two"] == counted["images"]).all()
     assert counted["alone"].sum() == (targets.sum(axis=1) == 1).sum()
-    assert (counted["unknown_classes"] == 0).all()
+    assert (counted["unknown"] == 0).all()
 
 
 def test_classes_together_against_a_loop_and_numpy() -> None:
@@ -115,7 +115,7 @@ def test_sources_groups_masks_and_sizes() -> None:
     first = counts.to_dict("records")[0]
     assert [first[key] for key in ("images", "alone", "groups", "with")] == [2, 1, 1, "Nuclear membrane"]
     assert (first["images of x"], first["images of y"]) == (2, 1)
-    assert counts["unknown_classes"].tolist()[:3] == [0, 0, 1]
+    assert counts["unknown"].tolist()[:3] == [0, 0, 1]
     assert counts["share"].tolist()[:3] == [pytest.approx(2 / 3), pytest.approx(1 / 3), 0]
     sizes = image_sizes(table)
     assert set(sizes["size"]) == {"5 x 6", "unknown"}

@@ -1,6 +1,6 @@
 import numpy as np
 
-from hpa.splitting.groups import join_groups, largest
+from hpa.splitting.groups import join_groups, largest_group
 
 
 def test_an_antibody_is_a_group_and_an_unknown_one_is_none() -> None:
@@ -13,7 +13,7 @@ def test_antibody_well_and_likeness_join_indirectly() -> None:
     wells = [None, "w", "w", "v", None, "u"]
     groups = join_groups(6, [antibodies, wells], np.array([[3, 4]]))
     assert groups.tolist() == [0, 0, 0, 1, 1, 2]
-    assert largest(groups) == 3
+    assert largest_group(groups) == 3
 
 
 def test_against_a_loop() -> None:

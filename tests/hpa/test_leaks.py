@@ -16,7 +16,7 @@ from hpa.config import DataSection
 from hpa.images import read_images
 from hpa.reports.adversarial import adversarial_validation
 from hpa.reports.leaks import label_conflicts
-from hpa.splitting.quality import other_splits, quality
+from hpa.splitting.quality import measure_image_splits, measure_split
 from pipeline.init import init
 from pipeline.recipe import load_recipe
 
@@ -93,7 +93,7 @@ def test_the_figures_of_the_report(work: Path) -> None:
     assert figures["pairs of pairs.csv in two groups"] == 1
     assert figures["test images with a label in known.csv"] == 1
     ours, *others = figures["splits"]
-    assert ours["torn"] == 0
+    assert ours["groups_split"] == 0
     assert [other["name"] for other in others] == ["KFold", "MultilabelStratifiedKFold"]
     picture = cv2.imread(str(work / "leaks" / "pairs.png"))
     assert picture is not None
@@ -132,7 +132,7 @@ def test_copies_share_a_group_and_one_of_them_can_be_left_out(
     assert "images in the largest set" in capsys.readouterr().out
     assert main(["leaks", str(tmp_path / "w"), "--workers", "1"]) == 0
     printed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert printed[-4:] == ["this", "KFold", "MultilabelStratifiedKFold", "look"]
+    assert printed[-4:] == ["this", "KFold", "MultilabelStratifiedKFold", "report"]
     assert json.loads((tmp_path / "w" / "leaks" / "leaks.json").read_text())["pairs that look alike"] == 1
 
 
@@ -143,7 +143,7 @@ def test_without_copies_and_without_test_images_there_is_nothing_to_tell(data: P
     init(tmp_path / "w", [tmp_path / "data"], load_recipe(None, settings), workers=1)
     assert main(["leaks", str(tmp_path / "w"), "--workers", "1"]) == 0
     figures = json.loads((tmp_path / "w" / "leaks" / "leaks.json").read_text())
-    assert figures["train and test told apart, AUC"] is None
+    assert figures["AUC of train against test images"] is None
     assert not (tmp_path / "w" / "leaks" / "pairs.png").exists()
 
 
@@ -158,7 +158,7 @@ def test_images_that_differ_are_told_apart_and_others_are_not() -> None:
     shifted = adversarial_validation(features.assign(c=features["c"] + 2 * is_test), is_test, groups, seed=0)
     assert shifted is not None
     assert shifted.auc > 0.85
-    assert shifted.telling[0] == "c"
+    assert shifted.top_features[0] == "c"
     assert adversarial_validation(features[:15], is_test[:15], groups[:15], seed=0) is None
 
 
@@ -177,10 +177,10 @@ def test_copies_are_not_told_by_heart() -> None:
 
 def test_quality_of_a_split_by_hand() -> None:
     targets = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], bool)
-    measured = quality("x", np.array([0, 0, 1, 0]), targets, np.array([0, 1, 1, 2], np.int32))
-    assert measured.torn == 1
+    measured = measure_split("x", np.array([0, 0, 1, 0]), targets, np.array([0, 1, 1, 2], np.int32))
+    assert measured.groups_split == 1
     assert measured.size_spread == pytest.approx(1.0)  # 3 and 1 images, 2 on average
     assert measured.worst_share == pytest.approx(1.0)  # the second class is in one fold only
     assert measured.missing == 1
-    names = [split.name for split in other_splits(targets, np.arange(4, dtype=np.int32), 2, 0)]
+    names = [split.name for split in measure_image_splits(targets, np.arange(4, dtype=np.int32), 2, 0)]
     assert names == ["KFold", "MultilabelStratifiedKFold"]

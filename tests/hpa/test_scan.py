@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from hpa.channels import CHANNELS
-from hpa.layouts.find import index
+from hpa.layouts.index import index_dataset
 from hpa.pixels import read_channels
 from hpa.splitting import scan
 from hpa.splitting.scan import BINS, hashes_of, scan_images
@@ -21,7 +21,7 @@ def _images(root: Path, count: int = 6) -> pd.DataFrame:
     for n in range(count):
         for i, channel in enumerate(CHANNELS):
             cv2.imwrite(str(root / f"i{n}_{channel}.png"), noise(10 * n + i, (40, 40)))
-    return index(root, "folder", HPA28, CHANNELS).images
+    return index_dataset(root, "folder", HPA28, CHANNELS).images
 
 
 def test_intensities_against_numpy(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_other_images_are_scanned_anew(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "data" / "i0_red.png"), noise(99, (41, 40)))
     for channel in ("green", "blue", "yellow"):
         cv2.imwrite(str(tmp_path / "data" / f"i0_{channel}.png"), noise(98, (41, 40)))
-    changed = index(tmp_path / "data", "folder", HPA28, CHANNELS).images
+    changed = index_dataset(tmp_path / "data", "folder", HPA28, CHANNELS).images
     second = scan_images(tmp_path / "scan", changed, CHANNELS, workers=1)
     assert second["mean_red"].iloc[0] != first["mean_red"].iloc[0]
     assert set(json.loads((tmp_path / "scan" / "made_from.json").read_text())) == {"images"}
