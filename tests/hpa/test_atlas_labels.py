@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpa.atlas.cells import grow_field
-from hpa.atlas.labels import CARRIED, draw_carriers, draw_shares, label_sets
+from hpa.atlas.labels import MEAN_SHARES, draw_carriers, draw_shares, label_sets
 from hpa.atlas.plan import PlannedImage, plan_images
 from hpa.atlas.styles import CELL_LINES
 from hpa.errors import UserError
@@ -51,7 +51,7 @@ def test_shares_are_none_or_all_as_often_as_in_reality(real_mix: list[tuple[int,
 
 
 def test_every_class_has_a_share() -> None:
-    assert sorted(CARRIED) == list(range(28))
+    assert sorted(MEAN_SHARES) == list(range(28))
 
 
 def test_about_a_tenth_of_cells_is_negative_and_three_percent_foreign() -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hpa.atlas import draw_scene, synthesize
-from hpa.atlas.write import look_again
+from hpa.atlas.write import reimage
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 
@@ -77,9 +77,9 @@ def test_truth_tables_agree_with_the_label_images(written: Path) -> None:
     assert train.to_dict() == truth.to_dict()
 
 
-def test_a_second_look_shows_the_same_field(tmp_path: Path) -> None:
+def test_reimaged_scene_shows_the_same_field(tmp_path: Path) -> None:
     scene = draw_scene((3,), size_px=256, cell_line=1, target=(0,))
-    again = look_again(np.random.default_rng(0), scene)
+    again = reimage(np.random.default_rng(0), scene)
     assert again.channels.shape == scene.channels.shape
     assert not np.array_equal(again.channels, scene.channels)
     labels = list(range(1, len(again.targets) + 1))
