@@ -1,7 +1,8 @@
 """The `[aggregate]` section of a recipe."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +19,8 @@ Format = Literal["kaggle2018", "jovian", "kaggle2021"]
 
 class AggregateSection(Section):
     """`[aggregate]`: from crop probabilities to labels."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"least_images": "min_images", "least_quality": "min_quality"}
 
     pooling: Pooling = Field(
         default="max",

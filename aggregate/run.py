@@ -22,7 +22,8 @@ from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import write_parquet
-from hpa.work.folder import WorkFolder, begin
+from hpa.work.folder import WorkFolder
+from hpa.work.stage import begin
 
 
 def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = False, figures: bool = True) -> int:

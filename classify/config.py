@@ -1,6 +1,7 @@
 """The `[classify]` section of a recipe."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,6 +24,8 @@ Precision = Literal["32", "bf16", "auto"]
 
 class ClassifySection(Section):
     """`[classify]`: how a classifier of crops is made and trained."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"neighbours": "outside_cell"}
 
     channels: tuple[str, ...] = Field(
         default=(),

@@ -14,8 +14,9 @@ from crops.table import COLUMNS, write_crops
 from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
-from hpa.work.folder import WorkFolder, begin
-from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks, write_failures
+from hpa.work.folder import WorkFolder
+from hpa.work.mapping import FAILURE, Chunk
+from hpa.work.stage import begin
 from segment.masks import masks_path, read_masks
 
 
@@ -79,25 +80,26 @@ def _run_window(context: Context, workers: int, dask: str, overwrite: bool) -> i
         images = images.merge(masks, on="image_id", how="left", validate="one_to_one")
     if not stage.finished:
         _check_room(context, images)
-    parts = map_chunks(
+    return stage.run_over_images(
+        images,
         _process,
         context,
-        cut_chunks(images),
-        folder / "parts",
+        lambda parts: _conclude(context, images, parts),
+        label=f"crops of {context.window}",
         workers=workers,
-        what=f"crops of {context.window}",
-        preload=["crops.run"],
         dask=dask,
     )
-    n_failed = write_failures(folder / "failures.csv", parts)
+
+
+def _conclude(context: Context, images: pd.DataFrame, parts: pd.DataFrame) -> dict[str, int]:
+    """Write the tables of crops and dropped cells, and return the counts for ``run.json``."""
     rows = parts[parts[FAILURE].isna()]
     kept = rows.loc[rows[REASON].isna(), _columns(context.data.channels)]
     dropped = rows.loc[rows[REASON].notna(), ["image_id", "cell_label", REASON]]
     counts = _counts(context, images, kept, dropped, set(parts.loc[parts[FAILURE].notna(), "image_id"]))
-    write_crops(folder, kept.reset_index(drop=True), dropped.reset_index(drop=True))
-    stage.finish(counts | {"failures": n_failed})
+    write_crops(context.folder, kept.reset_index(drop=True), dropped.reset_index(drop=True))
     print(f"crops of {context.window}: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
-    return int(n_failed > context.data.max_failures)
+    return counts
 
 
 def _columns(channels: tuple[Channel, ...]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What every command line of the project shares: exit codes and one-sentence errors."""
+"""Shared by all command lines: exit codes, one-sentence errors, and help that keeps its line breaks."""
 
 import errno
 import sys
@@ -8,18 +8,20 @@ import typer
 
 from hpa.errors import UserError
 
-# What a full disk, a quota, a missing permission or a file in the way looks like: the user's to mend, not a defect of
-# ours. NumPy raises an OSError without a number when a file cannot be written in full.
-_USERS_OWN = {
+# A full disk, a quota, a missing permission or a file in the way: the user can fix these, so they get a sentence and no
+# traceback. NumPy raises an OSError without a number when it cannot write all of a file.
+_USER_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EEXIST),
     None,
 }
 
 
 def new_app(runbook: str | None) -> typer.Typer:
-    """Make a Typer application whose help is the runbook of the stage."""
+    """Return a Typer application whose help is the runbook of the stage, line breaks included."""
+    # Click rewraps every paragraph that does not start with this mark.
+    kept = "\n\n".join(f"\b\n{block}" for block in (runbook or "").strip().split("\n\n"))
     return typer.Typer(
-        help=runbook, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        help=kept, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
     )
 
 
@@ -48,7 +50,7 @@ def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None)
         print(f"{program}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in _USERS_OWN:
+        if error.errno not in _USER_ERRORS:
             raise
         print(
             f"{program}: expected a folder that can be written, with room on its disk, found: {error}", file=sys.stderr

@@ -1,8 +1,9 @@
-"""The typed sections of a recipe: their common base, the shared `[data]` section, reading one of them."""
+"""Typed sections of a recipe: their base class, the shared `[data]` section, and reading them from TOML."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -16,44 +17,55 @@ S = TypeVar("S", bound="Section")
 
 
 class Section(BaseModel):
-    """One section of a recipe: closed, typed, frozen."""
+    """One section of a recipe: typed, immutable, and closed to unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Keys of earlier versions, each with its present name."""
+
 
 class DataSection(Section):
-    """`[data]`: what every stage may read."""
+    """`[data]`: settings that every stage may read."""
 
-    layout: LayoutName = Field("auto", description="How the data folders are laid out.")
+    layout: LayoutName = Field("auto", description="Layout of the data folders; auto recognises it.")
     source_layouts: dict[str, LayoutName] = Field(
-        {}, description="Layout of single sources, by name, where they are not all the same or not recognised."
+        {}, description="Layouts of single sources, by name, where they differ or are not recognised."
     )
     train_only: tuple[str, ...] = Field(
-        (), description="Sources, by name (of the folder, or as in `--data NAME=PATH`), trained on and never scored."
+        (),
+        description="Sources to train on and never score, by name (of the folder, or as in `--data NAME=PATH`).",
     )
-    vocabulary: Literal["hpa28", "hpa19", "jovian10"] = Field("hpa28", description="The classes of the run.")
-    channels: tuple[Channel, ...] = Field(CHANNELS, description="The channels that are read and kept, in this order.")
-    seed: int = Field(0, ge=0, description="Seeds every random draw of the run.")
+    vocabulary: Literal["hpa28", "hpa19", "jovian10"] = Field(
+        "hpa28", description="Vocabulary of the run: its classes and their order."
+    )
+    channels: tuple[Channel, ...] = Field(CHANNELS, description="Channels to read and keep, in this order.")
+    seed: int = Field(0, ge=0, description="Seed of every random draw of the run.")
     split: Literal["folds", "hold-out", "random"] = Field(
         "folds",
-        description="Which train images are scored: all, each in its fold; one part that is held out; or a random part "
-        "that tears groups apart, as older systems did (the score is then too good).",
+        description="Which train images are scored: folds, all of them, each in its fold; hold-out, one part, with "
+        "groups kept together; random, a random part that splits groups, as older systems did (the score is then too "
+        "high).",
     )
-    folds: int = Field(5, ge=2, le=100, description="Number of folds; images of one group share a fold.")
-    held_out: float = Field(0.2, gt=0, lt=1, description="Share of the images that `hold-out` and `random` score.")
+    folds: int = Field(5, ge=2, le=100, description="Number of folds; the images of a group share a fold.")
+    held_out: float = Field(
+        0.2, gt=0, lt=1, description="Share of the train images that `hold-out` and `random` score."
+    )
     near_duplicates: bool = Field(
-        False, description="Whether images that look alike are of one group: perceptual hashes of every image."
+        False, description="Put images that look alike into one group; hashes every image at `init`."
     )
     duplicate_bits: int = Field(
         12,
         ge=0,
         le=20,
-        description="Most bits, of 64, in which the hashes of each colour of two that look alike differ.",
+        description="Images look alike if the 64-bit hashes of each colour differ in at most this many bits.",
     )
     dedupe: Literal["keep-all", "keep-one"] = Field(
-        "keep-all", description="Whether all train images that look alike are kept, or one of them."
+        "keep-all", description="Keep all train images that look alike, or one of each set."
     )
-    max_failures: int = Field(0, ge=0, description="Images that may fail before a stage ends with exit code 1.")
+    max_failures: int = Field(
+        0, ge=0, description="Number of images that may fail before a stage ends with exit code 1."
+    )
 
     @field_validator("channels")
     @classmethod
@@ -64,12 +76,12 @@ class DataSection(Section):
 
     @property
     def finds_duplicates(self) -> bool:
-        """Whether init hashes every image."""
+        """Whether `init` hashes every image."""
         return self.near_duplicates or self.dedupe == "keep-one"
 
     @property
     def classes(self) -> Vocabulary:
-        """The run's vocabulary."""
+        """The vocabulary of the run."""
         return VOCABULARIES[self.vocabulary]
 
 
@@ -79,16 +91,16 @@ def parse_section(model: type[S], name: str, values: Any) -> S:
     Parameters
     ----------
     model
-        The section's keys, types and defaults.
+        Keys, types and defaults of the section.
     name
-        What the section is called in a recipe.
+        Name of the section in a recipe.
     values
-        A mapping, as TOML has it.
+        The section as read from TOML.
 
     Raises
     ------
     UserError
-        If a key is unknown or a value is not what the model expects.
+        If a key is unknown or has another name by now, or a value is not what the model expects.
     """
     try:
         return model.model_validate(values)
@@ -96,6 +108,9 @@ def parse_section(model: type[S], name: str, values: Any) -> S:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"]) or "its keys"
         if problem["type"] == "extra_forbidden":
+            if key in model.renamed:
+                present = model.renamed[key]
+                raise UserError(f"expected the key {present!r} in [{name}], found its former name {key!r}") from None
             known = ", ".join(model.model_fields)
             raise UserError(f"expected only known keys in [{name}] ({known}), found {key!r}") from None
         raise UserError(
@@ -117,21 +132,3 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"expected a recipe, found no file {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"expected TOML in {path}, found: {error}") from None
-
-
-def read_section(recipe: Path, name: str, model: type[S]) -> S:
-    """Read one section of a recipe; a section that is not there has its defaults.
-
-    Parameters
-    ----------
-    recipe
-        The TOML file.
-    name, model
-        As for `parse_section`.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or not TOML, a key is unknown or a value is not what the model expects.
-    """
-    return parse_section(model, name, read_toml(recipe).get(name, {}))

@@ -21,6 +21,7 @@ from hpa.channels import Channel
 from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import write_parquet
+from hpa.work.folder import FORMAT, FORMAT_KEY
 from hpa.work.tables import check_table, read_parquet
 
 # An id becomes a file name in the work folder, so it must not be able to point elsewhere.
@@ -116,7 +117,7 @@ def write_images(path: Path, images: pd.DataFrame, vocabulary: Vocabulary, chann
     images_schema(vocabulary, channels).validate(images)
     for column in ("target", "unknown_classes"):
         images[column] = pd.Series([[int(c) for c in labels] for labels in images[column]], dtype=object)
-    write_parquet(path, images)
+    write_parquet(path, images, {FORMAT_KEY: str(FORMAT).encode()})
 
 
 def read_images(path: Path) -> pd.DataFrame:

@@ -1,18 +1,22 @@
-"""The roof: the stages in sequence.
+"""Run all stages in sequence.
 
-    python -m pipeline demo work/demo                                             the main job on a synthetic atlas
-    python -m pipeline init work/my --data /data/hpaic --recipe recipes/cells.toml
-    python -m pipeline run work/my                                                every stage, resuming
-    python -m pipeline apply work/my --data /data/new --out work/new              a trained work folder on new images
-    python -m pipeline export work/my my.bundle                                   what apply needs, to hand on
+    python -m pipeline demo work/demo                                 the whole pipeline on a synthetic atlas
+    python -m pipeline init work/my --data /data/hpaic --recipe cells
+    python -m pipeline run work/my                                    every stage, resuming what is unfinished
+    python -m pipeline apply work/my --data /data/new --out work/new  a trained work folder on new images
+    python -m pipeline export work/my my.bundle                       all that apply needs, in one folder
+    python -m pipeline picture work/my picture.png                    one image on its way through the pipeline
 
-init   reads data folders and a recipe; writes recipe.toml (resolved), images.parquet, folds.parquet, and where there
-       are any conflicts.csv (sources that contradict each other), scan/ (hashes), dropped.csv (near-duplicates).
-run    reads and writes what the stages do (`python -m segment --help`, and so on).
-apply  reads a trained work folder, or a bundle, and new images; writes a work folder with a submission.csv, and in
-       its joined/ one for each run that the trained one joins.
-export reads a trained work folder and those it joins; writes a bundle: recipes, checkpoints, thresholds, no image.
-demo   writes an atlas, a work folder and demo.json.
+init    reads data folders and a recipe.
+        Writes recipe.toml (resolved), images.parquet and folds.parquet; where they apply, also conflicts.csv (sources
+        that contradict each other), scan/ (perceptual hashes) and dropped.csv (near-duplicates).
+run     reads and writes what the stages do (`python -m segment --help`, and so on).
+apply   reads a trained work folder or a bundle, and new images.
+        Writes a work folder with a submission.csv, and one in its joined/ for each run that the trained one joins.
+export  reads a trained work folder and those it joins.
+        Writes a bundle: recipes, checkpoints and thresholds, but no images.
+demo    writes an atlas, a work folder and demo.json.
+picture reads a finished work folder; writes a PNG.
 """
 
 from collections.abc import Sequence
@@ -25,28 +29,29 @@ from hpa.command import call, new_app
 
 app = new_app(__doc__)
 
-Work = Annotated[Path, typer.Argument(help="The work folder.")]
-Data = Annotated[list[str], typer.Option(help="A data folder, PATH or NAME=PATH; may be given several times.")]
-Device = Annotated[str, typer.Option(help="Where the networks run: auto, cpu, cuda.")]
-Workers = Annotated[int, typer.Option(help="Processes where work is mapped over images; 0 chooses.", min=0)]
-Dask = Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers map over images.")]
-Overwrite = Annotated[bool, typer.Option(help="Begin every stage anew.")]
+Work = Annotated[Path, typer.Argument(help="Work folder.")]
+Data = Annotated[list[str], typer.Option(help="Data folder, PATH or NAME=PATH; may be given several times.")]
+RecipeName = Annotated[str | None, typer.Option(help="TOML file, or name of a shipped recipe such as cells.")]
+Device = Annotated[str, typer.Option(help="Device of the networks: auto, cpu, cuda.")]
+Workers = Annotated[int, typer.Option(help="Processes that work on images; 0 lets each stage choose.", min=0)]
+Dask = Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers process the images.")]
+Overwrite = Annotated[bool, typer.Option(help="Discard existing results and start over.")]
 
 
 @app.command()
 def init(
     work: Work,
     data: Data,
-    recipe: Annotated[Path | None, typer.Option(help="A TOML file; without it all defaults.")] = None,
-    limit: Annotated[int, typer.Option(help="Take about so many images of each split; 0 takes all.", min=0)] = 0,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the recipe.")] = None,
+    recipe: RecipeName = None,
+    limit: Annotated[int, typer.Option(help="Use about this many images of each split; 0 uses all.", min=0)] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the recipe.")] = None,
     workers: Workers = 0,
 ) -> None:
-    """Make a work folder from one or several data folders."""
+    """Make a work folder from one or more data folders."""
     from pipeline.init import init as init_work
-    from pipeline.recipe import load_recipe
+    from pipeline.recipe import read_recipe
 
-    init_work(work, data, load_recipe(recipe, set_ or ()), limit=limit, workers=workers)
+    init_work(work, data, read_recipe(recipe, set_ or ()), limit=limit, workers=workers)
 
 
 @app.command()
@@ -60,36 +65,35 @@ def run(
 
     folder = open_work(work)
     with locked(work):
-        ran = run_stages(folder, device=device, workers=workers, dask=dask, overwrite=overwrite)
+        outcome = run_stages(folder, device=device, workers=workers, dask=dask, overwrite=overwrite)
         print_metrics(folder)
-    raise typer.Exit(ran.code)
+    raise typer.Exit(outcome.code)
 
 
 @app.command()
 def demo(
     work: Work,
-    recipe: Annotated[Path | None, typer.Option(help="A TOML file; without it recipes/demo.toml.")] = None,
-    images: Annotated[int, typer.Option(help="Train images to draw.", min=1)] = 320,
-    test: Annotated[int, typer.Option(help="Test images to draw.", min=1)] = 80,
-    seed: Annotated[int, typer.Option(help="Of the atlas.", min=0)] = 0,
-    tiny: Annotated[bool, typer.Option(help="A few small steps, to see that everything runs.")] = False,
+    recipe: RecipeName = "demo",
+    images: Annotated[int, typer.Option(help="Number of train images to draw.", min=1)] = 320,
+    test: Annotated[int, typer.Option(help="Number of test images to draw.", min=1)] = 80,
+    seed: Annotated[int, typer.Option(help="Seed of the atlas.", min=0)] = 0,
+    tiny: Annotated[bool, typer.Option(help="Run a few small steps only, to check that everything works.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Do the main job on a synthetic atlas, without any download."""
-    from pipeline.demo import RECIPE
+    """Run the whole pipeline on a synthetic atlas, without any download."""
     from pipeline.demo import demo as run_demo
 
     if tiny:
         images, test = 16, 8
-    raise typer.Exit(run_demo(work, recipe or RECIPE, images, test, seed, tiny=tiny, device=device))
+    raise typer.Exit(run_demo(work, recipe or "demo", images, test, seed, tiny=tiny, device=device))
 
 
 @app.command()
 def export(
     work: Work,
-    bundle: Annotated[Path, typer.Argument(help="The folder to make.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder to make.")],
 ) -> None:
-    """Pack what `apply` needs into one folder that can be handed on."""
+    """Pack all that `apply` needs into one folder."""
     from hpa.work.folder import locked
     from pipeline.bundle import export as pack
     from pipeline.model import Model
@@ -102,20 +106,33 @@ def export(
 
 @app.command()
 def apply(
-    work: Annotated[Path, typer.Argument(help="A trained work folder or a bundle.")],
+    work: Annotated[Path, typer.Argument(help="Trained work folder, or a bundle.")],
     data: Data,
-    out: Annotated[Path, typer.Option(help="The work folder to make for the new images.")],
+    out: Annotated[Path, typer.Option(help="Work folder to make for the new images.")],
     device: Device = "auto",
     workers: Workers = 0,
     dask: Dask = "",
 ) -> None:
-    """Use a trained work folder, or a bundle of one, on new images; nothing is trained or tuned."""
+    """Apply a trained work folder, or a bundle of one, to new images; nothing is trained or tuned."""
     from pipeline.apply import apply as apply_model
     from pipeline.apply import open_model
 
     code = apply_model(open_model(work), data, out, device=device, workers=workers, dask=dask)
-    print(f"look at {out}/aggregate/submission.csv")
+    print(f"submission: {out}/aggregate/submission.csv")
     raise typer.Exit(code)
+
+
+@app.command()
+def picture(
+    work: Work,
+    out: Annotated[Path, typer.Argument(help="PNG to write.")],
+    image_id: Annotated[str, typer.Option("--id", help="A test image; by default the first of the submission.")] = "",
+) -> None:
+    """Draw one test image: its masks, crops, probabilities and labels."""
+    from hpa.work.folder import open_work
+    from pipeline.picture import draw_journey
+
+    draw_journey(open_work(work), image_id, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,9 +1,8 @@
-"""A trained run on new images."""
+"""Use a trained run on new images."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from aggregate.config import AggregateSection
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.work.folder import locked
@@ -14,7 +13,7 @@ from pipeline.stages import run_stages
 
 
 def open_model(root: Path) -> Model:
-    """Return the trained run that a work folder or a bundle holds.
+    """Return the trained run of a work folder or a bundle.
 
     Raises
     ------
@@ -33,7 +32,7 @@ def apply(
     workers: int = 0,
     dask: str = "",
 ) -> int:
-    """Use a trained run, and those joined with it, on new images; nothing is trained or tuned.
+    """Apply a trained run, and those joined with it, to new images; nothing is trained or tuned.
 
     Parameters
     ----------
@@ -42,8 +41,8 @@ def apply(
     data
         Data folders, ``PATH`` or ``NAME=PATH``.
     out
-        The work folder to make; joined runs get their own, ``joined/0`` and so on in it. A folder that an earlier,
-        killed call made of the same images is gone on with. Every run segments and cuts by its own recipe.
+        The work folder to make; joined runs get their own inside it, ``joined/0`` and so on. A folder that an
+        earlier, killed call made of the same images is resumed. Every run segments and crops by its own recipe.
     device, workers, dask
         As for `pipeline.stages.run_stages`.
 
@@ -73,8 +72,7 @@ def apply(
 
 
 def _check_ranked(model: Model, images: int) -> None:
-    section = model.recipe["aggregate"]
-    assert isinstance(section, AggregateSection)
+    section = model.recipe.aggregate
     if model.joined and section.join_by == "rank" and images < section.min_images:
         raise UserError(
             f"expected at least {section.min_images} images (aggregate.min_images) to rank, as the runs were joined"

@@ -1,11 +1,11 @@
-"""A trained work folder as one folder that can be handed on: what `apply` needs, and nothing of the images.
+"""Pack a trained work folder into a bundle: all that `apply` needs, and nothing of the images.
 
 bundle.json                        format, sha256 of every file and of the segmentation networks, versions
 recipe.toml                        the resolved recipe: channels, vocabulary, segmentation, crops, pooling
-classify/<window>/fold-0/...       a checkpoint a fold, with its normalisation
+classify/<window>/fold-0/...       one checkpoint per fold, with its normalisation
 aggregate/thresholds.json          poolings, weights of joined runs, calibrations, thresholds
-segment/network.pt                 the network, where the recipe names a file of its own
-joined/0/...                       recipe, checkpoints and network of the first run that the recipe joins, and so on
+segment/network.pt                 the segmentation network, if the recipe names a file
+joined/0/...                       recipe, checkpoints and network of the first joined run, and so on
 """
 
 import json
@@ -14,15 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from hpa.config import Section
 from hpa.errors import UserError
 from hpa.work.files import sha256, write_json
 from hpa.work.folder import WorkFolder
 from pipeline.model import Model, with_joined
-from pipeline.recipe import load_recipe, write_recipe
-from segment.config import SegmentSection
+from pipeline.recipe import Recipe, read_recipe, write_recipe
 
-FORMAT: Final = "cellwise bundle 2"
+FORMAT: Final = "cellwise bundle 3"
 _JOINED: Final = Path("joined")
 _NETWORK: Final = Path("segment") / "network.pt"
 _KNOWN: Final = ("compact", "cpsam_v2")
@@ -30,19 +28,19 @@ _RECORDED: Final = ("cellwise", "torch", "numpy", "cellpose")
 
 
 def export(model: Model, bundle: Path) -> int:
-    """Pack a trained run and those it joins; return the number of files.
+    """Pack a trained run and the runs it joins, and return the number of files.
 
     Parameters
     ----------
     model
         The run; all its stages must be done.
     bundle
-        The folder to make; it appears whole or not at all.
+        The folder to make, atomically.
 
     Raises
     ------
     UserError
-        If the bundle is there already, or a work folder is not trained.
+        If the bundle exists, or a work folder is not trained.
     """
     if bundle.exists():
         raise UserError(f"expected a new folder for the bundle, found something at {bundle}")
@@ -69,17 +67,17 @@ def export(model: Model, bundle: Path) -> int:
     return len(packed) + 1
 
 
-def _pack(work: WorkFolder, recipe: dict[str, Section], folder: Path) -> dict[str, str]:
-    """Copy the recipe, the checkpoints and a network of the user's own; return the network's name and sha256."""
-    from segment.network.weights import weights_of
+def _pack(work: WorkFolder, recipe: Recipe, folder: Path) -> dict[str, str]:
+    """Copy the recipe, the checkpoints and a network file, and return the network's name and SHA-256."""
+    from segment.network.weights import find_weights
 
     checkpoints = sorted(work.root.glob("classify/*/fold-*/checkpoint.pt"))
     if not checkpoints:
         raise UserError(f"expected trained models (made by `python -m classify train {work.root}`), found none")
     for path in checkpoints:
         _copy(path, folder / path.relative_to(work.root))
-    name = work.section("segment", SegmentSection).network
-    network = weights_of(name)
+    name = recipe.segment.network
+    network = find_weights(name)
     if name not in _KNOWN:
         _copy(network, folder / _NETWORK)
         recipe = _with_network(recipe, str(_NETWORK))
@@ -88,12 +86,12 @@ def _pack(work: WorkFolder, recipe: dict[str, Section], folder: Path) -> dict[st
 
 
 def open_bundle(root: Path) -> Model:
-    """Return the run, and those joined with it, that a bundle holds.
+    """Return the run of a bundle and those joined with it.
 
     Raises
     ------
     UserError
-        If a file of the bundle is missing or changed, or a segmentation network is another.
+        If a file of the bundle is missing or changed, or a segmentation network is a different one.
     """
     content = _read(root)
     for name, expected in content["files"].items():
@@ -112,14 +110,12 @@ def open_bundle(root: Path) -> Model:
 
 
 def _open_part(root: Path, packed: dict[str, str]) -> Model:
-    from segment.network.weights import weights_of
+    from segment.network.weights import find_weights
 
-    recipe = load_recipe(root / "recipe.toml")
+    recipe = read_recipe(root / "recipe.toml")
     if (root / _NETWORK).is_file():
         recipe = _with_network(recipe, str((root / _NETWORK).resolve()))
-    section = recipe["segment"]
-    assert isinstance(section, SegmentSection)
-    found = sha256(weights_of(section.network))
+    found = sha256(find_weights(recipe.segment.network))
     if found != packed["sha256"]:
         raise UserError(
             f"expected the segmentation network {packed['network']} with the sha256 {packed['sha256']}, found {found}"
@@ -131,14 +127,17 @@ def _read(root: Path) -> dict[str, Any]:
     try:
         content = json.loads((root / "bundle.json").read_text())
         if content["format"] != FORMAT:
-            raise UserError(f"expected a bundle of the format {FORMAT!r} at {root}, found {content['format']!r}")
+            raise UserError(
+                f"expected a bundle of format {FORMAT!r} (cellwise 0.2) at {root}, "
+                f"found {content['format']!r}; export it again"
+            )
         return {"files": dict(content["files"]), "segmentation": dict(content["segmentation"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"expected a bundle at {root}, found a bundle.json that is none: {error!r}") from None
+        raise UserError(f"expected a bundle at {root}, found a damaged bundle.json: {error!r}") from None
 
 
-def _with_network(recipe: dict[str, Section], network: str) -> dict[str, Section]:
-    return recipe | {"segment": recipe["segment"].model_copy(update={"network": network})}
+def _with_network(recipe: Recipe, network: str) -> Recipe:
+    return recipe.model_copy(update={"segment": recipe.segment.model_copy(update={"network": network})})
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""The main job, shown on a synthetic atlas: no download, a known truth, one table at the end."""
+"""Demonstrate the whole pipeline on a synthetic atlas: no download, known truth, one table at the end."""
 
 import json
 import shutil
@@ -9,40 +9,37 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from crops.config import CropsSection
 from hpa.atlas import synthesize
 from hpa.images import read_images
 from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder, locked, open_work
 from pipeline.init import init
-from pipeline.recipe import load_recipe
+from pipeline.recipe import read_recipe
 from pipeline.stages import run_stages
 from pipeline.truth import score_against_truth
 from segment.masks import read_masks
 
-RECIPE: Final = Path(__file__).parent.parent / "recipes" / "demo.toml"
-
 TINY: Final = ("classify.epochs=1", "crops.size_px=32", "data.folds=2")
-"""Settings of `--tiny`: every part runs, nothing is learned."""
+"""Settings of `--tiny`: every part runs, but hardly anything is learned."""
 
 
 def demo(
-    root: Path, recipe: Path, images: int, test: int, seed: int, *, tiny: bool = False, device: str = "auto"
+    root: Path, recipe: str | Path, images: int, test: int, seed: int, *, tiny: bool = False, device: str = "auto"
 ) -> int:
-    """Make a synthetic atlas, run every stage on it, score it against its truth, print a table.
+    """Draw a synthetic atlas, run every stage on it, score the results against the truth and print a table.
 
     Parameters
     ----------
     root
-        The work folder; the atlas goes to its folder ``atlas``, the figures to ``demo.json``.
+        The work folder; the atlas goes to its folder ``atlas``, the scores to ``demo.json``.
     recipe
-        The recipe.
+        The recipe: a file, or the name of a shipped one.
     images, test
-        How many train and test images are drawn.
+        Number of train and test images to draw.
     seed
-        Of the atlas.
+        Seed of the atlas.
     tiny
-        A few small steps instead, to see that everything runs.
+        Run a few small steps only, to check that everything works.
     device
         Where the networks run.
 
@@ -51,6 +48,7 @@ def demo(
     int
         The highest exit code of the stages.
     """
+    settings = read_recipe(recipe, TINY if tiny else ())  # an unusable recipe costs no drawing
     started = time.monotonic()
     atlas = root / "atlas"
     seconds = {}
@@ -63,7 +61,7 @@ def demo(
         seconds["synthesize"] = round(time.monotonic() - started, 1)
     work = WorkFolder(root)
     if not work.recipe.exists():
-        init(root, [atlas], load_recipe(recipe, TINY if tiny else ()))
+        init(root, [atlas], settings)
     with locked(root):
         ran = run_stages(open_work(root), device=device)
         figures = _figures(work, atlas / "truth")
@@ -76,7 +74,7 @@ def demo(
 def _figures(work: WorkFolder, truth: Path) -> dict[str, Any]:
     metrics = json.loads((work.root / "aggregate" / "metrics.json").read_text())
     figures = {"images": len(read_images(work.images)), "oof_macro_f1": metrics["macro_f1"]}
-    if work.section("crops", CropsSection).needs_masks:
+    if read_recipe(work.recipe).crops.needs_masks:
         figures["cells"] = int(read_masks(work)["n_cells"].sum())
     return figures | score_against_truth(work, truth)
 

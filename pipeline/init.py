@@ -1,14 +1,13 @@
-"""Making a work folder: the image table, the folds, the resolved recipe."""
+"""Make a work folder: the image table, the folds and the resolved recipe."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hpa.config import DataSection, Section
+from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.images import write_images
 from hpa.layouts.sources import SEPARATOR, check_channels, index_sources, parse_sources
@@ -17,26 +16,24 @@ from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.near_duplicates import SimilarImages, find_similar
 from hpa.work.files import write_csv
 from hpa.work.folder import WorkFolder, locked
-from pipeline.recipe import write_recipe
+from pipeline.recipe import Recipe, write_recipe
 
 
-def init(
-    root: Path, data: Sequence[str | Path], recipe: dict[str, Section], *, limit: int = 0, workers: int = 0
-) -> WorkFolder:
+def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int = 0, workers: int = 0) -> WorkFolder:
     """Make a work folder from data folders.
 
     Parameters
     ----------
     root
-        The folder to make; the recipe is written last, so that a killed init leaves no work folder.
+        The folder to make; the recipe is written last, so that a killed `init` leaves no work folder.
     data
         The data folders, ``PATH`` or ``NAME=PATH`` (`hpa.layouts.sources`).
     recipe
-        All sections (`pipeline.recipe.load_recipe`).
+        The recipe (`pipeline.recipe.read_recipe`).
     limit
-        Take so many train images, stratified, and so many test images; 0 takes all.
+        Number of train images, stratified, and of test images to take; 0 takes all.
     workers
-        Processes that hash images; 0 takes one a processor.
+        Processes that hash images; 0 uses one per processor.
 
     Raises
     ------
@@ -46,7 +43,7 @@ def init(
     work = WorkFolder(root)
     if work.recipe.exists():
         raise UserError(f"expected a new work folder, found one initialised at {root}")
-    section = cast(DataSection, recipe["data"])
+    section = recipe.data
     images, conflicts = _index(data, section)
     check_channels(images, parse_sources(data), section)
     if limit:
@@ -63,12 +60,12 @@ def init(
         kept = np.ones(len(images), dtype=bool)
         if section.dedupe == "keep-one":
             kept = _deduped(root, images, similar, section)
-        _commit(work, images[kept], groups[kept], recipe, section)
+        _commit(work, images[kept], groups[kept], recipe)
     return work
 
 
-def init_apply(root: Path, data: Sequence[str | Path], recipe: dict[str, Section]) -> WorkFolder:
-    """Make a work folder of test images only, for a trained recipe; one made of the same is kept and resumed.
+def init_apply(root: Path, data: Sequence[str | Path], recipe: Recipe) -> WorkFolder:
+    """Make a work folder of test images for a trained recipe, or resume one made of the same images.
 
     Raises
     ------
@@ -76,11 +73,10 @@ def init_apply(root: Path, data: Sequence[str | Path], recipe: dict[str, Section
         If the data lack a channel of the trained run, or the folder was made of other images.
     """
     work = WorkFolder(root)
-    trained = cast(DataSection, recipe["data"])
-    section = trained.model_copy(update={"layout": "auto", "source_layouts": {}, "train_only": ()})
+    section = recipe.data.model_copy(update={"layout": "auto", "source_layouts": {}, "train_only": ()})
     images, _ = _index(data, section)
-    nothing = pd.Series([()] * len(images), index=images.index, dtype=object)
-    images = images.assign(split="test", unknown_classes=nothing)
+    all_known = pd.Series([()] * len(images), index=images.index, dtype=object)
+    images = images.assign(split="test", unknown_classes=all_known)
     for channel in section.channels:
         if not images[f"bytes_{channel}"].any():
             raise UserError(
@@ -93,7 +89,7 @@ def init_apply(root: Path, data: Sequence[str | Path], recipe: dict[str, Section
             if list(earlier["image_id"]) != list(images["image_id"]):
                 raise UserError(f"expected a new folder or one made of {data[0]}, found {root} made of other images")
             return work
-        _commit(work, images, np.arange(len(images), dtype=np.int32), recipe | {"data": section}, section)
+        _commit(work, images, np.arange(len(images), dtype=np.int32), recipe.model_copy(update={"data": section}))
     return work
 
 
@@ -108,9 +104,9 @@ def _commit(
     work: WorkFolder,
     images: pd.DataFrame,
     groups: NDArray[np.int32],
-    recipe: dict[str, Section],
-    section: DataSection,
+    recipe: Recipe,
 ) -> None:
+    section = recipe.data
     folds = _folds(images, groups, section)
     write_folds(work.folds, folds)
     write_images(work.images, images.reset_index(drop=True), section.classes, section.channels)
@@ -125,7 +121,7 @@ def _commit(
 
 
 def _folds(images: pd.DataFrame, groups: NDArray[np.int32], section: DataSection) -> pd.DataFrame:
-    """Split the train images of which a class is known; no rows where there are none, as when a model is applied."""
+    """Split the train images with a known class; without any, as when a model is applied, return no rows."""
     known = _labelled(images, section)
     train = images[known]
     ids = pd.DataFrame({"image_id": pd.Series(list(train["image_id"]), dtype=str)})
@@ -142,13 +138,13 @@ def _labelled(images: pd.DataFrame, section: DataSection) -> NDArray[np.bool_]:
 
 
 def _train_only(images: pd.DataFrame, section: DataSection) -> NDArray[np.bool_]:
-    """Tell which images no scored source has."""
+    """Return which images come from no scored source."""
     unscored = set(section.train_only)
     return np.array([set(source.split(SEPARATOR)) <= unscored for source in images["source"]], dtype=bool)
 
 
 def _deduped(root: Path, images: pd.DataFrame, similar: SimilarImages, section: DataSection) -> NDArray[np.bool_]:
-    """Keep one train image of each set that looks alike, of a scored source where there is one; list the others."""
+    """Keep one train image of each set that looks alike, of a scored source if there is one, and list the others."""
     train = (images["split"] == "train").to_numpy()
     order = np.lexsort((np.arange(len(images)), _train_only(images, section), ~_labelled(images, section)))
     order = order[train[order]]
@@ -159,15 +155,15 @@ def _deduped(root: Path, images: pd.DataFrame, similar: SimilarImages, section: 
     ids = images["image_id"].to_numpy()
     dropped = pd.DataFrame({"image_id": ids[~kept], "looks_like": ids[first.loc[alike[~kept]].to_numpy()]})
     write_csv(root / "dropped.csv", dropped)
-    print(f"init: {len(dropped)} train images look like another one and are left out (dropped.csv)")
+    print(f"init: {len(dropped)} train images dropped because they look like another one (dropped.csv)")
     return kept
 
 
 def _limited(images: pd.DataFrame, limit: int, section: DataSection) -> pd.DataFrame:
-    """Take `limit` train images or hardly fewer, every class in its share, and test images at even distances."""
+    """Take about `limit` train images with every class in its share, and evenly spaced test images."""
     train, test = images[images["split"] == "train"], images[images["split"] == "test"]
-    while len(train) > limit:  # a small share of very many is taken in steps
-        one_by_one = np.arange(len(train), dtype=np.int32)  # groups are for the folds of what is taken
+    while len(train) > limit:  # a small share of many images is taken in steps
+        one_by_one = np.arange(len(train), dtype=np.int32)  # groups matter for the folds, which are made later
         targets = section.classes.multi_hot(train["target"])
         train = train[stratified_subset(targets, one_by_one, limit / len(train), section.seed)]
     if len(test) > limit:

@@ -1,86 +1,126 @@
-"""The whole recipe: the sections of all stages, composed, checked at init and written resolved."""
+"""The whole recipe: the sections of all stages, checked together at `init` and written resolved."""
 
 import tomllib
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import tomli_w
+from pydantic import BaseModel, ConfigDict
 
 from aggregate.config import AggregateSection
 from classify.config import ClassifySection
 from crops.config import CropsSection
-from hpa.config import DataSection, Section, parse_section, read_toml
+from hpa.config import DataSection, parse_section, read_toml
 from hpa.errors import UserError
 from hpa.work.files import write_bytes
 from segment.config import SegmentSection
 
-SECTIONS: Final[dict[str, type[Section]]] = {
-    "data": DataSection,
-    "segment": SegmentSection,
-    "crops": CropsSection,
-    "classify": ClassifySection,
-    "aggregate": AggregateSection,
-}
+
+class Recipe(BaseModel):
+    """All settings of a run; one section for the data and one for each stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: DataSection = DataSection()
+    segment: SegmentSection = SegmentSection()
+    crops: CropsSection = CropsSection()
+    classify: ClassifySection = ClassifySection()
+    aggregate: AggregateSection = AggregateSection()
 
 
-def check_recipe(values: dict[str, Any]) -> dict[str, Section]:
+def parse_recipe(values: dict[str, Any]) -> Recipe:
     """Check a whole recipe and fill in the defaults.
 
     Parameters
     ----------
     values
-        What stood in the TOML: a table for each section, all of them optional.
-
-    Returns
-    -------
-    dict
-        Every section of `SECTIONS`, in its order.
+        The content of a TOML file: one table per section, all of them optional.
 
     Raises
     ------
     UserError
-        If a section or key is unknown, a value is not what is expected, or two do not go together.
+        If a section or key is unknown, a value is unusable, or two values exclude each other.
     """
-    unknown = values.keys() - SECTIONS.keys()
+    sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    unknown = values.keys() - sections.keys()
     if unknown:
-        raise UserError(f"expected the sections {', '.join(SECTIONS)} in a recipe, found {min(unknown)!r}")
-    recipe = {name: parse_section(model, name, values.get(name, {})) for name, model in SECTIONS.items()}
-    crops, classify, aggregate = recipe["crops"], recipe["classify"], recipe["aggregate"]
-    assert isinstance(crops, CropsSection)
-    assert isinstance(classify, ClassifySection)
-    assert isinstance(aggregate, AggregateSection)
-    if aggregate.pooling == "trained" and classify.objective == "cell":
+        raise UserError(f"expected the sections {', '.join(sections)} in a recipe, found {min(unknown)!r}")
+    recipe = Recipe(
+        data=parse_section(DataSection, "data", values.get("data", {})),
+        segment=parse_section(SegmentSection, "segment", values.get("segment", {})),
+        crops=parse_section(CropsSection, "crops", values.get("crops", {})),
+        classify=parse_section(ClassifySection, "classify", values.get("classify", {})),
+        aggregate=parse_section(AggregateSection, "aggregate", values.get("aggregate", {})),
+    )
+    if recipe.aggregate.pooling == "trained" and recipe.classify.objective == "cell":
         raise UserError('expected classify.objective bag or dual with aggregate.pooling = "trained", found cell')
-    if aggregate.submission == "kaggle2021" and "cells" not in crops.windows:
-        found = ", ".join(crops.windows)
+    if recipe.aggregate.submission == "kaggle2021" and "cells" not in recipe.crops.windows:
+        found = ", ".join(recipe.crops.windows)
         raise UserError(f'expected cells among crops.windows with aggregate.submission = "kaggle2021", found {found}')
     return recipe
 
 
-def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> dict[str, Section]:
+def read_recipe(recipe: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply settings such as ``classify.epochs=3``.
 
     Parameters
     ----------
-    path
-        A TOML file; None is the empty recipe, all defaults.
+    recipe
+        A TOML file, or the name of a shipped recipe, for example ``"cells"``; None is the empty recipe, which has the
+        default of every key.
     settings
-        ``section.key=value``, the value as in TOML; a bare word is taken as text.
+        ``section.key=value``, with the value in TOML; a bare word is taken as text.
 
     Raises
     ------
     UserError
         If the file, a setting, a key or a value is unusable.
+
+    Examples
+    --------
+    >>> read_recipe("cells") == read_recipe()
+    True
+    >>> read_recipe("five_crop", ["crops.size_px=64"]).crops.size_px
+    64
     """
-    values = read_toml(path) if path else {}
+    values = {} if recipe is None else read_toml(find_recipe(recipe))
     for setting in settings:
         name, equals, text = setting.partition("=")
         section, dot, key = name.partition(".")
         if not (equals and dot and isinstance(values.setdefault(section, {}), dict)):
             raise UserError(f"expected a setting section.key=value, found {setting!r}")
         values[section][key] = _value(text)
-    return check_recipe(values)
+    return parse_recipe(values)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that Cellwise ships, by name."""
+    folder = Path(str(files("recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """Return the file of a recipe, given by its path or by the name of a shipped one.
+
+    Raises
+    ------
+    UserError
+        If there is no such file and no shipped recipe of this name.
+    """
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(recipe) in shipped:
+        return shipped[str(recipe)]
+    raise UserError(f"expected a recipe file or a shipped recipe ({', '.join(shipped)}), found no {recipe}")
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write a recipe with all its keys, so that the file alone determines the results."""
+    write_bytes(path, tomli_w.dumps(recipe.model_dump(mode="json")).encode())
 
 
 def _value(text: str) -> Any:
@@ -88,9 +128,3 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def write_recipe(path: Path, recipe: dict[str, Section]) -> None:
-    """Write a recipe with every key it has, so that it says all that decides the results."""
-    content = {name: section.model_dump(mode="json") for name, section in recipe.items()}
-    write_bytes(path, tomli_w.dumps(content).encode())

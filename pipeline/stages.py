@@ -1,4 +1,4 @@
-"""The stages in sequence, for a person who does not want to type them one by one."""
+"""Run all stages in sequence."""
 
 import time
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from hpa.work.folder import WorkFolder
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What `run_stages` says of its run.
+class StagesRun:
+    """The outcome of `run_stages`.
 
     Parameters
     ----------
     code
         The highest exit code of the stages.
     seconds
-        Of each stage.
+        Seconds of each stage.
     """
 
     code: int
@@ -35,28 +35,28 @@ def run_stages(
     dask: str = "",
     overwrite: bool = False,
     ends_with: Literal["predict", "aggregate"] = "aggregate",
-) -> Ran:
+) -> StagesRun:
     """Run segment, crops, classify (train and predict) and aggregate, resuming what is unfinished.
 
-    A stage that had more failures than allowed does not stop the others. Cells are segmented only where a window that
-    is cut follows them; a trained run cuts no windows that are only trained on.
+    A stage with more failures than allowed does not stop the others. Images are segmented only if the recipe cuts
+    windows around cells. With a trained model, windows that are only trained on are not cut.
 
     Parameters
     ----------
     work
-        The work folder, held by the caller.
+        The work folder, locked by the caller.
     model
-        A trained work folder; then nothing is trained or tuned.
+        A trained work folder; if given, nothing is trained or tuned.
     device
         Where the networks run: "auto", "cpu", "cuda", ...
     workers
-        Processes where work is mapped over images; 0 lets each stage choose.
+        Processes of stages that map over images; 0 lets each stage choose.
     dask
-        Address of a Dask scheduler to whose workers the work over images goes.
+        Address of a Dask scheduler whose workers process the images instead.
     overwrite
-        Begin every stage anew.
+        Discard existing results and start over.
     ends_with
-        The last stage; a run that another one joins needs no ``aggregate``.
+        The last stage to run; a run joined by another one needs no ``aggregate``.
 
     Raises
     ------
@@ -85,11 +85,11 @@ def run_stages(
         segmenting = partial(segment.run.run, work, device=device, workers=workers, dask=dask, overwrite=overwrite)
         stages = {"segment": segmenting} | stages
     else:
-        print("segment: left out, no window that is cut follows cells")
+        print("segment: skipped, since no window of the recipe follows cells")
     code, seconds = 0, {}
     for name, stage in stages.items():
         started = time.monotonic()
         code = max(code, stage())
         seconds[name] = round(time.monotonic() - started, 1)
         print(f"{name}: {seconds[name]:.1f} s")
-    return Ran(code, seconds)
+    return StagesRun(code, seconds)

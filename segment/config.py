@@ -1,6 +1,7 @@
 """The `[segment]` section of a recipe."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -9,67 +10,72 @@ from hpa.config import Section
 
 
 class SegmentSection(Section):
-    """`[segment]`: how cells and nuclei are found."""
+    """`[segment]`: how cells and nuclei are segmented."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "least_nucleus": "min_nucleus_area",
+        "least_cell": "min_cell_area",
+        "cut_nucleus": "min_visible_nucleus",
+    }
 
     network: str = Field(
         "compact",
         min_length=1,
-        description="`compact` (shipped), a model of Cellpose 4 (`cpsam_v2`, `cpsam`, `cpdino`, `cpdino-vitb`; 1.2 GB, "
-        "fetched at first use), or the path of a file with weights of either kind.",
+        description="`compact` (shipped), a Cellpose 4 model (`cpsam_v2`, `cpsam`, `cpdino`, `cpdino-vitb`; 1.2 GB, "
+        "downloaded on first use), or the path of a weights file of either kind.",
     )
     channels: tuple[Channel, ...] = Field(
         ("yellow", "blue"),
-        description="What the network reads: the nucleus and the ER, the microtubules (`red`) or both. Data without "
-        "an ER channel are segmented on nucleus and microtubules.",
+        description="Channels that the network reads: `blue` (nucleus) with `yellow` (ER), `red` (microtubules) or "
+        "both. Data without an ER channel are segmented on nucleus and microtubules.",
     )
     postprocess: Literal["auto", "nuclei", "cellpose"] = Field(
         "auto",
-        description="How masks are made from the network's answer: `nuclei`, every nucleus is one cell and grows over "
-        "the cell probability, following the flows; `cellpose`, Cellpose's own masks as they come; `auto`, `nuclei` "
-        "with compact networks, which find nuclei too, and `cellpose` with the others.",
+        description="How masks are made from the network output. `nuclei`: each nucleus grows into one cell, guided "
+        "by cell probability and flows. `cellpose`: Cellpose's own masks, unchanged. `auto`: `nuclei` with compact "
+        "networks, which also detect nuclei, and `cellpose` with all others.",
     )
     diameter_px: float = Field(
         0.0,
         ge=0,
         le=4096,
         allow_inf_nan=False,
-        description="Equivalent diameter of a typical cell in pixels of the source; 0 finds it from "
-        "a sample of the data.",
+        description="Equivalent diameter of a typical cell in source pixels; 0 estimates it from a sample of the data.",
     )
     cell_threshold: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Probability of being in a cell above which a pixel is part of one; 0 takes 0.6 with `nuclei`, and "
-        "0.5, which is Cellpose's own, with `cellpose`.",
+        description="Cell probability above which a pixel belongs to a cell; 0 uses 0.6 with `nuclei`, and Cellpose's "
+        "own 0.5 with `cellpose`.",
     )
     nucleus_threshold: float = Field(
-        0.5, gt=0, lt=1, description="Probability of being in a nucleus above which a pixel is part of one."
+        0.5, gt=0, lt=1, description="Nucleus probability above which a pixel belongs to a nucleus."
     )
     min_nucleus_area: float = Field(
-        0.015, ge=0, lt=1, description="Smaller nuclei are dropped, as a share of a typical cell's area."
+        0.015, ge=0, lt=1, description="Minimum area of a nucleus, as a share of a typical cell's area."
     )
     min_visible_nucleus: float = Field(
         0.2,
         ge=0,
         lt=1,
-        description="With `nuclei`: cells at the edge of the frame are dropped where it shows less of their nucleus "
-        "than this share of a whole one.",
+        description="With `nuclei`: cells whose nucleus is cut off by the edge of the frame are dropped if less of it "
+        "is visible than this share of a typical nucleus.",
     )
     min_cell_area: float = Field(
-        0.05, ge=0, lt=1, description="Smaller cells are dropped, as a share of a typical cell's area."
+        0.05, ge=0, lt=1, description="Minimum area of a cell, as a share of a typical cell's area."
     )
     flow_error: float = Field(
         0.4,
         ge=0,
-        description="With `cellpose`: masks whose flows differ more than this from the network's are dropped (mean "
+        description="With `cellpose`: masks whose flows differ by more than this from the network's are dropped (mean "
         "squared difference of unit vectors); 0 keeps all.",
     )
-    crowded: int = Field(60, ge=1, description="More cells than this in an image set the flag `crowded`.")
+    crowded: int = Field(60, ge=1, description="An image with more cells than this is flagged as `crowded`.")
 
     @field_validator("channels")
     @classmethod
-    def _readable(cls, channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
+    def _check_channels(cls, channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
         allowed = set(channels) <= set(REFERENCE_CHANNELS) and len(set(channels)) == len(channels)
         if not allowed or "blue" not in channels or len(channels) < 2:
             raise ValueError("expected blue with yellow, red or both")

@@ -1,4 +1,4 @@
-"""Label images made elsewhere: by HPA-Cell-Segmentation, in napari, by Cellpose or by hand."""
+"""Read label images made by other programs (HPA-Cell-Segmentation, napari, Cellpose) or by hand."""
 
 import io
 import pickle
@@ -14,46 +14,47 @@ from hpa.errors import ImageError, UserError
 from hpa.pixels import MAX_LABELS, read_plane
 from segment.postprocess.labels import Labels
 
-_CELLS: Final = ("", "_mask", "_masks", "_cp_masks", "_cellmask", "_predictedmask", "_seg")
-_NUCLEI: Final = ("_nuclei", "_nucleimask")
+_CELL_ENDINGS: Final = ("", "_mask", "_masks", "_cp_masks", "_cellmask", "_predictedmask", "_seg")
+_NUCLEUS_ENDINGS: Final = ("_nuclei", "_nucleimask")
 _SUFFIXES: Final = (".png", ".tif", ".tiff", ".npy")
-_SEG: Final = "_seg.npy"  # Cellpose's own file: a pickled dictionary
+_SEG: Final = "_seg.npy"  # written by Cellpose: a pickled dictionary
 
 
 @dataclass(frozen=True)
 class ExternalMasks:
-    """A folder of label images made elsewhere.
+    """The label images of a folder.
 
     Parameters
     ----------
     files
-        By their names without suffix.
+        Path of each file by its name without suffix.
     """
 
     files: dict[str, Path]
 
-    def cells_of(self, image_id: str) -> Path | None:
-        """Return the file of an image's cells, None if there is none."""
-        return self._first(image_id, _CELLS)
+    def cells_path(self, image_id: str) -> Path | None:
+        """Return the file of an image's cells, or None if there is none."""
+        return self._first(image_id, _CELL_ENDINGS)
 
-    def nuclei_of(self, image_id: str) -> Path | None:
-        """Return the file of an image's nuclei, None if there is none."""
-        return self._first(image_id, _NUCLEI)
+    def nuclei_path(self, image_id: str) -> Path | None:
+        """Return the file of an image's nuclei, or None if there is none."""
+        return self._first(image_id, _NUCLEUS_ENDINGS)
 
     def _first(self, image_id: str, endings: tuple[str, ...]) -> Path | None:
         return next((self.files[image_id + end] for end in endings if image_id + end in self.files), None)
 
 
-def find_masks(folder: Path) -> ExternalMasks:
+def find_external_masks(folder: Path) -> ExternalMasks:
     """List the label images of a folder.
 
-    Cells are ``<id>``, ``<id>_mask``, ``_masks``, ``_cp_masks``, ``_cellmask``, ``_predictedmask`` or ``_seg``, nuclei
-    ``<id>_nuclei`` or ``<id>_nucleimask``, each PNG, TIFF or NPY; of several the first named here counts.
+    The file of an image's cells is named ``<id>``, ``<id>_mask``, ``<id>_masks``, ``<id>_cp_masks``,
+    ``<id>_cellmask``, ``<id>_predictedmask`` or ``<id>_seg``, that of its nuclei ``<id>_nuclei`` or
+    ``<id>_nucleimask``. The format is PNG, TIFF or NPY. If there are several, the first in this order is used.
 
     Raises
     ------
     UserError
-        If there is none.
+        If the folder has no such file.
     """
     files: dict[str, Path] = {}
     for suffix in _SUFFIXES:
@@ -65,41 +66,41 @@ def find_masks(folder: Path) -> ExternalMasks:
 
 
 def read_external_mask(path: Path, shape: tuple[int, int]) -> Labels:
-    """Read a label image of any integer type, with labels that need not be consecutive.
+    """Read a label image of any integer type; its labels need not be consecutive.
 
     Parameters
     ----------
     path
         PNG, TIFF, NPY, or Cellpose's ``_seg.npy``.
     shape
-        Height and width of its image.
+        Height and width of the image.
 
     Returns
     -------
     ndarray
-        Shape `shape`, labels 1..n in the order of the file's.
+        Shape `shape`, int32, relabelled 1..n in the order of the labels in the file.
 
     Raises
     ------
     ImageError
-        If it cannot be read, is no label image, or is of another size.
+        If the file cannot be read, is not a label image, or has another size.
     """
     try:
         labels = _read(path)
     except ImageError:
         raise
-    except Exception as error:  # every format has its own kinds
+    except Exception as error:  # each format raises its own types
         raise ImageError(f"{path.name} cannot be read: {str(error) or type(error).__name__}") from None
     if labels.shape != shape:
         raise ImageError(f"{path.name}: expected a label image of the image's size {shape}, found {labels.shape}")
-    whole = np.issubdtype(labels.dtype, np.integer) or np.array_equal(labels, np.trunc(labels))
-    if labels.dtype == bool or not whole or labels.min(initial=0) < 0:
-        raise ImageError(f"{path.name}: expected whole numbers from 0, found other values ({labels.dtype})")
-    values, places = np.unique(labels, return_inverse=True)
-    numbers = np.cumsum(values > 0) * (values > 0)
-    if numbers.max(initial=0) > MAX_LABELS:
-        raise ImageError(f"{path.name}: expected at most {MAX_LABELS} objects, found {numbers.max()}")
-    return numbers[places].reshape(shape).astype(np.int32)
+    integral = np.issubdtype(labels.dtype, np.integer) or np.array_equal(labels, np.trunc(labels))
+    if labels.dtype == bool or not integral or labels.min(initial=0) < 0:
+        raise ImageError(f"{path.name}: expected integers from 0, found other values ({labels.dtype})")
+    values, indices = np.unique(labels, return_inverse=True)
+    new_labels = np.cumsum(values > 0) * (values > 0)
+    if new_labels.max(initial=0) > MAX_LABELS:
+        raise ImageError(f"{path.name}: expected at most {MAX_LABELS} objects, found {new_labels.max()}")
+    return new_labels[indices].reshape(shape).astype(np.int32)
 
 
 def _read(path: Path) -> NDArray[Any]:
@@ -113,7 +114,10 @@ def _read(path: Path) -> NDArray[Any]:
 
 
 class _PlainArrays(pickle.Unpickler):
-    """Reads the dictionary of a ``_seg.npy`` and nothing else: a pickle from elsewhere could run any code."""
+    """Unpickler for the dictionary of a ``_seg.npy`` that allows only plain arrays.
+
+    An arbitrary pickle could run any code.
+    """
 
     _ALLOWED: Final = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer", "encode"})
 
@@ -126,11 +130,11 @@ class _PlainArrays(pickle.Unpickler):
 
     def load(self) -> dict[str, Any]:
         """Return the dictionary."""
-        found: dict[str, Any] = super().load().item()
-        return found
+        content: dict[str, Any] = super().load().item()
+        return content
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what plain arrays are made of; anything else is refused."""
+        """Return the few globals that plain arrays need; refuse all others."""
         if module.split(".")[0] in ("numpy", "_codecs") and name in self._ALLOWED:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it holds more than plain arrays ({module}.{name})")
+        raise pickle.UnpicklingError(f"it contains more than plain arrays ({module}.{name})")

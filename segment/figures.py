@@ -1,4 +1,4 @@
-"""Pictures to look at: outlines over ER and nucleus, odd images first."""
+"""Draw the figures of the stage: outlines of cells and nuclei, and histograms of cell counts and diameters."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,37 +19,38 @@ from segment.masks import read_mask, read_nuclei, stage_folder
 
 _TILE_PX: Final = 384
 _COLUMNS: Final = 4
-_TILES: Final = 12
-_CELL: Final[Color] = (255, 255, 255)
-_NUCLEUS: Final[Color] = (0, 160, 255)
-_GAMMA: Final = 0.6  # shows dim cells
+_MAX_TILES: Final = 12
+_CELL_COLOR: Final[Color] = (255, 255, 255)
+_NUCLEUS_COLOR: Final[Color] = (0, 160, 255)
+_GAMMA: Final = 0.6  # makes dim cells visible
 
 
 def overlay(
     planes: Pixels, channels: Sequence[Channel], cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], title: str
 ) -> Picture:
-    """Draw the outlines of cells and nuclei over an image, below a title.
+    """Draw the outlines of cells and nuclei over an image, with a title above.
 
     Parameters
     ----------
     planes
         Shape (C, H, W).
     channels
-        Of the planes.
+        Channel of each plane.
     cells, nuclei
         Shape (H, W), labels.
     title
-        What stands above.
+        Text above the picture.
     """
     picture = composite(fitted(planes, _TILE_PX), channels, _GAMMA)
-    return titled(outlined(outlined(picture, nuclei, _NUCLEUS), cells, _CELL), title, _TILE_PX)
+    return titled(outlined(outlined(picture, nuclei, _NUCLEUS_COLOR), cells, _CELL_COLOR), title, _TILE_PX)
 
 
 def write_figures(work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, channels: Sequence[Channel]) -> None:
-    """Write the pictures of the stage into ``segment/figures/``.
+    """Write the figures of the stage into ``segment/figures/``.
 
-    ``overlays.png``: outlines on ER and nucleus, flagged images first, the rest evenly over the table.
-    ``cells.png``: how many cells the images have, and how large they are.
+    ``overlays.png`` shows outlines over ER (or microtubules) and nucleus of up to 12 images: up to 6 flagged images
+    first, then others evenly spaced in the table. ``cells.png`` shows histograms of cells per image and of cell
+    diameters.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def write_figures(work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, c
     masks
         The table of masks.
     channels
-        What the network read.
+        Channels that the network read.
     """
     folder = stage_folder(work) / "figures"
     _write_overlays(folder / "overlays.png", work, images, masks, channels)
@@ -71,10 +72,12 @@ def _write_overlays(
     path: Path, work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, channels: Sequence[Channel]
 ) -> None:
     shown: list[Channel] = [next(channel for channel in channels if channel != "blue"), "blue"]
-    flagged = masks.index[masks["flags"] != ""][: _TILES // 2]
-    others = masks.index.difference(flagged)
-    even = np.linspace(0, max(0, len(others) - 1), min(len(others), _TILES - len(flagged))).round().astype(int)
-    chosen = masks.loc[[*flagged, *others[even]]]
+    flagged = masks.index[masks["flags"] != ""][: _MAX_TILES // 2]
+    unflagged = masks.index.difference(flagged)
+    even = (
+        np.linspace(0, max(0, len(unflagged) - 1), min(len(unflagged), _MAX_TILES - len(flagged))).round().astype(int)
+    )
+    chosen = masks.loc[[*flagged, *unflagged[even]]]
     if chosen.empty:
         return
     tiles = []
@@ -84,7 +87,7 @@ def _write_overlays(
         try:
             planes = read_channels(row, shown)
         except ImageError:
-            # Segmented by an earlier run of the stage and gone since: the masks stand, so their outlines are drawn.
+            # The image was removed after an earlier run segmented it: its masks are still valid and are drawn alone.
             planes, text = np.zeros((len(shown), *cells.shape), np.uint8), f"{text} no image"
         tiles.append(overlay(planes, shown, cells, nuclei, text))
     save_tiles(tiles, _COLUMNS, path)
@@ -93,8 +96,8 @@ def _write_overlays(
 def _write_histograms(path: Path, masks: pd.DataFrame) -> None:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    most = int(masks["n_cells"].max()) if len(masks) else 0
-    left.hist(masks["n_cells"], bins=np.arange(-0.5, max(most, 1) + 1, max(1, most // 40)), color="tab:blue")
+    max_cells = int(masks["n_cells"].max()) if len(masks) else 0
+    left.hist(masks["n_cells"], bins=np.arange(-0.5, max(max_cells, 1) + 1, max(1, max_cells // 40)), color="tab:blue")
     for axis in (left.xaxis, left.yaxis, right.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="cells in an image", ylabel="images", title=f"{masks['n_cells'].sum():,} cells")

@@ -1,4 +1,4 @@
-"""Taking masks that were made elsewhere instead of finding cells."""
+"""Import masks made elsewhere instead of segmenting the images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,18 +13,19 @@ from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.work.device import default_workers, device_named, one_thread
 from hpa.work.files import write_json
-from hpa.work.folder import WorkFolder, begin
-from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks
+from hpa.work.folder import WorkFolder
+from hpa.work.mapping import FAILURE, Chunk
+from hpa.work.stage import begin
 from segment.config import SegmentSection
-from segment.external_masks import ExternalMasks, find_masks, read_external_mask
-from segment.inference.inputs import channels_to_read, load_input
-from segment.inference.predict import NetworkInput, network, run_network
+from segment.external_masks import ExternalMasks, find_external_masks, read_external_mask
+from segment.inference.predict import cached_network, run_network
+from segment.inference.preprocess import NetworkInput, channels_to_read, load_input
 from segment.masks import COLUMNS, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import COMPACT
 from segment.postprocess.cells import assign_nuclei_to_cells
 from segment.postprocess.decode import Masks, decode_nuclei
-from segment.results import IMPORTED, conclude, imported_from, row_of
+from segment.results import IMPORTED, conclude, imported_from, write_image
 
 
 @dataclass(frozen=True)
@@ -33,23 +34,23 @@ class _Context:
     section: SegmentSection
     channels: tuple[Channel, ...]
     device: str
-    foreign: ExternalMasks
+    external: ExternalMasks
 
 
-def take(
+def import_masks(
     work: WorkFolder, masks: Path, *, device: str = "auto", workers: int = 0, dask: str = "", overwrite: bool = False
 ) -> int:
-    """Take the masks of a folder as those of a work folder's images.
+    """Import the label images of a folder as the masks of a work folder.
 
-    Nuclei come from the folder too where it has them, else the compact network finds them; each belongs to the cell
-    that holds most of it. An image without a label image is a failure.
+    Nuclei are imported too where the folder has them; otherwise the compact network finds them. Each nucleus belongs
+    to the cell that holds most of it. An image without a label image is a failure.
 
     Parameters
     ----------
     work
         The work folder.
     masks
-        The folder (`segment.external_masks.find_masks`).
+        The folder (`segment.external_masks.find_external_masks`).
     device, workers, dask, overwrite
         As of `segment.run.run`.
 
@@ -61,59 +62,57 @@ def take(
     Raises
     ------
     UserError
-        If the folder has no label images, or other masks are there already.
+        If the folder has no label images, or the stage already has masks of another origin.
     """
     data, section = work.data, work.section("segment", SegmentSection)
     channels, device = channels_to_read(section, data), device_named(device)
-    foreign = find_masks(masks.resolve())
+    external = find_external_masks(masks.resolve())
     folder = stage_folder(work)
     command = f"python -m segment import {work.root} --masks {masks}"
     if not overwrite and folder.exists() and imported_from(work) != str(masks.resolve()):
-        raise UserError(f"expected no masks in {folder}, found other ones; replace them with `{command} --overwrite`")
+        raise UserError(
+            f"expected no masks in {folder}, found some of another origin; replace them with `{command} --overwrite`"
+        )
     stage = begin(folder, command, data, section, {"images.parquet": work.images}, overwrite=overwrite)
     write_json(folder / IMPORTED, {"masks": str(masks.resolve())})
     images = read_images(work.images).drop(columns="target")
-    parts = map_chunks(
+    return stage.run_over_images(
+        images,
         _process,
-        _Context(work, section, channels, device, foreign),
-        cut_chunks(images),
-        folder / "parts",
+        _Context(work, section, channels, device, external),
+        lambda parts: conclude(work, images, parts, channels),
+        label="import",
         workers=workers or default_workers(device),
-        what="import",
-        preload=["segment.import_masks"],
         dask=dask,
     )
-    counts = conclude(work, images, parts, channels)
-    stage.finish(counts)
-    return int(counts["failures"] > data.max_failures)
 
 
 def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
     rows = []
     for image in chunk.images.to_dict("records"):
         try:
-            rows.append(_take_one(context, image))
+            rows.append(_import_image(context, image))
         except ImageError as error:
             rows.append({"image_id": image["image_id"], FAILURE: str(error)})
     return pd.DataFrame(rows, columns=[*COLUMNS, FAILURE]).astype({"flags": object, FAILURE: object})
 
 
-def _take_one(context: _Context, image: Mapping[Any, Any]) -> dict[str, Any]:
+def _import_image(context: _Context, image: Mapping[Any, Any]) -> dict[str, Any]:
     image_id = str(image["image_id"])
-    path = context.foreign.cells_of(image_id)
+    path = context.external.cells_path(image_id)
     if path is None:
-        raise ImageError("no label image of this id was there to import")
+        raise ImageError("the folder has no label image for this id")
     seen = load_input(image, context.channels, context.section.diameter_px)
     cells = read_external_mask(path, seen.shape)
     nuclei = assign_nuclei_to_cells(_nuclei(context, image_id, seen), cells)
     masks = Masks(cells.astype(np.uint16), nuclei.astype(np.uint16))
-    return row_of(context.work, image_id, masks, seen, context.section)
+    return write_image(context.work, image_id, masks, seen, context.section)
 
 
 def _nuclei(context: _Context, image_id: str, seen: NetworkInput) -> Any:
-    path = context.foreign.nuclei_of(image_id)
+    path = context.external.nuclei_path(image_id)
     if path is not None:
         return read_external_mask(path, seen.shape)
     with one_thread(context.device):
-        answer = run_network(network(COMPACT, context.device), [seen])[0]
+        answer = run_network(cached_network(COMPACT, context.device), [seen])[0]
     return decode_nuclei(answer, seen.planes[NUCLEUS_PLANE], context.section, seen.shape).astype(np.int32)

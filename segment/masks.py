@@ -1,11 +1,11 @@
 """The contract of the segment stage: label images of cells and nuclei, and their table.
 
-``segment/masks/<image_id>.png`` is a uint16 label image of the size of the source, 0 for background and 1..n for cells
-without gaps. ``segment/nuclei/<image_id>.png`` is of the same size; a nucleus carries the cell_label of the cell that
-owns it and lies within it. ``segment/masks.parquet`` has one row an image:
+``segment/masks/<image_id>.png`` is a uint16 label image of the size of the source: 0 for background, 1..n without gaps
+for cells. ``segment/nuclei/<image_id>.png`` has the same size; a nucleus carries the cell_label of its cell and lies
+within it. ``segment/masks.parquet`` has one row per image:
 
-image_id, n_cells, diameter_px (median equivalent diameter of its cells in the source, NaN without cells), flags (any
-of `FLAGS`, joined by ", "; empty for none), crc32 (of the label image: rows of little-endian uint16).
+image_id, n_cells, diameter_px (median equivalent diameter of its cells in source pixels, NaN without cells), flags (any
+of `FLAGS`, joined by ", "; empty if none), crc32 (of the label image as rows of little-endian uint16).
 
 Images of the image table = rows of this table + rows of ``segment/failures.csv``.
 """
@@ -25,13 +25,13 @@ from hpa.work.files import write_parquet
 from hpa.work.folder import WorkFolder
 
 FLAGS: Final = ("no signal", "no cell", "crowded")
-"""Nothing but noise in a channel that was read; no cell found; more cells than the recipe's `crowded`."""
+"""Only noise in a channel that was read; no cell found; more cells than the recipe's `crowded`."""
 
-_JOIN: Final = ", "
+_SEPARATOR: Final = ", "
 
 
 def _known_flags(flags: str) -> bool:
-    return all(flag in FLAGS for flag in flags.split(_JOIN) if flag)
+    return all(flag in FLAGS for flag in flags.split(_SEPARATOR) if flag)
 
 
 COLUMNS: Final = {
@@ -45,8 +45,14 @@ COLUMNS: Final = {
 _MASKS: Final = pa.DataFrameSchema(
     COLUMNS,
     checks=[
-        pa.Check(lambda t: (t["n_cells"] > 0) == t["diameter_px"].notna(), error="a diameter without cells"),
-        pa.Check(lambda t: (t["n_cells"] == 0) == t["flags"].str.contains("no cell"), error="flag `no cell` is wrong"),
+        pa.Check(
+            lambda t: (t["n_cells"] > 0) == t["diameter_px"].notna(),
+            error="diameter_px must be set exactly when there are cells",
+        ),
+        pa.Check(
+            lambda t: (t["n_cells"] == 0) == t["flags"].str.contains("no cell"),
+            error="flag `no cell` must be set exactly when there are no cells",
+        ),
     ],
     strict=True,
     ordered=True,
@@ -65,7 +71,7 @@ def masks_path(work: WorkFolder) -> Path:
 
 
 def write_masks(work: WorkFolder, masks: pd.DataFrame) -> None:
-    """Check the table of masks and write it.
+    """Validate and write the table of masks.
 
     Raises
     ------
@@ -81,7 +87,7 @@ def read_masks(work: WorkFolder) -> pd.DataFrame:
     Raises
     ------
     UserError
-        If the stage is not done.
+        If the stage has not finished.
     """
     path = masks_path(work)
     if not path.exists():
@@ -92,26 +98,26 @@ def read_masks(work: WorkFolder) -> pd.DataFrame:
 def write_pair(
     work: WorkFolder, image_id: str, cells: NDArray[np.uint16], nuclei: NDArray[np.uint16]
 ) -> dict[str, Any]:
-    """Write the two label images of an image.
+    """Write the label images of an image's cells and nuclei.
 
     Parameters
     ----------
     work
         The work folder.
     image_id
-        The image.
+        Id of the image.
     cells, nuclei
-        Shape (H, W); cells are numbered 1..n, a nucleus carries the label of its cell.
+        Shape (H, W), uint16; cells are labelled 1..n, a nucleus carries the label of its cell.
 
     Returns
     -------
     dict
-        image_id, n_cells, diameter_px and crc32 of its row.
+        The values of image_id, n_cells, diameter_px and crc32 in the image's row of the table of masks.
     """
     write_labels(_path(work, "nuclei", image_id), nuclei)
     write_labels(_path(work, "masks", image_id), cells)
     areas = np.bincount(cells.ravel())[1:]
-    areas = areas[areas > 0]  # numbers may be missing in masks that others drew
+    areas = areas[areas > 0]  # masks made by other programs may skip labels
     return {
         "image_id": image_id,
         "n_cells": len(areas),
@@ -121,28 +127,34 @@ def write_pair(
 
 
 def join_flags(flags: dict[str, bool]) -> str:
-    """Join the flags that are set, in the order of `FLAGS`."""
-    return _JOIN.join(flag for flag in FLAGS if flags.get(flag))
+    """Join the flags that are set, in the order of `FLAGS`.
+
+    Examples
+    --------
+    >>> join_flags({"no cell": True, "no signal": True, "crowded": False})
+    'no signal, no cell'
+    """
+    return _SEPARATOR.join(flag for flag in FLAGS if flags.get(flag))
 
 
 def read_mask(work: WorkFolder, image_id: str) -> NDArray[np.uint16]:
-    """Read the cells of an image, shape (H, W).
+    """Read the cell mask of an image, shape (H, W).
 
     Raises
     ------
     ImageError
-        If the file is missing or broken.
+        If the file is missing or unreadable.
     """
     return read_labels(_path(work, "masks", image_id))
 
 
 def read_nuclei(work: WorkFolder, image_id: str) -> NDArray[np.uint16]:
-    """Read the nuclei of an image, shape (H, W), with the labels of their cells.
+    """Read the nucleus mask of an image, shape (H, W); each nucleus carries the label of its cell.
 
     Raises
     ------
     ImageError
-        If the file is missing or broken.
+        If the file is missing or unreadable.
     """
     return read_labels(_path(work, "nuclei", image_id))
 

@@ -1,4 +1,4 @@
-"""What stands in the folder of the stage at the end, wherever the masks come from."""
+"""What the segment stage writes, whether it found the masks or imported them."""
 
 from json import loads
 from typing import Any, Final
@@ -7,21 +7,21 @@ import pandas as pd
 
 from hpa.channels import Channel
 from hpa.work.folder import WorkFolder
-from hpa.work.mapping import FAILURE, write_failures
+from hpa.work.mapping import FAILURE
 from segment.config import SegmentSection
 from segment.figures import write_figures
-from segment.inference.predict import NetworkInput
+from segment.inference.preprocess import NetworkInput
 from segment.masks import COLUMNS, join_flags, stage_folder, write_masks, write_pair
 from segment.postprocess.decode import Masks
 
 IMPORTED: Final = "imported.json"
-"""File of the stage that names the folder from which masks were imported."""
+"""File of the stage that records the folder from which masks were imported."""
 
 
-def row_of(
+def write_image(
     work: WorkFolder, image_id: str, masks: Masks, image: NetworkInput, section: SegmentSection
 ) -> dict[str, Any]:
-    """Write the masks of an image and return its row of a part."""
+    """Write the masks of an image and return its row of the table of masks."""
     row = write_pair(work, image_id, masks.cells, masks.nuclei)
     flags = {
         "no signal": not image.has_signal,
@@ -34,7 +34,7 @@ def row_of(
 def conclude(
     work: WorkFolder, images: pd.DataFrame, parts: pd.DataFrame, channels: tuple[Channel, ...]
 ) -> dict[str, Any]:
-    """Write the table of masks, the failures and the figures, and return the counts for run.json.
+    """Write the table of masks and the figures, and return the counts for ``run.json``.
 
     Parameters
     ----------
@@ -43,32 +43,31 @@ def conclude(
     images
         The image table.
     parts
-        The parts of all chunks joined (`hpa.work.mapping.map_chunks`).
+        The joined table parts of all chunks (`hpa.work.mapping.map_chunks`).
     channels
-        What the network read.
+        The channels that the network reads.
 
     Raises
     ------
     RuntimeError
-        If images = masks + failures does not hold.
+        If an image has neither a mask nor a failure.
     """
-    failed = write_failures(stage_folder(work) / "failures.csv", parts)
-    masks = parts.loc[parts[FAILURE].isna(), list(COLUMNS)].reset_index(drop=True)
-    if len(masks) + failed != len(images):
+    succeeded = parts[FAILURE].isna()
+    masks = parts.loc[succeeded, list(COLUMNS)].reset_index(drop=True)
+    if len(parts) != len(images):
         # Not a user's mistake: an image was lost on the way.
-        raise RuntimeError(f"{len(images)} images, but {len(masks)} masks and {failed} failures")
+        raise RuntimeError(f"{len(images)} images, but {len(masks)} masks and {(~succeeded).sum()} failures")
     write_masks(work, masks)
     write_figures(work, images, masks, channels)
     return {
         "images": len(images),
         "masks": len(masks),
-        "failures": failed,
         "cells": int(masks["n_cells"].sum()),
         "channels": list(channels),
     }
 
 
 def imported_from(work: WorkFolder) -> str:
-    """Return the folder from which masks were imported, empty if they were not."""
+    """Return the folder from which masks were imported, or an empty string if they were not imported."""
     record = stage_folder(work) / IMPORTED
     return str(loads(record.read_text())["masks"]) if record.exists() else ""

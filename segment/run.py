@@ -1,4 +1,4 @@
-"""The run of the segment stage: images in, label images of cells and nuclei out."""
+"""Run the segment stage: images in, label images of cells and nuclei out."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,17 +16,18 @@ from hpa.errors import ImageError
 from hpa.images import read_images
 from hpa.work.device import default_workers, device_named, one_thread
 from hpa.work.files import write_json
-from hpa.work.folder import WorkFolder, begin
-from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks
+from hpa.work.folder import WorkFolder
+from hpa.work.mapping import FAILURE, Chunk
+from hpa.work.stage import begin
 from segment.config import SegmentSection
 from segment.inference.diameter import estimate_diameter_px, sample_rows, typical_diameter_px
-from segment.inference.inputs import channels_to_read, load_input, size_name
-from segment.inference.predict import NetworkInput, network, run_network
+from segment.inference.predict import cached_network, run_network
+from segment.inference.preprocess import NetworkInput, channels_to_read, load_input, size_name
 from segment.masks import COLUMNS, read_masks, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
-from segment.network.weights import checked_weights
+from segment.network.weights import check_weights
 from segment.postprocess.decode import decode
-from segment.results import conclude, imported_from, row_of
+from segment.results import conclude, imported_from, write_image
 
 _GROUP: Final = 8  # images of a chunk whose tiles fill batches together; more only hold more memory
 
@@ -73,30 +74,26 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
     """
     data, section = work.data, work.section("segment", SegmentSection)
     if not overwrite and (source := imported_from(work)):
-        print(f"segment: the masks were imported from {source}; --overwrite finds cells anew")
+        print(f"segment: keeping the masks imported from {source}; --overwrite segments the images instead")
         failed = len(read_images(work.images)) - len(read_masks(work))
         return int(failed > data.max_failures)
     channels = channels_to_read(section, data)
     device = device_named(device)
     folder = stage_folder(work)
-    inputs = {"images.parquet": work.images, f"the weights of {section.network}": checked_weights(section.network)}
+    inputs = {"images.parquet": work.images, f"the weights of {section.network}": check_weights(section.network)}
     stage = begin(folder, f"python -m segment run {work.root}", data, section, inputs, overwrite=overwrite)
     images = read_images(work.images).drop(columns="target")
     context = _Context(work, section, channels, device, _diameters(folder, images, section, channels, device))
-    chosen = workers or default_workers(device)
-    parts = map_chunks(
+    diameters = {"diameters_px": dict(context.diameters_px)}
+    return stage.run_over_images(
+        images,
         _process,
         context,
-        cut_chunks(images),
-        folder / "parts",
-        workers=chosen,
-        what="segment",
-        preload=["segment.run"],
+        lambda parts: conclude(work, images, parts, channels) | diameters,
+        label="segment",
+        workers=workers or default_workers(device),
         dask=dask,
     )
-    counts = conclude(work, images, parts, channels)
-    stage.finish(counts | {"diameters_px": dict(context.diameters_px)})
-    return int(counts["failures"] > data.max_failures)
 
 
 def _diameters(
@@ -144,7 +141,7 @@ def estimate_on(
         with suppress(ImageError):  # told when its own turn comes
             seen.append(load_input(row, channels, typical_diameter_px(*shape)))
     with one_thread(device):
-        for image, answer in zip(seen, run_network(network("compact", device), seen), strict=True):
+        for image, answer in zip(seen, run_network(cached_network("compact", device), seen), strict=True):
             with suppress(ImageError):
                 areas.extend(
                     np.bincount(decode(answer, image.planes[NUCLEUS_PLANE], section, image.shape).cells.ravel())[1:]
@@ -171,7 +168,7 @@ def _process_group(context: _Context, images: pd.DataFrame) -> list[dict[str, An
         except ImageError as error:
             rows.append({"image_id": row["image_id"], FAILURE: str(error)})
     with one_thread(context.device):
-        found = run_network(network(context.section.network, context.device), list(seen.values()))
+        found = run_network(cached_network(context.section.network, context.device), list(seen.values()))
         for (image_id, image), answer in zip(seen.items(), found, strict=True):
             try:
                 rows.append(_segment(context, image_id, image, answer))
@@ -182,4 +179,4 @@ def _process_group(context: _Context, images: pd.DataFrame) -> list[dict[str, An
 
 def _segment(context: _Context, image_id: str, image: NetworkInput, answer: NDArray[np.float32]) -> dict[str, Any]:
     masks = decode(answer, image.planes[NUCLEUS_PLANE], context.section, image.shape)
-    return row_of(context.work, image_id, masks, image, context.section)
+    return write_image(context.work, image_id, masks, image, context.section)

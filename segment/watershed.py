@@ -1,15 +1,14 @@
-"""Cells without any network: what a network must beat."""
+"""Segment cells by thresholds and watershed, without a network: the baseline that a network must beat."""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from segment.inference.predict import NetworkInput
-from segment.postprocess.cells import grow
-from segment.postprocess.labels import large_only
-from segment.postprocess.nuclei import nuclei_of_channel
-from segment.postprocess.smooth import enlarge
+from segment.inference.preprocess import NetworkInput
+from segment.postprocess.cells import grow_nuclei
+from segment.postprocess.labels import drop_small, enlarge_labels
+from segment.postprocess.nuclei import nuclei_from_channel
 
 
 def watershed_cells(
@@ -22,17 +21,17 @@ def watershed_cells(
     image
         ER and nucleus, reduced and normalised.
     min_nucleus_area, min_cell_area
-        Smaller ones are dropped; shares of a typical cell's area.
+        Minimum areas of nuclei and cells, as shares of a typical cell's area.
 
     Returns
     -------
     ndarray
-        Shape `image.shape`, labels of cells.
+        Shape `image.shape`, uint16, labels of cells.
     """
-    reticulum, blue, _ = image.planes
-    nuclei = nuclei_of_channel(blue, min_area=min_nucleus_area)
-    smooth = np.sqrt(ndimage.gaussian_filter(np.clip(reticulum, 0, None), 1.0))  # the root brings dim cells up
-    # Half of Otsu's threshold: it separates bright cells from dim ones where both are there.
+    er, nucleus, _ = image.planes
+    nuclei = nuclei_from_channel(nucleus, min_area=min_nucleus_area)
+    smooth = np.sqrt(ndimage.gaussian_filter(np.clip(er, 0, None), 1.0))  # the root lifts dim cells
+    # Half of Otsu's threshold, which separates bright cells from dim ones if an image has both.
     level = 0.5 * float(threshold_otsu(smooth)) if image.has_signal else np.inf  # type: ignore[no-untyped-call]
-    cells = large_only(grow(smooth, nuclei, smooth > level), min_cell_area)
-    return enlarge(cells, smooth, level, image.shape)
+    cells = drop_small(grow_nuclei(smooth, nuclei, smooth > level), min_cell_area)
+    return enlarge_labels(cells, smooth, level, image.shape)

@@ -1,4 +1,4 @@
-"""The commands that stand in the project's pages."""
+"""Extract the commands from the documentation pages and the recipe headers."""
 
 import re
 import shlex
@@ -8,16 +8,32 @@ ROOT = Path(__file__).parent.parent
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Return the arguments after ``python -m`` of every command in a page's code blocks, in order."""
+    """Return each command in the code blocks of a page, in order, as a package and its arguments.
+
+    The package of ``python -m segment run work/my`` is ``segment``, that of ``cellwise run work/my`` is ``cellwise``.
+    """
+    lines = [line.split("#")[0].strip() for block in _blocks(page, "", "sh") for line in block.splitlines()]
+    matches = [re.match(r"(?:[A-Z_]+=\S+ )*(?:uv run )?(?:python -m )?(\S.*)", line) for line in lines]
+    return [words for match in matches if match and _is_ours(words := shlex.split(match[1]))]
+
+
+def _is_ours(words: list[str]) -> bool:
+    packages = ("hpa", "segment", "crops", "classify", "aggregate", "pipeline", "cellwise", "bench")
+    return (len(words) > 1 and words[0] in packages) or words[0].startswith("bench.")
+
+
+def python_blocks(page: Path) -> list[str]:
+    """Return the Python code blocks of a page, in order."""
+    return _blocks(page, "python")
+
+
+def _blocks(page: Path, *languages: str) -> list[str]:
     fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    blocks = [block for language, block in fenced if language in ("", "sh", "bash", "console")]
-    lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    found = [re.search(r"python -m (.*)", line) for line in lines]
-    return [shlex.split(match[1]) for match in found if match]
+    return [block.replace("\\\n", " ") for language, block in fenced if language in languages]
 
 
 def recipe_commands() -> list[list[str]]:
-    """Return the commands in the headers of the shipped recipes."""
+    """Return the arguments after ``python -m`` of each command in the headers of the shipped recipes."""
     lines = [line for recipe in sorted((ROOT / "recipes").glob("*.toml")) for line in recipe.read_text().splitlines()]
-    found = [re.match(r"#\s+uv run python -m (.*)", line) for line in lines]
-    return [shlex.split(match[1]) for match in found if match]
+    matches = [re.match(r"#\s+uv run python -m (.*)", line) for line in lines]
+    return [shlex.split(match[1]) for match in matches if match]

@@ -1,4 +1,4 @@
-"""The house stands on its floors: who may import whom, and where heavy packages come in."""
+"""Imports: packages and rooms only import from below, and each heavy dependency is imported by one module."""
 
 import ast
 import subprocess
@@ -41,7 +41,7 @@ def _modules() -> Iterator[tuple[str, Path]]:
             yield floor, path
 
 
-def test_nobody_imports_from_above() -> None:
+def test_packages_import_only_from_floors_below() -> None:
     for floor, path in _modules():
         for name in _imports(path):
             package = name.split(".")[0]
@@ -49,8 +49,8 @@ def test_nobody_imports_from_above() -> None:
                 assert FLOORS.index(package) <= FLOORS.index(floor), f"{path} imports {name}"
 
 
-def test_stages_know_only_contracts_and_settings_of_other_stages() -> None:
-    """The window's name stands in `crops.config`; the roof may import everything below it."""
+def test_stages_import_only_contracts_and_settings_of_other_stages() -> None:
+    """`crops.config` defines the names of the windows; `pipeline` may import everything below it."""
     for floor, path in _modules():
         for name in _imports(path):
             package = name.split(".")[0]
@@ -63,13 +63,13 @@ def _packages() -> list[Path]:
 
 
 def _imports_of_siblings(package: Path) -> dict[str, set[str]]:
-    """Return which siblings each module or room of a package imports."""
+    """Return the siblings that each module or room of a package imports."""
     prefix = ".".join(package.relative_to(ROOT).parts)
     siblings: dict[str, set[str]] = {}
     for path in package.rglob("*.py"):
         name = path.relative_to(package).parts[0].removesuffix(".py")
         if name == "__init__":
-            continue  # a package may offer what its modules define
+            continue  # a package may re-export what its modules define
         used = siblings.setdefault(name, set())
         for module in _imported_modules(path):
             if module.startswith(prefix + "."):
@@ -79,7 +79,7 @@ def _imports_of_siblings(package: Path) -> dict[str, set[str]]:
 
 
 def _imported_modules(path: Path) -> Iterator[str]:
-    """Yield imported names, those of ``from package import module`` too."""
+    """Yield the imported names, including those of ``from package import module``."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -87,7 +87,7 @@ def _imported_modules(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", _packages(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_circle_between_siblings(package: Path) -> None:
+def test_siblings_have_no_circular_imports(package: Path) -> None:
     siblings = _imports_of_siblings(package)
     try:
         list(TopologicalSorter(siblings).static_order())
@@ -98,41 +98,41 @@ def test_no_circle_between_siblings(package: Path) -> None:
 @pytest.mark.parametrize("package", ROOMS)
 def test_rooms_import_only_from_rooms_below(package: str) -> None:
     rooms = ROOMS[package]
-    there = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
-    assert there == set(rooms), "every room has its place in the order"
+    found = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    assert found == set(rooms), "ROOMS lists every room"
     for room, used in _imports_of_siblings(ROOT / package).items():
-        for other in used & there:
-            if room in there:
+        for other in used & found:
+            if room in found:
                 assert rooms.index(other) < rooms.index(room), f"{package}.{room} imports {package}.{other}"
 
 
-def test_every_room_says_who_may_import_it() -> None:
+def test_every_room_documents_who_may_import_it() -> None:
     for package, rooms in ROOMS.items():
         for room in rooms:
             text = ast.get_docstring(ast.parse((ROOT / package / room / "__init__.py").read_text())) or ""
             assert "import" in text, f"{package}.{room}"
 
 
-def test_packages_are_small_enough_to_take_in() -> None:
+def test_packages_have_few_modules() -> None:
     for package in _packages():
         modules = [path.stem for path in package.glob("*.py") if not path.stem.startswith("__")]
         assert len(modules) <= 16 or package.name == "atlas", f"{package.name} has {len(modules)} modules"
 
 
 @pytest.mark.parametrize("package", ONE_PLACE)
-def test_heavy_packages_come_in_at_one_place(package: str) -> None:
+def test_each_heavy_package_is_imported_by_one_module(package: str) -> None:
     places = [path for _, path in _modules() if any(name.split(".")[0] == package for name in _imports(path))]
     assert len(places) <= 1, f"{package} is imported by {', '.join(map(str, places))}"
 
 
 @pytest.mark.parametrize("module", ["hpa.__main__", "hpa.atlas", "crops.run", "aggregate.run", "crops.store"])
-def test_ground_crops_and_aggregate_do_without_torch(module: str) -> None:
+def test_hpa_crops_and_aggregate_do_not_import_torch(module: str) -> None:
     script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("package", FLOORS)
-def test_help_needs_no_heavy_package(package: str) -> None:
+def test_help_imports_no_heavy_package(package: str) -> None:
     script = (
         f"import sys; from {package}.__main__ import main; assert main(['--help']) == 0\n"
         "heavy = {'torch', 'cellpose', 'lightning', 'albumentations', 'skimage', 'matplotlib'} & set(sys.modules)\n"

@@ -1,37 +1,42 @@
-"""Every command that a page or a recipe tells a person to type is run here, in small, in the order of the page."""
+"""Run every command of the README, the guide, docs/results.md and the recipe headers on small data, in order."""
 
 import json
 import shutil
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from classify.probabilities import class_columns
+from hpa.channels import CHANNELS
+from hpa.pixels import read_plane
 from hpa.vocabulary import HPA28
-from tests.pages import ROOT, commands, recipe_commands
+from tests.pages import ROOT, commands, python_blocks, recipe_commands
 
 SMALL_INIT = ("--set", "classify.epochs=1", "--set", "crops.size_px=32", "--set", "data.folds=2")
 
-SMALL_BENCH: dict[str, list[str]] = {
+BENCH_ARGUMENTS: dict[str, list[str]] = {
     "bench.aggregate": ["--tiny"],
     "bench.classify": ["triplets", "--tiny"],
     "bench.crops": ["--tiny"],
     "bench.data": ["--tiny"],
+    "bench.reading": ["--tiny"],
     "bench.realism": [],
     "bench.segment": ["--tiny", "accuracy", "real", "speed", "memory", "gpu"],
     "bench.thresholds": ["1"],
 }
 
 
-def _in_small(command: list[str], data: Path, new: Path) -> list[str]:
-    """Make a command cheap, and let it find its data."""
-    places = {"/data/hpaic": str(data), "/data/new": str(new), "../shared/real/images512": str(new)}
-    command = [places.get(word, word) for word in command]
-    if command[:2] == ["pipeline", "init"]:
+def _shrink(command: list[str], data: Path, new: Path) -> list[str]:
+    """Return a command that runs quickly and on the data at hand."""
+    paths = {"/data/hpaic": str(data), "/data/new": str(new), "../shared/real/images512": str(new)}
+    command = [paths.get(word, word) for word in command]
+    if command[:2] in (["pipeline", "init"], ["cellwise", "init"]):
         command += SMALL_INIT
-    if command[:2] == ["pipeline", "demo"]:
+    if command[:2] in (["pipeline", "demo"], ["cellwise", "demo"]):
         command += ["--tiny"]
     if command[:2] == ["hpa", "synthesize"]:
         command += ["--images", "4", "--size-px", "128"]
@@ -41,14 +46,15 @@ def _in_small(command: list[str], data: Path, new: Path) -> list[str]:
         command[2:] = ["scores.npy", "--sample", str(sample), "--thresholds", "0.5", "--out", "submission.csv"]
     if command[:2] == ["aggregate", "evaluate"]:
         command[2:] = ["submission.csv", "submission.csv"]
-    if command[:2] == ["segment", "score"]:  # real masks are not at hand everywhere: the atlas's against themselves
+    if command[:2] == ["segment", "score"]:
+        # Real masks may be missing, so the masks of the atlas are scored against themselves.
         command[2:] = [str(data / "truth" / "cells")] * 2
     return command
 
 
 def _run(command: list[str]) -> int:
     if command[0].startswith("bench."):
-        import_module(command[0]).main(SMALL_BENCH[command[0]])
+        import_module(command[0]).main(BENCH_ARGUMENTS[command[0]])
         return 0
     module = import_module(f"{command[0]}.__main__")
     code = module.main(command[1:])
@@ -56,21 +62,24 @@ def _run(command: list[str]) -> int:
     return code
 
 
+def _run_page(page: Path, folder: Path) -> None:
+    """Run the commands of a page in a folder that has the shipped recipes, as a clone has them."""
+    shutil.copytree(ROOT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
+    new, atlas = folder / "new", folder / "work" / "demo" / "atlas"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in commands(page):
+            if command[1] == "apply" and not new.exists():
+                shutil.copytree(atlas / "test", new)
+            small = _shrink(command, atlas, new)
+            assert _run(small) == 0, " ".join(small)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the shipped recipes, as a clone has them, after the README's commands."""
+    """Return a folder in which the commands of the guide have been run."""
     folder = tmp_path_factory.mktemp("clone")
-    shutil.copytree(ROOT / "recipes", folder / "recipes")
-    new = folder / "new"
-    with pytest.MonkeyPatch.context() as here:
-        here.chdir(folder)
-        for command in commands(ROOT / "README.md"):
-            if command[:2] == ["pipeline", "apply"] and not new.exists():
-                new.mkdir()
-                for path in (folder / "work" / "demo" / "atlas" / "test").iterdir():
-                    shutil.copy(path, new / path.name)
-            small = _in_small(command, folder / "work" / "demo" / "atlas", new)
-            assert _run(small) == 0, f"python -m {' '.join(small)}"
+    _run_page(ROOT / "docs" / "guide.md", folder)
     return folder
 
 
@@ -78,15 +87,38 @@ def _submission(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
 
 
-def test_the_readme_tells_the_whole_way() -> None:
-    told = [" ".join(command[:2]) for command in commands(ROOT / "README.md")]
-    way = ["pipeline demo", "pipeline init", "segment run", "crops run", "classify train", "classify predict"]
+def test_the_readme_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [" ".join(command[:2]) for command in commands(ROOT / "README.md")]
+    assert shown == ["pipeline demo", "cellwise demo", "cellwise init", "cellwise run", "cellwise apply"]
+    _run_page(ROOT / "README.md", tmp_path)
+    assert len(_submission(tmp_path / "work" / "new")) == 8
+    monkeypatch.chdir(tmp_path)
+    image = next((tmp_path / "work" / "demo" / "atlas" / "test").glob("*_red.png")).name.removesuffix("_red.png")
+    planes = [read_plane(Path(f"work/demo/atlas/test/{image}_{channel}.png")) for channel in CHANNELS]
+    names: dict[str, Any] = {"image": np.stack(planes)}
+    for block in python_blocks(ROOT / "README.md"):
+        exec(block, names)
+    assert list(names["labels"].columns) == ["image_id", "predicted", *class_columns(HPA28)]
+
+
+def test_the_guide_shows_every_step() -> None:
+    shown = [" ".join(command[:2]) for command in commands(ROOT / "docs" / "guide.md")]
+    stages = ["pipeline demo", "pipeline init", "segment run", "crops run", "classify train", "classify predict"]
     crops = ["crops sheet", "crops export"]
     model = ["pipeline apply", "pipeline export", "pipeline apply"]
-    assert told == [*way, "aggregate run", "pipeline run", *model, "aggregate submit", "aggregate evaluate", *crops]
+    assert shown == [
+        *stages,
+        "aggregate run",
+        "pipeline run",
+        "pipeline picture",
+        *model,
+        "aggregate submit",
+        "aggregate evaluate",
+        *crops,
+    ]
 
 
-def test_every_test_image_is_in_the_submission_in_order(folder: Path) -> None:
+def test_the_submission_lists_every_test_image_in_sample_order(folder: Path) -> None:
     sample = pd.read_csv(folder / "work" / "demo" / "atlas" / "sample_submission.csv", dtype=str)
     for work in ("demo", "my"):
         submission = _submission(folder / "work" / work)
@@ -113,7 +145,7 @@ def test_the_stages_agree_on_the_number_of_cells(folder: Path) -> None:
         assert len(labelled) == (~crops["fallback"]).sum()
 
 
-def test_no_row_is_scored_by_the_model_that_saw_it(folder: Path) -> None:
+def test_out_of_fold_rows_come_from_the_model_of_their_own_fold(folder: Path) -> None:
     root = folder / "work" / "my"
     folds = pd.read_parquet(root / "folds.parquet").set_index("image_id")["fold"]
     rows = pd.read_parquet(root / "classify" / "cells" / "probabilities.parquet")
@@ -122,7 +154,7 @@ def test_no_row_is_scored_by_the_model_that_saw_it(folder: Path) -> None:
     assert set(rows.loc[rows["origin"] == "test", "fold"]) == {0, 1}
 
 
-def test_antibodies_stay_in_one_fold(folder: Path) -> None:
+def test_each_antibody_is_in_one_fold(folder: Path) -> None:
     root = folder / "work" / "my"
     images = pd.read_parquet(root / "images.parquet")
     folds = pd.read_parquet(root / "folds.parquet").merge(images, on="image_id")
@@ -130,18 +162,18 @@ def test_antibodies_stay_in_one_fold(folder: Path) -> None:
     assert (folds.groupby("antibody")["fold"].nunique() == 1).all()
 
 
-def test_apply_gives_what_the_run_itself_gives(folder: Path) -> None:
-    """The test images of the run, applied to as new ones: the same cells, the same model, so the same labels."""
+def test_apply_agrees_with_the_run_on_its_test_images(folder: Path) -> None:
+    """Applied to the test images of its own run as new images, the model gives most of them the same labels."""
     ours, applied = _submission(folder / "work" / "my"), _submission(folder / "work" / "new")
     assert sorted(applied["Id"]) == sorted(ours["Id"])
     assert list(applied["Id"]) == sorted(applied["Id"])
     both = ours.merge(applied, on="Id")
-    same = (both["Predicted_x"] == both["Predicted_y"]).mean()
-    assert same > 0.5  # the diameter is found anew from fewer images, so cells differ a little
+    agreement = (both["Predicted_x"] == both["Predicted_y"]).mean()
+    assert agreement > 0.5  # the diameter is estimated from fewer images, so cells differ slightly
     assert not (folder / "work" / "new" / "aggregate" / "metrics.json").exists()
 
 
-def test_a_bundle_gives_what_its_work_folder_gives(folder: Path) -> None:
+def test_a_bundle_gives_the_same_files_as_its_work_folder(folder: Path) -> None:
     work, bundle = folder / "work" / "new", folder / "work" / "from-bundle"
     for name in ("aggregate/submission.csv", "aggregate/images.parquet", "aggregate/cells.parquet"):
         assert (bundle / name).read_bytes() == (work / name).read_bytes()
@@ -151,7 +183,7 @@ def test_a_bundle_gives_what_its_work_folder_gives(folder: Path) -> None:
     assert not [name for name in packed if name.endswith((".png", ".parquet", ".npy", ".csv"))]
 
 
-def test_the_demo_tells_its_figures(folder: Path) -> None:
+def test_the_demo_writes_its_figures(folder: Path) -> None:
     figures = json.loads((folder / "work" / "demo" / "demo.json").read_text())
     assert figures["images"] == len(pd.read_parquet(folder / "work" / "demo" / "images.parquet"))
     assert 0.5 < figures["segmentation_ap50"] <= 1
@@ -161,8 +193,8 @@ def test_the_demo_tells_its_figures(folder: Path) -> None:
     assert set(figures["seconds"]) >= {"segment", "crops", "train", "predict", "aggregate", "all"}
 
 
-def test_every_class_baseline_in_closed_form(folder: Path) -> None:
-    """Predicting every class for all gives each class 2 p / (1 + p), p its share of the images."""
+def test_the_every_class_baseline_matches_its_closed_form(folder: Path) -> None:
+    """Predicting every class for all images gives a class with share p of the images an F1 of 2 p / (1 + p)."""
     truth = pd.read_csv(folder / "work" / "demo" / "atlas" / "truth" / "images.csv", dtype=str, keep_default_na=False)
     targets = HPA28.multi_hot(HPA28.parse(text) for text in truth.loc[truth["split"] == "test", "target"])
     share = targets.mean(axis=0)
@@ -172,23 +204,23 @@ def test_every_class_baseline_in_closed_form(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_results(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_commands_of_the_results_page_run(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CELLWISE_REAL_DATA", str(tmp_path / "none"))  # benches then say what they miss, and end
+    monkeypatch.setenv("CELLWISE_REAL_DATA", str(tmp_path / "none"))  # benchmarks then report the missing data and end
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     (tmp_path / "docs").mkdir()
     for command in commands(ROOT / "docs" / "results.md"):
-        small = _in_small(command, folder / "work" / "demo" / "atlas", folder / "new")
+        small = _shrink(command, folder / "work" / "demo" / "atlas", folder / "new")
         assert _run(small) == 0, f"python -m {' '.join(small)}"
     assert {path.name for path in (tmp_path / "docs").iterdir()} == {"atlas.png", "patterns.png"}
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_recipes(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_commands_of_the_recipes_run(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    told = recipe_commands()
-    assert {Path(word).stem for command in told for word in command if word.endswith(".toml")} >= {"cells", "atlas"}
-    for command in told:
-        small = _in_small(command, folder / "work" / "demo" / "atlas", folder / "new")
+    shown = recipe_commands()
+    assert {Path(word).stem for command in shown for word in command if word.endswith(".toml")} >= {"cells", "atlas"}
+    for command in shown:
+        small = _shrink(command, folder / "work" / "demo" / "atlas", folder / "new")
         assert _run(small) == 0, f"python -m {' '.join(small)}"

@@ -68,7 +68,7 @@ def scan_images(folder: Path, images: pd.DataFrame, channels: Sequence[Channel],
         chunks,
         folder / "parts",
         workers=workers or os.cpu_count() or 1,
-        what="scan",
+        label="scan",
         preload=("hpa.splitting.scan",),
     )
     scanned = scanned.drop(columns=FAILURE).assign(listed=listed.to_numpy())

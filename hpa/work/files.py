@@ -1,29 +1,31 @@
-"""Files that appear whole or not at all, and their fingerprints."""
+"""Atomic writes of files, and their checksums."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as arrow
+import pyarrow.parquet as parquet
 
 _PARTIAL = ".partial"
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Let the caller write a temporary file that becomes `path` only when it is complete.
+    """Write a file atomically: yield a temporary file that becomes `path` once it is complete.
 
     The file is flushed to disk before it is renamed, so that after a crash `path` holds either
-    what it held before or all of the new content.
+    its former content or all of the new.
 
     Parameters
     ----------
     path
-        The file to make; its folder is made too.
+        The file to write; its folder is created too.
 
     Yields
     ------
@@ -57,25 +59,28 @@ def remove_partials(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path` atomically."""
     with atomic_write(path) as partial:
         partial.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON; NaN is refused, because JSON has none."""
+    """Write `content` as indented JSON; NaN is refused, because JSON has no NaN."""
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write `table` without its index, with Unix line ends."""
+    """Write `table` without its index, with Unix line endings."""
     write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write `table` without its index; the same table gives the same bytes."""
+def write_parquet(path: Path, table: pd.DataFrame, metadata: Mapping[bytes, bytes] | None = None) -> None:
+    """Write `table` without its index, with `metadata` in the file's schema; the same table gives the same bytes."""
+    content = arrow.Table.from_pandas(table, preserve_index=False)
+    if metadata:
+        content = content.replace_schema_metadata({**(content.schema.metadata or {}), **metadata})
     with atomic_write(path) as partial:
-        table.to_parquet(partial, index=False)
+        parquet.write_table(content, partial)
 
 
 def sha256(path: Path) -> str:

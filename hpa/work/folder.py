@@ -1,23 +1,24 @@
-"""The work folder: where things lie, who may write, what was made from what."""
+"""The work folder: the paths of its files, its recipe, and the lock that keeps a second run out."""
 
 import fcntl
 import os
-import shutil
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
-from json import loads
 from pathlib import Path
 from typing import Any, Final
 
-from hpa.config import DataSection, S, Section, parse_section, read_toml
-from hpa.errors import UserError
-from hpa.work.files import remove_partials, sha256, write_json
+import pyarrow.parquet as parquet
 
-_RECORDED: Final = ("cellwise", "numpy", "pandas", "torch", "cellpose", "scikit-image", "opencv-python-headless")
+from hpa.config import DataSection, S, parse_section, read_toml
+from hpa.errors import UserError
+
+FORMAT: Final = 2
+"""Version of the work folder's files; raised when a column, key or file gets another name or meaning."""
+
+FORMAT_KEY: Final = b"cellwise_format"
+"""Where ``images.parquet`` records the version in its metadata."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class WorkFolder:
 
     @cached_property
     def data(self) -> DataSection:
-        """The `[data]` section of the recipe, read once."""
+        """The `[data]` section of the recipe."""
         return self.section("data", DataSection)
 
     def section(self, name: str, model: type[S]) -> S:
-        """Return a section of the recipe, which is read once for each `WorkFolder`.
+        """Return one section of the recipe; a missing section has its defaults.
 
         Parameters
         ----------
@@ -63,7 +64,7 @@ class WorkFolder:
         Raises
         ------
         UserError
-            If the recipe is missing or a key or value is unusable.
+            If the recipe is missing, or a key or value is unusable.
         """
         return parse_section(model, name, self._values.get(name, {}))
 
@@ -78,17 +79,38 @@ def open_work(root: Path) -> WorkFolder:
     Raises
     ------
     UserError
-        If nothing was initialised there.
+        If nothing was initialised there, or another version of Cellwise made it.
     """
     work = WorkFolder(root)
     if not work.recipe.is_file() or not work.images.is_file():
         raise UserError(f"expected a work folder made by `python -m pipeline init {root} --data ...`, found none")
+    check_format(work)
     return work
+
+
+def check_format(work: WorkFolder) -> None:
+    """Check that this version of Cellwise can read a work folder.
+
+    Raises
+    ------
+    UserError
+        If its files have another format; they are not converted.
+    """
+    try:
+        metadata = parquet.read_metadata(work.images).metadata or {}
+    except (OSError, ValueError):  # a broken table is reported when it is read
+        return
+    found = metadata.get(FORMAT_KEY, b"1").decode()
+    if found != str(FORMAT):
+        raise UserError(
+            f"expected a work folder of format {FORMAT} (cellwise 0.2), found format {found} at {work.root}; "
+            "make a new one with `python -m pipeline init`"
+        )
 
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Hold the work folder, so that a second run says so and stops.
+    """Hold the lock of a work folder, so that a second run on it stops with a message.
 
     Raises
     ------
@@ -108,109 +130,3 @@ def locked(root: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-@dataclass(frozen=True)
-class StageRun:
-    """One stage at work in its folder, with the record of what it was made from.
-
-    Parameters
-    ----------
-    folder
-        The folder of the stage, for example ``work/my/segment``.
-    made_from
-        Recipe sections and sha256 of the input tables: what must not change between runs.
-    finished
-        Whether an earlier run ended with these inputs.
-    started
-        ``time.monotonic()`` at the start.
-    """
-
-    folder: Path
-    made_from: Mapping[str, Any]
-    finished: bool
-    started: float
-
-    def finish(self, counts: Mapping[str, Any]) -> None:
-        """Write ``run.json`` as done, with counts, package versions and seconds."""
-        remove_partials(self.folder)  # of workers that were lost on the way
-        _write_record(self.folder, self.made_from, "done", counts, round(time.monotonic() - self.started, 3))
-
-
-def begin(
-    folder: Path,
-    command: str,
-    data: DataSection,
-    section: Section,
-    inputs: Mapping[str, Path],
-    *,
-    overwrite: bool = False,
-) -> StageRun:
-    """Start a stage, or resume the one a killed run left.
-
-    Parameters
-    ----------
-    folder
-        The folder of the stage; all in it belongs to the stage.
-    command
-        The command that makes it, named in messages.
-    data, section
-        The recipe sections that decide what the stage makes.
-    inputs
-        The tables it reads, by the name told to the user.
-    overwrite
-        Remove what is there and begin anew.
-
-    Raises
-    ------
-    UserError
-        If an input is missing, or inputs or sections differ from those of the earlier run.
-    """
-    for name, path in inputs.items():
-        if not path.exists():
-            raise UserError(f"expected {name} at {path}, found no such file; run the stage that makes it first")
-    made_from = {
-        "data": data.model_dump(mode="json"),
-        "section": section.model_dump(mode="json"),
-        "inputs": {name: sha256(path) for name, path in inputs.items()},
-    }
-    record = folder / "run.json"
-    if overwrite and folder.exists():
-        shutil.rmtree(folder)
-    earlier: dict[str, Any] = loads(record.read_text()) if record.exists() else {}
-    if earlier:
-        changed = _changed(earlier["made_from"], made_from)
-        if changed:
-            raise UserError(
-                f"expected what {folder} was made from, found changed: {', '.join(changed)}; "
-                f"rerun with `{command} --overwrite`"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_partials(folder)
-    finished = earlier.get("state") == "done"
-    if not earlier:
-        _write_record(folder, made_from, "begun", {}, 0.0)
-    return StageRun(folder, made_from, finished, time.monotonic())
-
-
-def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    names = {"data": "[data] {}", "section": "recipe key {}", "inputs": "{}"}
-    return [
-        names[part].format(key)
-        for part in names
-        for key in sorted(earlier[part].keys() | now[part].keys())
-        if earlier[part].get(key) != now[part].get(key)
-    ]
-
-
-def _write_record(
-    folder: Path, made_from: Mapping[str, Any], state: str, counts: Mapping[str, Any], seconds: float
-) -> None:
-    record = {
-        "state": state,
-        "made_from": made_from,
-        "counts": counts,
-        "versions": {package: version(package) for package in _RECORDED},
-        "seconds": seconds,
-    }
-    write_json(folder / "run.json", record)

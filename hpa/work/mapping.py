@@ -1,8 +1,8 @@
-"""Work over images in fixed chunks: the batch boundary, the shard and the unit of resuming.
+"""Map work over images in fixed chunks, which are the batch boundary, the shard and the unit of resuming.
 
-A chunk's process writes its own files first and its table part last: the part is the commit mark. A run that was
-killed goes on with the chunks that have no part; a chunk with failed images is done again as a whole, so that its
-batches, and with them its bits, are those of an uninterrupted run.
+Processing a chunk writes the chunk's own files first and its table part last, so the part marks the chunk as complete.
+A run that resumes skips the chunks that have a part. A chunk with failed images is processed again in full, so that its
+batches, and therefore its bits, equal those of an uninterrupted run.
 """
 
 import multiprocessing
@@ -24,21 +24,21 @@ from hpa.work.progress import progress
 CHUNK_IMAGES: Final = 32
 
 FAILURE: Final = "failure"
-"""Column of every part: why the image could not be used, null where it could."""
+"""Column of every part: the reason why an image failed, null otherwise."""
 
 Context = TypeVar("Context")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some consecutive rows of the image table.
+    """Consecutive rows of the image table.
 
     Parameters
     ----------
     index
-        Its number, from 0.
+        Position of the chunk, from 0.
     images
-        Its rows, in the order of the table (`hpa.images`, and what a stage joined to it).
+        Its rows, in the order of the table (`hpa.images`, with any columns a stage joined to it).
     """
 
     index: int
@@ -46,12 +46,12 @@ class Chunk:
 
     @property
     def image_ids(self) -> list[str]:
-        """The ids of its images."""
+        """Ids of its images."""
         return list(self.images["image_id"])
 
     @property
     def name(self) -> str:
-        """How its files are called, for example ``00012``."""
+        """Stem of its files, for example ``00012``."""
         return f"{self.index:05d}"
 
 
@@ -66,32 +66,32 @@ def map_chunks(
     chunks: Sequence[Chunk],
     folder: Path,
     *,
+    label: str,
     workers: int = 1,
-    what: str,
     preload: Sequence[str] = (),
     dask: str = "",
 ) -> pd.DataFrame:
-    """Process every chunk that has no complete part yet and return all parts joined.
+    """Process every chunk that has no complete part and return all parts joined.
 
     Parameters
     ----------
     process
         Top-level function from a context and a chunk to the chunk's table part, with a column `FAILURE`; it writes
-        its own files, whole or not at all, before it returns.
+        its own files atomically before it returns.
     context
-        What every chunk needs; it must pickle.
+        What every chunk needs; must be picklable.
     chunks
         All chunks of the run.
     folder
-        Where parts lie, ``folder/00000.parquet``.
+        Folder of the parts, ``folder/00000.parquet`` and so on.
+    label
+        What the progress bar says.
     workers
-        Processes; with 1 the work is done in this one.
-    what
-        Told beside the progress bar.
+        Number of processes; 1 does the work in the calling process.
     preload
-        Modules that the worker processes import once, together.
+        Modules that the worker processes import once, before they are forked.
     dask
-        Address of a Dask scheduler whose workers do the work instead of processes of this machine.
+        Address of a Dask scheduler whose workers do the work instead of local processes.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def map_chunks(
     """
     todo = [chunk for chunk in chunks if not _is_complete(_part(folder, chunk))]
     images = sum(len(chunk.images) for chunk in chunks)
-    with progress(what, images) as advance:
+    with progress(label, images) as advance:
         advance(images - sum(len(chunk.images) for chunk in todo))
         one = partial(_process_and_commit, process, context, folder)
         for chunk in _finished(one, todo, partial(_executor, workers, preload, dask)):
@@ -110,11 +110,11 @@ def map_chunks(
 
 
 def write_failures(path: Path, parts: pd.DataFrame) -> int:
-    """Write the failed rows of joined parts as ``image_id, reason``, tell of them and return how many there are."""
+    """Write the failed rows of joined parts as ``image_id, reason``, report their number and return it."""
     failed = parts.loc[parts[FAILURE].notna(), ["image_id", FAILURE]].rename(columns={FAILURE: "reason"})
     write_csv(path, failed.sort_values("image_id"))
     if len(failed):
-        print(f"images that failed: {len(failed)}, and why: {path}")
+        print(f"{len(failed)} image{'s' * (len(failed) > 1)} failed; reasons in {path}")
     return len(failed)
 
 
@@ -154,7 +154,7 @@ def _finished(
 
 @contextmanager
 def _executor(workers: int, preload: Sequence[str], dask: str, chunks: int) -> Iterator[Executor | None]:
-    """Give what does the work of so many chunks; None for this very process."""
+    """Yield the executor for this number of chunks; None means the calling process."""
     if dask:
         with cluster_executor(dask) as executor:
             yield executor
@@ -163,6 +163,6 @@ def _executor(workers: int, preload: Sequence[str], dask: str, chunks: int) -> I
     else:
         spawning = multiprocessing.get_context("forkserver")
         spawning.set_forkserver_preload(["hpa.work.mapping", *preload])
-        # One thread a process: the processes themselves fill the machine.
+        # One OpenCV thread per process: the processes alone fill the machine.
         with ProcessPoolExecutor(workers, spawning, cv2.setNumThreads, (1,)) as executor:
             yield executor

@@ -6,20 +6,20 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar while work goes on.
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal.
 
     Parameters
     ----------
-    what
-        What is being done, for example ``"segment"``.
+    label
+        What the bar says, for example ``"segment"``.
     total
-        The number of steps.
+        Number of steps.
 
     Yields
     ------
     callable
-        Call it with the number of steps done since the last call.
+        To be called with the number of steps done since the last call.
     """
     if not sys.stderr.isatty():
         yield lambda steps: None
@@ -29,5 +29,5 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(label, total=total)
         yield lambda steps: bar.advance(task, steps)

@@ -1,4 +1,4 @@
-"""From the planes of an image to masks: reduce, normalise, run the network.
+"""Turn images into masks: find the scale, prepare the input, run the network.
 
-`segment.training` and the stage's runs import it.
+The room `segment.training` imports it, and so do the stage's runs.
 """

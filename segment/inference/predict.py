@@ -1,108 +1,155 @@
-"""Planes of images to masks: the array core of the stage."""
+"""Run the network over images: cut them into Cellpose's tiles, fill batches, and join the outputs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from segment.config import SegmentSection
-from segment.inference.preprocess import have_signal, normalise, reduce_planes
-from segment.inference.tiles import run_tiles
-from segment.network.cellpose import BaseModel
-from segment.network.compact import ER, INPUTS, NUCLEUS_PLANE
-from segment.network.scale import network_shape
-from segment.network.weights import load_model
+from segment.inference.preprocess import NetworkInput
+from segment.network.cellpose import FLOW_SCALE, BaseModel, average_tiles, make_tiles
+from segment.network.compact import NUCLEUS_PLANE
+from segment.network.weights import load_network
 from segment.postprocess.decode import Masks, decode
 
-_BATCH: Final = 8
-
-
-@dataclass(frozen=True)
-class NetworkInput:
-    """An image as the network sees it.
-
-    Parameters
-    ----------
-    planes
-        Shape (3, h, w): ER, nucleus, microtubules, reduced and normalised; 0 where a plane was not read.
-    shape
-        Height and width of the source.
-    has_signal
-        Whether every plane shows more than noise.
-    """
-
-    planes: NDArray[np.float32]
-    shape: tuple[int, int]
-    has_signal: bool
-
-
-def prepare_input(
-    planes: NDArray[Any], diameter_px: float, inputs: Sequence[int] = (ER, NUCLEUS_PLANE)
-) -> NetworkInput:
-    """Reduce an image to what the network sees; the source is then no longer needed.
-
-    Parameters
-    ----------
-    planes
-        Shape (C, H, W), uint8 or uint16.
-    diameter_px
-        Equivalent diameter of a typical cell in the image.
-    inputs
-        Which input of the network each plane is (`segment.network.compact`); the others are 0.
-    """
-    shape = (planes.shape[1], planes.shape[2])
-    reduced = reduce_planes(planes, network_shape(*shape, diameter_px))
-    signal = have_signal(reduced)
-    # The noise of a plane without a signal would be stretched to full contrast, and taken for cells.
-    seen = np.zeros((INPUTS, *reduced.shape[1:]), dtype=np.float32)
-    seen[list(inputs)] = np.where(signal[:, None, None], normalise(reduced), np.float32(0))
-    return NetworkInput(seen, shape, bool(signal.all()))
+_BATCH_SIZE: Final = 8
+_TILE_MULTIPLE: Final = 16
+_MAX_TILE_PX: Final = 256
+_DINO_TILE_PX: Final = 384
 
 
 @lru_cache(maxsize=2)
-def network(name: str, device: str) -> BaseModel:
-    """Load a network once a process (`segment.network.weights.load_model`)."""
-    return load_model(name, torch.device(device))
-
-
-def run_network(net: BaseModel, images: Sequence[NetworkInput]) -> list[NDArray[np.float32]]:
-    """Run the network over images; tiles of all of them share its batches.
-
-    Parameters
-    ----------
-    net
-        A network (`segment.network.compact`, or a big one).
-    images
-        The images.
-
-    Returns
-    -------
-    list of ndarray
-        For each image its answer, shape (K, h, w) (`segment.postprocess.decode.decode`).
-    """
-    return run_tiles(net, [image.planes for image in images], _BATCH)
+def cached_network(name: str, device: str) -> BaseModel:
+    """Load a network once per process (`segment.network.weights.load_network`)."""
+    return load_network(name, torch.device(device))
 
 
 def segment_images(net: BaseModel, images: Sequence[NetworkInput], section: SegmentSection) -> Iterator[Masks]:
-    """Find the cells and nuclei of images.
+    """Segment the cells and nuclei of images.
 
     Parameters
     ----------
     net
-        A network (`segment.network.compact`, or a big one).
+        The network, compact or Cellpose.
     images
-        The images.
+        The images, prepared for the network.
     section
-        How masks are made.
+        How to make masks from the network output.
 
     Yields
     ------
     Masks
         At the size of the source, in the order of the images.
     """
-    for answer, image in zip(run_network(net, images), images, strict=True):
-        yield decode(answer, image.planes[NUCLEUS_PLANE], section, image.shape)
+    for output, image in zip(run_network(net, images), images, strict=True):
+        yield decode(output, image.planes[NUCLEUS_PLANE], section, image.shape)
+
+
+def run_network(
+    net: BaseModel, images: Sequence[NetworkInput], batch_size: int = _BATCH_SIZE
+) -> list[NDArray[np.float32]]:
+    """Run a network over images of any size.
+
+    Images are cut into Cellpose's overlapping tiles, and tiles of different images share batches. A batch that does
+    not fit into device memory is split in half.
+
+    Parameters
+    ----------
+    net
+        The network, compact or Cellpose.
+    images
+        The images, prepared for the network.
+    batch_size
+        Maximum number of tiles per batch.
+
+    Returns
+    -------
+    list of ndarray
+        For each image the network output of shape (K, h, w), as `segment.postprocess.decode.decode` expects it; the
+        flows are scaled to unit length.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If not even a single tile fits into device memory.
+    """
+    tile_px = _DINO_TILE_PX if net.backbone.startswith("dino") else _MAX_TILE_PX
+    tilings = [_cut(image.planes, tile_px, fixed=net.backbone != "compact") for image in images]
+    tiles = [(index, tile) for index, tiling in enumerate(tilings) for tile in range(len(tiling.tiles))]
+    outputs: dict[tuple[int, int], NDArray[np.float32]] = {}
+    for shape in sorted({tiling.tiles.shape[1:] for tiling in tilings}):
+        same_shape = [(index, tile) for index, tile in tiles if tilings[index].tiles.shape[1:] == shape]
+        results = _forward(net, [tilings[index].tiles[tile] for index, tile in same_shape], batch_size)
+        outputs.update(zip(same_shape, results, strict=True))
+    return [
+        _join(tiling, [outputs[index, tile] for tile in range(len(tiling.tiles))])
+        for index, tiling in enumerate(tilings)
+    ]
+
+
+@dataclass(frozen=True)
+class _Tiling:
+    """An image cut into tiles.
+
+    Parameters
+    ----------
+    tiles
+        Shape (n, C, h, w).
+    rows, columns
+        Bounds of each tile within the padded image.
+    padded
+        Height and width of the padded image.
+    inner
+        Window of the image within the padded image.
+    """
+
+    tiles: NDArray[np.float32]
+    rows: list[list[int]]
+    columns: list[list[int]]
+    padded: tuple[int, int]
+    inner: tuple[slice, slice]
+
+
+def _cut(image: NDArray[np.float32], tile_px: int, *, fixed: bool) -> _Tiling:
+    # The compact network is fully convolutional and takes any multiple of 16; Cellpose's take one tile size only.
+    min_side, multiple = (tile_px, 1) if fixed else (_TILE_MULTIPLE, _TILE_MULTIPLE)
+    padding = [max(min_side, -(-side // multiple) * multiple) - side for side in image.shape[1:]]
+    before = [size // 2 for size in padding]
+    inner = (
+        slice(before[0], before[0] + image.shape[1]),
+        slice(before[1], before[1] + image.shape[2]),
+    )
+    around = [(first, size - first) for first, size in zip(before, padding, strict=True)]
+    padded = np.pad(image, [(0, 0), *around])
+    tiles, rows, columns, height, width = make_tiles(padded, bsize=tile_px)
+    return _Tiling(tiles.reshape(-1, *tiles.shape[2:]), rows, columns, (height, width), inner)
+
+
+def _join(tiling: _Tiling, outputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    if len(outputs) > 1:
+        joined = average_tiles(np.stack(outputs), tiling.rows, tiling.columns, *tiling.padded)
+    else:
+        joined = outputs[0]
+    output = np.ascontiguousarray(joined[:, *tiling.inner], dtype=np.float32)
+    output[-3:-1] /= FLOW_SCALE
+    return output
+
+
+def _forward(net: BaseModel, tiles: Sequence[NDArray[np.float32]], batch_size: int) -> list[NDArray[np.float32]]:
+    outputs: list[NDArray[np.float32]] = []
+    while len(outputs) < len(tiles):
+        batch = torch.from_numpy(np.stack(tiles[len(outputs) : len(outputs) + batch_size]))
+        try:
+            with torch.inference_mode():
+                result = net(batch.to(net.device, net.dtype))[0].float().cpu().numpy()
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size //= 2
+            continue
+        outputs.extend(result)
+    return outputs

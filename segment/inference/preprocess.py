@@ -1,17 +1,131 @@
-"""From the planes of an image to what the network sees, and from its answer back to the size of the image."""
+"""Prepare images for the network: read the channels, reduce them to the network's scale and normalise them."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_LOW, _HIGH = 1.0, 99.0  # percentiles, as Cellpose normalises
-_MIN_SHARE = 0.1  # an image with one small cell has its 99th percentile in the background
+from hpa.channels import Channel
+from hpa.config import DataSection
+from hpa.errors import UserError
+from hpa.pixels import read_channels
+from segment.config import SegmentSection
+from segment.inference.diameter import typical_diameter_px
+from segment.network.compact import ER, INPUTS, MICROTUBULES, NUCLEUS_PLANE
+from segment.network.scale import network_shape
+
+INPUT_OF: Final[Mapping[Channel, int]] = {"yellow": ER, "blue": NUCLEUS_PLANE, "red": MICROTUBULES}
+"""Index of the network input that each channel feeds."""
+
+_LOW, _HIGH = 1.0, 99.0  # percentiles, as in Cellpose
+_MIN_SHARE = 0.1  # in an image with one small cell the 99th percentile is still background
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """One image, ready for the network.
+
+    Parameters
+    ----------
+    planes
+        Shape (3, h, w), float32: ER, nucleus, microtubules, reduced and normalised; a plane that was not read is 0.
+    shape
+        Height and width of the source image.
+    has_signal
+        Whether every plane that was read contains signal above the noise level.
+    """
+
+    planes: NDArray[np.float32]
+    shape: tuple[int, int]
+    has_signal: bool
+
+
+def channels_to_read(section: SegmentSection, data: DataSection) -> tuple[Channel, ...]:
+    """Return the channels to segment on; data without an ER channel use nucleus and microtubules.
+
+    Raises
+    ------
+    UserError
+        If the data lack one of the channels.
+    """
+    wanted = section.channels
+    if "yellow" in wanted and "yellow" not in data.channels and "red" in data.channels:
+        print("segment: the data have no ER channel (yellow); segmenting on nucleus and microtubules")
+        wanted = ("red", "blue")
+    if missing := [channel for channel in wanted if channel not in data.channels]:
+        raise UserError(
+            f"expected the channels {', '.join(wanted)} to segment on, found no {' and no '.join(missing)} in [data]"
+        )
+    return wanted
+
+
+def size_name(height_px: int, width_px: int) -> str:
+    """Return the name of an image size, for example ``"512x512"``."""
+    return f"{height_px}x{width_px}"
+
+
+def load_input(
+    image: Mapping[Any, Any],
+    channels: tuple[Channel, ...],
+    diameter_px: float,
+    diameters_px: Mapping[str, float] = MappingProxyType({}),
+) -> NetworkInput:
+    """Read an image and prepare it for the network.
+
+    Parameters
+    ----------
+    image
+        Row of the image table.
+    channels
+        Channels to read.
+    diameter_px
+        Equivalent diameter of a typical cell in the image; 0 looks it up by image size.
+    diameters_px
+        Diameter for each image size, for example ``{"512x512": 98.0}``. An image of any other size is assumed to show
+        a complete field of view (`segment.inference.diameter.typical_diameter_px`).
+
+    Raises
+    ------
+    ImageError
+        If the image cannot be read.
+    """
+    planes = read_channels(image, channels)
+    height, width = planes.shape[1:]
+    diameter = diameter_px or diameters_px.get(size_name(height, width)) or typical_diameter_px(height, width)
+    return prepare_input(planes, diameter, [INPUT_OF[channel] for channel in channels])
+
+
+def prepare_input(
+    planes: NDArray[Any], diameter_px: float, inputs: Sequence[int] = (ER, NUCLEUS_PLANE)
+) -> NetworkInput:
+    """Reduce an image to the network's scale and normalise it.
+
+    The result does not refer to the source, whose memory can be freed.
+
+    Parameters
+    ----------
+    planes
+        Shape (C, H, W), uint8 or uint16.
+    diameter_px
+        Equivalent diameter of a typical cell in the image.
+    inputs
+        Index of the network input that each plane feeds (`segment.network.compact`); the other inputs are 0.
+    """
+    shape = (planes.shape[1], planes.shape[2])
+    reduced = reduce_planes(planes, network_shape(*shape, diameter_px))
+    signal = planes_with_signal(reduced)
+    prepared = np.zeros((INPUTS, *reduced.shape[1:]), dtype=np.float32)
+    # A plane without signal is set to 0: normalising would stretch its noise to full contrast and look like cells.
+    prepared[list(inputs)] = np.where(signal[:, None, None], normalise(reduced), np.float32(0))
+    return NetworkInput(prepared, shape, bool(signal.all()))
 
 
 def reduce_planes(planes: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Resize planes, by the mean of the pixels covered where they shrink.
+    """Resize planes, averaging the covered pixels if they shrink.
 
     Parameters
     ----------
@@ -23,26 +137,27 @@ def reduce_planes(planes: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.fl
     Returns
     -------
     ndarray
-        Shape (C, *shape).
+        Shape (C, *shape), float32.
     """
     shrinks = shape[0] <= planes.shape[1] and shape[1] <= planes.shape[2]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    # The planes are resized before they become float: four times less memory is read.
+    # Resizing before the conversion to float reads a quarter of the memory.
     small = [cv2.resize(plane, (shape[1], shape[0]), interpolation=method) for plane in planes]
     return np.stack(small).astype(np.float32)
 
 
 def reduce_labels(labels: NDArray[np.uint16], shape: tuple[int, int]) -> NDArray[np.uint16]:
-    """Resize a label image by taking the label in the middle of each new pixel."""
+    """Resize a label image: each new pixel takes the label at its centre."""
     small = cv2.resize(labels, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST_EXACT)
     return small.astype(np.uint16, copy=False)
 
 
-def have_signal(planes: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Tell which planes show more than noise.
+def planes_with_signal(planes: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which planes contain signal above the noise level.
 
-    The range of pure noise over a million pixels is under 10 of its standard deviations, which the differences of
-    neighbours tell; one small cell passes that by far. Three gray levels of 256 are never a signal.
+    The noise level is estimated from the differences of neighbouring pixels. Over a million pixels, the range of pure
+    noise stays below 10 of its standard deviations, and a single small cell exceeds that by far. A range of 3 gray
+    levels (of 256) or less never counts as signal.
 
     Parameters
     ----------
@@ -61,7 +176,10 @@ def have_signal(planes: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def normalise(planes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale every plane so that its 1st percentile is 0 and its 99th is 1, as Cellpose does.
+    """Scale each plane so that its 1st percentile becomes 0 and its 99th becomes 1, as Cellpose does.
+
+    The span between the two percentiles counts as at least a tenth of the span up to the maximum, so that a mostly
+    empty plane is not scaled by its background.
 
     Parameters
     ----------
@@ -71,7 +189,7 @@ def normalise(planes: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns
     -------
     ndarray
-        Shape (C, H, W); a plane without any contrast is 0 everywhere.
+        Shape (C, H, W), float32; a plane without any contrast is 0 everywhere.
     """
     low, high = np.percentile(planes, [_LOW, _HIGH], axis=(1, 2), keepdims=True)
     top = planes.max(axis=(1, 2), keepdims=True)

@@ -1,4 +1,4 @@
-"""The segmentation networks: compact and Cellpose, their weights and their scale.
+"""The segmentation networks, compact and Cellpose: their weights, and the scale they work at.
 
-The other rooms of `segment` import it.
+All other rooms of `segment` import it.
 """

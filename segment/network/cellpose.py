@@ -1,6 +1,6 @@
-"""The one module that imports Cellpose: its network base, flows, loss, tiling, dynamics and model files.
+"""Everything taken from Cellpose: its network class, flows, loss, tiling, dynamics and model files.
 
-Importing it takes seconds, so it is imported inside the commands that need it.
+No other module imports Cellpose. The import takes seconds, so commands import this module only when they need it.
 
 Sources: Stringer et al., Cellpose (Nature Methods 2021); Pachitariu et al., Cellpose-SAM (2025).
 """
@@ -21,52 +21,54 @@ from hpa.errors import UserError
 from hpa.work.files import atomic_write
 
 __all__ = [
-    "BIG_MODELS",
+    "CELLPOSE_MODELS",
     "FLOW_SCALE",
     "BaseModel",
     "average_tiles",
-    "check_big",
+    "check_cellpose",
     "fetch_model",
     "flow_loss",
-    "flows_of_labels",
-    "follow",
-    "load_big",
+    "flows_from_labels",
+    "follow_flows",
+    "load_cellpose",
     "make_tiles",
-    "masks_of_flows",
+    "masks_from_flows",
     "model_file",
 ]
 
-BIG_MODELS: Final = ("cpsam_v2", "cpsam", "cpdino", "cpdino-vitb")
-"""Names under which Cellpose publishes the models of its 4th version."""
+CELLPOSE_MODELS: Final = ("cpsam_v2", "cpsam", "cpdino", "cpdino-vitb")
+"""Names of the models that Cellpose publishes with version 4."""
 
 MODELS_VARIABLE: Final = "CELLPOSE_LOCAL_MODELS_PATH"
+"""Environment variable that names the folder of Cellpose's model files."""
+
 FLOW_SCALE: Final = 5.0
-"""Cellpose's networks give flows times this."""
+"""Factor by which the network outputs of Cellpose exceed unit flows."""
 
-_WIDTH_OF_VITL: Final = 1024
+_VITL_WIDTH: Final = 1024
 
-# Cellpose reports every image it works on and warns of every backbone that is not installed.
+# Cellpose logs every image that it processes and warns about every backbone that is not installed.
 logging.getLogger("cellpose").setLevel(logging.ERROR)
 
 
 def model_file(name: str) -> Path:
-    """Return where the file of a named Cellpose 4 model lies, whether it is there or not.
+    """Return the path of a published Cellpose 4 model, whether or not the file exists.
 
     Parameters
     ----------
     name
-        One of `BIG_MODELS`.
+        One of `CELLPOSE_MODELS`.
     """
     return Path(os.environ.get(MODELS_VARIABLE) or Path.home() / ".cellpose" / "models") / name
 
 
 def fetch_model(name: str) -> None:
-    """Fetch the file of a named Cellpose 4 model from where Cellpose publishes it, whole or not at all.
+    """Download a published Cellpose 4 model; the file appears complete or not at all.
 
     Raises
     ------
     UserError
-        If it cannot be had: no connection, or ``HF_HUB_OFFLINE`` is set.
+        If the download fails: no connection, or ``HF_HUB_OFFLINE`` is set.
     """
     path = model_file(name)
     try:
@@ -74,49 +76,49 @@ def fetch_model(name: str) -> None:
             raise OSError("HF_HUB_OFFLINE is set")
         with atomic_write(path) as partial:
             utils.download_url_to_file(models._MODEL_URL + name, str(partial), progress=False)
-    except OSError as error:  # every error of urllib is one
+    except OSError as error:  # includes all errors of urllib
         raise UserError(
             f"expected the Cellpose model {name}, found no file {path} and no way to fetch it ({error}); "
             f"put it there, or set {MODELS_VARIABLE} to its folder"
         ) from None
 
 
-def check_big(state: dict[str, torch.Tensor]) -> None:
-    """See by their names that weights are those of a Cellpose 4 model that can run here.
+def check_cellpose(state: dict[str, torch.Tensor]) -> None:
+    """Check by parameter names that weights belong to a Cellpose 4 model that can run here.
 
     Raises
     ------
     ValueError
-        If they are others, for example those of Cellpose 3, or of a cpdino network whose package is missing.
+        If they do not, for example if they are from Cellpose 3, or from a cpdino network whose package is missing.
     """
     names = {key.removeprefix("module.") for key in state}
     if "W2" not in names:
-        raise ValueError("no weights of Cellpose's 4th version (masks made with Cellpose 3: `segment import`)")
+        raise ValueError("no weights of Cellpose 4 (import masks made with Cellpose 3 by `segment import`)")
     if "encoder.cls_token" in names and not hasattr(models, "CPDINO"):
-        raise ValueError("weights of a cpdino network, for which the package dinov3 must be installed")
+        raise ValueError("weights of a cpdino network, which needs the package dinov3 installed")
 
 
-def load_big(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
-    """Load a Cellpose 4 model for use; on a GPU in half precision, as Cellpose does.
+def load_cellpose(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
+    """Load a Cellpose 4 model for inference; on a CUDA device in bfloat16, as Cellpose does.
 
     Parameters
     ----------
     state
-        Its weights by name.
+        Weights by parameter name.
     device
-        Where it is to run.
+        Device to run it on.
 
     Raises
     ------
     ValueError
         If these are other weights, for example those of Cellpose 3.
     """
-    check_big(state)
+    check_cellpose(state)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     net = CPSAM(dtype=torch.float32) if "encoder.cls_token" not in state else _dino(state)
     try:
         net.load_state_dict(state)
-    except RuntimeError as error:  # torch lists what is missing, line by line
+    except RuntimeError as error:  # torch lists every missing parameter on a line of its own
         raise ValueError(str(error).splitlines()[0]) from None
     if device.type == "cuda":
         net.dtype = torch.bfloat16
@@ -125,12 +127,12 @@ def load_big(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
 
 
 def _dino(state: dict[str, torch.Tensor]) -> BaseModel:
-    wide = state["encoder.patch_embed.proj.weight"].shape[0] == _WIDTH_OF_VITL
+    wide = state["encoder.patch_embed.proj.weight"].shape[0] == _VITL_WIDTH
     return models.CPDINO(model_name="vitl" if wide else "vitb", dtype=torch.float32)
 
 
-def flows_of_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-    """Compute Cellpose's flows of a label image, its training target.
+def flows_from_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    """Compute the Cellpose flows of a label image, the training target.
 
     Parameters
     ----------
@@ -140,7 +142,7 @@ def flows_of_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
     Returns
     -------
     ndarray
-        Shape (2, H, W), unit vectors (rows, columns) towards the centre of each cell, 0 in the background.
+        Shape (2, H, W), float32, unit vectors (rows, columns) towards the centre of each cell, 0 in the background.
     """
     if not labels.any():
         return np.zeros((2, *labels.shape), dtype=np.float32)
@@ -149,7 +151,7 @@ def flows_of_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
 
 
 def flow_loss(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """Return Cellpose's training loss: squared error of the flows and cross entropy of the cell probability.
+    """Compute Cellpose's training loss: squared error of the flows plus cross entropy of the cell probability.
 
     Parameters
     ----------
@@ -162,10 +164,10 @@ def flow_loss(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def masks_of_flows(
+def masks_from_flows(
     flows: NDArray[np.float32], cell_logit: NDArray[np.float32], *, level: float, flow_error: float, min_px: int
 ) -> NDArray[np.uint16]:
-    """Let pixels follow the flows and label those that meet: Cellpose's masks as they come.
+    """Compute Cellpose's own masks: pixels follow the flows, and pixels that end together form an object.
 
     Parameters
     ----------
@@ -174,18 +176,18 @@ def masks_of_flows(
     cell_logit
         Shape (H, W).
     level
-        Logit above which a pixel is followed.
+        Logit above which a pixel belongs to a cell.
     flow_error
-        Masks whose own flows differ more than this from `flows` are dropped; 0 keeps all.
+        Masks whose own flows differ by more than this from `flows` are dropped; 0 keeps all.
     min_px
-        Smaller masks are dropped.
+        Masks of a smaller area are dropped.
 
     Returns
     -------
     ndarray
         Shape (H, W), labels 1..n.
     """
-    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call] # said aloud, it is not warned of
+    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call] # explicit, so torch does not warn
         masks: NDArray[np.uint16] = dynamics.resize_and_compute_masks(
             flows * FLOW_SCALE,
             cell_logit,
@@ -198,22 +200,22 @@ def masks_of_flows(
     return masks
 
 
-def follow(flows: NDArray[np.float32], inside: NDArray[np.bool_], steps: int) -> NDArray[np.intp]:
-    """Let the pixels of `inside` follow the flows and return where they end.
+def follow_flows(flows: NDArray[np.float32], inside: NDArray[np.bool_], steps: int) -> NDArray[np.intp]:
+    """Let the pixels of `inside` follow the flows, and return where they end.
 
     Parameters
     ----------
     flows
-        Shape (2, H, W).
+        Shape (2, H, W), rows and columns, unit length.
     inside
-        Shape (H, W).
+        Shape (H, W), bool.
     steps
-        Steps of at most one pixel.
+        Number of steps, each of at most one pixel.
 
     Returns
     -------
     ndarray
-        Shape (2, n), row and column of the end of each of the n pixels, in the order of ``inside.nonzero()``.
+        Shape (2, n), row and column at which each of the n pixels ends, in the order of ``inside.nonzero()``.
     """
     ends = dynamics.follow_flows(flows * inside, inside.nonzero(), niter=steps, device=torch.device("cpu"))
     return np.asarray(ends.cpu().numpy() if torch.is_tensor(ends) else ends).astype(np.intp)

@@ -1,4 +1,4 @@
-"""The compact network: a U-Net body that Cellpose can train, tile and follow."""
+"""The compact network: a small U-Net whose outputs follow Cellpose's conventions, with its weights on disk."""
 
 from pathlib import Path
 from typing import Final
@@ -9,41 +9,45 @@ from torch import nn
 from segment.network.cellpose import BaseModel
 
 INPUTS: Final = 3
-"""Planes it reads, in this order: endoplasmic reticulum, nucleus, microtubules; what an image lacks is 0."""
+"""Number of input planes."""
 
-ER, NUCLEUS_PLANE, TUBULES = range(INPUTS)
-
-NUCLEUS, NUCLEUS_CORE, FLOW_ROWS, FLOW_COLUMNS, CELL = range(5)
-"""Its outputs. Cellpose reads the last three and never sees the first two."""
+ER, NUCLEUS_PLANE, MICROTUBULES = range(INPUTS)
+"""Indices of the input planes: endoplasmic reticulum, nucleus, microtubules. A plane that an image lacks is 0."""
 
 OUTPUTS: Final = 5
+"""Number of output planes."""
+
+NUCLEUS, NUCLEUS_CORE, FLOW_ROWS, FLOW_COLUMNS, CELL = range(OUTPUTS)
+"""Indices of the output planes. The last three are those of Cellpose, whose functions ignore the first two."""
+
 _PATCH_PX: Final = 2
 _WIDTHS: Final = (64, 96, 128, 192)
-_STYLE: Final = 256  # the length of the style vector that Cellpose expects, here empty
+_STYLE: Final = 256  # length of the style vector that Cellpose expects; here it is 0
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions and the way around them."""
+    """Two 3 x 3 convolutions with a residual connection."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
         self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
-        self.around = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
-        self.bend = nn.ReLU(inplace=True)
+        self.around = (
+            nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        )  # the weights' files use this name
+        self.activation = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, inputs, H, W) to (N, outputs, H, W)."""
-        result: torch.Tensor = self.bend(self.second(self.bend(self.first(x))) + self.around(x))
+        result: torch.Tensor = self.activation(self.second(self.activation(self.first(x))) + self.around(x))
         return result
 
 
 class CompactNetwork(BaseModel):  # type: ignore[misc] # Cellpose ships no types
     """U-Net of about 2.1 million parameters on patches of 2 x 2 pixels.
 
-    It works on images reduced so that a typical cell is 30 px wide (`segment.inference.preprocess`). Working on
-    patches keeps every layer wide and small, which is what processors are good at; the outputs are
-    unfolded to single pixels by a fixed kernel, as in Cellpose-SAM.
+    It takes images in which a typical cell is 30 px wide (`segment.network.scale`). Working on patches keeps each
+    layer small and wide, which suits CPUs. A fixed kernel unfolds the outputs to single pixels, as in Cellpose-SAM.
 
     Sources: Ronneberger et al., U-Net (2015); Stringer et al., Cellpose (2021).
     """
@@ -61,19 +65,17 @@ class CompactNetwork(BaseModel):  # type: ignore[misc] # Cellpose ships no types
             self.up.append(_Block(width + above, above))
         self.out = nn.Conv2d(stem, OUTPUTS * _PATCH_PX**2, 1)
         unfold = torch.eye(OUTPUTS * _PATCH_PX**2).reshape(-1, OUTPUTS, _PATCH_PX, _PATCH_PX)
-        self.W2 = nn.Parameter(
-            unfold, requires_grad=False
-        )  # the name by which Cellpose knows a model of its 4th version
+        self.W2 = nn.Parameter(unfold, requires_grad=False)  # Cellpose recognises models of version 4 by this name
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the outputs of shape (N, 5, H, W) and an empty style of shape (N, 256).
+        """Return the outputs of shape (N, 5, H, W) and a style vector of zeros of shape (N, 256).
 
         Parameters
         ----------
         x
             Shape (N, 3, H, W): ER, nucleus, microtubules. H and W are multiples of 16.
         """
-        # Neighbours may differ twentyfold in brightness: the logarithm shows the dim one to the same filters.
+        # Neighbouring cells may differ twentyfold in brightness: on a log scale the same filters see the dim one too.
         x = torch.cat([x, torch.log1p(20 * x.clamp(min=0)) / 3], dim=1)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = []
@@ -87,7 +89,7 @@ class CompactNetwork(BaseModel):  # type: ignore[misc] # Cellpose ships no types
 
 
 def new_network(seed: int) -> CompactNetwork:
-    """Make an untrained network whose weights depend on `seed` only."""
+    """Return an untrained network whose weights depend only on `seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net: CompactNetwork = CompactNetwork().to(memory_format=torch.channels_last)
@@ -95,20 +97,20 @@ def new_network(seed: int) -> CompactNetwork:
 
 
 def save_weights(net: CompactNetwork, path: Path) -> None:
-    """Write the weights as half-precision numbers, which halves the file and changes no mask."""
+    """Write the weights in half precision, which halves the file and changes no mask."""
     state = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
     torch.save(state, path)
 
 
 def load_compact(state: dict[str, torch.Tensor], device: torch.device) -> CompactNetwork:
-    """Load a compact network for use.
+    """Load a compact network for inference.
 
     Parameters
     ----------
     state
-        Its weights by name.
+        Weights by parameter name.
     device
-        Where it is to run.
+        Device to run it on.
 
     Raises
     ------
@@ -118,7 +120,7 @@ def load_compact(state: dict[str, torch.Tensor], device: torch.device) -> Compac
     net = CompactNetwork()
     try:
         net.load_state_dict(state)
-    except RuntimeError as error:  # torch lists what is missing, line by line
+    except RuntimeError as error:  # torch lists every missing parameter on a line of its own
         raise ValueError(str(error).splitlines()[0]) from None
     net.to(device, memory_format=torch.channels_last).eval()
     return net

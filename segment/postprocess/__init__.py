@@ -1,4 +1,4 @@
-"""From the network's output to label images of cells and nuclei.
+"""Turn the network output into label images of cells and nuclei.
 
-`segment.inference` and what follows it import it.
+The rooms `segment.inference` and `segment.training` import it, and so do the stage's runs.
 """

@@ -1,4 +1,4 @@
-"""Training the compact network: drawn scenes, augmentation, fine-tuning, distillation.
+"""Train the compact network: synthetic scenes, augmentation, pretraining, fine-tuning and distillation.
 
-Only `segment.__main__` imports it.
+Only `segment.__main__` imports it (and the benchmarks do).
 """

@@ -1,4 +1,4 @@
-"""Style randomisation: one synthetic image in many looks, so that a network learns shapes and not one look."""
+"""Randomise the appearance and orientation of synthetic images, so that a network learns shapes and not one stain."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,33 +9,33 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segment.inference.preprocess import normalise
-from segment.network.compact import ER, INPUTS, NUCLEUS_PLANE, TUBULES
+from segment.network.compact import ER, INPUTS, MICROTUBULES, NUCLEUS_PLANE
 from segment.postprocess.labels import bounding_boxes
 
 Planes = NDArray[np.float32]
 
-_LEAKS = [NUCLEUS_PLANE, ER, ER]  # the plane whose light leaks into each
-_MISSING = (0.55, 0.15, 0.3)  # microtubules, ER, none
+_LEAK_FROM = [NUCLEUS_PLANE, ER, ER]  # the plane that leaks into ER, nucleus and microtubules
+_MISSING = (0.55, 0.15, 0.3)  # probabilities that the microtubules, the ER or no plane is missing
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A synthetic image at the size the network works at, with what is true of it.
+    """A training image at the network's scale, with its ground truth.
 
     Parameters
     ----------
     planes
         Shape (3, h, w), float16: ER, nucleus, microtubules.
     cells, nuclei
-        Shape (h, w), uint16.
+        Shape (h, w), uint16, labels.
     flows
-        Shape (2, h, w), float16, rows and columns.
+        Shape (2, h, w), float16, flow rows and flow columns.
     core
-        Shape (h, w), bool, inner parts of nuclei.
-    reach
-        Shape (h, w), float16, distance from the nucleus as a share of the farthest pixel of the cell.
+        Shape (h, w), bool, cores of nuclei.
+    nucleus_distance
+        Shape (h, w), float16, distance from the nucleus, relative to the farthest pixel of the cell.
     blank_px
-        Width of the rim in which nothing is.
+        Width of the empty rim.
     """
 
     planes: NDArray[np.float16]
@@ -43,55 +43,82 @@ class Sample:
     nuclei: NDArray[np.uint16]
     flows: NDArray[np.float16]
     core: NDArray[np.bool_]
-    reach: NDArray[np.float16]
+    nucleus_distance: NDArray[np.float16]
     blank_px: int = 0
 
 
-def reach_of(cells: NDArray[np.integer[Any]], nuclei: NDArray[np.integer[Any]]) -> NDArray[np.float16]:
-    """Return how far each pixel is from its nucleus, as a share of the farthest pixel of its cell.
+def nucleus_distance(cells: NDArray[np.integer[Any]], nuclei: NDArray[np.integer[Any]]) -> NDArray[np.float16]:
+    """Compute each pixel's distance from the nucleus of its cell, relative to the farthest pixel of the cell.
 
     Parameters
     ----------
     cells, nuclei
-        Shape (H, W), labels.
+        Shape (H, W); a nucleus carries the label of its cell.
+
+    Returns
+    -------
+    ndarray
+        Shape (H, W), float16, in [0, 1]; 0 in the background and in cells without a nucleus.
     """
-    reach = np.zeros(cells.shape, dtype=np.float16)
+    relative = np.zeros(cells.shape, dtype=np.float16)
     for label, window in bounding_boxes(cells):
         own, nucleus = cells[window] == label, nuclei[window] == label
         if not nucleus.any():
             continue
-        away = ndimage.distance_transform_edt(~nucleus)
-        reach[window][own] = (away / max(1.0, away[own].max()))[own]
-    return reach
+        distance = ndimage.distance_transform_edt(~nucleus)
+        relative[window][own] = (distance / max(1.0, distance[own].max()))[own]
+    return relative
 
 
-def inner(shape: tuple[int, ...], rim_px: int) -> tuple[slice, slice]:
-    """Return what is left of an image of this height and width without its rim."""
+def inside_rim(shape: tuple[int, ...], rim_px: int) -> tuple[slice, slice]:
+    """Return the window inside the rim of an image of this height and width."""
     height, width = shape
     return slice(rim_px, height - rim_px), slice(rim_px, width - rim_px)
 
 
-def without_rim(labels: NDArray[np.uint16], rim_px: int) -> NDArray[np.uint16]:
-    """Return labels of shape (H, W) with nothing in the rim."""
+def clear_rim(labels: NDArray[np.uint16], rim_px: int) -> NDArray[np.uint16]:
+    """Return labels of shape (H, W) with the rim set to 0."""
     kept = np.zeros_like(labels)
-    kept[inner(labels.shape, rim_px)] = labels[inner(labels.shape, rim_px)]
+    kept[inside_rim(labels.shape, rim_px)] = labels[inside_rim(labels.shape, rim_px)]
     return kept
 
 
+def augment(sample: Sample, rng: np.random.Generator) -> tuple[Planes, Planes]:
+    """Draw an appearance and an orientation of a sample.
+
+    Returns
+    -------
+    planes
+        Shape (3, h, w), the network input.
+    target
+        Shape (5, h, w): nucleus, core of a nucleus, cell, flow rows, flow columns.
+    """
+    planes = restyle(sample, rng)
+    flags = np.stack([sample.nuclei > 0, sample.core, sample.cells > 0])
+    target = np.concatenate([flags.astype(np.float32), sample.flows.astype(np.float32)])
+    for axis in (1, 2):
+        if rng.random() < 0.5:
+            planes, target = np.flip(planes, axis), np.flip(target, axis).copy()
+            target[2 + axis] *= -1  # a flow along a flipped axis reverses its sign
+    if rng.random() < 0.5:
+        planes, target = planes.swapaxes(1, 2), target.swapaxes(1, 2)[[0, 1, 2, 4, 3]]
+    return np.ascontiguousarray(planes), np.ascontiguousarray(target)
+
+
 def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
-    """Draw one look of a sample.
+    """Draw an appearance of a sample.
 
     Parameters
     ----------
     sample
         The image.
     rng
-        Where the look comes from.
+        Source of all random draws.
 
     Returns
     -------
     ndarray
-        Shape (3, h, w), normalised as at prediction; in some looks the ER or the microtubules are missing.
+        Shape (3, h, w), normalised as for inference; the ER or the microtubules may be set to 0.
     """
     planes = sample.planes.astype(np.float32)
     planes *= _cell_gains(sample.cells, rng)
@@ -99,7 +126,7 @@ def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
         planes[ER] *= _thinning(sample, rng)
     planes /= np.maximum(np.percentile(planes, 99, axis=(1, 2), keepdims=True), 1e-3)
     if rng.random() < 0.5:
-        planes = planes + rng.uniform(0, 0.15, size=(INPUTS, 1, 1)).astype(np.float32) * planes[_LEAKS]
+        planes = planes + rng.uniform(0, 0.15, size=(INPUTS, 1, 1)).astype(np.float32) * planes[_LEAK_FROM]
     planes += _haze(planes.shape, rng)
     planes *= _texture(sample, rng)
     planes = np.clip(planes, 0, None) ** np.exp(rng.normal(0, 0.25, size=(INPUTS, 1, 1))).astype(np.float32)
@@ -107,21 +134,21 @@ def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
         planes = ndimage.gaussian_filter(planes, (0, *[rng.uniform(0, 1.3)] * 2))
     if rng.random() < 0.3:
         _add_debris(planes, rng)
-    planes = _noisy(planes, rng)
+    planes = _add_noise(planes, rng)
     planes = np.clip(planes - rng.uniform(0, 0.04, size=(INPUTS, 1, 1)), 0, rng.uniform(0.8, 3.0, size=(INPUTS, 1, 1)))
     gain = np.exp(rng.normal(0, 0.1, size=(INPUTS, 1, 1)))
-    seen = inner(planes.shape[1:], sample.blank_px)
-    look = np.zeros(planes.shape, dtype=np.float32)
-    look[:, *seen] = normalise(planes[:, *seen].astype(np.float32)) * gain
-    known = sample.planes.any(axis=(1, 2))
-    if (missing := rng.choice([TUBULES, ER, -1], p=_MISSING)) >= 0 and known.all():
-        look[missing] = 0
-    look[~known] = 0
-    return look
+    window = inside_rim(planes.shape[1:], sample.blank_px)
+    restyled = np.zeros(planes.shape, dtype=np.float32)
+    restyled[:, *window] = normalise(planes[:, *window].astype(np.float32)) * gain
+    present = sample.planes.any(axis=(1, 2))
+    if (missing := rng.choice([MICROTUBULES, ER, -1], p=_MISSING)) >= 0 and present.all():
+        restyled[missing] = 0
+    restyled[~present] = 0
+    return restyled
 
 
 def _cell_gains(cells: NDArray[np.uint16], rng: np.random.Generator) -> Planes:
-    # Neighbours differ: expression, thickness, focus.
+    # Neighbouring cells differ in expression, thickness and focus.
     spread = rng.uniform(0, [[0.7], [0.4], [0.6]])
     gains = np.exp(rng.normal(0, 1, size=(INPUTS, int(cells.max()) + 1)) * spread).astype(np.float32)
     gains[:, 0] = 1
@@ -129,14 +156,14 @@ def _cell_gains(cells: NDArray[np.uint16], rng: np.random.Generator) -> Planes:
 
 
 def _thinning(sample: Sample, rng: np.random.Generator) -> Planes:
-    # Flat cells: the ER thins out towards the edge, in some to nothing.
-    steep = rng.uniform(0, 2.5) * rng.uniform(0.5, 1.5, size=int(sample.cells.max()) + 1)
-    faded: Planes = np.exp(-steep[sample.cells] * sample.reach.astype(np.float32)).astype(np.float32)
-    return faded
+    # In flat cells the ER thins out towards the edge, in some of them completely.
+    slope = rng.uniform(0, 2.5) * rng.uniform(0.5, 1.5, size=int(sample.cells.max()) + 1)
+    factor: Planes = np.exp(-slope[sample.cells] * sample.nucleus_distance.astype(np.float32)).astype(np.float32)
+    return factor
 
 
 def _smooth_field(shape: tuple[int, ...], grain_px: float, rng: np.random.Generator) -> Planes:
-    # Coarse noise enlarged: many times cheaper than fine noise blurred.
+    # Enlarging coarse noise is many times cheaper than blurring fine noise.
     coarse = rng.normal(0, 1, size=(int(shape[1] / grain_px) + 2, int(shape[2] / grain_px) + 2, shape[0]))
     field = cv2.resize(coarse.astype(np.float32), (shape[2], shape[1]), interpolation=cv2.INTER_CUBIC)
     return np.moveaxis(field, 2, 0).astype(np.float32)
@@ -149,9 +176,9 @@ def _haze(shape: tuple[int, ...], rng: np.random.Generator) -> Planes:
 
 
 def _texture(sample: Sample, rng: np.random.Generator) -> Planes:
-    # Where the ER is thin it is a loose net: its grain grows towards the edge of the cell.
+    # Where the ER is thin, it is a loose net: its grain grows towards the edge of the cell.
     strength = rng.uniform(0, 0.4, size=(INPUTS, 1, 1)) + np.zeros(sample.planes.shape)
-    strength[ER] += rng.uniform(0, 0.8) * sample.reach
+    strength[ER] += rng.uniform(0, 0.8) * sample.nucleus_distance
     texture: Planes = np.exp(strength * _smooth_field(strength.shape, rng.uniform(1.2, 5), rng)).astype(np.float32)
     return texture
 
@@ -164,7 +191,7 @@ def _add_debris(planes: Planes, rng: np.random.Generator) -> None:
     planes += ndimage.gaussian_filter(spots, (0, *[rng.uniform(0.6, 1.8)] * 2))
 
 
-def _noisy(planes: Planes, rng: np.random.Generator) -> Planes:
+def _add_noise(planes: Planes, rng: np.random.Generator) -> Planes:
     read, shot = rng.uniform(0, 0.04, size=2)
     noise = rng.normal(0, 1, size=planes.shape) * (read + shot * np.sqrt(np.clip(planes, 0, None)))
     noisy: Planes = planes + noise.astype(np.float32)

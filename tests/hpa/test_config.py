@@ -26,6 +26,6 @@ def test_invalid_section_raises_one_sentence(tmp_path: Path, text: str, sentence
 
 def test_missing_section_has_defaults_and_missing_recipe_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text("")
-    assert WorkFolder(tmp_path).section("data", DataSection) == DataSection()
+    assert WorkFolder(tmp_path).data == DataSection()
     with pytest.raises(UserError, match="found no file"):
         WorkFolder(tmp_path / "none").section("data", DataSection)

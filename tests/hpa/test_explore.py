@@ -11,7 +11,7 @@ from hpa.images import read_images
 from hpa.reports.explore import class_counts, cooccurrence, correlation, image_sizes, source_names
 from hpa.vocabulary import HPA28
 from pipeline.init import init
-from pipeline.recipe import load_recipe
+from pipeline.recipe import read_recipe
 from tests.hpa.data import write_image
 
 
@@ -23,7 +23,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         synthesize(root / name, 6, 2, seed=seed, size_px=128, workers=1)
     next((root / "one" / "test").glob("*_blue.png")).write_bytes(b"")
     data = [str(root / "one"), f"two={root / '$two[x]'}"]
-    init(root / "work", data, load_recipe(None, ["data.folds=2"]), workers=1)
+    init(root / "work", data, read_recipe(None, ["data.folds=2"]), workers=1)
     assert main(["explore", str(root / "work"), "--images", "5", "--workers", "1"]) == 0
     return root / "work"
 
@@ -60,7 +60,7 @@ def test_chosen_images(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_images_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a bare folder has to show is shown, and no table of naughts."""
     write_image(tmp_path / "bare", "a")
-    init(tmp_path / "work", [str(tmp_path / "bare")], load_recipe(None, []), workers=1)
+    init(tmp_path / "work", [str(tmp_path / "bare")], read_recipe(None, []), workers=1)
     capsys.readouterr()
     assert main(["explore", str(tmp_path / "work"), "--workers", "1"]) == 0
     told = capsys.readouterr().out

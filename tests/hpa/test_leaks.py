@@ -18,7 +18,7 @@ from hpa.reports.adversarial import adversarial_validation
 from hpa.reports.leaks import label_conflicts
 from hpa.splitting.quality import measure_image_splits, measure_split
 from pipeline.init import init
-from pipeline.recipe import load_recipe
+from pipeline.recipe import read_recipe
 
 SETTINGS = ("data.folds=2", "data.near_duplicates=true")
 
@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(data: Path) -> Path:
     """Return a work folder of it after the report."""
     root = data.parent / "work"
-    init(root, [data], load_recipe(None, SETTINGS), workers=1)
+    init(root, [data], read_recipe(None, SETTINGS), workers=1)
     listed = data.parent / "pairs.csv"
     listed.write_text("Train,Extra\nsame,other\nsame,elsewhere\n")
     known = data.parent / "known.csv"
@@ -122,7 +122,7 @@ def test_copies_share_a_group_and_one_of_them_can_be_left_out(
     folds = pd.read_parquet(work / "folds.parquet").set_index("image_id")
     original = pd.read_csv(data / "train.csv", dtype=str)["Id"][0]
     assert folds.loc["same", "group"] == folds.loc[original, "group"]
-    init(tmp_path / "w", [data], load_recipe(None, ("data.folds=2", "data.dedupe=keep-one")), workers=1)
+    init(tmp_path / "w", [data], read_recipe(None, ("data.folds=2", "data.dedupe=keep-one")), workers=1)
     images = read_images(tmp_path / "w" / "images.parquet")
     dropped = pd.read_csv(tmp_path / "w" / "dropped.csv", dtype=str)
     assert set(dropped["image_id"]) == {"same", "other"}
@@ -140,7 +140,7 @@ def test_without_copies_and_without_test_images_there_is_nothing_to_tell(data: P
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / "sample_submission.csv").unlink()
     settings = ("data.folds=2", "data.duplicate_bits=0", 'data.channels=["red", "blue"]')
-    init(tmp_path / "w", [tmp_path / "data"], load_recipe(None, settings), workers=1)
+    init(tmp_path / "w", [tmp_path / "data"], read_recipe(None, settings), workers=1)
     assert main(["leaks", str(tmp_path / "w"), "--workers", "1"]) == 0
     figures = json.loads((tmp_path / "w" / "leaks" / "leaks.json").read_text())
     assert figures["AUC of train against test images"] is None

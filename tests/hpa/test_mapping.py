@@ -27,7 +27,7 @@ def _square(log: Path, chunk: Chunk) -> pd.DataFrame:
 
 def _run(tmp_path: Path, workers: int = 1) -> pd.DataFrame:
     chunks = cut_chunks(IMAGES, 3)
-    return map_chunks(_square, tmp_path / "log", chunks, tmp_path / "parts", workers=workers, what="square")
+    return map_chunks(_square, tmp_path / "log", chunks, tmp_path / "parts", workers=workers, label="square")
 
 
 def test_chunks_cover_the_images_once_in_order() -> None:
@@ -53,7 +53,7 @@ def test_only_what_is_missing_or_failed_is_done_again(tmp_path: Path, capsys: py
     first = _run(tmp_path)
     assert write_failures(tmp_path / "failures.csv", first) == 1
     assert (tmp_path / "failures.csv").read_text() == "image_id,reason\ni4,broken\n"
-    assert f"failed: 1, and why: {tmp_path / 'failures.csv'}" in capsys.readouterr().out
+    assert f"1 image failed; reasons in {tmp_path / 'failures.csv'}" in capsys.readouterr().out
     (tmp_path / "broken").unlink()
     (tmp_path / "parts" / "00003.parquet").unlink()
     second = _run(tmp_path)
@@ -68,7 +68,7 @@ def test_a_dask_cluster_gives_the_same_parts(tmp_path: Path) -> None:
     chunks = cut_chunks(IMAGES, 3)
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:  # type: ignore[no-untyped-call]
         address = cluster.scheduler_address
-        parts = map_chunks(_square, tmp_path / "log", chunks, tmp_path / "parts", what="square", dask=address)
+        parts = map_chunks(_square, tmp_path / "log", chunks, tmp_path / "parts", label="square", dask=address)
     assert list(parts["image_id"]) == list(IMAGES["image_id"])
     assert list(parts["square"].astype(int)) == [n * n for n in range(10)]
     assert sorted((tmp_path / "log").read_text().split()) == ["0", "1", "2", "3"]
@@ -78,4 +78,4 @@ def test_a_scheduler_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("hpa.work.cluster._PATIENCE_S", 0.3)
     for address in ("tcp://127.0.0.1:9", "nonsense"):
         with pytest.raises(UserError, match=f"expected a Dask scheduler at {address}"):
-            map_chunks(_square, tmp_path, cut_chunks(IMAGES), tmp_path / "parts", what="square", dask=address)
+            map_chunks(_square, tmp_path, cut_chunks(IMAGES), tmp_path / "parts", label="square", dask=address)

@@ -7,7 +7,8 @@ import pytest
 
 from hpa.config import DataSection, Section
 from hpa.errors import UserError
-from hpa.work.folder import begin, locked, open_work
+from hpa.work.folder import locked, open_work
+from hpa.work.stage import begin
 
 
 class _Knobs(Section):

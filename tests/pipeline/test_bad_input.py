@@ -1,4 +1,4 @@
-"""Bad images are quarantined and stay in the submission; bad usage is one sentence and exit code 2."""
+"""Unusable images are reported and keep their row in the submission; wrong usage is one sentence and exit code 2."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def damaged(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """Return a work folder after a run on images of which some are damaged, and the kind of damage of each."""
+    """Return a work folder after a run with damaged images, and the image_id of each kind of damage."""
     root = tmp_path_factory.mktemp("damaged")
     data = root / "data"
     shutil.copytree(atlas, data)
@@ -53,7 +53,7 @@ def damaged(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     empty = np.random.default_rng(0).integers(0, 4, (256, 256), dtype=np.uint8)
     for channel in ("blue", "yellow"):
         cv2.imwrite(str(path("no cell", channel)), empty)
-    (data / "test" / "stranger_red.png").write_bytes(b"")
+    (data / "test" / "unexpected_red.png").write_bytes(b"")
     with (data / "sample_submission.csv").open("a") as file:
         file.write("listed-without-files,0\n")
     names["listed"] = "listed-without-files"
@@ -62,7 +62,7 @@ def damaged(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return root / "work", names
 
 
-def test_no_image_disappears(damaged: tuple[Path, dict[str, str]]) -> None:
+def test_every_image_keeps_its_row(damaged: tuple[Path, dict[str, str]]) -> None:
     work, _ = damaged
     sample = pd.read_csv(work.parent / "data" / "sample_submission.csv")
     submission = pd.read_csv(work / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
@@ -83,9 +83,7 @@ def test_no_image_disappears(damaged: tuple[Path, dict[str, str]]) -> None:
         ("train missing", "blue channel: missing file"),
     ],
 )
-def test_unusable_images_are_named_with_the_reason(
-    damaged: tuple[Path, dict[str, str]], name: str, reason: str
-) -> None:
+def test_unusable_images_are_listed_with_a_reason(damaged: tuple[Path, dict[str, str]], name: str, reason: str) -> None:
     work, names = damaged
     for stage in ("segment", "crops/cells"):
         failures = pd.read_csv(work / stage / "failures.csv").set_index("image_id")["reason"]
@@ -96,7 +94,7 @@ def test_unusable_images_are_named_with_the_reason(
 
 
 @pytest.mark.parametrize("name", ["black", "no cell"])
-def test_an_image_without_a_cell_is_scored_by_its_frame(damaged: tuple[Path, dict[str, str]], name: str) -> None:
+def test_an_image_without_cells_is_scored_on_its_full_frame(damaged: tuple[Path, dict[str, str]], name: str) -> None:
     work, names = damaged
     masks = pd.read_parquet(work / "segment" / "masks.parquet").set_index("image_id")
     assert masks.loc[names[name], "n_cells"] == 0
@@ -108,7 +106,7 @@ def test_an_image_without_a_cell_is_scored_by_its_frame(damaged: tuple[Path, dic
     assert images.loc[names[name], "n_crops"] == 1
 
 
-def test_images_are_masks_and_failures(damaged: tuple[Path, dict[str, str]]) -> None:
+def test_every_image_has_either_a_mask_or_a_failure(damaged: tuple[Path, dict[str, str]]) -> None:
     work, _ = damaged
     masks = set(pd.read_parquet(work / "segment" / "masks.parquet")["image_id"])
     failed = set(pd.read_csv(work / "segment" / "failures.csv")["image_id"])
@@ -117,32 +115,42 @@ def test_images_are_masks_and_failures(damaged: tuple[Path, dict[str, str]]) -> 
     assert masks | failed == set(pd.read_parquet(work / "images.parquet")["image_id"])
 
 
-def _sentence(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+def _error_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     assert main(arguments) == 2
-    told = capsys.readouterr().err.strip()
-    assert "\n" not in told
-    assert "Traceback" not in told
-    return told
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert "Traceback" not in error
+    return error
 
 
-def test_wrong_usage_is_one_sentence(atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_reported_in_one_sentence(
+    atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = ["--data", str(atlas)]
     (tmp_path / "bad.toml").write_text("[classify]\nepoch = 3\n")
     (tmp_path / "file").touch()
     cases = {
         "found 'epoch'": ["init", str(tmp_path / "a"), *data, "--recipe", str(tmp_path / "bad.toml")],
         "found no folder": ["init", str(tmp_path / "a"), "--data", str(tmp_path / "nowhere")],
-        "found no file": ["init", str(tmp_path / "a"), *data, "--recipe", str(tmp_path / "none.toml")],
+        "expected a recipe file or a shipped recipe": [
+            "init",
+            str(tmp_path / "a"),
+            *data,
+            "--recipe",
+            str(tmp_path / "none.toml"),
+        ],
         "found none": ["run", str(tmp_path / "a")],
         "can be written": ["init", str(tmp_path / "file" / "work"), *data],
         "at least as many groups": ["init", str(tmp_path / "a"), *data, "--set", "data.folds=90"],
     }
     for sentence, arguments in cases.items():
-        assert sentence in _sentence(capsys, arguments)
+        assert sentence in _error_sentence(capsys, arguments)
         assert not (tmp_path / "a" / "recipe.toml").exists()
 
 
-def test_two_runs_on_one_work_folder(damaged: tuple[Path, dict[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_on_the_same_work_folder_is_refused(
+    damaged: tuple[Path, dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     work, _ = damaged
     with locked(work):
         done = subprocess.run(
@@ -151,7 +159,7 @@ def test_two_runs_on_one_work_folder(damaged: tuple[Path, dict[str, str]], capsy
     assert done.returncode == 2
     assert "expected no other run" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "work folder, found one initialised" in _sentence(
+    assert "work folder, found one initialised" in _error_sentence(
         capsys, ["init", str(work), "--data", str(work.parent / "data")]
     )
 
@@ -161,12 +169,12 @@ def test_new_images_must_have_the_channels_of_the_trained_run(
 ) -> None:
     work, _ = damaged
     cv2.imwrite(str(tmp_path / "a_blue.png"), np.zeros((32, 32), np.uint8))
-    told = _sentence(capsys, ["apply", str(work), "--data", str(tmp_path), "--out", str(tmp_path / "out")])
-    assert "expected the channels of the trained run (red, green, blue, yellow), found no image with red" in told
+    error = _error_sentence(capsys, ["apply", str(work), "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert "expected the channels of the trained run (red, green, blue, yellow), found no image with red" in error
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(atlas: Path, tmp_path: Path) -> None:
-    """No file may grow beyond 6 KB, as on a disk that fills up; afterwards there is room and the same command works."""
+def test_a_full_disk_is_reported_in_one_sentence_and_leaves_no_partial_file(atlas: Path, tmp_path: Path) -> None:
+    """Limit files to 6 KB to imitate a full disk; without the limit the same command succeeds."""
     script = (
         "import resource, sys; from pipeline.__main__ import main\n"
         "limit = int(sys.argv[1])\n"
@@ -179,9 +187,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(atlas: Path, tmp_pa
         command = [sys.executable, "-c", script, *arguments, "--set", "data.folds=2"]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
-    full = run(6000)
-    assert full.returncode == 2, full.stderr
-    assert "room on its disk" in full.stderr
-    assert "Traceback" not in full.stderr
+    limited = run(6000)
+    assert limited.returncode == 2, limited.stderr
+    assert "room on its disk" in limited.stderr
+    assert "Traceback" not in limited.stderr
     assert {path.name for path in (tmp_path / "work").iterdir()} <= {"lock", "folds.parquet"}
     assert run(2**30).returncode == 0

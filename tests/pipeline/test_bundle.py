@@ -1,4 +1,4 @@
-"""Bundles: what goes along, damaged ones, joined runs. (That one of a single run works: tests/test_pages.py.)"""
+"""Bundles: their contents, damage, and joined runs. `tests/test_pages.py` applies the bundle of a single run."""
 
 import json
 import shutil
@@ -8,13 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aggregate.config import AggregateSection
 from aggregate.run import run
 from bench.simulated_work import make_work
 from classify.probabilities import class_columns
 from hpa.atlas import synthesize
 from hpa.channels import CHANNELS
-from hpa.config import read_section
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
@@ -27,14 +25,14 @@ from segment.network.weights import COMPACT_WEIGHTS
 
 
 def _trained(root: Path, *settings: str) -> WorkFolder:
-    """Return a work folder with everything a bundle takes; the checkpoints' content is of no matter here."""
+    """Return a work folder with everything that a bundle needs; the checkpoints hold arbitrary bytes."""
     work = make_work(root, settings, train=12, test=2, models=2)
     run(work, figures=False)
-    _with_checkpoints(work)
+    _write_checkpoints(work)
     return work
 
 
-def _with_checkpoints(work: WorkFolder) -> None:
+def _write_checkpoints(work: WorkFolder) -> None:
     for fold in range(2):
         path = work.root / "classify" / "cells" / f"fold-{fold}" / "checkpoint.pt"
         path.parent.mkdir(parents=True)
@@ -50,35 +48,33 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bundle"
 
 
-def test_a_bundle_opens_and_holds_no_image(packed: Path) -> None:
+def test_a_bundle_opens_and_contains_no_images(packed: Path) -> None:
     model = open_model(packed)
     assert model.work.root == packed
     assert model.joined == ()
-    assert list(model.recipe) == ["data", "segment", "crops", "classify", "aggregate"]
     names = {str(path.relative_to(packed)) for path in packed.rglob("*") if path.is_file()}
     checkpoints = {f"classify/cells/fold-{fold}/checkpoint.pt" for fold in range(2)}
     assert names == {"bundle.json", "recipe.toml", "aggregate/thresholds.json"} | checkpoints
     assert "i00000" not in "".join((packed / name).read_text() for name in names if not name.endswith(".pt"))
 
 
-def test_a_network_of_the_user_s_own_goes_along(tmp_path: Path) -> None:
+def test_a_custom_segmentation_network_is_packed(tmp_path: Path) -> None:
     shutil.copy(COMPACT_WEIGHTS, tmp_path / "mine.pt")
     _trained(tmp_path / "work", f"segment.network={tmp_path}/mine.pt")
     export(Model.of_work(tmp_path / "work"), tmp_path / "bundle")
     (tmp_path / "mine.pt").unlink()
     (tmp_path / "bundle").rename(tmp_path / "elsewhere")
-    section = open_model(tmp_path / "elsewhere").recipe["segment"]
-    assert isinstance(section, SegmentSection)
+    section = open_model(tmp_path / "elsewhere").recipe.segment
     assert Path(section.network).read_bytes() == COMPACT_WEIGHTS.read_bytes()
-    packed = read_section(tmp_path / "elsewhere" / "recipe.toml", "segment", SegmentSection)
+    packed = WorkFolder(tmp_path / "elsewhere").section("segment", SegmentSection)
     assert packed.network == "segment/network.pt"
 
 
-def test_damaged_bundles(packed: Path, tmp_path: Path) -> None:
+def test_damaged_bundles_are_refused(packed: Path, tmp_path: Path) -> None:
     for name, change, sentence in (
         ("classify/cells/fold-1/checkpoint.pt", None, "expected classify/cells/fold-1/checkpoint.pt in the bundle"),
         ("aggregate/thresholds.json", b"{}", "expected aggregate/thresholds.json as it was packed"),
-        ("bundle.json", b"[]", "found a bundle.json that is none"),
+        ("bundle.json", b"[]", "found a damaged bundle.json"),
         ("bundle.json", b'{"format": "cellwise bundle 7"}', "found 'cellwise bundle 7'"),
     ):
         copy = tmp_path / "copy"
@@ -89,7 +85,7 @@ def test_damaged_bundles(packed: Path, tmp_path: Path) -> None:
         shutil.rmtree(copy)
 
 
-def test_files_outside_a_bundle_are_not_looked_at(packed: Path, tmp_path: Path) -> None:
+def test_paths_outside_the_bundle_are_refused(packed: Path, tmp_path: Path) -> None:
     shutil.copytree(packed, tmp_path / "copy")
     (tmp_path / "secret").write_text("x")
     content = json.loads((packed / "bundle.json").read_text())
@@ -99,7 +95,7 @@ def test_files_outside_a_bundle_are_not_looked_at(packed: Path, tmp_path: Path) 
         open_model(tmp_path / "copy")
 
 
-def test_another_segmentation_network(packed: Path, tmp_path: Path) -> None:
+def test_a_different_segmentation_network_is_refused(packed: Path, tmp_path: Path) -> None:
     shutil.copytree(packed, tmp_path / "copy")
     content = json.loads((packed / "bundle.json").read_text())
     content["segmentation"]["."]["sha256"] = "0" * 64
@@ -108,7 +104,7 @@ def test_another_segmentation_network(packed: Path, tmp_path: Path) -> None:
         open_model(tmp_path / "copy")
 
 
-def test_what_cannot_be_packed(packed: Path, tmp_path: Path) -> None:
+def test_untrained_or_missing_runs_and_existing_folders_are_refused(packed: Path, tmp_path: Path) -> None:
     make_work(tmp_path / "untrained", train=12, test=2)
     untrained = Model.of_work(tmp_path / "untrained")
     with pytest.raises(UserError, match="expected a trained work folder"):
@@ -126,28 +122,27 @@ def test_what_cannot_be_packed(packed: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "bundle").exists()
 
 
-def test_joined_runs_go_along_each_once(tmp_path: Path) -> None:
+def test_each_joined_run_is_packed_once(tmp_path: Path) -> None:
     for name, side in (("other", 96), ("third", 64)):
-        _with_checkpoints(make_work(tmp_path / name, [f"crops.size_px={side}"], train=12, test=2, models=2))
+        _write_checkpoints(make_work(tmp_path / name, [f"crops.size_px={side}"], train=12, test=2, models=2))
     join = ", ".join(f'"{tmp_path}/{name}"' for name in ("other", "third:cells", "other:cells"))
     _trained(tmp_path / "work", f"aggregate.join=[{join}]", "aggregate.join_weights=[4, 3, 2, 1]")
     assert export(Model.of_work(tmp_path / "work"), tmp_path / "bundle") == 11
     for name in ("work", "other", "third"):
         shutil.rmtree(tmp_path / name)
     model = open_model(tmp_path / "bundle")
-    section = model.recipe["aggregate"]
-    assert isinstance(section, AggregateSection)
+    section = model.recipe.aggregate
     assert section.join == ("joined/0", "joined/1:cells", "joined/0:cells")
     assert [part.work.root for part in model.joined] == [tmp_path / "bundle" / "joined" / n for n in "01"]
-    sizes = [part.recipe["crops"].model_dump()["size_px"] for part in model.joined]
+    sizes = [part.recipe.crops.model_dump()["size_px"] for part in model.joined]
     assert sizes == [96, 64]
-    assert not any(part.recipe["aggregate"].model_dump()["join"] for part in model.joined)
+    assert not any(part.recipe.aggregate.model_dump()["join"] for part in model.joined)
     (tmp_path / "bundle" / "joined" / "1" / "recipe.toml").write_text("")
     with pytest.raises(UserError, match=r"expected joined/1/recipe\.toml as it was packed"):
         open_model(tmp_path / "bundle")
 
 
-def test_ranks_of_few_images_are_not_joined(tmp_path: Path) -> None:
+def test_joining_by_rank_needs_enough_images(tmp_path: Path) -> None:
     make_work(tmp_path / "other", train=12, test=2, models=2, noise_seed=1)
     make_work(tmp_path / "work", [f'aggregate.join=["{tmp_path}/other"]', "aggregate.join_by=rank"], train=12, test=2)
     for channel in CHANNELS:
@@ -158,15 +153,15 @@ def test_ranks_of_few_images_are_not_joined(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_joined_runs_applied_and_handed_on(tmp_path: Path) -> None:
-    """Two trained runs, joined: on new images the scores are the weighted mean of both, from a bundle the same."""
+def test_joined_runs_and_their_bundle_predict_the_weighted_mean(tmp_path: Path) -> None:
+    """Two joined runs score new images with the weighted mean of both; their bundle gives the same files."""
     synthesize(tmp_path / "atlas", 16, 6, seed=5, size_px=128)
     atlas, work = tmp_path / "atlas", tmp_path / "work"
     small = [word for key in ("classify.epochs=1", "data.folds=2") for word in ("--set", key)]
     for name, window, side in (("other", "full_frame", 32), ("work", "five_crop", 48)):
         keys = [f'crops.windows=["{window}"]', f"crops.train_window={window}", f"crops.size_px={side}"]
         if name == "work":
-            keys += [f'aggregate.join=["{tmp_path}/other:whole"]', "aggregate.join_weights=[3, 1]"]
+            keys += [f'aggregate.join=["{tmp_path}/other:full_frame"]', "aggregate.join_weights=[3, 1]"]
         settings = [word for key in keys for word in ("--set", key)]
         assert main(["init", str(tmp_path / name), "--data", str(atlas), *small, *settings]) == 0
         assert main(["run", str(tmp_path / name)]) == 0
@@ -184,7 +179,7 @@ def test_joined_runs_applied_and_handed_on(tmp_path: Path) -> None:
     assert main(["export", str(work), str(tmp_path / "bundle")]) == 0
     shutil.rmtree(work)
     shutil.rmtree(tmp_path / "other")
-    last = tmp_path / "last"
-    assert main(["apply", str(tmp_path / "bundle"), "--data", str(atlas / "test"), "--out", str(last)]) == 0
+    unpacked = tmp_path / "unpacked"
+    assert main(["apply", str(tmp_path / "bundle"), "--data", str(atlas / "test"), "--out", str(unpacked)]) == 0
     for name in ("submission.csv", "images.parquet"):
-        assert (last / "aggregate" / name).read_bytes() == (new / "aggregate" / name).read_bytes()
+        assert (unpacked / "aggregate" / name).read_bytes() == (new / "aggregate" / name).read_bytes()

@@ -1,4 +1,4 @@
-"""From data folders to a work folder: sources, sampling, folds."""
+"""Work folders made from data folders: sources, sampling, folds."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def external(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder like HPA v18: twelve antibodies with three images each."""
+    """Return a folder in the layout of HPA v18 with three images of each of twelve antibodies."""
     folder = tmp_path_factory.mktemp("data") / "v18"
     ids = [f"{n}_1610_C{n}_{field}" for n in range(1, 13) for field in range(3)]
     for image_id in ids:
@@ -38,15 +38,17 @@ def _init(
     root: Path, *data: str | Path, settings: tuple[str, ...] = (), limit: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     arguments = ["init", str(root), "--limit", str(limit), "--workers", "1"]
-    for one in data:
-        arguments += ["--data", str(one)]
+    for source in data:
+        arguments += ["--data", str(source)]
     for setting in ("data.folds=3", *settings):
         arguments += ["--set", setting]
     assert main(arguments) == 0
     return read_images(root / "images.parquet"), read_folds(root / "folds.parquet")
 
 
-def test_several_sources(atlas: Path, external: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_sources_share_folds_and_keep_antibodies_together(
+    atlas: Path, external: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images, folds = _init(tmp_path / "w", atlas, f"ext={external}")
     assert images["source"].value_counts().to_dict() == {"atlas": 50, "ext": 36}
     assert (images["split"] == "test").tolist() == [False] * 76 + [True] * 10
@@ -58,7 +60,7 @@ def test_several_sources(atlas: Path, external: Path, tmp_path: Path, capsys: py
     assert "76 train and 10 test images" in capsys.readouterr().out
 
 
-def test_a_train_only_source(atlas: Path, external: Path, tmp_path: Path) -> None:
+def test_a_train_only_source_is_in_no_fold(atlas: Path, external: Path, tmp_path: Path) -> None:
     settings = ('data.train_only=["v18"]',)
     images, folds = _init(tmp_path / "w", atlas, external, settings=settings)
     source = folds.merge(images, on="image_id")["source"]
@@ -68,29 +70,30 @@ def test_a_train_only_source(atlas: Path, external: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("split", ["hold-out", "random"])
-def test_other_splits(atlas: Path, external: Path, tmp_path: Path, split: str) -> None:
+def test_hold_out_and_random_splits(atlas: Path, external: Path, tmp_path: Path, split: str) -> None:
     _, folds = _init(tmp_path / "w", external, settings=(f"data.split={split}", "data.held_out=0.25"))
     held = folds["fold"] == 0
     assert 0.1 < held.mean() < 0.45
     assert (folds.loc[~held, "fold"] == -1).all()
     antibody = folds["image_id"].str.split("_").str[0]
-    torn = (folds["fold"].groupby(antibody).nunique() > 1).sum()
-    assert torn == 0 if split == "hold-out" else torn > 0
+    divided = (folds["fold"].groupby(antibody).nunique() > 1).sum()
+    assert divided == 0 if split == "hold-out" else divided > 0
 
 
-def test_a_sample_is_stratified(atlas: Path, external: Path, tmp_path: Path) -> None:
+def test_limit_takes_a_stratified_subset(atlas: Path, external: Path, tmp_path: Path) -> None:
     images, folds = _init(tmp_path / "w", external, limit=12)
     train = images[images["split"] == "train"]
     assert len(train) == 12
     every = HPA28.multi_hot((int(n) % 28,) for n in range(1, 13)).sum(axis=0)
-    assert HPA28.multi_hot(train["target"]).sum(axis=0).tolist() == every.tolist()  # one of each class's three
+    # One of the three images of each class is taken.
+    assert HPA28.multi_hot(train["target"]).sum(axis=0).tolist() == every.tolist()
     assert len(folds) == 12
     images, _ = _init(tmp_path / "v", atlas, limit=4)
     assert (images["split"] == "test").sum() == 4
 
 
-def test_a_few_of_very_many_images(tmp_path: Path) -> None:
-    """Fewer than one in two thousand, the most parts that folds are split into."""
+def test_limit_takes_few_of_many_images(tmp_path: Path) -> None:
+    """Take fewer than one image in 2000, which is the maximum number of parts of a split."""
     write_image(tmp_path / "data", "x")
     rows = "".join(f"i{n},x_red.png,{n % 2}\n" for n in range(9000))
     (tmp_path / "data" / "images.csv").write_text("image_id,path_red,target\n" + rows)
@@ -123,7 +126,9 @@ def test_conflicts_between_sources_are_listed(atlas: Path, tmp_path: Path, capsy
     assert {26, 27} < set(images["target"].iloc[0])
 
 
-def test_a_wrong_source_is_one_sentence(atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_source_is_reported_in_one_sentence(
+    atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cases = {
         "of different names": ["--data", str(atlas), "--data", str(atlas)],
         "among atlas, found 'v18'": ["--data", str(atlas), "--set", 'data.train_only=["v18"]'],
@@ -131,21 +136,21 @@ def test_a_wrong_source_is_one_sentence(atlas: Path, tmp_path: Path, capsys: pyt
     }
     for sentence, arguments in cases.items():
         assert main(["init", str(tmp_path / "w"), *arguments]) == 2
-        told = capsys.readouterr().err.strip()
-        assert sentence in told
-        assert "\n" not in told
+        error = capsys.readouterr().err.strip()
+        assert sentence in error
+        assert "\n" not in error
     assert not (tmp_path / "w" / "recipe.toml").exists()
 
 
-def test_hashing_goes_on_after_a_kill(atlas: Path, tmp_path: Path) -> None:
+def test_a_killed_init_resumes_hashing(atlas: Path, tmp_path: Path) -> None:
     settings = ("data.near_duplicates=true",)
-    images, folds = _init(tmp_path / "whole", atlas, settings=settings)
+    images, folds = _init(tmp_path / "complete", atlas, settings=settings)
     root = tmp_path / "killed"
     _init(root, atlas, settings=settings)
     for name in ("recipe.toml", "images.parquet", "folds.parquet", "scan/scan.parquet"):
-        (root / name).unlink()  # as a run leaves it that was killed while hashing
-    _, again = _init(root, atlas, settings=settings)
-    pd.testing.assert_frame_equal(again, folds)
-    whole = (tmp_path / "whole" / "scan" / "scan.parquet").read_bytes()
-    assert (root / "scan" / "scan.parquet").read_bytes() == whole
+        (root / name).unlink()  # the state of a run killed while hashing
+    _, resumed = _init(root, atlas, settings=settings)
+    pd.testing.assert_frame_equal(resumed, folds)
+    expected = (tmp_path / "complete" / "scan" / "scan.parquet").read_bytes()
+    assert (root / "scan" / "scan.parquet").read_bytes() == expected
     assert np.array_equal(images["image_id"], read_images(root / "images.parquet")["image_id"])

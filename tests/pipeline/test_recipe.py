@@ -1,31 +1,34 @@
+"""Recipes: the shipped files, writing and reading, and wrong settings."""
+
 from pathlib import Path
 
 import pytest
 
 from hpa.config import read_toml
 from hpa.errors import UserError
-from pipeline.recipe import SECTIONS, load_recipe, write_recipe
+from pipeline.recipe import Recipe, find_recipe, read_recipe, shipped_recipes, write_recipe
 from tests.pages import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+SECTIONS = {name: type(section) for name, section in Recipe()}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_shipped_recipe_loads_and_says_how_it_is_run(path: Path) -> None:
-    assert list(load_recipe(path)) == list(SECTIONS)
-    head = path.read_text().split("\n[")[0]
-    assert f"recipes/{path.name}" in head or "pipeline demo work/demo" in head
+def test_every_shipped_recipe_loads_and_documents_its_command(path: Path) -> None:
+    assert read_recipe(path) == read_recipe(path.stem)
+    header = path.read_text().split("\n[")[0]
+    assert f"recipes/{path.name}" in header or "pipeline demo work/demo" in header
 
 
-def test_cells_is_the_empty_recipe_with_every_key_written_out() -> None:
+def test_cells_lists_every_key_with_its_default() -> None:
     cells = ROOT / "recipes" / "cells.toml"
-    assert load_recipe(cells) == load_recipe(None)
+    assert read_recipe(cells) == read_recipe(None)
     written = read_toml(cells)
     for name, model in SECTIONS.items():
         assert list(written[name]) == list(model.model_fields)
 
 
-def test_cells_explains_every_key_as_the_models_do() -> None:
+def test_cells_repeats_the_description_of_every_key() -> None:
     text = " ".join((ROOT / "recipes" / "cells.toml").read_text().replace("\n#", " ").split())
     for model in SECTIONS.values():
         for name, field in model.model_fields.items():
@@ -33,10 +36,10 @@ def test_cells_explains_every_key_as_the_models_do() -> None:
             assert " ".join(field.description.split()) in text, name
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    recipe = load_recipe(None, ["classify.epochs=3", "aggregate.empty=Nucleoli", 'data.channels=["green", "blue"]'])
+def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
+    recipe = read_recipe(None, ["classify.epochs=3", "aggregate.empty=Nucleoli", 'data.channels=["green", "blue"]'])
     write_recipe(tmp_path / "recipe.toml", recipe)
-    assert load_recipe(tmp_path / "recipe.toml") == recipe
+    assert read_recipe(tmp_path / "recipe.toml") == recipe
     written = read_toml(tmp_path / "recipe.toml")
     assert written["classify"]["epochs"] == 3
     assert written["aggregate"]["empty"] == "Nucleoli"
@@ -58,6 +61,38 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ("epochs=3", r"expected a setting section\.key=value"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence(setting: str, sentence: str) -> None:
+def test_a_wrong_setting_is_reported_in_one_sentence(setting: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        load_recipe(None, setting.split())
+        read_recipe(None, setting.split())
+
+
+@pytest.mark.parametrize(
+    ("setting", "former", "present"),
+    [
+        ("segment.least_nucleus=0.1", "least_nucleus", "min_nucleus_area"),
+        ("segment.least_cell=0.1", "least_cell", "min_cell_area"),
+        ("segment.cut_nucleus=0.1", "cut_nucleus", "min_visible_nucleus"),
+        ("classify.neighbours=keep", "neighbours", "outside_cell"),
+        ("aggregate.least_images=3", "least_images", "min_images"),
+        ("aggregate.least_quality=0.1", "least_quality", "min_quality"),
+    ],
+)
+def test_former_key_is_refused_with_its_present_name(setting: str, former: str, present: str) -> None:
+    section = setting.split(".")[0]
+    message = rf"expected the key '{present}' in \[{section}\], found its former name '{former}'"
+    with pytest.raises(UserError, match=message):
+        read_recipe(None, [setting])
+
+
+def test_shipped_recipes_are_found_by_name_and_files_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert {path.name for path in shipped_recipes().values()} == {path.name for path in RECIPES}
+    assert find_recipe("cells") == shipped_recipes()["cells"]
+    Path("cells").write_text("[classify]\nepochs = 3\n")
+    assert read_recipe("cells").classify.epochs == 3
+    with pytest.raises(
+        UserError, match=r"expected a recipe file or a shipped recipe \(atlas, cells, .*found no nowhere"
+    ):
+        read_recipe("nowhere")

@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def atomic_write(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     """An uninterrupted run."""
     work = make_work(tmp_path_factory.mktemp("whole"), data)
     run(work, device="cpu", workers=1)
@@ -61,7 +61,7 @@ def add_up(work: WorkFolder) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_a_killed_run_started_again_gives_the_same_files(
-    whole: WorkFolder, data: Path, tmp_path: Path, seed: int
+    uninterrupted: WorkFolder, data: Path, tmp_path: Path, seed: int
 ) -> None:
     work = make_work(tmp_path, data)
     last = 2 * IMAGES + 6
@@ -69,7 +69,7 @@ def test_a_killed_run_started_again_gives_the_same_files(
     command = ["run", str(work.root), "--device", "cpu", "--workers", "1"]
     assert run_killed("segment", nth, command) == -signal.SIGKILL
     assert run(work, device="cpu", workers=1) == 1
-    assert files(work) == files(whole)
+    assert files(work) == files(uninterrupted)
     add_up(work)
 
 
@@ -78,7 +78,7 @@ def small_files_only() -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_the_next_run_goes_on(whole: WorkFolder, data: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_the_next_run_goes_on(uninterrupted: WorkFolder, data: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: some label images fit, tables do not."""
     work = make_work(tmp_path, data)
     command = [sys.executable, "-m", "segment", "run", str(work.root), "--device", "cpu", "--workers", "1"]
@@ -86,10 +86,10 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(whole: WorkFolder, data: P
     assert done.returncode == 2
     assert "with room on its disk" in done.stderr
     assert "Traceback" not in done.stderr
-    half = [name for name, content in files(work).items() if content != files(whole).get(name, content)]
+    half = [name for name, content in files(work).items() if content != files(uninterrupted).get(name, content)]
     assert half == []
     assert run(work, device="cpu", workers=1) == 1
-    assert files(work) == files(whole)
+    assert files(work) == files(uninterrupted)
     add_up(work)
 
 
@@ -114,7 +114,9 @@ def until(path: Path, seconds: float = 120) -> None:
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_worker_ends_with_the_same_files(whole: WorkFolder, data: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_loses_a_worker_ends_with_the_same_files(
+    uninterrupted: WorkFolder, data: Path, tmp_path: Path
+) -> None:
     work = make_work(tmp_path / "work", data)
     scheduler = tmp_path / "scheduler.json"
     common = ("--scheduler-file", str(scheduler), "--no-dashboard")
@@ -129,5 +131,5 @@ def test_a_cluster_that_loses_a_worker_ends_with_the_same_files(whole: WorkFolde
         until(work.root / "segment" / "masks" / "i01.png")
         workers[0].kill()
         assert client.wait(300) == 1, "one image cannot be read, none may fail"
-    assert files(work) == files(whole)
+    assert files(work) == files(uninterrupted)
     add_up(work)

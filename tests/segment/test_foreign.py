@@ -16,8 +16,8 @@ from hpa.errors import ImageError, UserError
 from hpa.work.files import sha256
 from hpa.work.folder import WorkFolder
 from segment.__main__ import main
-from segment.external_masks import find_masks, read_external_mask
-from segment.import_masks import take
+from segment.external_masks import find_external_masks, read_external_mask
+from segment.import_masks import import_masks
 from segment.masks import read_mask, read_masks, read_nuclei
 from segment.run import run
 from tests.segment.shapes import discs, make_work, write_image
@@ -73,9 +73,9 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         (LABELS[:30], "of the image's size"),
-        (LABELS + 0.5, "whole numbers from 0"),
-        (LABELS - 1, "whole numbers from 0"),
-        (LABELS > 0, "whole numbers from 0"),
+        (LABELS + 0.5, "integers from 0"),
+        (LABELS - 1, "integers from 0"),
+        (LABELS > 0, "integers from 0"),
     ],
 )
 def test_what_is_no_label_image_is_told(tmp_path: Path, labels: Any, message: str) -> None:
@@ -105,7 +105,7 @@ def test_imported_masks_are_those_of_the_run(work: WorkFolder, tmp_path: Path) -
     tifffile.imwrite(masks / "b_nuclei.tif", SCENE.nuclei.astype(np.int32) * 5)
     assert main(["import", str(work.root), "--masks", str(masks)]) == 1, "c has no mask, and none may fail"
     failures = pd.read_csv(work.root / "segment" / "failures.csv")
-    assert failures.to_numpy().tolist() == [["c", "no label image of this id was there to import"]]
+    assert failures.to_numpy().tolist() == [["c", "the folder has no label image for this id"]]
     assert read_masks(work)["n_cells"].tolist() == [SCENE.cells.max()] * 2
     assert np.array_equal(read_mask(work, "a"), SCENE.cells)
     assert np.array_equal(read_nuclei(work, "b") > 0, (SCENE.nuclei > 0) & (SCENE.nuclei == SCENE.cells))
@@ -117,7 +117,7 @@ def test_imported_masks_are_those_of_the_run(work: WorkFolder, tmp_path: Path) -
     assert run(work, device="cpu") == 1, "the run leaves imported masks alone"
     assert sha256(work.root / "segment" / "masks" / "a.png") == before
     cv2.imwrite(str(masks / "c.png"), SCENE.cells)
-    assert take(work, masks, device="cpu") == 0, "a mask that came later is taken by the next import"
+    assert import_masks(work, masks, device="cpu") == 0, "a mask that came later is taken by the next import"
     assert len(read_masks(work)) == 3
     assert run(work, device="cpu", workers=1, overwrite=True) == 0
     assert not (work.root / "segment" / "imported.json").exists()
@@ -128,8 +128,8 @@ def test_import_does_not_mix_with_other_masks(work: WorkFolder, tmp_path: Path) 
     for folder in (masks, others):
         folder.mkdir()
         cv2.imwrite(str(folder / "a_mask.png"), SCENE.cells)
-    take(work, masks, device="cpu", workers=1)
-    with pytest.raises(UserError, match=r"found other ones; .*--overwrite"):
-        take(work, others, device="cpu", workers=1)
+    import_masks(work, masks, device="cpu", workers=1)
+    with pytest.raises(UserError, match=r"found some of another origin; .*--overwrite"):
+        import_masks(work, others, device="cpu", workers=1)
     with pytest.raises(UserError, match="expected label images"):
-        find_masks(tmp_path)
+        find_external_masks(tmp_path)

@@ -12,8 +12,7 @@ from hpa.channels import CHANNELS
 from hpa.config import DataSection
 from hpa.errors import UserError
 from segment.config import SegmentSection
-from segment.inference.inputs import channels_to_read
-from segment.inference.preprocess import reduce_labels
+from segment.inference.preprocess import channels_to_read, reduce_labels
 from segment.masks import read_mask, read_masks
 from segment.run import run
 from segment.score import average_precision
@@ -35,7 +34,7 @@ def test_without_er_nucleus_and_microtubules_are_read(tmp_path: Path, capsys: py
     write(tmp_path / "images", "a", "red blue green")
     work = make_work(tmp_path / "work", tmp_path / "images", "[data]\nchannels = ['red', 'green', 'blue']\n")
     assert run(work, device="cpu", workers=1) == 0
-    assert "no ER channel (yellow); cells are found on nucleus and microtubules" in capsys.readouterr().out
+    assert "no ER channel (yellow); segmenting on nucleus and microtubules" in capsys.readouterr().out
     record = json.loads((work.root / "segment" / "run.json").read_text())
     assert record["counts"]["channels"] == ["red", "blue"]
     assert average_precision(read_mask(work, "a"), SCENE.cells, 0.5) > 0.6

@@ -11,9 +11,9 @@ import torch
 from hpa.pixels import read_plane
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
-from segment.inference.predict import prepare_input, segment_images
-from segment.inference.preprocess import reduce_labels
-from segment.network.weights import load_model
+from segment.inference.predict import segment_images
+from segment.inference.preprocess import prepare_input, reduce_labels
+from segment.network.weights import load_network
 from segment.score import score_images, summarise
 
 REAL = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[3] / "shared" / "real"))
@@ -28,7 +28,7 @@ def test_shipped_weights_on_real_images() -> None:
         for image_id in references
     ]
     seen = [prepare_input(image, typical_diameter_px(*image.shape[1:])) for image in planes]
-    found = segment_images(load_model("compact", torch.device("cpu")), seen, SegmentSection())
+    found = segment_images(load_network("compact", torch.device("cpu")), seen, SegmentSection())
     triples = [(i, masks.cells, truth) for (i, truth), masks in zip(references.items(), found, strict=True)]
     ours = summarise(score_images(triples)).iloc[0]
     # A guard against a fall, one or two cells below what is reached (docs/results.md).
@@ -43,7 +43,7 @@ def test_a_native_image_and_its_reduction_agree() -> None:
         [read_plane(next((REAL / "images2048").glob(f"*_{channel}.png"))) for channel in ("yellow", "blue")]
     )
     small = np.stack([cv2.resize(plane, (512, 512), interpolation=cv2.INTER_AREA) for plane in planes])
-    net = load_model("compact", torch.device("cpu"))
+    net = load_network("compact", torch.device("cpu"))
     seen = [prepare_input(image, typical_diameter_px(*image.shape[1:])) for image in (planes, small)]
     large, reduced = (masks.cells for masks in segment_images(net, seen, SegmentSection()))
     assert large.shape == planes.shape[1:]

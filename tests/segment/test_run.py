@@ -23,9 +23,9 @@ from hpa.work.folder import WorkFolder
 from segment.__main__ import main
 from segment.inference.diameter import SAMPLE_IMAGES, estimate_diameter_px, sample_rows
 from segment.masks import read_mask, read_masks, read_nuclei
-from segment.network.weights import load_model
+from segment.network.weights import load_network
 from segment.run import run
-from segment.training.compact import score_unseen
+from segment.training.pretrain import score_synthetic
 from tests.segment.shapes import make_work, write_image
 
 YELLOW, BLUE = CHANNELS.index("yellow"), CHANNELS.index("blue")
@@ -171,10 +171,10 @@ def test_other_weights_are_refused_before_masks_are_removed(
     shutil.copytree(done.root / "segment", work.root / "segment")
     before = outputs(work)
     assert main(["run", str(work.root), "--device", "cpu", "--overwrite"]) == 2
-    said = capsys.readouterr().err
-    assert "4th version" in said
-    assert "segment import" in said
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "no weights of Cellpose 4" in message
+    assert "segment import" in message
+    assert message.count("\n") == 1
     assert outputs(work) == before
 
 
@@ -200,7 +200,7 @@ def test_every_size_is_sampled() -> None:
 def test_shipped_weights_on_images_never_trained_on() -> None:
     import torch
 
-    half: dict[str, Any] = score_unseen(load_model("compact", torch.device("cpu")), range(100, 108))[0]
+    half: dict[str, Any] = score_synthetic(load_network("compact", torch.device("cpu")), range(100, 108))[0]
     assert half["mean_ap"] >= 0.85
 
 

@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 
 from hpa.errors import UserError
 from hpa.pixels import write_labels
-from segment.score import Counts, average_precision, count, match_cells, overlaps, score_images, summarise
-from segment.score_files import score_folders
+from segment.score import (
+    Counts,
+    average_precision,
+    count_matches,
+    match_cells,
+    overlaps,
+    score_folders,
+    score_images,
+    summarise,
+)
 
 Labels = NDArray[np.integer[Any]]
 
@@ -67,7 +75,7 @@ def test_literal_scores() -> None:
     assert match_cells(predicted, truth, 0.5).tolist() == [[2, 2], [5, 1]]
     assert match_cells(predicted, truth, 0.6).tolist() == [[5, 1]]
     assert average_precision(predicted, truth, 0.5) == 2 / 4
-    assert count(overlaps(predicted, truth), 0.6) == Counts(tp=1, fp=2, fn=2)
+    assert count_matches(overlaps(predicted, truth), 0.6) == Counts(tp=1, fp=2, fn=2)
 
 
 def test_nothing_to_find() -> None:
@@ -85,7 +93,7 @@ def test_agrees_with_cellpose() -> None:
     predicted = np.roll(truth, (1, 2), axis=(0, 1))
     ap, tp, fp, fn = theirs([truth], [predicted], threshold=[0.5, 0.75])
     for column, iou in enumerate((0.5, 0.75)):
-        ours = count(overlaps(predicted, truth), iou)
+        ours = count_matches(overlaps(predicted, truth), iou)
         assert (ours.tp, ours.fp, ours.fn) == (tp[0, column], fp[0, column], fn[0, column])
         assert ours.average_precision == pytest.approx(float(ap[0, column]))
 

@@ -2,17 +2,16 @@
 
 import numpy as np
 
-from segment.inference.predict import prepare_input
-from segment.inference.preprocess import have_signal
+from segment.inference.preprocess import planes_with_signal, prepare_input
 
 
 def test_noise_is_no_signal_and_one_small_cell_is() -> None:
     draw = np.random.default_rng(0)
     noise = draw.normal(20, 4, (2, 150, 150)).astype(np.float32)
-    assert not have_signal(noise).any()
-    assert not have_signal(np.full((1, 20, 20), 7, np.float32)).any()
+    assert not planes_with_signal(noise).any()
+    assert not planes_with_signal(np.full((1, 20, 20), 7, np.float32)).any()
     noise[1, 40:44, 60:64] += 60
-    assert have_signal(noise).tolist() == [False, True]
+    assert planes_with_signal(noise).tolist() == [False, True]
 
 
 def test_a_plane_of_noise_is_black_to_the_network() -> None:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from segment.network.cellpose import flows_of_labels
-from segment.network.compact import ER, NUCLEUS_PLANE, TUBULES
-from segment.postprocess.nuclei import cores_of
-from segment.training.augment import Sample, reach_of, restyle, without_rim
-from segment.training.train import Training, augmented, batches, train
+from segment.network.cellpose import flows_from_labels
+from segment.network.compact import ER, MICROTUBULES, NUCLEUS_PLANE
+from segment.postprocess.nuclei import nucleus_cores
+from segment.training.augment import Sample, augment, clear_rim, nucleus_distance, restyle
+from segment.training.train import Training, batches, train
 from tests.segment.shapes import discs
 
 
@@ -17,13 +17,13 @@ def sample(side_px: int = 48) -> Sample:
     centres = [(14.0, 12.0), (30.0, 33.0)]
     cells, nuclei = discs((side_px, side_px), centres, 10), discs((side_px, side_px), centres, 4)
     planes = np.stack([(cells > 0) * 90.0, (nuclei > 0) * 180.0, (cells > 0) * 60.0]).astype(np.float16)
-    flows = flows_of_labels(cells).astype(np.float16)
-    return Sample(planes, cells, nuclei, flows, cores_of(nuclei), reach_of(cells, nuclei))
+    flows = flows_from_labels(cells).astype(np.float16)
+    return Sample(planes, cells, nuclei, flows, nucleus_cores(nuclei), nucleus_distance(cells, nuclei))
 
 
 def test_reach_is_a_share_of_the_way_out() -> None:
     one = sample()
-    reach = reach_of(one.cells, one.nuclei)
+    reach = nucleus_distance(one.cells, one.nuclei)
     assert not reach[(one.cells == 0) | (one.nuclei > 0)].any()
     assert [reach[one.cells == label].max() for label in (1, 2)] == [1, 1]
 
@@ -41,18 +41,18 @@ def test_some_looks_lack_er_or_microtubules_and_never_the_nucleus() -> None:
     looks = [restyle(sample(), np.random.default_rng(seed)) for seed in range(60)]
     there = np.array([look.any(axis=(1, 2)) for look in looks])
     assert there[:, NUCLEUS_PLANE].all()
-    for plane in (ER, TUBULES):
+    for plane in (ER, MICROTUBULES):
         assert 0 < (~there[:, plane]).sum() < 60
-    assert there[:, [ER, TUBULES]].any(axis=1).all(), "never both"
+    assert there[:, [ER, MICROTUBULES]].any(axis=1).all(), "never both"
 
 
 def test_what_an_image_lacks_no_look_invents() -> None:
     one = sample()
     planes = one.planes.copy()
-    planes[TUBULES] = 0
+    planes[MICROTUBULES] = 0
     for seed in range(20):
         look = restyle(replace(one, planes=planes), np.random.default_rng(seed))
-        assert not look[TUBULES].any()
+        assert not look[MICROTUBULES].any()
         assert look[ER].any()
 
 
@@ -63,19 +63,19 @@ def test_the_rim_stays_blank() -> None:
         assert not look[:, :5].any()
         assert not look[:, :, -5:].any()
         assert look[:, 5:-5, 5:-5].any()
-    assert without_rim(one.cells, 14).sum() < one.cells.sum()
-    assert not without_rim(one.cells, 14)[:14].any()
-    assert np.array_equal(without_rim(one.cells, 0), one.cells)
+    assert clear_rim(one.cells, 14).sum() < one.cells.sum()
+    assert not clear_rim(one.cells, 14)[:14].any()
+    assert np.array_equal(clear_rim(one.cells, 0), one.cells)
 
 
 def test_flows_turn_with_the_image() -> None:
     """Flows of a turned label image are the turned flows of the label image."""
     one = sample()
     for seed in range(12):
-        _, target = augmented(one, np.random.default_rng(seed))
+        _, target = augment(one, np.random.default_rng(seed))
         turned = [np.flip(cells, axes) for cells in (one.cells, one.cells.T) for axes in ((), (0,), (1,), (0, 1))]
         errors = [
-            np.abs(flows_of_labels(cells) - target[3:]).mean()
+            np.abs(flows_from_labels(cells) - target[3:]).mean()
             for cells in turned
             if np.array_equal(cells > 0, target[2] > 0)
         ]

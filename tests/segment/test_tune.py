@@ -12,8 +12,8 @@ from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.work.folder import WorkFolder
 from segment.__main__ import main
-from segment.network.weights import COMPACT_WEIGHTS, load_model
-from segment.training.finetune import _pieces, fine_tune
+from segment.network.weights import COMPACT_WEIGHTS, load_network
+from segment.training.finetune import _sample_windows, fine_tune
 from tests.segment.shapes import make_work, write_image
 
 SCENES = [draw_scene((96, number), size_px=256, protein=False) for number in range(5)]
@@ -42,7 +42,7 @@ def test_fine_tuning_learns_a_stain_that_the_network_does_not_know(tmp_path: Pat
     assert (figures["images"], figures["held_out"]) == (4, 1)
     assert figures["losses"][-1] < figures["losses"][0]
     assert figures["after"][0]["mean_ap"] > figures["before"][0]["mean_ap"] + 0.2
-    assert load_model(str(out), torch.device("cpu")).backbone == "compact"
+    assert load_network(str(out), torch.device("cpu")).backbone == "compact"
 
 
 def test_distilling_uses_the_teachers_masks(
@@ -67,12 +67,12 @@ def test_distilling_uses_the_teachers_masks(
     assert len(list((tmp_path / "student-masks").glob("*.png"))) == 3
     assert f'set network = "{out}"' in capsys.readouterr().out
     assert json.loads(out.with_suffix(".json").read_text())["images"] == 3
-    assert load_model(str(out), torch.device("cpu")).backbone == "compact"
+    assert load_network(str(out), torch.device("cpu")).backbone == "compact"
 
 
 def test_without_a_mask_nothing_is_trained(work: WorkFolder, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "stranger_mask.png"), SCENES[0].cells)
-    with pytest.raises(UserError, match="expected label images of images of"):
+    with pytest.raises(UserError, match="expected label images for images of"):
         fine_tune(work, tmp_path, tmp_path / "out.pt", epochs=1)
     assert not (tmp_path / "out.pt").exists()
     assert main(["distill", str(work.root), "--teacher", "nobody", "--out", str(tmp_path / "out.pt")]) == 2
@@ -80,8 +80,8 @@ def test_without_a_mask_nothing_is_trained(work: WorkFolder, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("side", [16, 40, 157, 208, 209, 500, 1300])
-def test_pieces_cover_a_side_but_for_a_rest(side: int) -> None:
-    pieces = _pieces(side)
+def test_sample_windows_cover_a_side_but_for_a_rest(side: int) -> None:
+    pieces = _sample_windows(side)
     assert {(piece.stop - piece.start) % 16 for piece in pieces} == {0}
     assert len({piece.stop - piece.start for piece in pieces}) == 1
     assert all(0 <= piece.start < piece.stop <= side for piece in pieces)

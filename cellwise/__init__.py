@@ -1,0 +1,1 @@
+"""Cellwise from Python: the few functions that a notebook needs."""

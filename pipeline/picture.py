@@ -1,0 +1,127 @@
+"""Draw one image on its way through the pipeline: image, masks, crops, probabilities, labels."""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from aggregate.cell_labels import read_cells
+from classify.probabilities import class_columns
+from crops.store import apply_outside_cell, open_store
+from hpa.errors import UserError
+from hpa.images import read_images
+from hpa.pictures import Color, Picture, composite, outlined, save_figure
+from hpa.pixels import read_channels
+from hpa.vocabulary import Vocabulary
+from hpa.work.folder import WorkFolder
+from segment.masks import read_mask, read_nuclei
+
+_CELL: Final[Color] = (255, 255, 255)
+_NUCLEUS: Final[Color] = (255, 160, 0)
+_CROPS: Final = 9
+_CLASSES: Final = 6
+_PREDICTED: Final = "#2a9d5c"
+_OTHER: Final = "#b8bec7"
+
+
+def draw_journey(work: WorkFolder, image_id: str, out: Path) -> None:
+    """Draw an image, its cells, some crops, their probabilities and the labels of the image.
+
+    Parameters
+    ----------
+    work
+        A finished work folder that predicts windows around cells.
+    image_id
+        A test image; empty takes the first one of the submission.
+    out
+        The PNG to write.
+
+    Raises
+    ------
+    UserError
+        If the run is not finished, or the image is not one of its test images with crops.
+    """
+    vocabulary, channels = work.data.classes, work.data.channels
+    submission = work.root / "aggregate" / "submission.csv"
+    if not submission.is_file():
+        raise UserError(f"expected a finished run (made by `python -m pipeline run {work.root}`), found none")
+    labels = pd.read_csv(submission, dtype=str, keep_default_na=False).set_index("Id")
+    image_id = image_id or str(labels.index[0])
+    cells = read_cells(work)
+    cells = cells[cells["image_id"] == image_id]
+    if image_id not in labels.index or cells.empty:
+        raise UserError(f"expected a test image with crops in {work.root}, found {image_id!r}")
+    row = read_images(work.images).set_index("image_id", drop=False).loc[image_id].to_dict()
+    planes = read_channels(row, channels)
+    scores = pd.read_parquet(work.root / "aggregate" / "images.parquet").set_index("image_id").loc[image_id]
+    predicted = vocabulary.parse(str(labels.loc[image_id, "Predicted"]))
+    picture = composite(planes, channels)
+    outlines = outlined(outlined(picture, read_nuclei(work, image_id), _NUCLEUS), read_mask(work, image_id), _CELL)
+    shown = _likeliest_cells(cells, predicted, vocabulary)
+    store = open_store(work, "cells")
+    rows = store.rows_of(image_id)
+    rows = rows[np.isin(store.table["cell_label"].to_numpy()[rows], shown)]
+    pixels = apply_outside_cell(store.pixels(rows), store.masks(rows), "dim")
+    tiles = [composite(crop, channels) for crop in pixels]
+
+    figure = Figure(figsize=(15, 3.5), layout="constrained", dpi=110)
+    axes = figure.subplots(1, 5, width_ratios=[3, 3, 3, 3.4, 3.4])
+    _show(axes[0], picture, "image")
+    _show(axes[1], outlines, f"masks: {len(cells)} cells")
+    _show(axes[2], _tiled(tiles), f"crops: {len(tiles)} of {len(cells)}")
+    of_image = scores[class_columns(vocabulary)].to_numpy(np.float64)
+    order = np.argsort(-of_image, kind="stable")[:_CLASSES]
+    order = np.array([*order[: _CLASSES - len(set(predicted) - set(order.tolist()))], *set(predicted) - set(order)])
+    _draw_cells(axes[3], cells.iloc[np.isin(cells["cell_label"], shown)], order, vocabulary)
+    _draw_labels(axes[4], of_image, order, predicted, vocabulary)
+    save_figure(figure, out)
+
+
+def _likeliest_cells(cells: pd.DataFrame, predicted: tuple[int, ...], vocabulary: Vocabulary) -> list[int]:
+    """Return the labels of the cells with the highest probability of any predicted class, in ascending order."""
+    columns = [class_columns(vocabulary)[c] for c in predicted] or class_columns(vocabulary)
+    best = cells.assign(best=cells[columns].max(axis=1)).nlargest(_CROPS, "best")
+    return sorted(int(label) for label in best["cell_label"])
+
+
+def _tiled(tiles: list[Picture]) -> Picture:
+    side = int(np.ceil(np.sqrt(len(tiles))))
+    height, width = tiles[0].shape[:2]
+    canvas = np.full((side * (height + 2), side * (width + 2), 3), 255, dtype=np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = (i // side) * (height + 2), (i % side) * (width + 2)
+        canvas[top : top + height, left : left + width] = tile
+    return canvas
+
+
+def _show(axes: Axes, picture: Picture, title: str) -> None:
+    axes.imshow(picture[..., ::-1])  # OpenCV's order is blue, green, red
+    axes.set_title(title)
+    axes.axis("off")
+
+
+def _draw_cells(axes: Axes, cells: pd.DataFrame, order: np.ndarray, vocabulary: Vocabulary) -> None:
+    columns = [class_columns(vocabulary)[c] for c in order]
+    axes.imshow(cells[columns].to_numpy(np.float64).T, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    axes.set_yticks(range(len(order)), [vocabulary.classes[c] for c in order], fontsize=8)
+    axes.set_xticks(range(len(cells)), [str(label) for label in cells["cell_label"]], fontsize=8)
+    axes.set_xlabel("cell", fontsize=8)
+    axes.set_title("probabilities of the crops")
+
+
+def _draw_labels(
+    axes: Axes, scores: np.ndarray, order: np.ndarray, predicted: tuple[int, ...], vocabulary: Vocabulary
+) -> None:
+    colors = [_PREDICTED if c in predicted else _OTHER for c in order]
+    axes.barh(range(len(order)), scores[order], color=colors)
+    axes.set_yticks(range(len(order)), [])
+    for i, c in enumerate(order):
+        weight = "bold" if c in predicted else "normal"
+        axes.text(0.02, i, vocabulary.classes[c], va="center", fontsize=8, weight=weight)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("maximum over the cells; predicted labels in green", fontsize=8)
+    axes.set_title("labels of the image")
