@@ -173,9 +173,8 @@ def folding() -> None:
 
     seconds = timed(ours)
     groups, folds = done[0]
-    print(
-        f"\nfolds: {len(targets):,} rows, {groups.max() + 1:,} groups, {largest_group(groups)} images in the largest one"
-    )
+    n_groups, n_largest = groups.max() + 1, largest_group(groups)
+    print(f"\nfolds: {len(targets):,} rows, {n_groups:,} groups, {n_largest} images in the largest one")
     counts = np.array([len(np.unique(groups[targets[:, c]])) for c in range(len(HPA28))])
     held = np.array([targets[folds == fold].sum(axis=0) for fold in range(5)])
     off = np.abs(held / held.mean(axis=0) - 1).max(axis=0)

@@ -33,7 +33,7 @@ def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def test_workers_change_no_byte(written: Path, tmp_path: Path) -> None:
+def test_output_does_not_depend_on_workers(written: Path, tmp_path: Path) -> None:
     synthesize(tmp_path / "again", 5, 3, 7, size_px=128, workers=1)
     digests = []
     for folder in (written, tmp_path / "again"):
@@ -43,7 +43,7 @@ def test_workers_change_no_byte(written: Path, tmp_path: Path) -> None:
     assert len(digests[0]) == 8 * (4 + 2) + 5
 
 
-def test_layout_is_the_competitions(written: Path) -> None:
+def test_layout_matches_the_competition(written: Path) -> None:
     train, sample = read(written / "train.csv"), read(written / "sample_submission.csv")
     assert list(train.columns) == ["Id", "Target"]
     assert list(sample.columns) == ["Id", "Predicted"]
@@ -95,7 +95,7 @@ def test_reimaged_scene_shows_the_same_field(tmp_path: Path) -> None:
     assert best > 0.85
 
 
-def test_unusable_arguments_are_told(written: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_raise(written: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected an empty or a new folder, found"):
         synthesize(written, 2, 1, 0)
     with pytest.raises(UserError, match="expected at least 1 worker, found 0"):

@@ -1,4 +1,4 @@
-"""Tables as people really have them: each mistake is one sentence that names it."""
+"""Common mistakes in data folders: each raises one sentence that names it."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_kaggle_2018(tmp_path: Path, train: str, sentence: str) -> None:
         index_dataset(write_kaggle2018(tmp_path, train), "kaggle2018", HPA28, CHANNELS)
 
 
-def test_bytes_that_are_no_utf8(tmp_path: Path) -> None:
+def test_table_that_is_not_utf8(tmp_path: Path) -> None:
     data = write_kaggle2018(tmp_path)
     (data / "train.csv").write_bytes("Id,Target\na,1\n".encode("utf-16"))
     with pytest.raises(UserError, match="expected a CSV with the columns Id, Target"):
@@ -79,25 +79,25 @@ def test_jovian(tmp_path: Path) -> None:
         ("image_id;path_blue\na;x.png\n", "separated by ';' instead of commas"),
     ],
 )
-def test_a_table_of_planes(tmp_path: Path, table: str, sentence: str) -> None:
+def test_table_of_planes(tmp_path: Path, table: str, sentence: str) -> None:
     (tmp_path / "images.csv").write_text(table)
     with pytest.raises(UserError, match=sentence):
         index_dataset(tmp_path, "auto", HPA28, ("blue",))
 
 
-def test_a_parquet_file_that_is_none(tmp_path: Path) -> None:
+def test_invalid_parquet_file(tmp_path: Path) -> None:
     (tmp_path / "images.parquet").write_text("hello")
     with pytest.raises(UserError, match="expected a Parquet table"):
         index_dataset(tmp_path, "auto", HPA28, ("blue",))
 
 
-def test_a_file_given_to_another_layout(tmp_path: Path) -> None:
+def test_file_given_to_another_layout(tmp_path: Path) -> None:
     (tmp_path / "images.csv").write_text("image_id,path_blue\na,x.png\n")
     with pytest.raises(UserError, match="expected a folder for the layout kaggle2018, found the file"):
         index_dataset(tmp_path / "images.csv", "kaggle2018", HPA28, ("blue",))
 
 
-def test_planes_that_cannot_be_used_are_quarantined_with_the_reason(tmp_path: Path) -> None:
+def test_unusable_planes_raise_with_the_reason(tmp_path: Path) -> None:
     rgba = np.dstack([np.stack([noise(i) for i in range(3)], axis=2), np.full((6, 8), 255, np.uint8)])
     cv2.imwrite(str(tmp_path / "rgba.png"), rgba)
     gaps = np.zeros((6, 8), np.float32)

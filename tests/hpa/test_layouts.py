@@ -35,7 +35,7 @@ def test_kaggle_2018(tmp_path: Path) -> None:
     assert list(again.columns) == list(images.columns)
 
 
-def test_windows_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
+def test_windows_line_endings_and_byte_order_mark(tmp_path: Path) -> None:
     data = write_kaggle2018(tmp_path, train="\ufeffId,Target\r\nb,16 0\r\na,3\r\n")
     assert list(index_dataset(data, "auto", HPA28, CHANNELS).images["target"])[:2] == [(0, 16), (3,)]
 
@@ -47,7 +47,7 @@ def test_full_size_tiff_in_sub_folders(tmp_path: Path) -> None:
     assert images["path_red"].iloc[0].endswith("train_full_size/part-0/big_red.tif")
 
 
-def test_tables_and_files_that_disagree_are_told_and_kept(tmp_path: Path) -> None:
+def test_rows_without_files_are_kept_with_a_notice(tmp_path: Path) -> None:
     data = write_kaggle2018(tmp_path, train="Id,Target\nb,1\nwithout,2\n")
     (data / "train" / "b_green.png").unlink()
     found = index_dataset(data, "auto", HPA28, CHANNELS)
@@ -58,7 +58,7 @@ def test_tables_and_files_that_disagree_are_told_and_kept(tmp_path: Path) -> Non
     assert any("2 images lack" in notice for notice in found.notices)
 
 
-def test_a_bare_folder(tmp_path: Path) -> None:
+def test_bare_folder(tmp_path: Path) -> None:
     for image_id in ("b_2", "a"):
         write_image(tmp_path, image_id)
     (tmp_path / "labels.csv").write_text("x")
@@ -85,12 +85,12 @@ def test_a_bare_folder(tmp_path: Path) -> None:
         ("Id,Target\na/b,1\n", "found 'a/b'"),
     ],
 )
-def test_wrong_tables_are_one_sentence(tmp_path: Path, train: str, sentence: str) -> None:
+def test_invalid_train_table_raises_one_sentence(tmp_path: Path, train: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         index_dataset(write_kaggle2018(tmp_path, train), "kaggle2018", HPA28, CHANNELS)
 
 
-def test_a_sample_without_rows_asks_for_no_image(tmp_path: Path) -> None:
+def test_sample_without_rows_lists_no_test_image(tmp_path: Path) -> None:
     found = index_dataset(write_kaggle2018(tmp_path, sample="Id,Predicted\n"), "kaggle2018", HPA28, CHANNELS)
     assert list(found.images["split"]) == ["train", "train"]
     assert found.notices == (f"2 images in {tmp_path} have no row in its tables and are ignored",)
@@ -104,12 +104,12 @@ def test_a_sample_without_rows_asks_for_no_image(tmp_path: Path) -> None:
         ("Id,Label\nz,0\n", "expected the columns Id, Predicted in .*, found Id, Label"),
     ],
 )
-def test_a_wrong_sample_is_one_sentence(tmp_path: Path, sample: str, sentence: str) -> None:
+def test_invalid_sample_raises_one_sentence(tmp_path: Path, sample: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         index_dataset(write_kaggle2018(tmp_path, sample=sample), "kaggle2018", HPA28, CHANNELS)
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_missing_folder_images_and_tables(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="found no folder"):
         index_dataset(tmp_path / "none", "auto", HPA28, CHANNELS)
     with pytest.raises(UserError, match="found none"):
@@ -119,12 +119,12 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image_id", ["", "..", ".hidden", "a/b", "a\\b", "a\0", "a\n", "-rf", "x" * 201])
-def test_ids_that_could_leave_the_work_folder(image_id: str) -> None:
+def test_ids_that_could_escape_the_work_folder_are_rejected(image_id: str) -> None:
     with pytest.raises(UserError, match="expected image ids"):
         check_id(image_id)
 
 
-def test_kaggle_2021_in_its_own_vocabulary_and_in_that_of_2018(tmp_path: Path) -> None:
+def test_kaggle_2021_in_both_vocabularies(tmp_path: Path) -> None:
     data = write_kaggle2018(
         tmp_path, "ID,Label\nb,9|0\na,18\n", "ID,ImageWidth,ImageHeight,PredictionString\nz,8,6,0 1 eNo\n"
     )
@@ -137,8 +137,8 @@ def test_kaggle_2021_in_its_own_vocabulary_and_in_that_of_2018(tmp_path: Path) -
     assert list(old["unknown_classes"]) == [(12, 13, 15, 16, 27), (15, 16, 27), ()]
 
 
-def test_coloured_and_gray_jpegs_of_hpa_v18(tmp_path: Path) -> None:
-    """Each stain is drawn in its colour; the plane that is read holds the intensity, in a gray file the only one."""
+def test_hpa_v18_reads_coloured_and_gray_jpegs(tmp_path: Path) -> None:
+    """Each stain is drawn in its colour, so the plane with the intensity differs; a gray file has only one plane."""
     plane = cv2.GaussianBlur(noise(1, (64, 64)), (0, 0), 6)  # JPEG keeps what is smooth
     colours = {"red": (0, 0, 1), "green": (0, 1, 0), "blue": (1, 0, 0), "yellow": (0, 1, 1)}
     for color, bgr in colours.items():
@@ -168,14 +168,14 @@ def test_ids_of_the_real_v18_table() -> None:
 
 
 @pytest.mark.parametrize("inner", [False, True])
-def test_jovian_is_planes_of_one_rgb_file(tmp_path: Path, inner: bool) -> None:
+def test_jovian_reads_planes_of_one_rgb_file(tmp_path: Path, inner: bool) -> None:
     data = write_jovian(tmp_path)
     channels: tuple[Channel, ...] = ("red", "green", "blue")
     if inner:
         data = tmp_path / "Human protein atlas"
     (tmp_path / "Human protein atlas" / "train" / "stray.png").write_bytes(b"")
     found = index_dataset(data, "auto", JOVIAN10, channels)
-    expected = ["8", "7"] if inner else ["8", "7", "9"]  # the sample stands beside the inner folder
+    expected = ["8", "7"] if inner else ["8", "7", "9"]  # the sample is next to the inner folder
     assert list(found.images["image_id"]) == expected
     assert list(found.images["target"])[:2] == [(4,), (0, 7)]
     read = read_channels(found.images.iloc[0].to_dict(), channels)
@@ -187,7 +187,7 @@ def test_jovian_is_planes_of_one_rgb_file(tmp_path: Path, inner: bool) -> None:
     assert len(in28["unknown_classes"].iloc[0]) == 18
 
 
-def test_a_sample_below_the_inner_folder_of_jovian_is_found(tmp_path: Path) -> None:
+def test_jovian_sample_in_the_inner_folder(tmp_path: Path) -> None:
     inner = write_jovian(tmp_path) / "Human protein atlas"
     (tmp_path / "submission.csv").rename(inner / "submission.csv")
     images = index_dataset(inner, "auto", JOVIAN10, ("red",)).images
@@ -215,7 +215,7 @@ def _plates(root: Path) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "file"])
-def test_a_table_of_planes(tmp_path: Path, kind: str) -> None:
+def test_table_of_planes(tmp_path: Path, kind: str) -> None:
     table = _plates(tmp_path / "plates")
     path = tmp_path / "plates" / ("images.parquet" if kind == "parquet" else "images.csv")
     if kind == "parquet":  # with numbers and gaps, as pandas makes them
@@ -237,7 +237,7 @@ def test_a_table_of_planes(tmp_path: Path, kind: str) -> None:
     assert images["plane_blue"].tolist() == [2, ONLY_PLANE, 4]
 
 
-def test_a_train_row_without_target_has_all_classes_masked(tmp_path: Path) -> None:
+def test_train_row_without_target_has_no_known_class(tmp_path: Path) -> None:
     _plates(tmp_path).assign(split=["train", "test", "train"]).to_csv(tmp_path / "images.csv", index=False)
     images = index_dataset(tmp_path, "auto", HPA28, ("blue",)).images.set_index("image_id")
     assert images.loc["s1", "unknown_classes"] == tuple(range(28))
@@ -245,7 +245,7 @@ def test_a_train_row_without_target_has_all_classes_masked(tmp_path: Path) -> No
     assert images.loc["s2", "unknown_classes"] == ()
 
 
-def test_upper_case_names_and_a_folder_of_tables_only(tmp_path: Path) -> None:
+def test_upper_case_names_and_unrecognised_names(tmp_path: Path) -> None:
     data = write_kaggle2018(tmp_path)
     (data / "train" / "a_red.png").rename(data / "train" / "a_RED.PNG")
     assert (index_dataset(data, "auto", HPA28, ("red",)).images["bytes_red"] > 0).all()
@@ -255,7 +255,7 @@ def test_upper_case_names_and_a_folder_of_tables_only(tmp_path: Path) -> None:
     assert any("are not named {Id}_{color}" in notice and "for example a-RED.PNG" in notice for notice in notices)
 
 
-def test_links_to_files_are_read_and_links_to_folders_below_are_not_followed(tmp_path: Path) -> None:
+def test_links_to_files_are_read_and_links_to_sub_folders_ignored(tmp_path: Path) -> None:
     data = write_kaggle2018(tmp_path / "data")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -267,5 +267,5 @@ def test_links_to_files_are_read_and_links_to_folders_below_are_not_followed(tmp
     images = index_dataset(data, "auto", HPA28, ("red", "green")).images.set_index("image_id")
     assert (images["bytes_red"] > 0).to_dict() == {"b": False, "a": True, "z": True, "y": True}
     (data / "test").rename(tmp_path / "test")
-    (data / "test").symlink_to(tmp_path / "test")  # the whole folder may lie elsewhere
+    (data / "test").symlink_to(tmp_path / "test")  # the folder itself may be a link
     assert index_dataset(data, "auto", HPA28, ("red",)).images["bytes_red"].iloc[-1] > 0

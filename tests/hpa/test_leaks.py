@@ -1,4 +1,4 @@
-"""A data set in which every leak was planted: the report finds these and no others."""
+"""Leaks planted in a data set: the report finds these and no others."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ SETTINGS = ("data.folds=2", "data.near_duplicates=true")
 
 
 def _plant(data: Path, original: str, name: str, split: str) -> None:
-    """Write a copy of a train image, a little smaller a window and brighter."""
+    """Write a copy of a train image, slightly cropped and brighter."""
     for channel in CHANNELS:
         plane = np.asarray(cv2.imread(str(data / "train" / f"{original}_{channel}.png"), cv2.IMREAD_UNCHANGED))
         side = plane.shape[0]
@@ -67,7 +67,7 @@ def work(data: Path) -> Path:
     return root
 
 
-def test_the_planted_pairs_and_no_others(data: Path, work: Path) -> None:
+def test_only_the_planted_pairs_are_reported(data: Path, work: Path) -> None:
     originals = list(pd.read_csv(data / "train.csv", dtype=str)["Id"][:3])
     pairs = pd.read_csv(work / "leaks" / "pairs.csv", dtype=str, keep_default_na=False)
     found = {frozenset(pair) for pair in zip(pairs["image_id_a"], pairs["image_id_b"], strict=True)}
@@ -82,7 +82,7 @@ def test_the_planted_pairs_and_no_others(data: Path, work: Path) -> None:
     assert bits.sum(axis=1).is_monotonic_increasing
 
 
-def test_the_figures_of_the_report(work: Path) -> None:
+def test_figures_of_the_report(work: Path) -> None:
     figures = json.loads((work / "leaks" / "leaks.json").read_text())
     assert figures["images"] == 24 + 12 + 5
     assert figures["pairs that look alike"] == 3
@@ -100,15 +100,15 @@ def test_the_figures_of_the_report(work: Path) -> None:
     assert picture.shape[1] == 2 * 5 * 192
 
 
-def test_labels_that_one_image_leaves_open_are_no_conflict() -> None:
-    """2021 says actin or focal adhesion (12 or 13, masked), 2018 says which; against nucleoplasm (0) both conflict."""
-    told = [((12,), ()), ((), (12, 13)), ((0,), ()), ((), (12, 13)), ((12,), ()), ((12,), tuple(range(28)))]
+def test_unknown_classes_are_no_conflict() -> None:
+    """2021 says actin or focal adhesion (12 or 13, unknown), 2018 says which; both contradict nucleoplasm (0)."""
+    labels = [((12,), ()), ((), (12, 13)), ((0,), ()), ((), (12, 13)), ((12,), ()), ((12,), tuple(range(28)))]
     images = pd.DataFrame(
         {
             "image_id": list("abcdef"),
             "split": "train",
-            "target": pd.Series([target for target, _ in told], dtype=object),
-            "unknown_classes": pd.Series([masked for _, masked in told], dtype=object),
+            "target": pd.Series([target for target, _ in labels], dtype=object),
+            "unknown_classes": pd.Series([unknown for _, unknown in labels], dtype=object),
         }
     )
     conflicts = label_conflicts(images, np.array([0, 0, 1, 1, 2, 2], np.int32), DataSection())
@@ -116,7 +116,7 @@ def test_labels_that_one_image_leaves_open_are_no_conflict() -> None:
     assert conflicts["images"].tolist() == [2]
 
 
-def test_copies_share_a_group_and_one_of_them_can_be_left_out(
+def test_copies_share_a_group_and_can_be_deduplicated(
     data: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folds = pd.read_parquet(work / "folds.parquet").set_index("image_id")
@@ -136,7 +136,7 @@ def test_copies_share_a_group_and_one_of_them_can_be_left_out(
     assert json.loads((tmp_path / "w" / "leaks" / "leaks.json").read_text())["pairs that look alike"] == 1
 
 
-def test_without_copies_and_without_test_images_there_is_nothing_to_tell(data: Path, tmp_path: Path) -> None:
+def test_report_without_copies_and_test_images(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / "sample_submission.csv").unlink()
     settings = ("data.folds=2", "data.duplicate_bits=0", 'data.channels=["red", "blue"]')
@@ -147,7 +147,7 @@ def test_without_copies_and_without_test_images_there_is_nothing_to_tell(data: P
     assert not (tmp_path / "w" / "leaks" / "pairs.png").exists()
 
 
-def test_images_that_differ_are_told_apart_and_others_are_not() -> None:
+def test_adversarial_validation_detects_a_shift_only() -> None:
     draw = np.random.default_rng(0)
     features = pd.DataFrame(draw.normal(size=(400, 4)), columns=["a", "b", "c", "d"])
     is_test = np.arange(400) % 2 == 0
@@ -162,8 +162,8 @@ def test_images_that_differ_are_told_apart_and_others_are_not() -> None:
     assert adversarial_validation(features[:15], is_test[:15], groups[:15], seed=0) is None
 
 
-def test_copies_are_not_told_by_heart() -> None:
-    """Every image five times: a forest that met its copies would know each one's side."""
+def test_adversarial_validation_does_not_recognise_copies() -> None:
+    """Every image occurs five times: a forest trained on some copies would recognise the others."""
     draw = np.random.default_rng(1)
     features = pd.DataFrame(np.repeat(draw.normal(size=(80, 6)), 5, axis=0)).add_prefix("f")
     is_test = np.repeat(draw.random(80) < 0.5, 5)
@@ -175,7 +175,7 @@ def test_copies_are_not_told_by_heart() -> None:
     assert alone.auc > 0.95
 
 
-def test_quality_of_a_split_by_hand() -> None:
+def test_split_quality_by_hand() -> None:
     targets = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], bool)
     measured = measure_split("x", np.array([0, 0, 1, 0]), targets, np.array([0, 1, 1, 2], np.int32))
     assert measured.groups_split == 1

@@ -21,7 +21,7 @@ def _data(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("by", ["link", "symlink", "copy"])
-def test_the_parts_are_the_same_data_set(tmp_path: Path, by: str) -> None:
+def test_parts_are_the_same_data_set(tmp_path: Path, by: str) -> None:
     data, out = _data(tmp_path), tmp_path / "out"
     assert main(["split-folder", str(data), str(out), "--files", "10", "--by", by]) == 0
     before, after = (index_dataset(folder, "auto", HPA28, CHANNELS).images for folder in (data, out))
@@ -40,7 +40,7 @@ def test_the_parts_are_the_same_data_set(tmp_path: Path, by: str) -> None:
 
 
 def test_flat_folders(tmp_path: Path) -> None:
-    """Images beside the tables, and a bare folder without any."""
+    """Images next to the tables, and a bare folder without tables."""
     data = _data(tmp_path)
     for path in [*data.rglob("*.png")]:
         path.rename(data / path.name)
@@ -56,7 +56,7 @@ def test_flat_folders(tmp_path: Path) -> None:
         assert not list(out.glob("*.png"))
 
 
-def test_mistakes(tmp_path: Path) -> None:
+def test_invalid_arguments_raise(tmp_path: Path) -> None:
     data = _data(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
