@@ -84,8 +84,8 @@ def average_precision(positive: NDArray[np.bool_], scores: NDArray[np.floating[A
     --------
     >>> import numpy as np
     >>> from hpa.metrics import average_precision
-    >>> average_precision(np.array([True, False, True]), np.array([0.9, 0.8, 0.8]))
-    0.8333333333333334
+    >>> average_precision(np.array([True, False, False, True]), np.array([0.9, 0.8, 0.7, 0.7]))
+    0.75
     """
     support = int(np.count_nonzero(positive))
     if not support:

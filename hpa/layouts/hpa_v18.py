@@ -38,6 +38,7 @@ def parse_id(image_id: str) -> IdParts:
 
     Examples
     --------
+    >>> from hpa.layouts.hpa_v18 import parse_id
     >>> parse_id("10580_1610_C1_1")
     IdParts(antibody='10580', well='1610_C1', field='1')
     """
