@@ -16,7 +16,7 @@ from hpa.atlas.scene import Scene
 from hpa.channels import CHANNELS
 from hpa.config import DataSection
 from hpa.images import write_images
-from hpa.layouts.find import index
+from hpa.layouts.index import index_dataset
 from hpa.work.folder import WorkFolder
 from segment.masks import write_masks, write_pair
 
@@ -39,7 +39,7 @@ def make_work(root: Path, drawn: list[Scene], count: int, recipe: str = "") -> W
                 cv2.imwrite(str(path), plane)
             else:
                 path.hardlink_to(data / f"i{number % len(drawn):05d}_{channel}.png")
-    images = index(data, "folder", section.classes, section.channels).images
+    images = index_dataset(data, "folder", section.classes, section.channels).images
     write_images(work.images, images, section.classes, section.channels)
     work.recipe.write_text(recipe)
     rows = []

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from bench.measure import run_parts, split_words, timed
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
-from hpa.layouts.find import index
 from hpa.layouts.hpa_v18 import parse_id
+from hpa.layouts.index import index_dataset
 from hpa.splitting.folds import assign_folds
-from hpa.splitting.groups import join_groups, largest
+from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.hashes import HASHED, hash_plane, similar_pairs
-from hpa.splitting.quality import SplitQuality, other_splits, quality
+from hpa.splitting.quality import SplitQuality, measure_image_splits, measure_split
 from hpa.splitting.scan import scan_images
 from hpa.vocabulary import HPA28
 
@@ -58,7 +58,7 @@ def write_atlas(folder: Path, count: int, drawn: int) -> None:
 def indexing(folder: Path, n_images: int) -> None:
     """Print the speed of indexing a folder."""
     write_atlas(folder, n_images, 4)
-    seconds = timed(lambda: index(folder, "auto", HPA28, CHANNELS))
+    seconds = timed(lambda: index_dataset(folder, "auto", HPA28, CHANNELS))
     print(f"\nindex: {4 * n_images:,} files in {seconds:.1f} s, {4 * n_images / seconds:,.0f} files per second")
 
 
@@ -66,7 +66,7 @@ def hashing(folder: Path, n_images: int, rounds: int) -> None:
     """Print the throughput of a scan and of decoding alone."""
     cv2.setNumThreads(1)
     write_atlas(folder / "data", n_images, min(n_images, 16))
-    images = index(folder / "data", "auto", HPA28, CHANNELS).images
+    images = index_dataset(folder / "data", "auto", HPA28, CHANNELS).images
     paths = [str(path) for channel in CHANNELS for path in images[f"path_{channel}"]]
     scan_images(folder / "warm", images[:2], CHANNELS, workers=1)
     ratios, rates = [], []
@@ -173,20 +173,21 @@ def folding() -> None:
 
     seconds = timed(ours)
     groups, folds = done[0]
-    print(f"\nfolds: {len(targets):,} rows, {groups.max() + 1:,} groups, {largest(groups)} images in the largest one")
+    n_groups, n_largest = groups.max() + 1, largest_group(groups)
+    print(f"\nfolds: {len(targets):,} rows, {n_groups:,} groups, {n_largest} images in the largest one")
     counts = np.array([len(np.unique(groups[targets[:, c]])) for c in range(len(HPA28))])
     held = np.array([targets[folds == fold].sum(axis=0) for fold in range(5)])
     off = np.abs(held / held.mean(axis=0) - 1).max(axis=0)
     print(f"  ours in {seconds:.2f} s; class frequencies off by at most ", end="")
     print(f"{off[counts >= 60].max():.1%} (60 groups or more), {off[counts < 60].max(initial=0):.1%} (fewer)")
-    for split in [quality("ours", folds, targets, groups), *other_splits(targets, groups, 5, 0)]:
+    for split in [measure_split("ours", folds, targets, groups), *measure_image_splits(targets, groups, 5, 0)]:
         print(f"  {describe(split)}")
 
 
 def describe(split: SplitQuality) -> str:
     """Describe the quality of a split in one line."""
     return (
-        f"{split.name:26s} split groups {split.torn:6,d}, sizes differ by {split.size_spread:.3%}, "
+        f"{split.name:26s} split groups {split.groups_split:6,d}, sizes differ by {split.size_spread:.3%}, "
         f"class frequencies by up to {split.worst_share:.1%}"
     )
 

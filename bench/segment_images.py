@@ -13,7 +13,7 @@ from hpa.atlas import draw_scene
 from hpa.atlas.scene import Scene
 from hpa.config import DataSection
 from hpa.images import write_images
-from hpa.layouts.find import index
+from hpa.layouts.index import index_dataset
 from hpa.work.folder import WorkFolder
 from segment.inference.diameter import typical_diameter_px
 from segment.training.scenes import REFERENCE_PLANES
@@ -46,7 +46,7 @@ def write_folder(folder: Path, drawn: list[Scene], count: int) -> None:
 def make_work(root: Path, data: Path) -> WorkFolder:
     """Make a work folder for a folder of images."""
     section = DataSection(channels=("yellow", "blue"))
-    images = index(data, "folder", section.classes, section.channels).images
+    images = index_dataset(data, "folder", section.classes, section.channels).images
     work = WorkFolder(root)
     write_images(work.images, images, section.classes, section.channels)
     work.recipe.write_text('[data]\nchannels = ["yellow", "blue"]\n')

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from hpa.atlas.labels import CARRIED, label_sets
+from hpa.atlas.labels import MEAN_SHARES, label_sets
 from hpa.vocabulary import HPA28
 
 K: Final = len(HPA28)
@@ -67,7 +67,7 @@ def draw_images(n: int, skill: float, rng: np.random.Generator, shift: float = 0
     targets = hot[drawn[groups]]
     n_cells = np.clip(np.exp(rng.normal(np.log(_CELLS), 0.5, n)), 2, 80).astype(np.int64)
     image_of = np.repeat(np.arange(n), n_cells)
-    mean_shares = np.array([CARRIED[c] for c in range(K)])
+    mean_shares = np.array([MEAN_SHARES[c] for c in range(K)])
     shares = rng.beta(3 * mean_shares, 3 * (1 - mean_shares), (n, K)).astype(np.float32)
     carriers = targets[image_of] & (rng.random((len(image_of), K), dtype=np.float32) < shares[image_of])
     # Models learn frequent classes better.

@@ -1,1 +1,1 @@
-"""The ground floor: what every stage shares."""
+"""The shared base of all stages: data layouts, splits, the work folder, reports and the synthetic atlas."""

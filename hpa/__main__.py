@@ -1,18 +1,24 @@
-"""The ground floor's own commands.
+"""Synthetic data, reports on a data set, and tools for data folders.
 
-    python -m hpa synthesize OUT --images 400 --test 100 --seed 0      a synthetic atlas in the Kaggle 2018 layout
-    python -m hpa montage OUT atlas.png                                composites of its train images
-    python -m hpa patterns patterns.png                                the 28 patterns, as the atlas draws them
-    python -m hpa leaks WORK                                           what leaks in a data set and its split
-    python -m hpa explore WORK                                         a data set at a glance
-    python -m hpa shard DIR OUT --files 1000                           a large folder in parts, to upload it
-    python -m hpa download-v18 LIST OUT                                images of the Human Protein Atlas, version 18
+    python -m hpa synthesize OUT --images 400 --test 100 --seed 0
+    python -m hpa montage OUT atlas.png
+    python -m hpa patterns patterns.png
+    python -m hpa leaks WORK
+    python -m hpa explore WORK
+    python -m hpa split-folder DIR OUT --files 1000
+    python -m hpa download-v18 LIST OUT
 
-synthesize    writes OUT/train/, OUT/test/, train.csv, sample_submission.csv, antibodies.csv and the truth/ folder.
-leaks         reads  a work folder and its images; writes its folders scan/ and leaks/, and a table.
-explore       reads  a work folder and its images; writes its folders scan/ and explore/, and a table.
-shard         writes OUT with the tables of DIR and its images in folders of so many files.
-download-v18  writes OUT/{Id}_{color}.jpg, the table, and failures.csv.
+synthesize    writes OUT in the Kaggle 2018 layout: train/, test/, train.csv,
+              sample_submission.csv, antibodies.csv, and truth/
+montage       reads  OUT; writes a PNG of composites of its train images
+patterns      writes a PNG of the 28 protein patterns of the atlas
+leaks         reads  a work folder and its images; writes its folders scan/
+              and leaks/ and prints a table
+explore       reads  a work folder and its images; writes its folders scan/
+              and explore/ and prints a table
+split-folder  writes OUT with the tables of DIR and its images in folders of
+              limited size
+download-v18  writes OUT/{Id}_{color}.jpg, the table, and failures.csv
 """
 
 from collections.abc import Sequence
@@ -26,19 +32,19 @@ from hpa.command import call, new_app
 app = new_app(__doc__)
 
 Work = Annotated[Path, typer.Argument(help="The work folder.")]
-Workers = Annotated[int, typer.Option(help="Processes that read images; 0 takes one a processor.", min=0)]
+Workers = Annotated[int, typer.Option(help="Number of processes that read images; 0 uses one per processor.", min=0)]
 
 
 @app.command()
 def synthesize(
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
-    images: Annotated[int, typer.Option(help="Train images.", min=0)] = 400,
-    test: Annotated[int, typer.Option(help="Test images, of other antibodies.", min=0)] = 100,
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 0,
+    images: Annotated[int, typer.Option(help="Number of train images.", min=0)] = 400,
+    test: Annotated[int, typer.Option(help="Number of test images, of other antibodies.", min=0)] = 100,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 0,
     size_px: Annotated[int, typer.Option(help="Height and width of an image.", min=128, max=4096)] = 512,
-    workers: Annotated[int, typer.Option(help="Processes; 0 takes one a processor.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Number of processes; 0 uses one per processor.", min=0)] = 0,
 ) -> None:
-    """Draw a synthetic atlas with its truth."""
+    """Draw a synthetic atlas together with its ground truth."""
     from hpa.atlas import synthesize as draw
     from hpa.work.progress import progress
 
@@ -49,7 +55,7 @@ def synthesize(
 @app.command()
 def montage(
     data: Annotated[Path, typer.Argument(help="A folder made by synthesize.")],
-    out: Annotated[Path, typer.Argument(help="The picture to write, a PNG.")],
+    out: Annotated[Path, typer.Argument(help="The PNG to write.")],
 ) -> None:
     """Draw composites of a synthetic atlas, each channel in its colour."""
     from hpa.atlas.montage import draw_montage
@@ -58,8 +64,8 @@ def montage(
 
 
 @app.command()
-def patterns(out: Annotated[Path, typer.Argument(help="The picture to write, a PNG.")]) -> None:
-    """Draw the 28 patterns of the protein, with the nuclei."""
+def patterns(out: Annotated[Path, typer.Argument(help="The PNG to write.")]) -> None:
+    """Draw the 28 protein patterns together with the nuclei."""
     from hpa.atlas.montage import draw_patterns
 
     draw_patterns(out)
@@ -76,7 +82,7 @@ def leaks(
     ] = None,
     workers: Workers = 0,
 ) -> None:
-    """Tell what leaks: near-duplicates, contradicting labels, torn groups, train and test that differ."""
+    """Report near-duplicates, contradictory labels, split groups, and differences between train and test images."""
     from hpa.reports.leaks import report_leaks
     from hpa.work.folder import locked, open_work
 
@@ -88,50 +94,63 @@ def leaks(
 @app.command()
 def explore(
     work: Work,
-    ids: Annotated[list[str] | None, typer.Option("--id", help="An image of the sheet; without any, chosen.")] = None,
-    images: Annotated[int, typer.Option(help="Images of the sheet.", min=1, max=200)] = 12,
-    order: Annotated[str, typer.Option(help="Which images: of rare classes first (rare), or random.")] = "rare",
-    seed: Annotated[int, typer.Option(help="Of the choice.", min=0)] = 0,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="An image to show on the sheet; may be repeated.")
+    ] = None,
+    images: Annotated[
+        int, typer.Option(help="Number of images on the sheet if no --id is given.", min=1, max=200)
+    ] = 12,
+    order: Annotated[
+        str, typer.Option(help="How images are chosen: those of rare classes first (rare), or at random (random).")
+    ] = "rare",
+    seed: Annotated[int, typer.Option(help="Seed of the choice.", min=0)] = 0,
     workers: Workers = 0,
 ) -> None:
-    """Draw a data set at a glance: classes, intensities, sizes, a sheet of images."""
+    """Draw an overview of a data set: classes, intensities, sizes, and a sheet of images."""
     from hpa.errors import UserError
-    from hpa.reports.explore import explore as look
+    from hpa.reports.explore import explore as draw_overview
     from hpa.work.folder import locked, open_work
 
     if order not in ("rare", "random"):
         raise UserError(f"expected --order rare or random, found {order!r}")
     folder = open_work(work)
     with locked(work):
-        look(folder, ids=ids or (), n_images=images, rare_first=order == "rare", seed=seed, workers=workers)
+        draw_overview(folder, ids=ids or (), n_images=images, rare_first=order == "rare", seed=seed, workers=workers)
 
 
-@app.command()
-def shard(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="The folder, with its sub-folders.")],
+@app.command("split-folder")
+def split_folder(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="The folder, including its sub-folders.")],
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
-    files: Annotated[int, typer.Option(help="Most files of a folder; an image's files stay together.", min=4)] = 1000,
-    by: Annotated[str, typer.Option(help="How files get there: link (no room needed), symlink or copy.")] = "link",
+    files: Annotated[
+        int, typer.Option(help="Maximum number of files per folder; the files of an image stay together.", min=4)
+    ] = 1000,
+    by: Annotated[
+        str, typer.Option(help="How to put files into the new folder: link (needs no space), symlink or copy.")
+    ] = "link",
 ) -> None:
-    """Split a large folder of images into folders that can be uploaded."""
-    from hpa.layouts.split_folder import shard as split
+    """Split a large folder of images into parts that can be uploaded."""
+    from hpa.layouts.split_folder import split_folder as split
 
     split(data, out, files, by)
 
 
 @app.command("download-v18")
 def download_v18(
-    table: Annotated[Path, typer.Argument(metavar="LIST", help="A CSV with a column Id, or a text with an Id a line.")],
-    out: Annotated[Path, typer.Argument(help="The folder to fill; what is there already is kept.")],
-    base_url: Annotated[str, typer.Option(help="Where the images lie.")] = "http://v18.proteinatlas.org/images",
-    colors: Annotated[str, typer.Option(help="Which colours, with commas between.")] = "red,green,blue,yellow",
-    parallel: Annotated[int, typer.Option(help="Files fetched at once; be polite.", min=1, max=16)] = 4,
-    retries: Annotated[int, typer.Option(help="Further tries for a file.", min=0, max=20)] = 5,
+    table: Annotated[
+        Path, typer.Argument(metavar="LIST", help="A CSV with a column Id, or a text file with one Id per line.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to fill; existing files are kept.")],
+    base_url: Annotated[str, typer.Option(help="Address of the images.")] = "http://v18.proteinatlas.org/images",
+    colors: Annotated[str, typer.Option(help="Channels to download, separated by commas.")] = "red,green,blue,yellow",
+    parallel: Annotated[int, typer.Option(help="Number of files fetched at once; be polite.", min=1, max=16)] = 4,
+    retries: Annotated[int, typer.Option(help="Number of further attempts per file.", min=0, max=20)] = 5,
     timeout: Annotated[
-        float, typer.Option(help="Seconds of silence that end a try; ten times as many do so anyhow.", min=0.1)
+        float,
+        typer.Option(help="Seconds without data that end an attempt; ten times as many end it in any case.", min=0.1),
     ] = 20,
 ) -> None:
-    """Fetch the images of the Human Protein Atlas, version 18."""
+    """Download the images of the Human Protein Atlas, version 18."""
     from hpa.layouts.download import download
 
     raise typer.Exit(download(table, out, base_url, colors.split(","), parallel, retries, timeout))

@@ -12,4 +12,4 @@ STAINS: Final[dict[Channel, str]] = {
 }
 CHANNELS: Final[tuple[Channel, ...]] = ("red", "green", "blue", "yellow")
 REFERENCE_CHANNELS: Final[tuple[Channel, ...]] = ("red", "blue", "yellow")
-"""The channels that are the same whatever protein is looked at."""
+"""The channels that show the same structures whichever protein is stained."""

@@ -1,15 +1,15 @@
-"""What goes wrong because of what a user gave us."""
+"""Exceptions for problems with the user's input."""
 
 
 class UserError(Exception):
-    """A mistake a user can mend, told in one sentence: "expected ..., found ...".
+    """A problem that the user can fix, described in one sentence: "expected ..., found ...".
 
-    The command line prints the sentence without a traceback and exits with 2.
+    The command line prints the sentence without a traceback and exits with code 2.
     """
 
 
 class ImageError(Exception):
     """One image that cannot be used, with the reason in plain words.
 
-    It goes to ``failures.csv``; the run goes on.
+    The image is listed in ``failures.csv`` and the run continues.
     """

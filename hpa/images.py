@@ -1,12 +1,12 @@
-"""The image table, ``images.parquet``: one row an image, made by init and never changed after it.
+"""The image table, ``images.parquet``: one row per image, written by init and never changed afterwards.
 
-Columns: image_id, source (of an image in several sources their names with ``+`` between them), split (``train`` or
-``test``), target (sorted class indices of the run's vocabulary, empty where unknown), masked (classes of which nothing
-is known: neither trained on nor scored; all of them where a train image has no target), antibody (null where unknown),
-well (null where unknown; whatever images share besides the antibody and must not be torn apart for), height_px and
-width_px (0 where no header could be read) and, for every channel C of the run, path_C, plane_C
-(`hpa.pixels.ONLY_PLANE` for a file that must be gray) and bytes_C (0 where the file is missing). Train rows stand
-first, test rows last and in the order of the sample submission.
+Columns: image_id, source (for an image in several sources, their names joined by ``+``), split (``train`` or ``test``),
+target (sorted class indices of the run's vocabulary, empty where unknown), unknown_classes (classes without a known
+label, neither trained on nor scored; all classes for a train image without a target), antibody (null where unknown),
+well (null where unknown; any key other than the antibody whose images must stay in one group), height_px and width_px
+(0 if no header could be read) and, for every channel C of the run, path_C, plane_C (`hpa.pixels.ONLY_PLANE` for a file
+that must be gray) and bytes_C (0 if the file is missing). Train rows come first, test rows last and in the order of the
+sample submission.
 """
 
 import re
@@ -24,7 +24,7 @@ from hpa.work.files import write_parquet
 from hpa.work.folder import FORMAT, FORMAT_KEY
 from hpa.work.tables import check_table, read_parquet
 
-# An id becomes a file name in the work folder, so it must never be able to point elsewhere.
+# An id becomes a file name in the work folder, so it must not be able to point elsewhere.
 _ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,199}")
 
 
@@ -40,8 +40,8 @@ _COLUMNS: Final = {
     "width_px": pa.Column("int32", pa.Check.ge(0)),
 }
 
-# What can be checked without knowing the run's vocabulary and channels; texts come back from a file as pandas likes.
-_OF_EVERY_RUN: Final = pa.DataFrameSchema(
+# The checks that need neither vocabulary nor channels. The dtype of texts read from a file depends on pandas.
+_COMMON_SCHEMA: Final = pa.DataFrameSchema(
     _COLUMNS | {column: pa.Column(nullable=True) for column in ("antibody", "well")}
 )
 
@@ -52,7 +52,8 @@ def check_id(image_id: str) -> str:
     Raises
     ------
     UserError
-        If it is empty, overlong or has characters other than letters, digits, ``_ . + -`` and blanks.
+        If it is empty, has more than 200 characters, does not begin with a letter, a digit or ``_``, or has characters
+        other than letters, digits, ``_ . + -`` and blanks.
     """
     if not _ID.fullmatch(image_id):
         raise UserError(f"expected image ids of letters, digits and '_.+- ', found {image_id!r}")
@@ -60,12 +61,12 @@ def check_id(image_id: str) -> str:
 
 
 def check_ids(ids: Sequence[str], where: str) -> None:
-    """Check that ids can be file names and that none stands twice.
+    """Check that ids can be file names and that none occurs twice.
 
     Raises
     ------
     UserError
-        Naming the first id that breaks the rule.
+        For the first id that breaks the rule, with its name.
     """
     seen = set()
     for image_id in ids:
@@ -80,8 +81,8 @@ def images_schema(vocabulary: Vocabulary, channels: Sequence[Channel]) -> pa.Dat
     def is_target(target: Sequence[int]) -> bool:
         return list(target) == sorted(set(target)) and all(0 <= c < len(vocabulary) for c in target)
 
-    of_classes = pa.Column(object, pa.Check(is_target, element_wise=True))
-    columns = _COLUMNS | {"target": of_classes, "unknown_classes": of_classes}
+    class_indices = pa.Column(object, pa.Check(is_target, element_wise=True))
+    columns = _COLUMNS | {"target": class_indices, "unknown_classes": class_indices}
     for channel in channels:
         columns[f"path_{channel}"] = pa.Column(str)
         columns[f"plane_{channel}"] = pa.Column("int16", pa.Check.ge(-1))
@@ -90,21 +91,21 @@ def images_schema(vocabulary: Vocabulary, channels: Sequence[Channel]) -> pa.Dat
 
 
 def write_images(path: Path, images: pd.DataFrame, vocabulary: Vocabulary, channels: Sequence[Channel]) -> None:
-    """Check the image table and write it; without the columns masked and well no class is masked and no well known.
+    """Validate the image table and write it.
 
     Parameters
     ----------
     path
-        Where to.
+        The file to write.
     images
-        The image table.
+        The image table. The columns unknown_classes and well may be absent: then all classes are known and no well is.
     vocabulary, channels
-        Of the run.
+        Vocabulary and channels of the run.
 
     Raises
     ------
     pandera.errors.SchemaError
-        If it breaks the contract.
+        If the table violates the schema.
     """
     images = images.copy()
     if "unknown_classes" not in images:
@@ -120,14 +121,14 @@ def write_images(path: Path, images: pd.DataFrame, vocabulary: Vocabulary, chann
 
 
 def read_images(path: Path) -> pd.DataFrame:
-    """Read the image table; targets and masked classes come back as tuples of class indices.
+    """Read the image table; target and unknown_classes are tuples of class indices.
 
     Raises
     ------
     UserError
-        If there is none, or it breaks what holds for every run.
+        If there is none, or it violates the part of the schema that is common to all runs.
     """
-    images = check_table(read_parquet(path, "python -m pipeline init"), _OF_EVERY_RUN, path)
+    images = check_table(read_parquet(path, "python -m pipeline init"), _COMMON_SCHEMA, path)
     for column in ("target", "unknown_classes"):
         images[column] = [tuple(int(c) for c in labels) for labels in images[column]]
     return images

@@ -1,4 +1,4 @@
-"""Scores of multi-label predictions."""
+"""Metrics of multi-label predictions."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def f1_per_class(targets: NDArray[np.bool_], predictions: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the F1 of every class, 0 where it has no true positive, false positive or false negative.
+    """Compute the F1 of every class; it is 0 for a class without true positives, false positives and false negatives.
 
     Parameters
     ----------
@@ -23,6 +23,15 @@ def f1_per_class(targets: NDArray[np.bool_], predictions: NDArray[np.bool_]) -> 
     ------
     ValueError
         If the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hpa.metrics import f1_per_class
+    >>> targets = np.array([[True, False], [True, True]])
+    >>> predictions = np.array([[True, False], [False, True]])
+    >>> f1_per_class(targets, predictions)
+    array([0.66666667, 1.        ])
     """
     if targets.shape != predictions.shape:
         raise ValueError(f"expected equal shapes, found {targets.shape} and {predictions.shape}")
@@ -33,43 +42,50 @@ def f1_per_class(targets: NDArray[np.bool_], predictions: NDArray[np.bool_]) -> 
 
 
 def macro_f1(targets: NDArray[np.bool_], predictions: NDArray[np.bool_]) -> float:
-    """Return the mean over all classes of `f1_per_class`, the metric of the Kaggle 2018 competition."""
+    """Compute the mean of `f1_per_class` over all classes, the metric of the Kaggle 2018 competition."""
     return float(f1_per_class(targets, predictions).mean())
 
 
 def micro_f1(targets: NDArray[np.bool_], predictions: NDArray[np.bool_]) -> float:
-    """Return the F1 of all (row, class) pairs taken together; 0 where nothing is labelled or predicted."""
+    """Compute the F1 over all (row, class) pairs pooled; 0 if nothing is labelled or predicted."""
     both, either = (targets & predictions).sum(), targets.sum() + predictions.sum()
     return float(2 * both / either) if either else 0.0
 
 
 def samples_f1(targets: NDArray[np.bool_], predictions: NDArray[np.bool_]) -> float:
-    """Return the mean over rows of each row's F1, the metric of the Jovian course; 0 where a row has neither."""
+    """Compute the mean F1 of the rows (0 for a row without positives), the metric of the Jovian course."""
     return float(f1_per_class(targets.T, predictions.T).mean())
 
 
 def exact_match(targets: NDArray[np.bool_], predictions: NDArray[np.bool_]) -> float:
-    """Return the share of rows with exactly the right classes."""
+    """Compute the share of rows whose predicted classes are exactly right."""
     return float((targets == predictions).all(axis=1).mean())
 
 
 def hamming_loss(targets: NDArray[np.bool_], predictions: NDArray[np.bool_]) -> float:
-    """Return the share of (row, class) pairs that are wrong; 1 minus it is the thresholded accuracy (fastai)."""
+    """Compute the share of (row, class) pairs that are wrong; 1 minus it is the thresholded accuracy of fastai."""
     return float((targets != predictions).mean())
 
 
 def average_precision(positive: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> float:
-    """Return the average precision of one class: precision summed over the steps of recall, ties taken together.
+    """Compute the average precision of one class: precision summed over the steps of recall, with ties as one step.
 
     Parameters
     ----------
     positive, scores
-        Shape (N,).
+        Whether each row is a positive, and its score, shape (N,) each.
 
     Returns
     -------
     float
-        NaN without a positive.
+        NaN if there is no positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hpa.metrics import average_precision
+    >>> average_precision(np.array([True, False, False, True]), np.array([0.9, 0.8, 0.7, 0.7]))
+    0.75
     """
     support = int(np.count_nonzero(positive))
     if not support:
@@ -81,20 +97,27 @@ def average_precision(positive: NDArray[np.bool_], scores: NDArray[np.floating[A
 
 
 def roc_auc(positive: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> float:
-    """Return the area under the ROC curve: how often a positive is above a negative, a tie counted as half.
+    """Compute the area under the ROC curve: how often a positive scores above a negative, a tie counting half.
 
     Parameters
     ----------
     positive, scores
-        Shape (N,).
+        Whether each row is a positive, and its score, shape (N,) each.
 
     Returns
     -------
     float
-        NaN without a positive or without a negative.
+        NaN if there is no positive or no negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hpa.metrics import roc_auc
+    >>> roc_auc(np.array([True, False, True]), np.array([0.9, 0.8, 0.8]))
+    0.75
     """
-    own, others = scores[positive], np.sort(scores[~positive])
-    if not len(own) or not len(others):
+    own, negatives = scores[positive], np.sort(scores[~positive])
+    if not len(own) or not len(negatives):
         return float("nan")
-    below = np.searchsorted(others, own) + np.searchsorted(others, own, side="right")
-    return float(below.sum() / (2 * len(own) * len(others)))
+    below = np.searchsorted(negatives, own) + np.searchsorted(negatives, own, side="right")
+    return float(below.sum() / (2 * len(own) * len(negatives)))

@@ -1,4 +1,4 @@
-"""Pictures for people: planes in the colours of their stains, outlines, titles, tiles in lines, saved as PNG."""
+"""Pictures for people: planes in the colours of their stains, outlines, titles and tiles, saved as PNG."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Picture = NDArray[np.uint8]
-"""Shape (H, W, 3), blue-green-red."""
+"""Array of shape (H, W, 3), blue-green-red."""
 
 Color = tuple[int, int, int]
 """Blue, green, red; 0..255."""
 
 WHITE: Final[Color] = (235, 235, 235)
 
-# Yellow is dimmer where channels are merged: it fills the cell and would hide what lies in it.
+# Yellow is dimmed in merged pictures: the ER fills the cell and would hide the other channels.
 _MERGED: Final[Mapping[Channel, tuple[float, float, float]]] = {
     "red": (0, 0, 1),
     "green": (0, 1, 0),
@@ -33,27 +33,38 @@ _MERGED: Final[Mapping[Channel, tuple[float, float, float]]] = {
 }
 _TITLE_PX: Final = 18
 _LETTER_PX: Final = 7
-_MIN_TOP: Final = 24  # gray levels of 255 that are shown as white at the most: an empty plane stays dark
+_MIN_TOP: Final = 24  # lowest gray level (of 255) that may be scaled to white, so that an empty plane stays dark
 
 
 def brighten(planes: Pixels) -> NDArray[np.float32]:
-    """Scale each plane of (C, H, W) by itself so that its 99.8th percentile is white, 255."""
+    """Scale each plane separately so that its 99.8th percentile becomes white, 255.
+
+    Parameters
+    ----------
+    planes
+        Shape (C, H, W), uint8 or uint16.
+
+    Returns
+    -------
+    ndarray
+        Shape (C, H, W), float32; brighter pixels exceed 255.
+    """
     depth = 255 if planes.dtype == np.uint8 else 65535
     top = np.maximum(np.percentile(planes, 99.8, axis=(1, 2)), 1 if depth > 255 else _MIN_TOP)
     return np.asarray(planes * (255 / top)[:, None, None], dtype=np.float32)
 
 
 def composite(planes: Pixels, channels: Sequence[Channel], gamma: float = 1.0) -> Picture:
-    """Merge planes (C, H, W) into one picture, each channel in its colour and brightened by itself.
+    """Merge planes into one picture, each channel in its colour and brightened separately.
 
     Parameters
     ----------
     planes
         Shape (C, H, W).
     channels
-        Of the planes.
+        Channel of each plane.
     gamma
-        Exponent of the brightness; below 1 it shows what is dim.
+        Exponent of the brightness; values below 1 emphasise dim structures.
     """
     colors = np.array([_MERGED[channel] for channel in channels], dtype=np.float32)
     bright = brighten(planes)
@@ -63,13 +74,13 @@ def composite(planes: Pixels, channels: Sequence[Channel], gamma: float = 1.0) -
 
 
 def colored(plane: Pixels, channel: Channel) -> Picture:
-    """Show one plane (H, W) in the colour of its stain."""
+    """Draw one plane (H, W) in the colour of its stain."""
     color = np.array(_MERGED[channel], dtype=np.float32)
     return _clipped(brighten(plane[None])[0][..., None] * (color > 0))
 
 
 def fitted(planes: Pixels, side_px: int) -> Pixels:
-    """Scale planes (C, H, W) so that their longer side is `side_px`."""
+    """Resize planes (C, H, W) so that their longer side is `side_px`."""
     return cast(Pixels, np.stack([_fitted(plane, side_px) for plane in planes]))
 
 
@@ -81,14 +92,14 @@ def outlined(picture: Picture, labels: NDArray[Any], color: Color) -> Picture:
     picture
         Shape (H, W, 3).
     labels
-        Label image, or a mask, of any size; it is scaled to that of the picture.
+        Label image or boolean mask of any size; it is resized to the picture.
     color
-        Of the lines.
+        Colour of the lines.
     """
     height, width = picture.shape[:2]
-    # OpenCV scales no bool.
-    whole_numbers = labels.view(np.uint8) if labels.dtype == bool else labels
-    shown = np.asarray(cv2.resize(whole_numbers, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
+    # OpenCV cannot resize bool.
+    integers = labels.view(np.uint8) if labels.dtype == bool else labels
+    shown = np.asarray(cv2.resize(integers, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
     edges = np.zeros(shown.shape, dtype=bool)
     edges[:-1] |= shown[:-1] != shown[1:]
     edges[:, :-1] |= shown[:, :-1] != shown[:, 1:]
@@ -98,18 +109,18 @@ def outlined(picture: Picture, labels: NDArray[Any], color: Color) -> Picture:
 
 
 def image_row(image: Mapping[Any, Any], channels: Sequence[Channel], title: str, side_px: int) -> Picture:
-    """Show an image of the image table below a title: its composite, then each channel; black if it cannot be read.
+    """Draw a row of tiles for one image below a title: its composite, then each channel; black if it cannot be read.
 
     Parameters
     ----------
     image
         A row of the image table (`hpa.images`).
     channels
-        Which are shown.
+        Channels to show.
     title
-        In ASCII; other characters become question marks.
+        ASCII text; other characters become question marks.
     side_px
-        Of each tile.
+        Side of each tile.
 
     Returns
     -------
@@ -127,39 +138,39 @@ def image_row(image: Mapping[Any, Any], channels: Sequence[Channel], title: str,
 
 
 def titled(picture: Picture, title: str, side_px: int, color: Color = WHITE) -> Picture:
-    """Fit a picture into a square below its title, one strip for each of its lines, cut where they are too long.
+    """Fit a picture into a square below its title, which has one strip per line; lines that are too long are truncated.
 
     Parameters
     ----------
     picture
-        Shape (H, W, 3); what is left of the square beside a picture that is not square is black.
+        Shape (H, W, 3); if it is not square, the rest of the square is black.
     title
-        One line or several.
+        One or more lines.
     side_px
-        Of the square.
+        Side of the square.
     color
-        Of the letters.
+        Colour of the letters.
     """
     strips = [_strip(line, side_px, color) for line in title.split("\n")]
     return np.concatenate([*strips, _squared(cast(Picture, _fitted(picture, side_px)), side_px)])
 
 
 def save_tiles(tiles: Sequence[Picture], columns: int, out: Path) -> None:
-    """Write tiles of one size row by row as a PNG, whole or not at all."""
+    """Write tiles of equal size row by row as a PNG, atomically."""
     _save(_rows(tiles, columns), out)
 
 
 def save_lines(lines: Mapping[str, Sequence[Picture]], columns: int, out: Path) -> None:
-    """Write tiles of one size as a PNG, those of each title below it; more than fit a line go over several.
+    """Write titled groups of tiles of equal size as a PNG, atomically; a group may take several rows.
 
     Parameters
     ----------
     lines
-        Title to tiles, at least one.
+        Tiles by title, at least one per title.
     columns
-        Tiles side by side.
+        Number of tiles per row.
     out
-        The file, whole or not at all.
+        The file to write.
     """
     parts: list[Picture] = []
     for title, tiles in lines.items():
@@ -169,7 +180,7 @@ def save_lines(lines: Mapping[str, Sequence[Picture]], columns: int, out: Path) 
 
 
 def save_figure(figure: "Figure", out: Path) -> None:
-    """Write a figure of matplotlib as a PNG, whole or not at all."""
+    """Write a matplotlib figure as a PNG, atomically."""
     with atomic_write(out) as partial:
         figure.savefig(partial, dpi=110)
 
@@ -184,7 +195,8 @@ def _rows(tiles: Sequence[Picture], columns: int) -> list[Picture]:
 
 
 def _save(rows: Sequence[Picture], out: Path) -> None:
-    # 16 levels are enough for the eye, and the file stays small. Level 9 takes nine times as long for 7% less.
+    # 16 gray levels suffice for the eye and keep the file small. Compression level 9 takes nine times as long and saves
+    # only 7%.
     _, content = cv2.imencode(".png", np.concatenate(rows) & np.uint8(0xF0), [cv2.IMWRITE_PNG_COMPRESSION, 6])
     write_bytes(out, content.tobytes())
 
@@ -204,13 +216,13 @@ def _squared(picture: Picture, side_px: int) -> Picture:
 
 def _strip(title: str, width_px: int, color: Color) -> Picture:
     strip = np.zeros((_TITLE_PX, width_px, 3), np.uint8)
-    most = width_px // _LETTER_PX
-    _write(strip, title if len(title) < most else title[: max(most - 2, 1)] + "..", 13, color)
+    max_letters = width_px // _LETTER_PX
+    _write(strip, title if len(title) < max_letters else title[: max(max_letters - 2, 1)] + "..", 13, color)
     return strip
 
 
 def _write(picture: Picture, text: str, bottom_px: int, color: Color) -> None:
-    # OpenCV's letters are ASCII; anything else would show as question marks of its own.
+    # OpenCV can only draw ASCII and would draw several question marks for one other character.
     plain = text.encode("ascii", "replace").decode()
     cv2.putText(picture, plain, (3, bottom_px), cv2.FONT_HERSHEY_SIMPLEX, 0.38, color, 1, cv2.LINE_AA)
 

@@ -1,4 +1,4 @@
-"""Reading the planes of images, reading and writing label images."""
+"""Read planes of image files; read and write label images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ from hpa.errors import ImageError
 from hpa.work.files import write_bytes
 
 ONLY_PLANE: Final = -1
-"""Plane number of a file that must hold one gray plane and nothing else."""
+"""Plane number for a file that must contain exactly one gray plane."""
 
 MAX_LABELS: Final = 65_535
-"""A uint16 label image holds no more objects."""
+"""Maximum number of objects in a uint16 label image."""
 
 _JPEG: Final = b"\xff\xd8\xff"
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -32,8 +32,8 @@ def read_plane(path: Path, plane: int = ONLY_PLANE) -> Pixels:
     path
         A PNG, TIFF or JPEG file, 8 or 16 bit.
     plane
-        Which plane to take, counted through the pages of a TIFF and then through the samples of a page (red, green,
-        blue for colour files); `ONLY_PLANE` where the file must be gray. A gray JPEG is the same in every plane.
+        Plane to read, counted through the pages of a TIFF and then through the samples of a page (red, green, blue for
+        colour files); `ONLY_PLANE` if the file must be gray. A gray JPEG gives the same plane for every number.
 
     Returns
     -------
@@ -43,20 +43,20 @@ def read_plane(path: Path, plane: int = ONLY_PLANE) -> Pixels:
     Raises
     ------
     ImageError
-        If the file is missing, unreadable, cut short, of another type or without that plane.
+        If the file is missing, unreadable, truncated, of another type or lacks that plane.
     """
     return _read_file(path).plane(plane)
 
 
 class _Decoded(NamedTuple):
-    """All that a file holds."""
+    """The decoded content of a file."""
 
     name: str
     pages: list[Pixels]
     is_jpeg: bool
 
     def plane(self, plane: int) -> Pixels:
-        """Return one plane (H, W), counted over pages and their samples."""
+        """Return one plane (H, W), counted through pages and their samples."""
         samples = 1 if self.pages[0].ndim == 2 else self.pages[0].shape[2]
         n_planes = samples * len(self.pages)
         if plane == ONLY_PLANE or (n_planes == 1 and self.is_jpeg):
@@ -87,8 +87,8 @@ def _sample(page: Pixels, sample: int, samples: int) -> Pixels:
 
 
 def _decode(content: bytes, name: str) -> list[Pixels]:
-    """Return the pages of a file; all but TIFF have one."""
-    # OpenCV fills the rest of a PNG or JPEG that was cut short and says nothing.
+    """Return the pages of a file; only a TIFF can have several."""
+    # OpenCV silently fills in the rest of a truncated PNG or JPEG.
     if content.startswith(b"\x89PNG") and b"IEND" not in content[-64:]:
         raise ImageError(f"truncated PNG {name}")
     if content.startswith(_JPEG) and b"\xff\xd9" not in content[-64:]:
@@ -115,12 +115,12 @@ def _decode(content: bytes, name: str) -> list[Pixels]:
 
 
 def read_channels(image: Mapping[Any, Any], channels: Sequence[Channel]) -> Pixels:
-    """Read some channels of one image as one array of shape (C, H, W); otherwise as `read_planes`."""
+    """Read channels of one image into one array of shape (C, H, W); otherwise like `read_planes`."""
     return cast(Pixels, np.stack(read_planes(image, channels)))
 
 
 def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[Pixels]:
-    """Read some channels of one image; a file that holds several of them is decoded once.
+    """Read channels of one image; a file that contains several of them is decoded once.
 
     Parameters
     ----------
@@ -161,26 +161,32 @@ def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[P
 
 
 def write_labels(path: Path, labels: NDArray[np.integer[Any]]) -> None:
-    """Write a label image as a 16-bit PNG, whole or not at all.
+    """Write a label image as a 16-bit PNG, atomically.
 
     Parameters
     ----------
     path
-        Where to.
+        The file to write.
     labels
         Shape (H, W), 0 for background and 1..n for objects.
 
     Raises
     ------
     ImageError
-        If it has more objects than 16 bits can number.
+        If it has more objects than 16 bits can represent.
     """
     if labels.size and labels.max() > MAX_LABELS:
         raise ImageError(f"expected at most {MAX_LABELS} objects, found {labels.max()}")
-    # Run lengths suit label images: a third of the time of other strategies, and no larger. Differences to the row
-    # above are a seventh to a third smaller than those to the pixel before, and read in two thirds of the time.
-    how = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-    _, content = cv2.imencode(".png", labels.astype(np.uint16), how)
+    # Run-length encoding suits label images: it takes a third of the time of other strategies and files are no larger.
+    # Differences to the row above give files a seventh to a third smaller than differences to the previous pixel, which
+    # are read in two thirds of the time.
+    options = [
+        cv2.IMWRITE_PNG_STRATEGY,
+        cv2.IMWRITE_PNG_STRATEGY_RLE,
+        cv2.IMWRITE_PNG_FILTER,
+        cv2.IMWRITE_PNG_FILTER_UP,
+    ]
+    _, content = cv2.imencode(".png", labels.astype(np.uint16), options)
     write_bytes(path, content.tobytes())
 
 

@@ -1,4 +1,4 @@
-"""Vocabularies of labels: which classes a run knows, by name and by index."""
+"""Label vocabularies: the classes of a run, by name and by index."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Vocabulary:
     Parameters
     ----------
     name
-        What a recipe calls it, for example ``"hpa28"``.
+        Name used in recipes, for example ``"hpa28"``.
     classes
-        The name of each class; the position is the class index.
+        Name of each class; the position is the class index.
     header
-        The columns of the competition's submission: of the image and of its labels.
+        Column names of the competition's submission: image and labels.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Vocabulary:
         return {name: index for index, name in enumerate(self.classes)}
 
     def index(self, name: str) -> int:
-        """Return the index of the class called `name`.
+        """Return the index of the class `name`.
 
         Raises
         ------
@@ -49,19 +49,27 @@ class Vocabulary:
         return self._index[name]
 
     def parse(self, text: str, separator: str | None = None) -> tuple[int, ...]:
-        """Read a target such as ``"16 0"`` into sorted, distinct class indices.
+        """Parse a target such as ``"16 0"`` into sorted, distinct class indices.
 
         Parameters
         ----------
         text
             Class indices joined by `separator`; an empty text is the empty target.
         separator
-            What stands between the indices; None means any white space.
+            Separator between the indices; None means any white space.
 
         Raises
         ------
         UserError
             If a part is not an integer in ``0..len(self) - 1``.
+
+        Examples
+        --------
+        >>> from hpa.vocabulary import HPA28
+        >>> HPA28.parse("16 0")
+        (0, 16)
+        >>> HPA28.parse("8|5|0", "|")
+        (0, 5, 8)
         """
         indices = set()
         for part in text.split(separator) if text.strip() else ():
@@ -71,11 +79,11 @@ class Vocabulary:
         return tuple(sorted(indices))
 
     def format(self, target: Iterable[int], separator: str = " ") -> str:
-        """Write a target as its sorted class indices joined by `separator`."""
+        """Format a target as its sorted class indices joined by `separator`."""
         return separator.join(str(index) for index in sorted(target))
 
     def multi_hot(self, targets: Iterable[Iterable[int]]) -> NDArray[np.bool_]:
-        """Turn N targets into a boolean array of shape (N, K), K the number of classes."""
+        """Convert N targets to a boolean array of shape (N, K), where K is the number of classes."""
         rows = [tuple(target) for target in targets]
         hot = np.zeros((len(rows), len(self)), dtype=bool)
         for row, target in zip(hot, rows, strict=True):
@@ -84,16 +92,16 @@ class Vocabulary:
 
 
 def parse_target(image_id: str, text: str, vocabulary: Vocabulary, separator: str | None = None) -> tuple[int, ...]:
-    """Read the target of a train image, which has at least one label.
+    """Parse the target of a train image, which must have at least one label.
 
     Parameters
     ----------
     image_id
-        Named in messages.
+        Id to name in messages.
     text, separator
-        As `Vocabulary.parse` has them.
+        As for `Vocabulary.parse`.
     vocabulary
-        Of the labels.
+        Vocabulary of the labels.
 
     Returns
     -------
@@ -103,13 +111,13 @@ def parse_target(image_id: str, text: str, vocabulary: Vocabulary, separator: st
     Raises
     ------
     UserError
-        Naming the image.
+        If a label is unknown or there is none; the message names the image.
     """
     try:
         target = vocabulary.parse(text, separator)
     except UserError as error:
         marks = {mark for mark in ",;| " if mark in text.strip()} - {separator or " "}
-        between = f"; labels stand with {separator or 'a blank'!r} between them" if marks else ""
+        between = f"; separate labels with {separator or 'a blank'!r}" if marks else ""
         raise UserError(f"{error} (image {image_id}{between})") from None
     if not target:
         raise UserError(f"expected at least one label for the train image {image_id}, found none")

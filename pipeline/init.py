@@ -12,8 +12,8 @@ from hpa.errors import UserError
 from hpa.images import write_images
 from hpa.layouts.sources import SEPARATOR, check_channels, index_sources, parse_sources
 from hpa.splitting.folds import split_images, stratified_subset, write_folds
-from hpa.splitting.groups import join_groups, largest
-from hpa.splitting.near_duplicates import Similar, find_similar
+from hpa.splitting.groups import join_groups, largest_group
+from hpa.splitting.near_duplicates import SimilarImages, find_similar
 from hpa.work.files import write_csv
 from hpa.work.folder import WorkFolder, locked
 from pipeline.recipe import Recipe, write_recipe
@@ -50,7 +50,7 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
         images = _limited(images, limit, section)
         conflicts = conflicts[conflicts["image_id"].isin(images["image_id"])]
     with locked(root):
-        similar = Similar.none(len(images))
+        similar = SimilarImages.none(len(images))
         if section.finds_duplicates:
             similar = find_similar(root / "scan", images, section, workers=workers)
             print(f"init: {similar}")
@@ -114,7 +114,7 @@ def _commit(
     splits = images["split"].value_counts()
     print(f"init: {splits.get('train', 0)} train and {splits.get('test', 0)} test images in {work.root}")
     if len(folds):
-        sizes = folds["group"].nunique(), largest(folds["group"].to_numpy())
+        sizes = folds["group"].nunique(), largest_group(folds["group"].to_numpy())
         print(
             f"init: {sizes[0]} groups of train images, {sizes[1]} images in the largest, {folds['scored'].sum()} scored"
         )
@@ -143,7 +143,7 @@ def _train_only(images: pd.DataFrame, section: DataSection) -> NDArray[np.bool_]
     return np.array([set(source.split(SEPARATOR)) <= unscored for source in images["source"]], dtype=bool)
 
 
-def _deduped(root: Path, images: pd.DataFrame, similar: Similar, section: DataSection) -> NDArray[np.bool_]:
+def _deduped(root: Path, images: pd.DataFrame, similar: SimilarImages, section: DataSection) -> NDArray[np.bool_]:
     """Keep one train image of each set that looks alike, of a scored source if there is one, and list the others."""
     train = (images["split"] == "train").to_numpy()
     order = np.lexsort((np.arange(len(images)), _train_only(images, section), ~_labelled(images, section)))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from hpa.errors import ImageError, UserError
-from hpa.layouts.conversion import NEGATIVE, lies_within
+from hpa.layouts.conversion import NEGATIVE, containment_matrix
 from hpa.vocabulary import HPA19, Vocabulary
 
 COLUMNS: Final = ("ID", "ImageWidth", "ImageHeight", "PredictionString")
@@ -42,7 +42,7 @@ def join_classes(probabilities: NDArray[np.floating[Any]], vocabulary: Vocabular
         If one of the classes of 2021 contains no class of the vocabulary.
     """
     scores = np.asarray(probabilities, dtype=np.float64)
-    members = lies_within(vocabulary, HPA19)
+    members = containment_matrix(vocabulary, HPA19)
     joined = np.zeros((len(scores), len(HPA19)))
     for c, name in enumerate(HPA19.classes):
         if name == NEGATIVE:

@@ -1,4 +1,4 @@
-"""The synthetic atlas: images drawn from biology, in the layout of the competition, with the truth of every cell.
+"""The synthetic atlas: biologically modelled images in the layout of the competition, with ground truth per cell.
 
 `hpa.__main__`, `pipeline` and the training of networks import it.
 """

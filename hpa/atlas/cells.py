@@ -1,4 +1,4 @@
-"""Growing a field of view: where cells lie, how they divide, and the outlines of cells and nuclei."""
+"""Fill a field of view with cells: positions, divisions, and the outlines of cells and nuclei."""
 
 from dataclasses import replace
 
@@ -11,8 +11,8 @@ from hpa.atlas.field import ANAPHASE, INTERPHASE, METAPHASE, PROMETAPHASE, TELOP
 from hpa.atlas.noise import Image, smooth_noise
 from hpa.atlas.styles import CellLine
 
-SURE = 0.05
-"""A share of dividing cells above this is a wish to see one."""
+ENSURED_ABOVE = 0.05
+"""Above this share of dividing cells, at least one cell near the middle is made to divide."""
 
 
 def grow_field(
@@ -23,13 +23,18 @@ def grow_field(
     Parameters
     ----------
     rng
-        Where all chance comes from.
+        Random number generator.
     line
-        The style of the cells.
+        Style of the cells.
     shape
         Height and width in px; the field of view is the same at every size.
     dividing, telophase
         Share of the cells in mitosis, and of those that have just divided.
+
+    Returns
+    -------
+    Field
+        The cells and their outlines.
     """
     scale = shape[0] / 512
     population = _place(rng, line, shape, scale)
@@ -42,7 +47,7 @@ def grow_field(
 
 
 def _place(rng: np.random.Generator, line: CellLine, shape: tuple[int, int], scale: float) -> Population:
-    """Scatter cells over the frame and a margin around it, each as far as it can from the others."""
+    """Place cells in the frame and a margin around it, each at the best of 14 random positions away from the others."""
     variety = float(rng.lognormal(0, 0.16))
     diameter = line.diameter_px * scale * variety
     margin = 0.7 * diameter * np.sqrt(line.elongation)
@@ -80,11 +85,11 @@ def _place(rng: np.random.Generator, line: CellLine, shape: tuple[int, int], sca
 
 
 def _divide(
-    rng: np.random.Generator, cells: Population, dividing: float, telophase: float, inmost: NDArray[np.int64]
+    rng: np.random.Generator, cells: Population, dividing: float, telophase: float, innermost: NDArray[np.int64]
 ) -> Population:
-    """Let some cells round up and condense their chromosomes, and set some as sisters side by side.
+    """Round up some cells and condense their chromosomes, and place some pairs of sister cells side by side.
 
-    Where many are to divide, one of the `inmost` cells does for sure.
+    If the requested share is above `ENSURED_ABOVE`, one of the `innermost` cells always divides.
     """
     stage, sister = cells.stage.copy(), cells.sister.copy()
     centre, nucleus = cells.centre.copy(), cells.nucleus.copy()
@@ -92,16 +97,16 @@ def _divide(
     nucleus_px = cells.nucleus_px.copy()
     mitotic = rng.random(len(cells)) < dividing
     stage[mitotic] = rng.choice([PROMETAPHASE, METAPHASE, METAPHASE, ANAPHASE], int(mitotic.sum()))
-    if dividing > SURE:
-        mitotic[inmost[:1]] = True
-        stage[inmost[:1]] = METAPHASE
+    if dividing > ENSURED_ABOVE:
+        mitotic[innermost[:1]] = True
+        stage[innermost[:1]] = METAPHASE
     radius[mitotic] *= 0.72
     elongation[mitotic] = 1.08
     nucleus[mitotic] = centre[mitotic]
     angle[mitotic] = rng.uniform(0, np.pi, int(mitotic.sum()))
     mothers = (rng.random(len(cells)) < telophase) & ~mitotic
-    if telophase > SURE:
-        mothers[inmost[1:2]] = True
+    if telophase > ENSURED_ABOVE:
+        mothers[innermost[1:2]] = True
     for mother in np.flatnonzero(mothers):
         others = np.linalg.norm(centre - centre[mother], axis=1)
         others[(stage != INTERPHASE) | (np.arange(len(cells)) == mother)] = np.inf
@@ -127,7 +132,7 @@ def _divide(
 def _outline(
     rng: np.random.Generator, line: CellLine, cells: Population, shape: tuple[int, int], scale: float
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], Image, Image]:
-    """Draw every outline, nearest cell first come: owner, nuclei, reach and around of `Field`."""
+    """Draw every outline, where each pixel belongs to the nearest cell: owner, nuclei, reach and around of `Field`."""
     rows, columns = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij")
     slow = [2.0 * scale * smooth_noise(rng, shape, 22 * scale) for _ in range(2)]
     fine = [1.0 * scale * smooth_noise(rng, shape, 7 * scale) for _ in range(2)]
@@ -177,7 +182,7 @@ def _outline(
 
 
 def _keep_nucleated_piece(owner: NDArray[np.int32], nuclei: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Drop the pieces that a neighbour cut off from the rest of a cell."""
+    """Drop the pieces of a cell that a neighbour separates from the rest."""
     pieces = connected(owner, connectivity=1)  # type: ignore[no-untyped-call]
     sizes = np.bincount(pieces.ravel())
     weight = sizes + 1_000_000 * (np.bincount(pieces.ravel(), (nuclei == owner).ravel() & (owner > 0).ravel()) > 0)

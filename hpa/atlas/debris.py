@@ -1,4 +1,4 @@
-"""What lies about: specks and lumps of dirt, fragments of dead cells, and blebs at the edges of living ones."""
+"""Debris: specks and lumps of dirt, fragments of dead cells, and blebs at the edges of living ones."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from hpa.atlas.scatter import dots, lights
 
 @dataclass(frozen=True)
 class Debris:
-    """Light that belongs to no cell, relative to the brightest structures, float32 (H, W) each."""
+    """Light outside of cells, relative to the brightest structures, float32 (H, W) each."""
 
     dna: Image
     cytoplasm: Image
 
 
 def scatter_debris(rng: np.random.Generator, field: Field) -> Debris:
-    """Draw specks anywhere, heaps of fragments here and there, and blebs just outside some cells."""
+    """Draw specks anywhere, occasional heaps of fragments, and blebs just outside some cells."""
     s, (height, width) = field.scale, field.shape
     dna, cytoplasm = np.zeros(field.shape, np.float32), np.zeros(field.shape, np.float32)
     specks = rng.uniform(0, 1, (rng.poisson(rng.choice([1, 4, 14])), 2)) * (height, width)

@@ -1,4 +1,4 @@
-"""The geometry of one field of view: where the cells and their nuclei lie, and how far each pixel is from what."""
+"""The geometry of one field of view: positions of cells and nuclei, and distances of pixels to their outlines."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,19 +16,19 @@ PROMETAPHASE: Final = 1
 METAPHASE: Final = 2
 ANAPHASE: Final = 3
 TELOPHASE: Final = 4
-"""Stages of a cell. A cell in telophase has a sister, with which it shares a bridge."""
+"""Stages of the cell cycle. A cell in telophase has a sister, with which it shares a bridge."""
 
 
 @dataclass(frozen=True)
 class Population:
-    """One row for each of N cells that reach into the frame, all lengths in px.
+    """The N cells that reach into the frame, one row per cell, all lengths in px.
 
     Parameters
     ----------
     centre, nucleus
-        Row and column of the middle of the cell and of its nucleus, float32 (N, 2).
+        Row and column of the centre of the cell and of its nucleus, float32 (N, 2).
     radius_px, nucleus_px
-        Radius of the disc of the same area, float32 (N,).
+        Radius of the disc of equal area, float32 (N,).
     angle
         Direction of the long axis, in radians from the columns towards the rows, float32 (N,).
     elongation
@@ -36,7 +36,7 @@ class Population:
     stage
         Interphase or a stage of division, int8 (N,).
     sister
-        Index of the other daughter of a cell in telophase, -1 for all others, int32 (N,).
+        Index of the other daughter for a cell in telophase, -1 for all other cells, int32 (N,).
     """
 
     centre: NDArray[np.float32]
@@ -59,19 +59,19 @@ class Field:
     Parameters
     ----------
     line
-        The style of its cells.
+        Style of its cells.
     scale
-        Pixels of this frame for one pixel of a 512 px frame: every length is multiplied by it.
+        Pixels of this frame per pixel of a 512 px frame; every length is multiplied by it.
     population
         The N cells that reach into the frame.
     owner
-        Which cell a pixel belongs to, 0 for none and 1..N, int32 (H, W).
+        Cell of each pixel, 0 for none and 1..N, int32 (H, W).
     nuclei
-        The same for nuclei, int32 (H, W).
+        Nucleus of each pixel, numbered like the cells, int32 (H, W).
     reach
-        How far out a pixel lies in its cell: 0 in the middle, 1 at the outline, float32 (H, W).
+        Relative distance of a pixel from the centre of its cell: 0 at the centre, 1 at the outline, float32 (H, W).
     around
-        Distance from the middle of the own nucleus, 1 at its outline, float32 (H, W).
+        Relative distance from the centre of the cell's nucleus, 1 at its outline, float32 (H, W).
     """
 
     line: CellLine
@@ -89,12 +89,12 @@ class Field:
 
     @cached_property
     def edge_px(self) -> Image:
-        """Distance to the outline of the own cell, 0 outside, float32 (H, W)."""
+        """Distance to the outline of the pixel's cell, 0 outside of cells, float32 (H, W)."""
         return depth(self.owner)
 
     @cached_property
     def rim_px(self) -> Image:
-        """Distance to the outline of the own nucleus from inside, 0 outside, float32 (H, W)."""
+        """Distance to the outline of the pixel's nucleus, 0 outside of nuclei, float32 (H, W)."""
         return depth(self.nuclei)
 
     @cached_property
@@ -105,29 +105,29 @@ class Field:
 
     @cached_property
     def cytoplasm(self) -> Image:
-        """1 in a cell outside its nucleus, float32 (H, W)."""
+        """1 inside a cell and outside its nucleus, else 0, float32 (H, W)."""
         return np.asarray((self.owner > 0) & (self.nuclei == 0), dtype=np.float32)
 
     @cached_property
     def karyoplasm(self) -> Image:
-        """1 in a nucleus, float32 (H, W)."""
+        """1 inside a nucleus, else 0, float32 (H, W)."""
         return (self.nuclei > 0).astype(np.float32)
 
     @cached_property
     def nearness(self) -> Image:
-        """1 at the nucleus falling to 0 at the outline of the cell, 0 in nucleus and background, float32 (H, W)."""
+        """1 at the nucleus, decreasing to 0 at the outline of the cell; 0 in nucleus and background, float32 (H, W)."""
         share = self.edge_px / (self.edge_px + self.off_nucleus_px + 1e-3)
         return np.asarray(share * self.cytoplasm, dtype=np.float32)
 
     def of_cells(self, values: NDArray[np.float32]) -> Image:
-        """Spread one value a cell, shape (N,), over the cells' pixels; 0 in the background."""
+        """Assign one value per cell, shape (N,), to the pixels of the cells; 0 in the background."""
         return np.concatenate([np.zeros(1, np.float32), values])[self.owner]
 
 
 def depth(labels: NDArray[np.int32]) -> Image:
     """Return each pixel's distance in px to the nearest pixel of another label, 0 in the background.
 
-    The frame cuts cells: its edge is no outline.
+    The frame crops cells, so its border is not an outline.
     """
     inner = labels > 0
     inner[:-1] &= labels[:-1] == labels[1:]

@@ -1,4 +1,4 @@
-"""Filaments: curved lines that grow from a start, keep their direction, bend, and turn back at the cell's edge."""
+"""Filaments: curved lines that grow from a start with persistent direction, bend, and turn back at the cell's edge."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Filaments:
     alive
         Whether a filament still grows at a step, bool (T, F).
     cell
-        Owner of each filament, 1..N, int32 (F,).
+        Cell of each filament, 1..N, int32 (F,).
     """
 
     points: NDArray[np.float32]
@@ -34,14 +34,14 @@ class Filaments:
         return np.asarray(self.points[last, np.arange(len(last))], dtype=np.float32)
 
     def draw(self, weights: NDArray[np.float32], field: Field, taper: NDArray[np.float32] | None = None) -> Image:
-        """Add up the light of all filaments, as bright at every scale once blurred by a width in proportion.
+        """Sum the light of all filaments; the brightness after a proportional blur does not depend on the scale.
 
         Parameters
         ----------
         weights
             Light of each filament, float32 (F,).
         field
-            Gives the frame.
+            Gives the frame and its scale.
         taper
             Factor along the filament, float32 (T,).
         """
@@ -75,17 +75,17 @@ def grow(
     Parameters
     ----------
     rng, field
-        Chance and the cells.
+        Random number generator and the cells.
     start, heading, cell
-        Where (F, 2), in which direction in radians (F,), and in which cell 1..N (F,) each begins.
+        Start position (F, 2), direction in radians (F,) and cell 1..N (F,) of each filament.
     steps, step_px
-        How long they may grow.
+        Maximum number of steps, and length of a step.
     bend
         Standard deviation of the turn in a step, in radians; a filament keeps half of its curvature.
     follow
-        How strongly they turn around the nucleus, 0 to 1.
+        How strongly filaments curve around the nucleus, 0 to 1.
     margin_px
-        From how far the edge of the cell turns them back inside.
+        Distance from the edge of the cell at which filaments turn back, for a frame of 512 px.
     """
     height, width = field.shape
     away = blur(field.edge_px, 2.0 * field.scale)
@@ -105,7 +105,7 @@ def grow(
         outside = (at_row < 0) | (at_row >= height) | (at_column < 0) | (at_column >= width)
         np.clip(at_row, 0, height - 1, out=at_row)
         np.clip(at_column, 0, width - 1, out=at_column)
-        # beyond the frame nobody knows where the cell ends
+        # the outline of the cell is not known outside the frame
         living = outside | (field.owner[at_row, at_column] == cell[left])
         if not living.all():
             left, position, heading, curvature = left[living], position[living], heading[living], curvature[living]
@@ -127,7 +127,7 @@ def grow(
 
 
 def organising_centres(rng: np.random.Generator, field: Field) -> NDArray[np.float32]:
-    """Place each cell's organising centre just outside its nucleus, on the side of most cytoplasm; float32 (N, 2)."""
+    """Place each cell's organising centre just outside its nucleus, on the side with most cytoplasm; float32 (N, 2)."""
     cells = field.population
     toward = cells.centre - cells.nucleus + rng.normal(0, 0.25, (len(cells), 2)) * cells.radius_px[:, None]
     toward /= np.linalg.norm(toward, axis=1, keepdims=True) + 1e-6
@@ -137,12 +137,13 @@ def organising_centres(rng: np.random.Generator, field: Field) -> NDArray[np.flo
 def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.float32]) -> Filaments:
     """Grow the microtubules of every cell that is not in mitosis.
 
-    Most leave from around the organising centre, some from the nucleus's surface; a share of them rings the nucleus.
+    About half start around the organising centre, the others at the surface of the nucleus; a share of them runs around
+    the nucleus.
 
     Parameters
     ----------
     rng, field
-        Chance and the cells.
+        Random number generator and the cells.
     centres
         Organising centre of each cell, rows and columns in px, shape (N, 2).
     """

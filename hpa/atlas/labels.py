@@ -1,4 +1,4 @@
-"""Which label sets antibodies have, and which cells carry a label of their image."""
+"""Label sets of antibodies, and the choice of the cells that carry each label of their image."""
 
 from functools import cache
 from importlib.resources import files
@@ -12,22 +12,22 @@ from hpa.atlas.field import Population
 from hpa.atlas.patterns import BRIDGE, SPINDLE, can_carry
 from hpa.vocabulary import HPA28
 
-CARRIED: Final[dict[int, float]] = {
+MEAN_SHARES: Final[dict[int, float]] = {
     0: 0.83, 1: 0.75, 2: 0.66, 3: 0.54, 4: 0.88, 5: 0.48, 6: 0.72, 7: 0.60, 8: 0.60, 9: 0.60, 10: 0.60, 11: 0.78,
     12: 0.68, 13: 0.60, 14: 0.65, 15: 0.60, 16: 0.90, 17: 0.90, 18: 0.40, 19: 0.40, 20: 0.60, 21: 0.76, 22: 0.72,
     23: 0.82, 24: 0.68, 25: 0.80, 26: 0.55, 27: 0.55,
 }  # fmt: skip
-"""Mean share of an image's cells that carry a class, from 5,090 hand-labelled cells. Bridges and spindles are limited
-to dividing cells, so nearly all of those carry them."""
+"""Mean share of an image's cells that carry a class, from 5,090 hand-labelled cells. Only dividing cells can have
+bridges and spindles, so nearly all of those carry them."""
 
-BY_NUMBER: Final = (1.14, 1.14, 0.88, 0.85, 0.76)
-"""What multiplies the share for an image of 0, 1, 2, 3, 4 or more labels."""
+FACTORS_BY_NUMBER: Final = (1.14, 1.14, 0.88, 0.85, 0.76)
+"""Factor on the share for an image with 0, 1, 2, 3, and 4 or more labels."""
 
-MADE_UP_FOR: Final = 0.4
-"""Share of the cells without a label that get one after all, in images of several labels."""
+COMPENSATED_SHARE: Final = 0.4
+"""Share of the cells without a label that are given one after all, in images with several labels."""
 
-FOREIGN: Final = 0.03
-"""Share of cells that carry a class their image does not."""
+OFF_TARGET_SHARE: Final = 0.03
+"""Share of cells that carry a class that their image does not have."""
 
 
 @cache
@@ -38,15 +38,15 @@ def label_sets() -> tuple[tuple[tuple[int, ...], ...], NDArray[np.float64]]:
 
 
 def draw_shares(rng: np.random.Generator, target: tuple[int, ...], penetrance: float = 1.0) -> tuple[float, ...]:
-    """Draw for each label of an image the share of cells that carry it.
+    """Draw the share of cells that carry each label of an image.
 
-    The share is none, all or a beta variate in between; the chances follow the mean of the class as in 320 real
-    pairs of image and label, of which 4% had no carrier, 16% fewer than a fifth of the cells, 34% all. `penetrance`
-    multiplies the mean: 1 is as in reality, less is a harder world.
+    The share is 0, 1 or a beta variate in between. The probabilities depend on the mean share of the class, as in 320
+    real pairs of image and label, of which 4% had no carrier, 16% had carriers in fewer than a fifth of the cells, and
+    34% in all cells. `penetrance` multiplies the mean: 1 is realistic, smaller values make the data harder.
     """
     shares = []
     for label in target:
-        mean = min(CARRIED[label] * BY_NUMBER[min(len(target), 4)] * penetrance, 0.96)
+        mean = min(MEAN_SHARES[label] * FACTORS_BY_NUMBER[min(len(target), 4)] * penetrance, 0.96)
         every, none = mean**3.2, 0.12 * (1 - mean)
         rest = float(np.clip((mean - every) / (1 - every - none), 0.05, 0.95))
         fate = rng.random()
@@ -59,31 +59,36 @@ def draw_shares(rng: np.random.Generator, target: tuple[int, ...], penetrance: f
 def draw_carriers(
     rng: np.random.Generator, cells: Population, target: tuple[int, ...], shares: tuple[float, ...]
 ) -> NDArray[np.bool_]:
-    """Draw which cells carry which class, bool (N, 28).
+    """Draw which cells carry which class.
 
     Parameters
     ----------
     rng
-        Chance.
+        Random number generator.
     cells
         The N cells.
     target
         Class indices of the image.
     shares
-        Share of the cells that carry each of them (`draw_shares`).
+        Share of the cells that carry each class of `target` (`draw_shares`).
+
+    Returns
+    -------
+    ndarray
+        Whether each cell carries each class, bool (N, 28).
     """
     carried = np.zeros((len(cells), len(HPA28)), bool)
     for label, share in zip(target, shares, strict=True):
         carried[:, label] = (rng.random(len(cells)) < share) & can_carry(label, cells)
     if len(target) > 1:
-        # labels of one image make up for each other: fewer cells are without any than if they were independent
-        bare = np.flatnonzero(~carried.any(axis=1) & (rng.random(len(cells)) < MADE_UP_FOR))
+        # labels of one image compensate for each other: fewer cells have none than if labels were independent
+        bare = np.flatnonzero(~carried.any(axis=1) & (rng.random(len(cells)) < COMPENSATED_SHARE))
         weight = np.array(shares) + 1e-3
         for index, label in zip(bare, rng.choice(target, len(bare), p=weight / weight.sum()), strict=True):
             carried[index, label] = can_carry(int(label), cells)[index]
     if target:
         sets, images = label_sets()
-        for index in np.flatnonzero(rng.random(len(cells)) < FOREIGN):
+        for index in np.flatnonzero(rng.random(len(cells)) < OFF_TARGET_SHARE):
             other = sets[int(rng.choice(len(sets), p=images / images.sum()))][0]
             if other not in target and other not in (BRIDGE, SPINDLE):
                 carried[index] = False

@@ -1,4 +1,4 @@
-"""Pictures of a data set in the competition's layout, and of the 28 patterns, for people to look at."""
+"""Pictures of a data set in the competition's layout, and of the 28 protein patterns."""
 
 from pathlib import Path
 
@@ -24,14 +24,14 @@ def draw_montage(data: Path, out: Path, *, images: int = 12, columns: int = 4, t
     out
         The PNG to write.
     images, columns
-        How many images are shown, taken evenly from the table, and how many in a row.
+        Number of images, taken at even steps from the table, and number of images per row.
     tile_px
         Side of each image in the picture.
 
     Raises
     ------
     UserError
-        If the table or a file of an image is not there.
+        If the table or a file of an image is missing.
     """
     table = data / "train.csv"
     if not table.is_file():
@@ -47,14 +47,14 @@ def draw_montage(data: Path, out: Path, *, images: int = 12, columns: int = 4, t
 
 
 def draw_patterns(out: Path, *, seed: int = 0, columns: int = 7, tile_px: int = 200) -> None:
-    """Draw the 28 protein patterns: green over a faint blue, each cell carrying the class, the part around a carrier.
+    """Draw the 28 protein patterns in green over a faint blue, each in a window around a cell that carries the class.
 
     Parameters
     ----------
     out
         The PNG to write.
     seed, columns, tile_px
-        Seed of the scenes, pictures in a row, and side of each.
+        Seed of the scenes, number of pictures per row, and side of each picture.
     """
     tiles = []
     for label, name in enumerate(HPA28.classes):
@@ -67,7 +67,7 @@ def draw_patterns(out: Path, *, seed: int = 0, columns: int = 7, tile_px: int = 
 
 
 def _around(cells: NDArray[np.uint16], carriers: list[int]) -> tuple[slice, slice]:
-    """Return a window of 300 / 512 of the frame around the carrier nearest to its middle."""
+    """Return a window of 300 / 512 of the frame around the carrier nearest to its centre."""
     size = cells.shape[0]
     side = size * 300 // 512
     middle = np.array([size / 2, size / 2])

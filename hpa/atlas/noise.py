@@ -1,4 +1,4 @@
-"""Random fields: smooth, mottled and grained, and points put into an image with sub-pixel weight."""
+"""Random fields of one or several feature sizes, and points drawn with sub-pixel accuracy."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ Image = NDArray[np.float32]
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: float) -> Image:
     """Draw a smooth Gaussian field of unit variance whose features are about `scale_px` wide.
 
-    It is drawn on a coarse grid and resized, so that wide features cost no more than fine ones.
+    The field is drawn on a coarse grid and resized, so that wide features cost no more than fine ones.
 
     Parameters
     ----------
     rng
-        Chance.
+        Random number generator.
     shape
         Height and width in px.
     scale_px
@@ -26,7 +26,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: flo
     Returns
     -------
     ndarray
-        Of that shape, float32.
+        The field, float32, of the given shape.
     """
     step = max(scale_px / 2, 1.0)
     rows, columns = (int(np.ceil(length / step)) + 3 for length in shape)
@@ -44,16 +44,16 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: flo
 def octaves(
     rng: np.random.Generator, shape: tuple[int, int], scales_px: Sequence[float], weights: Sequence[float]
 ) -> Image:
-    """Sum smooth fields of several widths, scaled back to unit variance.
+    """Sum smooth fields of several feature sizes and scale the sum to unit variance.
 
     Parameters
     ----------
     rng
-        Chance.
+        Random number generator.
     shape
         Height and width in px.
     scales_px, weights
-        Width of the features of each field, and how much it counts.
+        Width of the features of each field, and its weight.
     """
     total = np.zeros(shape, dtype=np.float32)
     for scale_px, weight in zip(scales_px, weights, strict=True):
@@ -62,12 +62,12 @@ def octaves(
 
 
 def splat(points: NDArray[np.float32], weights: NDArray[np.float32], shape: tuple[int, int]) -> Image:
-    """Add points to an empty image, each shared among its four nearest pixels.
+    """Add points to an empty image, each distributed over its four nearest pixels.
 
     Parameters
     ----------
     points
-        Rows and columns in px, shape (N, 2); points outside the frame are left out.
+        Rows and columns in px, shape (N, 2); points outside the frame are skipped.
     weights
         Light of each point, shape (N,).
     shape

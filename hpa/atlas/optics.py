@@ -1,4 +1,4 @@
-"""From light to 8-bit pixels: blur, cells out of focus, photons, black level, gain."""
+"""Convert light to 8-bit pixels: blur, defocus, photon noise, black level and gain."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -13,20 +13,20 @@ from hpa.channels import Channel
 
 @dataclass(frozen=True)
 class Exposure:
-    """How one channel is recorded. Fitted to intensity statistics of real images, lengths at 512 px.
+    """Exposure of one channel, fitted to intensity statistics of real images; lengths are at 512 px.
 
     Parameters
     ----------
     top, top_sigma
-        Median over images of the gray value which a hundredth of the pixels exceeds, and the sigma of its logarithm.
+        Median over images of the gray value that 1% of the pixels exceed, and the sigma of its logarithm.
     sigma_px
         Blur of the optics.
     photon, photon_sigma
-        Median over images of the gray values one photon makes, and the sigma of its logarithm.
+        Median over images of the gray value of one photon, and the sigma of its logarithm.
     background
-        Median light that falls everywhere, as a gray value.
+        Median of the uniform background light, as a gray value.
     floor
-        Gray value subtracted at the end, so that much of the background becomes 0.
+        Gray value subtracted at the end, so that most of the background becomes 0.
     """
 
     top: float
@@ -54,15 +54,15 @@ def record(
     Parameters
     ----------
     rng, field
-        Chance and the cells.
+        Random number generator and the cells.
     light
         Light of the structures, float32 (H, W).
     channel
-        Which stain, for its exposure.
+        Channel, which determines the exposure.
     focus
-        0 in focus to 1 far out of it, float32 (H, W).
+        0 in focus to 1 far out of focus, float32 (H, W).
     brightest
-        The light that is to become the exposure's top gray value; None takes that of the brightest hundredth.
+        Light that is mapped to the exposure's top gray value; None uses the 99th percentile.
 
     Returns
     -------
@@ -72,18 +72,18 @@ def record(
     exposure, s = EXPOSURES[channel], field.scale
     sharp = blur(light, exposure.sigma_px * s)
     soft = blur(light, 3.5 * s)
-    seen = (sharp + (soft - sharp) * focus) * (1 - 0.45 * focus) + rng.uniform(0.005, 0.03) * soft
+    visible = (sharp + (soft - sharp) * focus) * (1 - 0.45 * focus) + rng.uniform(0.005, 0.03) * soft
     top = exposure.top * float(np.exp(rng.normal(0, exposure.top_sigma)))
-    bright = float(np.percentile(seen[::3, ::3], 99)) if brightest is None else brightest
-    seen = seen * (top / max(bright, 1e-3)) + exposure.background * float(rng.lognormal(0, 0.7))
-    # a larger image gathers the same photons on more pixels
+    bright = float(np.percentile(visible[::3, ::3], 99)) if brightest is None else brightest
+    visible = visible * (top / max(bright, 1e-3)) + exposure.background * float(rng.lognormal(0, 0.7))
+    # a larger image distributes the same photons over more pixels
     photon = exposure.photon * float(np.sqrt(top / exposure.top) * np.exp(rng.normal(0, exposure.photon_sigma))) * s
-    counted = count_photons(rng, np.minimum(seen, 600) / np.float32(photon)) * np.float32(photon)
+    counted = count_photons(rng, np.minimum(visible, 600) / np.float32(photon)) * np.float32(photon)
     return np.asarray(np.clip(blur(counted, 0.3) - exposure.floor, 0, 255), dtype=np.uint8)
 
 
 def count_photons(rng: np.random.Generator, expected: Image) -> Image:
-    """Draw Poisson counts; from 15 photons on a normal variate stands in, which is much faster and as good."""
+    """Draw Poisson counts; from 15 expected photons a normal variate is used, which is much faster and as accurate."""
     noise = rng.standard_normal(expected.shape, dtype=np.float32)
     counted = np.round(expected + noise * np.sqrt(expected))
     few = expected < 15

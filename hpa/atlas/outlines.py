@@ -1,4 +1,4 @@
-"""Outlines of cells, nuclei and condensed chromosomes: how far out each pixel lies, 1 on the outline."""
+"""Outlines of cells, nuclei and condensed chromosomes, as a relative distance that is 1 on the outline."""
 
 import cv2
 import numpy as np
@@ -9,11 +9,11 @@ from hpa.atlas.noise import Image
 from hpa.atlas.styles import CellLine
 
 ANGLES = 256
-"""Directions in which an outline is given."""
+"""Number of directions in which the radius of an outline is given."""
 
 
 def window_around(centre: NDArray[np.float32], half: float, shape: tuple[int, int]) -> tuple[slice, slice] | None:
-    """Return the part of the frame within `half` px of `centre`, None if there is none.
+    """Return the part of the frame within `half` px of `centre`, or None if there is none.
 
     Parameters
     ----------
@@ -39,25 +39,25 @@ def metric(
     angle: float,
     outline: Image,
 ) -> Image:
-    """Return how far out each pixel lies: 0 at the centre, 1 on the outline.
+    """Compute the relative distance of each pixel: 0 at the centre, 1 on the outline.
 
     Parameters
     ----------
     here
-        Rows and columns of the pixels, float32, of one shape.
+        Rows and columns of the pixels, float32, of equal shape.
     centre
         Row and column in px, shape (2,).
     radius_px
-        Of a circle of the same area.
+        Radius of a circle of equal area.
     elongation, angle
-        Long axis as a multiple of the short one, and where it points, in radians.
+        Ratio of the long to the short axis, and direction of the long axis in radians.
     outline
-        Radius in each of 256 directions, around 1.
+        Relative radius in each of 256 directions, around 1.
 
     Returns
     -------
     ndarray
-        Of the shape of the pixels, float32.
+        Float32, of the shape of the pixels.
     """
     rows, columns = here[0] - centre[0], here[1] - centre[1]
     sine, cosine = np.float32(np.sin(angle)), np.float32(np.cos(angle))
@@ -70,23 +70,23 @@ def metric(
 
 
 def outline_of_cell(rng: np.random.Generator, line: CellLine, dividing: bool) -> Image:
-    """Draw a cell's outline as the radius in each of 256 directions, around 1.
+    """Draw a cell's outline as the relative radius in each of 256 directions, around 1.
 
     Parameters
     ----------
     rng
-        Chance.
+        Random number generator.
     line
-        How lobed its cells are, and how many processes they have.
+        Cell line, which determines lobes and processes.
     dividing
-        Whether the cell divides: then it is rounder and has no processes.
+        Whether the cell divides; a dividing cell is rounder and has no processes.
     """
     turn = np.arange(ANGLES) * (2 * np.pi / ANGLES)
     amplitude = (0.25 if dividing else 1.0) * line.lobes * rng.normal(0, 1, 6) / np.array([1.2, 1.2, 1.4, 2, 2.5, 3])
     phase = rng.uniform(0, 2 * np.pi, 6)
     radius = np.exp((amplitude[:, None] * np.cos(np.arange(1, 7)[:, None] * turn + phase[:, None])).sum(axis=0))
     for _ in range(0 if dividing else rng.poisson(line.processes)):
-        # thin processes leave along the long axis more often than across it
+        # thin processes extend along the long axis more often than across it
         where = rng.choice([0, np.pi]) + rng.normal(0, 0.7)
         off = np.angle(np.exp(1j * (turn - where)))
         radius += rng.uniform(0.3, 1.0) * np.exp(-(np.abs(off / rng.uniform(0.10, 0.25)) ** 1.3))
@@ -94,7 +94,7 @@ def outline_of_cell(rng: np.random.Generator, line: CellLine, dividing: bool) ->
 
 
 def outline_of_nucleus(rng: np.random.Generator, line: CellLine) -> Image:
-    """Draw a nucleus's outline: an ellipse a little off, some with dents that make beans and lobes of it."""
+    """Draw a nucleus's outline: a slightly distorted ellipse, sometimes with dents that make it lobed or a bean."""
     turn = np.arange(ANGLES) * (2 * np.pi / ANGLES)
     amplitude = line.nucleus_lobes * rng.normal(0, 0.5, 3) / np.array([1, 1.3, 1.8])
     phase = rng.uniform(0, 2 * np.pi, 3)
@@ -108,19 +108,21 @@ def outline_of_nucleus(rng: np.random.Generator, line: CellLine) -> Image:
 def parts_of_nucleus(
     rng: np.random.Generator, line: CellLine, centre: NDArray[np.float32], radius_px: float
 ) -> list[tuple[NDArray[np.float32], float]]:
-    """Draw the parts of a nucleus: centre and radius of each. Most have one; some cells have two or three nuclei,
-    touching or apart, and lines with lobed nuclei have more of these cells.
+    """Draw the parts of a nucleus: centre and radius of each.
+
+    Most nuclei have one part. Some cells have two or three nuclei, touching or apart; they are more frequent in lines
+    with lobed nuclei.
 
     Parameters
     ----------
     rng
-        Chance.
+        Random number generator.
     line
-        How lobed its nuclei are.
+        Cell line, which determines how lobed nuclei are.
     centre
         Row and column of the nucleus in px, shape (2,).
     radius_px
-        Of the whole nucleus.
+        Radius of the whole nucleus.
     """
     parts = [(centre, radius_px)]
     while len(parts) < 3 and rng.random() < 0.05 + 0.5 * line.nucleus_lobes:
@@ -134,21 +136,21 @@ def parts_of_nucleus(
 
 
 def chromosomes(here: tuple[Image, Image], cells: Population, index: int) -> Image:
-    """Return the metric of condensed chromosomes: a clump, a plate across the axis, or two parting plates.
+    """Compute the relative distance for condensed chromosomes: a clump, a plate across the axis, or two parting plates.
 
     Parameters
     ----------
     here
-        Rows and columns of the pixels, float32, of one shape.
+        Rows and columns of the pixels, float32, of equal shape.
     cells
         The cells of the field.
     index
-        Which of them.
+        Index of the cell.
 
     Returns
     -------
     ndarray
-        Of the shape of the pixels, float32: 0 inside, 1 on the outline.
+        Float32, of the shape of the pixels: 0 inside, 1 on the outline.
     """
     rows, columns = here[0] - cells.centre[index][0], here[1] - cells.centre[index][1]
     sine, cosine = np.sin(cells.angle[index]), np.cos(cells.angle[index])

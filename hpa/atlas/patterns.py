@@ -1,4 +1,4 @@
-"""The 28 protein patterns by class index: what is drawn for which name, and which cells can show it."""
+"""The 28 protein patterns by class index, and the cells that can show each of them."""
 
 from collections.abc import Callable
 from typing import Final
@@ -47,14 +47,14 @@ _BY_NAME: Final[dict[str, Pattern]] = {
     "Rods & rings": nuclear.rods_and_rings,
 }
 PATTERNS: Final[tuple[Pattern, ...]] = tuple(_BY_NAME[name] for name in HPA28.classes)
-"""The function that draws each class, at the class's index."""
+"""The function that draws each class, by class index."""
 
 BRIDGE: Final = HPA28.index("Cytokinetic bridge")
 SPINDLE: Final = HPA28.index("Mitotic spindle")
 
 
 def can_carry(label: int, cells: Population) -> NDArray[np.bool_]:
-    """Tell which cells can show a class: spindles need cells in mitosis, bridges need sisters; bool (N,)."""
+    """Return which cells can show a class, bool (N,): spindles require cells in mitosis, bridges require sisters."""
     if label == SPINDLE:
         return (cells.stage >= METAPHASE) & (cells.stage <= ANAPHASE)
     if label == BRIDGE:

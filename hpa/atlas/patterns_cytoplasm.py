@@ -1,4 +1,4 @@
-"""Protein patterns in the cytoplasm: membranes, vesicles, bodies. Each gives light (H, W), about 1 where bright."""
+"""Protein patterns in the cytoplasm: membranes, vesicles, bodies. Each returns light (H, W), about 1 where bright."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,13 @@ from hpa.atlas.stains import Stained
 
 
 def endoplasmic_reticulum(rng: np.random.Generator, stained: Stained) -> Image:
-    """As the yellow stain: bright around the nucleus, thinning outwards."""
+    """Draw the ER like the yellow stain: bright around the nucleus, fading outwards."""
     own = stained.field.cytoplasm * np.exp(0.3 * smooth_noise(rng, stained.field.shape, 2.5 * stained.field.scale))
     return np.asarray(np.minimum(stained.reticulum, 2.5) * own * 0.8, dtype=np.float32)
 
 
 def golgi(rng: np.random.Generator, stained: Stained) -> Image:
-    """A ribbon of short thick pieces on one side of the nucleus, near the organising centre; sometimes dispersed."""
+    """Draw a ribbon of short thick pieces beside the nucleus, near the organising centre; sometimes dispersed."""
     field, s = stained.field, stained.field.scale
     near = _closeness(field, stained.centres, 9.0 if rng.random() < 0.75 else 18.0)
     at, cell = scatter(rng, field, near * field.cytoplasm * (field.off_nucleus_px < 12 * s), 26, 0.3)
@@ -30,7 +30,7 @@ def golgi(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def _closeness(field: Field, centres: Points, sigma_px: float) -> Image:
-    """1 at each cell's own centre, falling like a Gaussian of `sigma_px` (at 512 px)."""
+    """Return a Gaussian of `sigma_px` (at 512 px) that is 1 at each cell's own centre."""
     own = np.concatenate([np.zeros((1, 2), np.float32), centres])
     rows, columns = np.ogrid[: field.shape[0], : field.shape[1]]
     away = np.square(own[:, 0][field.owner] - rows.astype(np.float32))
@@ -40,14 +40,14 @@ def _closeness(field: Field, centres: Points, sigma_px: float) -> Image:
 
 
 def peroxisomes(rng: np.random.Generator, stained: Stained) -> Image:
-    """Many small even dots all over the cytoplasm."""
+    """Draw many small even dots throughout the cytoplasm."""
     field = stained.field
     at, _ = scatter(rng, field, field.cytoplasm * (0.25 + field.nearness), 75)
     return dots(field, at, lights(rng, len(at), 0.3), 0.8) + 0.05 * field.cytoplasm
 
 
 def endosomes(rng: np.random.Generator, stained: Stained) -> Image:
-    """Dots of unlike size, some near the edge, some around the organising centre."""
+    """Draw dots of different sizes, some near the edge and some around the organising centre."""
     field = stained.field
     where = field.cytoplasm * (0.25 + _closeness(field, stained.centres, 22))
     at, _ = scatter(rng, field, where, 38)
@@ -58,7 +58,7 @@ def endosomes(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def lysosomes(rng: np.random.Generator, stained: Stained) -> Image:
-    """Larger bright dots, crowded around the nucleus."""
+    """Draw larger bright dots, crowded around the nucleus."""
     field = stained.field
     at, _ = scatter(rng, field, field.cytoplasm * field.nearness**2.5, 32)
     light = lights(rng, len(at), 0.6)
@@ -68,7 +68,7 @@ def lysosomes(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def lipid_droplets(rng: np.random.Generator, stained: Stained) -> Image:
-    """Round drops in clusters, bright at their surface."""
+    """Draw clusters of round droplets that are bright at the surface."""
     field, s = stained.field, stained.field.scale
     patchy = np.exp(1.2 * smooth_noise(rng, field.shape, 18 * s))
     at, _ = scatter(rng, field, field.cytoplasm * (0.1 + field.nearness) * patchy.astype(np.float32), 24, 0.7)
@@ -81,7 +81,7 @@ def lipid_droplets(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def cytoplasmic_bodies(rng: np.random.Generator, stained: Stained) -> Image:
-    """A few distinct round bodies in the cytoplasm."""
+    """Draw a few distinct round bodies in the cytoplasm."""
     field = stained.field
     at, _ = scatter(rng, field, field.cytoplasm * (0.2 + field.nearness), 6, 0.5, 0.8)
     spots = np.minimum(dots(field, at, lights(rng, len(at), 0.4), rng.uniform(1.2, 1.8)), 2)
@@ -89,7 +89,7 @@ def cytoplasmic_bodies(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def aggresome(rng: np.random.Generator, stained: Stained) -> Image:
-    """One dense lump beside the nucleus."""
+    """Draw one dense lump next to the nucleus."""
     field, s = stained.field, stained.field.scale
     wobble = np.exp(0.5 * smooth_noise(rng, field.shape, 7 * s))
     lump = np.clip(3 * _closeness(field, stained.centres, float(rng.uniform(4.0, 6.5))) * wobble - 1.2, 0, 1)
@@ -98,7 +98,7 @@ def aggresome(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def mitochondria(rng: np.random.Generator, stained: Stained) -> Image:
-    """Short worms, densest around the nucleus, thinning outwards."""
+    """Draw short worm-like pieces, densest around the nucleus and sparser outwards."""
     field, s = stained.field, stained.field.scale
     at, cell = scatter(rng, field, field.cytoplasm * (0.04 + field.nearness ** rng.uniform(1, 2)), 95, 0.25)
     middle = field.population.nucleus[cell - 1]
@@ -111,7 +111,7 @@ def mitochondria(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def cytosol(rng: np.random.Generator, stained: Stained) -> Image:
-    """The cytoplasm, smooth or finely grained, thinning towards the edge, weaker in the nucleus."""
+    """Draw the cytoplasm, smooth or finely grained, fading towards the edge and weaker in the nucleus."""
     field, s = stained.field, stained.field.scale
     thick = np.clip(field.edge_px / (10 * s), 0, 1) ** 0.6 * (0.55 + 0.45 * field.nearness)
     grain = octaves(rng, field.shape, (11 * s, 2.2 * s), (0.7, 0.7))
@@ -120,7 +120,7 @@ def cytosol(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def plasma_membrane(rng: np.random.Generator, stained: Stained) -> Image:
-    """A line along the edge with brighter stretches and folds, and a faint look down onto the surface."""
+    """Draw a line along the edge with brighter stretches and folds, and the faint surface of the cell from above."""
     field, s = stained.field, stained.field.scale
     uneven = np.exp(0.55 * smooth_noise(rng, field.shape, 14 * s) + 0.35 * smooth_noise(rng, field.shape, 3 * s))
     line = np.exp(-(((field.edge_px - 1.0 * s) / (1.5 * s)) ** 2)) * (field.owner > 0)
@@ -130,7 +130,7 @@ def plasma_membrane(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def cell_junctions(rng: np.random.Generator, stained: Stained) -> Image:
-    """Lines only where two cells touch, in broken stretches."""
+    """Draw broken lines where two cells touch."""
     field, s = stained.field, stained.field.scale
     touch = _touching(field.owner)
     line = blur(touch.astype(np.float32), 1.0 * s) * np.float32(2.0)
@@ -139,7 +139,7 @@ def cell_junctions(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def _touching(owner: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Mark pixels next to another cell."""
+    """Return which pixels are next to another cell."""
     touch = np.zeros(owner.shape, bool)
     down = (owner[:-1] != owner[1:]) & (owner[:-1] > 0) & (owner[1:] > 0)
     right = (owner[:, :-1] != owner[:, 1:]) & (owner[:, :-1] > 0) & (owner[:, 1:] > 0)

@@ -1,4 +1,4 @@
-"""Protein patterns of the cytoskeleton and of dividing cells. Each gives light (H, W), about 1 where bright."""
+"""Protein patterns of the cytoskeleton and of dividing cells. Each returns light (H, W), about 1 where bright."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from hpa.atlas.stains import Stained, spindles
 
 
 def intermediate_filaments(rng: np.random.Generator, stained: Stained) -> Image:
-    """A wavy net, densest and often coiled beside the nucleus, reaching out in bundles."""
+    """Draw a wavy net, densest and often coiled next to the nucleus, extending outwards in bundles."""
     field, s = stained.field, stained.field.scale
     at, cell = scatter(rng, field, field.cytoplasm * field.nearness**2, 130, 0.3)
     heading = rng.uniform(0, 2 * np.pi, len(at)).astype(np.float32)
@@ -21,7 +21,7 @@ def intermediate_filaments(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def actin_filaments(rng: np.random.Generator, stained: Stained) -> Image:
-    """Straight parallel stress fibres across the cell and a line along its edge."""
+    """Draw straight parallel stress fibres across the cell and a line along its edge."""
     field, s = stained.field, stained.field.scale
     cells = field.population
     at, cell = scatter(rng, field, (field.owner > 0).astype(np.float32), 75, 0.3)
@@ -34,7 +34,7 @@ def actin_filaments(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def focal_adhesions(rng: np.random.Generator, stained: Stained) -> Image:
-    """Short streaks pointing outwards, mostly near the edge."""
+    """Draw short streaks pointing outwards, mostly near the edge."""
     field, s = stained.field, stained.field.scale
     near_edge = np.exp(-(((field.edge_px - 6 * s) / (5 * s)) ** 2)) + 0.08
     at, cell = scatter(rng, field, (near_edge * (field.owner > 0)).astype(np.float32), 34)
@@ -46,13 +46,13 @@ def focal_adhesions(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def microtubules(rng: np.random.Generator, stained: Stained) -> Image:
-    """The filaments of the red stain."""
+    """Draw the filaments of the red stain."""
     own = np.exp(0.2 * smooth_noise(rng, stained.field.shape, 3 * stained.field.scale))
     return np.asarray(np.minimum(stained.tubulin / 6, 2.5) * own, dtype=np.float32)
 
 
 def microtubule_ends(rng: np.random.Generator, stained: Stained) -> Image:
-    """Comets at the outer ends of the filaments."""
+    """Draw comets at the outer ends of the filaments."""
     field, s, filaments = stained.field, stained.field.scale, stained.filaments
     last = np.maximum(filaments.alive.sum(axis=0) - 1, 0)
     light = lights(rng, len(last), 0.5) * (rng.random(len(last)) < 0.6)
@@ -66,7 +66,7 @@ def microtubule_ends(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def cytokinetic_bridge(rng: np.random.Generator, stained: Stained) -> Image:
-    """A short bright bar between two sisters, with a dark gap in its middle."""
+    """Draw a short bright bar between two sister cells, with a dark gap in the middle."""
     field, s, cells = stained.field, stained.field.scale, stained.field.population
     image = np.zeros(field.shape, np.float32)
     for index in np.flatnonzero((cells.stage == TELOPHASE) & (np.arange(len(cells)) < cells.sister)):
@@ -83,12 +83,12 @@ def cytokinetic_bridge(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def mitotic_spindle(rng: np.random.Generator, stained: Stained) -> Image:
-    """The spindle of dividing cells."""
+    """Draw the spindle of dividing cells."""
     return spindles(rng, stained.field) + np.float32(0.05) * stained.field.cytoplasm
 
 
 def organising_centre(rng: np.random.Generator, stained: Stained) -> Image:
-    """A fuzzy spot beside the nucleus where filaments meet."""
+    """Draw a fuzzy spot next to the nucleus where filaments meet."""
     field = stained.field
     light = lights(rng, len(field.population))
     halo = dots(field, stained.centres, 0.35 * light, 4.0)
@@ -96,7 +96,7 @@ def organising_centre(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def centrosome(rng: np.random.Generator, stained: Stained) -> Image:
-    """One or two tight dots beside the nucleus."""
+    """Draw one or two tight dots next to the nucleus."""
     field, s = stained.field, stained.field.scale
     light = lights(rng, len(field.population))
     turn = rng.uniform(0, 2 * np.pi, len(light))

@@ -1,4 +1,4 @@
-"""Protein patterns in the nucleus. Each gives light (H, W), about 1 where bright."""
+"""Protein patterns in the nucleus. Each returns light (H, W), about 1 where bright."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from hpa.atlas.stains import Stained
 
 
 def nucleoplasm(rng: np.random.Generator, stained: Stained) -> Image:
-    """The whole nucleus, finely mottled, mostly spared by the nucleoli."""
+    """Draw the full nucleus, finely mottled and weaker in the nucleoli."""
     field, s = stained.field, stained.field.scale
     mottle = octaves(rng, field.shape, (6 * s, 2.2 * s), (0.6, 0.8))
     spared = rng.uniform(0.2, 0.8)
@@ -18,7 +18,7 @@ def nucleoplasm(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def nuclear_membrane(rng: np.random.Generator, stained: Stained) -> Image:
-    """A thin bright line around the nucleus, with a little light inside and folds across it."""
+    """Draw a thin bright line around the nucleus, with a little light inside and folds across it."""
     field, s = stained.field, stained.field.scale
     outside = np.exp(-((field.off_nucleus_px / (1.2 * s)) ** 2)) * (field.owner > 0)
     inside = np.exp(-((field.rim_px / (1.7 * s)) ** 2))
@@ -29,14 +29,14 @@ def nuclear_membrane(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def nucleoli(rng: np.random.Generator, stained: Stained) -> Image:
-    """Few large bodies of irregular outline, with a faint nucleoplasm."""
+    """Draw a few large bodies of irregular outline, with a faint nucleoplasm."""
     field, s = stained.field, stained.field.scale
     inner = np.exp(0.18 * smooth_noise(rng, field.shape, 2.5 * s))
     return np.asarray(stained.nucleoli * inner + rng.uniform(0.04, 0.25) * field.karyoplasm, dtype=np.float32)
 
 
 def fibrillar_centre(rng: np.random.Generator, stained: Stained) -> Image:
-    """Several small spots inside each nucleolus."""
+    """Draw several small spots inside each nucleolus."""
     field = stained.field
     at, _ = scatter(rng, field, stained.nucleoli, 11, growth=0.3)
     spots = dots(field, at, lights(rng, len(at)), rng.uniform(0.9, 1.4))
@@ -44,7 +44,7 @@ def fibrillar_centre(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def nuclear_speckles(rng: np.random.Generator, stained: Stained) -> Image:
-    """Twenty or more irregular patches of unlike size, between the nucleoli."""
+    """Draw twenty or more irregular patches of different sizes between the nucleoli."""
     field, s = stained.field, stained.field.scale
     patches = octaves(rng, field.shape, (6.0 * s, 3.0 * s), (0.9, 0.5))
     light = np.clip((patches - 0.55) * 1.6, 0, 1.6) * (1 - stained.nucleoli) * np.clip(field.rim_px / (3 * s), 0, 1)
@@ -52,7 +52,7 @@ def nuclear_speckles(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def nuclear_bodies(rng: np.random.Generator, stained: Stained) -> Image:
-    """Two to a dozen round spots apart from the nucleoli."""
+    """Draw two to twelve round spots outside the nucleoli."""
     field, s = stained.field, stained.field.scale
     room = field.karyoplasm * (1 - stained.nucleoli) * (field.rim_px > 2 * s)
     at, _ = scatter(rng, field, np.asarray(room, np.float32), float(rng.choice([3, 5, 9])), 0.5, 0.3)
@@ -61,7 +61,7 @@ def nuclear_bodies(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def rods_and_rings(rng: np.random.Generator, stained: Stained) -> Image:
-    """One to three short rods or small rings a cell, mostly in the cytoplasm."""
+    """Draw one to three short rods or small rings per cell, mostly in the cytoplasm."""
     field, s = stained.field, stained.field.scale
     at, _ = scatter(rng, field, field.cytoplasm * (0.1 + field.nearness) + 0.1 * field.karyoplasm, 1.8, 0.4, 0.3)
     along = np.linspace(-1, 1, 40)

@@ -1,4 +1,4 @@
-"""The plan of a data set: antibody, well, cell line and label set of each image, and which are near-duplicates."""
+"""Plan a data set: antibody, well, cell line and label set of each image, and the near-duplicates."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -14,38 +14,38 @@ from hpa.vocabulary import HPA28
 Target = tuple[int, ...]
 
 DUPLICATES = 0.03
-"""Share of images that show a field of view which another image shows too."""
+"""Share of images that show the same field of view as another image."""
 
 IMAGES_EACH = 6
-"""Images of an antibody, where the set is large enough for every class to come up."""
+"""Images per antibody, if the set is large enough for every class to occur."""
 
 ANTIBODIES_WANTED = {"train": 44, "test": 34}
-"""Fewer images of each antibody are taken before there are fewer antibodies than these."""
+"""Target number of antibodies; the images per antibody are reduced to reach it."""
 
 FLOOR = {"train": 2, "test": 1}
-"""Antibodies that each class should have at least."""
+"""Minimum number of antibodies per class."""
 
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """One image to be drawn.
+    """One image to draw.
 
     Parameters
     ----------
     index
         Position in the plan; seed and index determine every pixel.
     image_id
-        An id like the competition's.
+        An id in the format of the competition.
     split
         ``train`` or ``test``.
     target
         The classes of the image.
     antibody, plate, well
-        As the atlas names its experiments.
+        Names of the experiment, in the format of the real atlas.
     cell_line
         Index into `hpa.atlas.styles.CELL_LINES`.
     scene
-        Index of the image whose field of view this one shows: its own, or for a near-duplicate an earlier one.
+        Index of the image whose field of view this one shows: its own or, for a near-duplicate, an earlier one.
     """
 
     index: int
@@ -60,14 +60,14 @@ class PlannedImage:
 
 
 def plan_images(images: int, test: int, seed: int) -> list[PlannedImage]:
-    """Plan a training set of `images` images and a test set of `test` images, of other antibodies.
+    """Plan a training set of `images` images and a test set of `test` images with different antibodies.
 
     Parameters
     ----------
     images, test
-        How many; at least 1, at least 0.
+        Number of training images (at least 1) and of test images (at least 0).
     seed
-        Of all draws; at least 0.
+        Seed of all random draws, at least 0.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def plan_images(images: int, test: int, seed: int) -> list[PlannedImage]:
 
 
 def _plan_antibody(seed: int, number: int, split: str, target: Target, size: int, start: int) -> list[PlannedImage]:
-    """Plan the images of one antibody: one to three cell lines, each in a well of its own, a few fields in each."""
+    """Plan the images of one antibody: one to three cell lines, each in its own well with a few fields of view."""
     rng = np.random.default_rng([seed, 2, number])
     lines = rng.choice(len(CELL_LINES), 3, replace=False, p=np.array(SHARES) / sum(SHARES))
     wells = rng.choice(96, 4, replace=False)
@@ -109,7 +109,7 @@ def _plan_antibody(seed: int, number: int, split: str, target: Target, size: int
             _well(int(wells[which])), int(lines[which]), start + position,
         )  # fmt: skip
         if position and rng.random() < DUPLICATES * size / (size - 1):
-            # half of them under another antibody's name: then only a look at the pixels tells
+            # half of them under another antibody's name, so that only the pixels reveal them
             original = planned[int(rng.integers(len(planned)))]
             name = image.antibody if rng.random() < 0.5 else f"HPA{500_000 + image.index:06d}"
             well = _well(int(wells[3]))
@@ -122,23 +122,23 @@ def _well(number: int) -> str:
     return f"{'ABCDEFGH'[number // 12]}{number % 12 + 1}"
 
 
-def _draw_sets(rng: np.random.Generator, number: int, least: int) -> list[Target]:
-    """Draw label sets as often as they are real, then replace some until each class has `least` antibodies.
+def _draw_sets(rng: np.random.Generator, number: int, min_antibodies: int) -> list[Target]:
+    """Draw label sets with their real frequencies, then replace some until each class has `min_antibodies` antibodies.
 
-    With too few antibodies for that, those that bring most missing classes are taken.
+    If there are too few antibodies for that, label sets with most missing classes are preferred.
     """
     sets, images = label_sets()
     drawn = [sets[index] for index in rng.choice(len(sets), number, p=images / images.sum())]
     fixed: set[int] = set()
-    for _ in range(least * len(HPA28)):
+    for _ in range(min_antibodies * len(HPA28)):
         have = Counter(label for target in drawn for label in target)
-        missing = {label for label in range(len(HPA28)) if have[label] < least}
+        missing = {label for label in range(len(HPA28)) if have[label] < min_antibodies}
         if not missing:
             break
         spare = [
             place
             for place, target in enumerate(drawn)
-            if place not in fixed and all(have[label] > least for label in target)
+            if place not in fixed and all(have[label] > min_antibodies for label in target)
         ] or [place for place in range(number) if place not in fixed]
         if not spare:
             break
@@ -152,5 +152,5 @@ def _draw_sets(rng: np.random.Generator, number: int, least: int) -> list[Target
 
 
 def image_id(seed: int, index: int) -> str:
-    """Return an id like those of the competition, a function of seed and index."""
+    """Return an id in the format of the competition, a function of seed and index."""
     return str(UUID(bytes=np.random.default_rng([seed, 3, index]).bytes(16), version=4))

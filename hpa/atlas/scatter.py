@@ -1,4 +1,4 @@
-"""Putting small round things into cells: where they may lie, how many, how large."""
+"""Place small round structures in cells: positions, numbers, brightness and dots."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,25 +12,25 @@ Points = NDArray[np.float32]
 def scatter(
     rng: np.random.Generator, field: Field, density: Image, number: float, spread: float = 0.4, growth: float = 1.5
 ) -> tuple[Points, NDArray[np.int32]]:
-    """Draw places in every cell.
+    """Draw random positions in every cell.
 
     Parameters
     ----------
     rng, field
-        Chance and the cells.
+        Random number generator and the cells.
     density
-        Where in a cell they may lie, not negative, float32 (H, W); each cell counts by itself.
+        Relative density of positions, not negative, float32 (H, W); it is normalised within each cell.
     number
-        Median number in a whole cell of 100 px across; a cell cut by the frame gets its visible part.
+        Median number in a complete cell 100 px across; a cell cropped by the frame gets the visible part of it.
     spread
         Sigma of the logarithm of the number.
     growth
-        Power of the cell's diameter with which the number grows.
+        Exponent of the growth of the number with the cell's diameter.
 
     Returns
     -------
     tuple
-        Rows and columns in px, float32 (K, 2), and the owner 1..N of each, int32 (K,).
+        Rows and columns in px, float32 (K, 2), and the cell 1..N of each, int32 (K,).
     """
     cells = field.population
     owner = field.owner.ravel()
@@ -51,18 +51,18 @@ def scatter(
 
 
 def dots(field: Field, at: Points, light: NDArray[np.float32], sigma_px: float) -> Image:
-    """Draw Gaussian dots whose peaks are as bright as `light`; `sigma_px` is for a frame of 512 px.
+    """Draw Gaussian dots with peaks of the given brightness.
 
     Parameters
     ----------
     field
-        Of whose frame and scale.
+        Gives the frame and its scale.
     at
         Rows and columns in px, shape (K, 2).
     light
-        Shape (K,).
+        Peak brightness, shape (K,).
     sigma_px
-        Of the dots, in a frame of 512 px.
+        Standard deviation of the dots in a frame of 512 px.
     """
     sigma = sigma_px * field.scale
     return blur(splat(at, light, field.shape), sigma) * np.float32(2 * np.pi * max(sigma, 0.4) ** 2)

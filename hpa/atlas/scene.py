@@ -1,4 +1,4 @@
-"""One field of view: the four channels, the cells, the nuclei and what each cell carries."""
+"""Draw one field of view: the four channels, the cells, the nuclei and the classes of each cell."""
 
 from dataclasses import dataclass
 
@@ -19,13 +19,13 @@ from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 
-NUCLEUS_SEEN = 0.45
-"""A cell is labelled if at least this share of its nucleus lies in the frame: no nucleus, no cell."""
+MIN_VISIBLE_NUCLEUS = 0.45
+"""A cell is labelled if at least this share of its nucleus is in the frame."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One synthetic field of view with its truth.
+    """One synthetic field of view with its ground truth.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Scene:
     nuclei
         Label image of the nuclei; a nucleus carries the label of its cell, uint16 (H, W).
     targets
-        The classes that cell 1, 2, .. n carries; empty for a negative cell.
+        Classes of the cells 1, 2, ..., n; empty for a negative cell.
     """
 
     channels: NDArray[np.uint8]
@@ -60,19 +60,19 @@ def draw_scene(
     Parameters
     ----------
     seed
-        Entropy: the same numbers give the same pixels.
+        Seed; the same numbers give the same pixels.
     size_px
-        Height and width. The field of view is the same at every size, as if one image were resized.
+        Height and width. The field of view does not depend on the size, as if one image were resized.
     cell_line
-        Index into `hpa.atlas.styles.CELL_LINES`; None draws one as often as the atlas images it.
+        Index into `hpa.atlas.styles.CELL_LINES`; None draws one with the frequencies of the real atlas.
     target
         Classes of the image, 0..27.
     shares
-        For each class of `target` the share of cells that carry it; None draws them as in reality.
+        Share of cells that carry each class of `target`; None draws realistic shares.
     protein
         False leaves the green channel black, which is faster.
     penetrance
-        Multiplies the mean share of cells that carry a class, where shares are drawn.
+        Factor on the mean share of cells that carry a class, if shares are drawn.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def draw_scene(
         If an argument is outside its range.
     """
     _check(size_px, cell_line, target, shares)
-    # one stream a part, so that leaving out the protein changes nothing else
+    # one random stream per part, so that omitting the protein changes nothing else
     style, geometry, stains, proteins, camera = (
         np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(5)
     )
@@ -129,7 +129,7 @@ def _check(size_px: int, cell_line: int | None, target: tuple[int, ...], shares:
 
 
 def _focus(rng: np.random.Generator, field: Field) -> Image:
-    """Draw how far out of focus each cell and region is, 0 to 1."""
+    """Draw the defocus of each cell and region, 0 to 1."""
     cells = field.population
     away = np.where(rng.random(len(cells)) < 0.07, rng.uniform(0.3, 1, len(cells)), rng.beta(1, 12, len(cells)))
     tilt = np.clip(smooth_noise(rng, field.shape, 300 * field.scale) - 1.2, 0, 1) * 0.5
@@ -139,10 +139,10 @@ def _focus(rng: np.random.Generator, field: Field) -> Image:
 
 
 def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.bool_]) -> Image:
-    """Draw the green light: every pattern on its carriers, over a faint background in every cell."""
+    """Draw the green light: every pattern in the cells that carry it, over a faint background in every cell."""
     field = stained.field
     expression = rng.lognormal(0, 0.35, len(field.population))
-    # unspecific binding: more where the cell is thick, more or less of it in the nucleus
+    # unspecific binding: stronger where the cell is thick, variable in the nucleus
     thick = np.clip(field.edge_px / (9 * field.scale), 0, 1) * (
         0.4 + 0.6 * np.maximum(field.nearness, field.karyoplasm)
     )
@@ -158,23 +158,25 @@ def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.boo
 
 
 def _bright_protein(light: Image) -> float:
-    """Return the light to expose for: sparse structures must not be lost, nor the dark of a negative field raised."""
+    """Return the light to expose for, so that sparse structures stay visible and a negative field stays dark."""
     return max(float(np.percentile(light[::2, ::2], 99.9)), 0.4) / 1.8
 
 
 def label_cells(field: Field) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
-    """Number the cells whose nucleus is seen.
+    """Number the cells whose nucleus is in the frame.
 
     Returns
     -------
     tuple
-        Label images of cells and nuclei, uint16 (H, W), labels 1..n; and the index in the population of each of the n.
+        Label images of cells and nuclei, uint16 (H, W), with labels 1..n, and the population index of each of the n.
     """
-    seen = np.bincount(field.nuclei.ravel(), minlength=len(field.population) + 1)
-    seen[0] = 0
+    visible = np.bincount(field.nuclei.ravel(), minlength=len(field.population) + 1)
+    visible[0] = 0
     whole = np.pi * np.concatenate([np.ones(1, np.float32), field.population.nucleus_px]) ** 2
     divides = np.concatenate([[False], field.population.stage > 0])
-    kept = np.flatnonzero(seen >= np.maximum(NUCLEUS_SEEN * whole * np.where(divides, 0.4, 1), 40 * field.scale**2))
-    number = np.zeros(len(seen), np.uint16)
+    kept = np.flatnonzero(
+        visible >= np.maximum(MIN_VISIBLE_NUCLEUS * whole * np.where(divides, 0.4, 1), 40 * field.scale**2)
+    )
+    number = np.zeros(len(visible), np.uint16)
     number[kept] = np.arange(1, len(kept) + 1)
     return number[field.owner], number[field.nuclei], kept - 1

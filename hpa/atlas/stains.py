@@ -13,14 +13,16 @@ from hpa.atlas.noise import Image, blur, octaves, smooth_noise, splat
 
 @dataclass(frozen=True)
 class Stained:
-    """A field with its organelles, before any optics: light per pixel, about 1 where a structure is bright.
+    """A field of view with its organelles, before optics: light per pixel, about 1 where a structure is bright.
 
     Parameters
     ----------
     field
         The cells.
     nucleoli
-        1 in a nucleolus, float32 (H, W), and the middle of each, float32 (M, 2), with its radius, float32 (M,).
+        1 inside a nucleolus, float32 (H, W).
+    nucleolus_at, nucleolus_px
+        Centre of each nucleolus, float32 (M, 2), and its radius, float32 (M,).
     centres
         Organising centre of each cell, float32 (N, 2).
     filaments
@@ -56,7 +58,7 @@ def stain(rng: np.random.Generator, field: Field) -> Stained:
 def discs(
     shape: tuple[int, int], at: NDArray[np.float32], radius_px: NDArray[np.float32], light: NDArray[np.float32]
 ) -> Image:
-    """Draw filled discs at sub-pixel places, each over what is there.
+    """Draw filled discs at sub-pixel positions, later discs over earlier ones.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def discs(
     at
         Rows and columns in px, shape (K, 2).
     radius_px, light
-        Shape (K,) each.
+        Radius in px and brightness, shape (K,) each.
     """
     image = np.zeros(shape, np.float32)
     for (row, column), radius, value in zip(at, radius_px, light, strict=True):
@@ -89,7 +91,7 @@ def _nucleoli(rng: np.random.Generator, field: Field) -> tuple[Image, NDArray[np
 
 
 def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
-    """Mottled chromatin, dark nucleoli, a denser rim; condensed chromosomes in mitosis."""
+    """Draw mottled chromatin with dark nucleoli and a denser rim, and condensed chromosomes in mitosis."""
     s, cells = field.scale, field.population
     mottle = octaves(rng, field.shape, (15 * s, 6.5 * s, 3 * s), (0.7, 0.9, 0.55))
     light = np.exp(rng.uniform(0.22, 0.5) * mottle) * (1 - rng.uniform(0.2, 0.8) * blur(nucleoli, 0.7 * s))
@@ -110,7 +112,7 @@ def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
 
 
 def _tubulin(rng: np.random.Generator, field: Field, filaments: Filaments, centres: NDArray[np.float32]) -> Image:
-    """Filaments, a haze between them, less above the nucleus, and spindles in mitosis."""
+    """Draw filaments with a haze between them, weaker above the nucleus, and spindles in mitosis."""
     s, cells, line = field.scale, field.population, field.line
     weights = rng.lognormal(0, 0.75, len(filaments.cell)).astype(np.float32)
     light = filaments.draw(weights, field)
@@ -125,7 +127,7 @@ def _tubulin(rng: np.random.Generator, field: Field, filaments: Filaments, centr
 
 
 def spindles(rng: np.random.Generator, field: Field) -> Image:
-    """Draw the spindle of each cell in mitosis: fibres between two poles, meeting the plate in the middle."""
+    """Draw the spindle of each cell in mitosis: fibres between two poles that meet the plate in the middle."""
     cells, s = field.population, field.scale
     image = np.zeros(field.shape, np.float32)
     for index in np.flatnonzero((cells.stage >= METAPHASE) & (cells.stage <= ANAPHASE)):
@@ -146,7 +148,7 @@ def spindles(rng: np.random.Generator, field: Field) -> Image:
 
 
 def _reticulum(rng: np.random.Generator, field: Field) -> Image:
-    """Bright around the nucleus and thinning outwards, granular, dim above the nucleus, uneven between cells."""
+    """Draw the ER: bright around the nucleus, fading outwards, granular, dim above the nucleus, uneven among cells."""
     s, cells, line = field.scale, field.population, field.line
     grain = octaves(rng, field.shape, (28 * s, 7 * s, 2.6 * s), (0.6, 0.55, 0.8))
     reach = np.clip(line.er_reach * rng.uniform(0.8, 1.3) * rng.lognormal(0, 0.12, len(cells)), 0.4, 1.25).astype(

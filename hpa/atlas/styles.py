@@ -1,4 +1,4 @@
-"""Cell lines: each is a style of size, shape, crowding, texture and stain contrast."""
+"""Cell lines, each with its style of size, shape, crowding, texture and stain contrast."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,42 +6,42 @@ from typing import Final
 
 @dataclass(frozen=True)
 class CellLine:
-    """How the cells of one line look. Lengths are at 512 px a frame; the rest are ratios.
+    """Appearance of the cells of one line. Lengths are for a frame of 512 px; all other values are ratios.
 
     Parameters
     ----------
     name
-        The line it is modelled on.
+        The real cell line that it models.
     diameter_px, spread
-        Median equivalent diameter before neighbours compete for the room, and the sigma of its logarithm.
+        Median equivalent diameter before cells compete for space, and the sigma of its logarithm.
     elongation
         Median ratio of the long to the short axis.
     lobes, ruffle
-        How far the outline departs from an ellipse, in slow lobes and in fine folds.
+        Deviation of the outline from an ellipse, in broad lobes and in fine folds.
     processes
-        Mean number of thin processes of a cell.
+        Mean number of thin processes per cell.
     coverage
-        Share of the frame that cells aim to cover; above 1 they press into a sheet.
+        Share of the frame that cells aim to cover; above 1 they form a dense sheet.
     clumping
-        0: spread evenly, 1: islands with wide gaps.
+        0: evenly spread, 1: islands with wide gaps.
     alignment
-        0: every direction, 1: all cells lie along one direction.
+        0: random directions, 1: all cells are aligned.
     nucleus
         Diameter of the nucleus as a share of the cell's.
     nucleus_lobes
-        How far nuclei depart from ellipses.
+        Deviation of nuclei from ellipses.
     nucleoli
         Mean number of nucleoli.
     chromocentres
         Mean number of bright spots of dense DNA (the mouse lines have many).
     er_reach
-        How far the ER reaches from the nucleus to the edge (1: all the way).
+        Extent of the ER from the nucleus towards the edge (1: up to the edge).
     er_grain
         Contrast of the ER's texture.
     filaments
-        Number of microtubules of a cell of 100 px.
+        Number of microtubules in a cell of 100 px.
     bend
-        How much microtubules bend, in radians a step.
+        Bending of microtubules, in radians per step.
     ring
         Share of microtubules that run around the nucleus instead of outwards.
     haze
@@ -91,9 +91,9 @@ CELL_LINES: Final[tuple[CellLine, ...]] = (
     CellLine("REH", 68, .15, 1.12, .06, .6, .1, .34, .4, .0, .74, .12, 2.0, .0, 1.00, .5, 40, .25, .70, .50),
     CellLine("CACO-2", 104, .26, 1.46, .10, .5, .1, 1.10, .4, .1, .55, .08, 2.5, .0, .95, .5, 80, .20, .35, .35),
 )  # fmt: skip
-"""The lines of the atlas. The first eleven stand in the order of their share of hand-labelled real cells."""
+"""The cell lines of the atlas. The first eleven are ordered by their share of hand-labelled real cells."""
 
 SHARES: Final[tuple[float, ...]] = (
     0.25, 0.16, 0.15, 0.05, 0.06, 0.03, 0.06, 0.05, 0.02, 0.04, 0.04, 0.03, 0.02, 0.02, 0.02, 0.01, 0.01,
 )  # fmt: skip
-"""How often each line is imaged: the atlas images U-2 OS, A-431 and U-251 MG far more than the others."""
+"""Relative frequency of each line: the real atlas images U-2 OS, A-431 and U-251 MG far more often than the others."""

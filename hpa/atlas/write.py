@@ -1,4 +1,4 @@
-"""Writing a synthetic data set in the layout of the Kaggle 2018 competition, with its truth."""
+"""Write a synthetic data set in the layout of the Kaggle 2018 competition, with its ground truth."""
 
 import os
 from collections.abc import Callable
@@ -31,29 +31,31 @@ def synthesize(
     workers: int | None = None,
     on_image: Callable[[], None] | None = None,
 ) -> None:
-    """Write a data set: images, tables and truth. The same arguments give the same bytes, whatever `workers`.
+    """Write a data set: images, tables and ground truth.
+
+    The same arguments give the same bytes for any number of `workers`.
 
     Parameters
     ----------
     out
-        A folder that is empty or does not exist yet.
+        A folder that is empty or does not exist.
     images, test
-        Number of training images, and of the test images beside them.
+        Number of training images and of test images.
     seed
-        Seed of everything, 0 or more.
+        Seed of all random draws, 0 or more.
     size_px
         Height and width of the images; the field of view is the same at every size.
     penetrance
-        Multiplies the mean share of an image's cells that carry its classes: 1 is as in reality, less is harder.
+        Factor on the mean share of an image's cells that carry its classes: 1 is realistic, less is harder.
     workers
-        Processes; None takes one for each core this process may use.
+        Number of processes; None uses one per core available to this process.
     on_image
         Called after each image.
 
     Raises
     ------
     UserError
-        If an argument cannot be used, or `out` holds files.
+        If an argument is invalid, or `out` is not empty.
     """
     planned = plan_images(images, test, seed)
     if size_px < 64:
@@ -61,7 +63,7 @@ def synthesize(
     if workers is not None and workers < 1:
         raise UserError(f"expected at least 1 worker, found {workers}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"expected an empty or a new folder, found {out} with something in it")
+        raise UserError(f"expected an empty or a new folder, found {out}, which is not empty")
     for folder in ("train", "test", "truth/cells", "truth/nuclei"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     draw = partial(_write_image, out, seed, size_px, penetrance)
@@ -82,18 +84,19 @@ def synthesize(
 
 
 def planned_scene(image: PlannedImage, seed: int, size_px: int, penetrance: float = 1.0) -> Scene:
-    """Draw the scene of one planned image; a near-duplicate shows another's field shifted, cropped and re-exposed.
+    """Draw the scene of one planned image; a near-duplicate shows the field of another one shifted, cropped and
+    re-exposed.
 
     Parameters
     ----------
     image
-        What was planned.
+        The planned image.
     seed
-        Of the data set.
+        Seed of the data set.
     size_px
-        Height and width.
+        Height and width in px.
     penetrance
-        As `hpa.atlas.labels.draw_shares` has it.
+        As for `hpa.atlas.labels.draw_shares`.
     """
     scene = draw_scene(
         (seed, 4, image.scene),
@@ -104,11 +107,11 @@ def planned_scene(image: PlannedImage, seed: int, size_px: int, penetrance: floa
     )
     if image.scene == image.index:
         return scene
-    return look_again(np.random.default_rng([seed, 5, image.index]), scene)
+    return reimage(np.random.default_rng([seed, 5, image.index]), scene)
 
 
-def look_again(rng: np.random.Generator, scene: Scene) -> Scene:
-    """Show a scene a second time: 82 to 99% of it, enlarged to the frame, with other gains and new noise."""
+def reimage(rng: np.random.Generator, scene: Scene) -> Scene:
+    """Image a scene a second time: 82 to 99% of it, enlarged to the frame, with different gains and new noise."""
     height, width = scene.cells.shape
     share = rng.uniform(0.82, 0.99)
     rows, columns = round(height * share), round(width * share)
@@ -163,7 +166,7 @@ def _write_tables(out: Path, planned: list[PlannedImage], targets: list[list[tup
     _write_csv(table[table.split == "train"][["Id", "Target"]], out / "train.csv")
     sample = table[table.split == "test"][["Id"]].assign(Predicted=0)
     _write_csv(sample, out / "sample_submission.csv")
-    # The competition kept this one secret; without it a split by antibody would not be possible.
+    # The competition kept the antibodies secret; without them a split by antibody would not be possible.
     antibodies = [image.antibody for image in planned]
     _write_csv(pd.DataFrame({"Id": ids, "Antibody": antibodies}), out / "antibodies.csv")
     rows = [

@@ -1,4 +1,4 @@
-"""Reading data folders of every known layout into one image table.
+"""Data folders of every supported layout, read into one image table.
 
 `pipeline` and `hpa.reports` import it.
 """

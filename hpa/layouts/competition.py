@@ -1,4 +1,4 @@
-"""What the competitions' layouts share: a table of train images, a sample submission, folders `train` and `test`."""
+"""The shared part of the competition layouts: a train table, a sample submission, folders ``train`` and ``test``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ import pandas as pd
 from hpa.channels import Channel
 from hpa.errors import UserError
 from hpa.images import check_ids
-from hpa.layouts.listing import DatasetListing, FileListing, PlaneFile, Row, channel_files, parts_of, table_of
+from hpa.layouts.listing import DatasetListing, FileListing, PlaneFile, Row, list_files, part_folders, rows_to_table
 from hpa.vocabulary import Vocabulary, parse_target
 from hpa.work.tables import read_csv
 
 
 @dataclass(frozen=True)
-class Tables:
-    """How a competition's tables are called and written.
+class CompetitionTables:
+    """Names, columns and label format of the tables of one competition.
 
     Parameters
     ----------
     train, test
         File names of the table of train images and of the sample submission.
     train_columns, test_columns
-        The columns of the image and of its labels.
+        The image column and the label column of each table.
     separator
-        Between labels; None is white space.
+        Separator between labels; None is white space.
     vocabulary
-        Of the labels.
+        Vocabulary of the labels.
     """
 
     train: str
@@ -38,40 +38,40 @@ class Tables:
     vocabulary: Vocabulary
 
 
-def find_by_tables(data: Path, tables: Tables) -> DatasetListing:
-    """Find the images that the tables name: train rows in their order, then test rows in the sample's.
+def list_by_tables(data: Path, tables: CompetitionTables) -> DatasetListing:
+    """List the images in the tables: train rows in their order, then test rows in that of the sample submission.
 
     Raises
     ------
     UserError
-        If there is no table, a column is missing, an Id stands twice or a label is unknown.
+        If there is no table, a column is missing, an Id occurs twice or a label is unknown.
     """
     rows = read_rows(data, tables)
-    walked = {split: _walk(data, split) for split in ("train", "test")}
-    files: list[Mapping[Channel, PlaneFile]] = [walked[row.split].files.get(row.image_id, {}) for row in rows]
-    unlisted = len({i for walk in walked.values() for i in walk.files} - {row.image_id for row in rows})
+    listings = {split: _list_split(data, split) for split in ("train", "test")}
+    files: list[Mapping[Channel, PlaneFile]] = [listings[row.split].files.get(row.image_id, {}) for row in rows]
+    unlisted = len({i for listing in listings.values() for i in listing.files} - {row.image_id for row in rows})
     notices = [f"{unlisted} images in {data} have no row in its tables and are ignored"] if unlisted else []
-    if not any(files):  # then what the files are called is most likely the reason
-        notices += walked["train"].notice(data)
-    return DatasetListing(table_of(rows), files, [data / row.split for row in rows], tables.vocabulary, notices)
+    if not any(files):  # the file names are then the most likely reason
+        notices += listings["train"].notices(data)
+    return DatasetListing(rows_to_table(rows), files, [data / row.split for row in rows], tables.vocabulary, notices)
 
 
-def read_rows(data: Path, tables: Tables) -> list[Row]:
-    """Read what the tables say of each image.
+def read_rows(data: Path, tables: CompetitionTables) -> list[Row]:
+    """Read one row per image from the tables: Id, split, target and, where known, antibody.
 
     Raises
     ------
     UserError
-        If there is no table, a column is missing, an Id stands twice or a label is unknown.
+        If there is no table, a column is missing, an Id occurs twice or a label is unknown.
     """
     if not ((data / tables.train).is_file() or (data / tables.test).is_file()):
         raise UserError(f"expected {tables.train} or {tables.test} in {data}, found neither")
-    train = _rows_if_there(data / tables.train, tables.train_columns)
-    test = _rows_if_there(data / tables.test, tables.test_columns)
+    train = _read_if_present(data / tables.train, tables.train_columns)
+    test = _read_if_present(data / tables.test, tables.test_columns)
     train_ids, texts = (list(train[column]) for column in tables.train_columns)
     test_ids = list(test[tables.test_columns[0]])
     check_ids([*train_ids, *test_ids], f"{tables.train} and {tables.test}")
-    antibodies = _rows_if_there(data / "antibodies.csv", ("Id", "Antibody"))
+    antibodies = _read_if_present(data / "antibodies.csv", ("Id", "Antibody"))
     antibody_of = dict(zip(antibodies["Id"], antibodies["Antibody"], strict=True))
     rows = [
         Row(i, "train", parse_target(i, text, tables.vocabulary, tables.separator), antibody_of.get(i) or None)
@@ -80,15 +80,16 @@ def read_rows(data: Path, tables: Tables) -> list[Row]:
     return rows + [Row(i, "test", (), antibody_of.get(i) or None) for i in test_ids]
 
 
-def _rows_if_there(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def _read_if_present(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if path.is_file():
         return read_csv(path, columns)
     return pd.DataFrame({column: pd.Series(dtype=str) for column in columns})
 
 
-def _walk(data: Path, split: str) -> FileListing:
-    # The competition's full-size images came as a second folder, train_full_size; where both are, `train` sorts first.
+def _list_split(data: Path, split: str) -> FileListing:
+    # The competition published its full-size images in a second folder, train_full_size. If both folders exist,
+    # `train` sorts first and wins.
     folders = sorted(path for path in data.iterdir() if path.is_dir() and path.name.startswith(split))
-    below = channel_files(folders, recursive=True)
-    flat = channel_files(parts_of(data), recursive=False)
-    return FileListing({**flat.files, **below.files}, below.others + flat.others, below.example or flat.example)
+    below = list_files(folders, recursive=True)
+    flat = list_files(part_folders(data), recursive=False)
+    return FileListing({**flat.files, **below.files}, below.n_ignored + flat.n_ignored, below.example or flat.example)

@@ -1,9 +1,9 @@
-"""Labels of one vocabulary told in another.
+"""Convert labels from one vocabulary to another.
 
-Every vocabulary is tied to the 28 classes of 2018 by a matrix (`PARTS`): which of the 28 make up each of its classes.
-What follows from a target by that matrix is certain; where nothing follows, the class is *unknown*: neither trained on
-nor scored. So 28 to 19 and 28 to 10 are plain, but for `Negative`, which no 2018 label speaks about, and 19 to 28
-leaves open which of several joined classes is meant.
+A matrix (`PARTS`) relates every vocabulary to the 28 classes of 2018: it says which of the 28 make up each class. A
+label that follows from the target by that matrix is certain. A class about which nothing follows is *unknown*: it is
+neither trained on nor scored. Conversion from 28 to 19 and from 28 to 10 classes is therefore unambiguous, except for
+`Negative`, which no 2018 label implies; conversion from 19 to 28 leaves open which of several merged classes is meant.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ Target = tuple[int, ...]
 NEGATIVE: Final = "Negative"
 """The class of HPA19 that excludes all others."""
 
-_JOINED: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+_MERGED: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     HPA28.name: {},
-    # Held against the 21,806 images that have labels in both vocabularies. Microtubule ends, cytokinetic bridge and
-    # rods & rings of 2018 have no partner: their images went to no class in particular.
+    # Checked against the 21,806 images that are labelled in both vocabularies. Microtubule ends, cytokinetic bridge and
+    # rods & rings of 2018 have no counterpart: their images went to no particular class.
     HPA19.name: {
         "Actin filaments": ("Actin filaments", "Focal adhesion sites"),
         "Centrosome": ("Microtubule organizing center", "Centrosome"),
@@ -40,87 +40,86 @@ _JOINED: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 def _parts(vocabulary: Vocabulary) -> NDArray[np.bool_]:
     matrix = np.zeros((len(HPA28), len(vocabulary)), dtype=bool)
     for column, name in enumerate(vocabulary.classes):
-        for part in _JOINED[vocabulary.name].get(name, (name,)):
+        for part in _MERGED[vocabulary.name].get(name, (name,)):
             matrix[HPA28.index(part), column] = True
     matrix.setflags(write=False)
     return matrix
 
 
 PARTS: Final[Mapping[str, NDArray[np.bool_]]] = {name: _parts(one) for name, one in VOCABULARIES.items()}
-"""By the name of a vocabulary of K classes, shape (28, K): which of the 28 classes make up each of its classes.
+"""For each vocabulary name, a matrix of shape (28, K): which of the 28 classes make up each of its K classes.
 
-``multi_hot @ PARTS[name]`` tells targets of 2018 in that vocabulary.
+``multi_hot @ PARTS[name]`` converts targets of 2018 to that vocabulary.
 """
 
 
 class Labels(NamedTuple):
-    """What is known of an image: the classes that it carries, and those of which nothing is known."""
+    """Labels of an image: its classes, and the classes for which no label is known."""
 
     target: Target
     unknown_classes: Target
 
 
-def lies_within(source: Vocabulary, to: Vocabulary) -> NDArray[np.bool_]:
-    """Tell which classes of `source` (rows) lie wholly within which of `to` (columns); `NEGATIVE` in none."""
-    ours, theirs = PARTS[source.name], PARTS[to.name]
-    sizes = ours.sum(axis=0)[:, None]
-    within: NDArray[np.bool_] = (ours.T.astype(int) @ theirs == sizes) & (sizes > 0)
-    return within
+def containment_matrix(source: Vocabulary, to: Vocabulary) -> NDArray[np.bool_]:
+    """Return which classes of `source` (rows) are fully contained in which of `to` (columns); `NEGATIVE` in none."""
+    source_parts, to_parts = PARTS[source.name], PARTS[to.name]
+    sizes = source_parts.sum(axis=0)[:, None]
+    contained: NDArray[np.bool_] = (source_parts.T.astype(int) @ to_parts == sizes) & (sizes > 0)
+    return contained
 
 
 def converter(source: Vocabulary, to: Vocabulary) -> Callable[[Target], Labels]:
-    """Return the function that tells a target of `source` in the vocabulary `to`.
+    """Return a function that converts a target of `source` to labels in the vocabulary `to`.
 
-    A class of `to` is carried if one of its parts is carried for certain, or a class of `source` is carried all whose
-    parts it has; it is not carried if none of its parts can be; otherwise it is unknown. `NEGATIVE` is not carried
-    where another class is.
+    A class of `to` is positive if it fully contains a positive class of `source`, negative if none of its parts can be
+    positive, and unknown otherwise. `NEGATIVE` is negative if another class is positive.
     """
     if source == to:
         return lambda target: Labels(target, ())
-    ours, theirs = PARTS[source.name], PARTS[to.name]
-    covered = np.asarray(ours.any(axis=1))
-    within = lies_within(source, to)
+    source_parts, to_parts = PARTS[source.name], PARTS[to.name]
+    covered = np.asarray(source_parts.any(axis=1))
+    contained = containment_matrix(source, to)
     negative = to.classes.index(NEGATIVE) if NEGATIVE in to.classes else None
 
     @cache
     def convert(target: Target) -> Labels:
-        """Tell one label set; images share few of them, so each is worked out once."""
-        carried = np.zeros(len(source), dtype=bool)
-        carried[list(target)] = True
-        possible = np.asarray(~covered | ours[:, carried].any(axis=1))
-        positive = np.asarray(within[carried].any(axis=0))
-        unknown_classes = ~positive & np.asarray((theirs & possible[:, None]).any(axis=0))
+        """Convert one label set. Many images share the same few label sets, so results are cached."""
+        given = np.zeros(len(source), dtype=bool)
+        given[list(target)] = True
+        possible = np.asarray(~covered | source_parts[:, given].any(axis=1))
+        positive = np.asarray(contained[given].any(axis=0))
+        unknown = ~positive & np.asarray((to_parts & possible[:, None]).any(axis=0))
         if negative is not None:
-            unknown_classes[negative] = not positive.any()
-        return Labels(_indices(positive), _indices(unknown_classes))
+            unknown[negative] = not positive.any()
+        return Labels(_indices(positive), _indices(unknown))
 
     return convert
 
 
-def join(one: Labels, other: Labels, vocabulary: Vocabulary) -> tuple[Labels, bool]:
-    """Join what two sources know of one image.
+def join_labels(one: Labels, other: Labels, vocabulary: Vocabulary) -> tuple[Labels, bool]:
+    """Join the labels that two sources give one image.
 
     Parameters
     ----------
     one, other
-        Classes that the image carries, and those of which nothing is known, in `vocabulary`.
+        Labels in `vocabulary`.
     vocabulary
-        Of both.
+        Vocabulary of both.
 
     Returns
     -------
     Labels
-        Every class that either carries; unknown are those that both leave open. `NEGATIVE` gives way to any other
-        class.
+        The classes of either source; unknown are the classes unknown to both. `NEGATIVE` is dropped if there is any
+        other class.
     bool
-        Whether they contradict each other: a class is carried by one and denied by the other.
+        Whether the sources contradict each other: a class is positive in one and negative in the other.
     """
-    carried = set(one.target) | set(other.target)
+    target = set(one.target) | set(other.target)
     conflict = any(set(a.target) - set(b.target) - set(b.unknown_classes) for a, b in ((one, other), (other, one)))
-    if NEGATIVE in vocabulary.classes and len(carried) > 1:
-        carried.discard(vocabulary.classes.index(NEGATIVE))
-    unknown_classes = set(one.unknown_classes) & set(other.unknown_classes) - carried
-    return Labels(tuple(sorted(carried)), tuple(sorted(unknown_classes))), conflict
+    if NEGATIVE in vocabulary.classes and len(target) > 1:
+        target.discard(vocabulary.classes.index(NEGATIVE))
+    unknown = set(one.unknown_classes) & set(other.unknown_classes) - target
+    return Labels(tuple(sorted(target)), tuple(sorted(unknown))), conflict
 
 
 def _indices(hot: NDArray[np.bool_]) -> Target:

@@ -1,7 +1,7 @@
-"""Fetching the images of the Human Protein Atlas, version 18, from its site or a mirror of it.
+"""Download the images of the Human Protein Atlas, version 18, from its site or a mirror.
 
-An Id ``10580_1610_C1_1`` lies at ``<base>/10580/1610_C1_1_<color>.jpg``. Every file appears whole or not at all; what
-is there already is not fetched again, so that a download that was stopped goes on where it was.
+The image ``10580_1610_C1_1`` is at ``<base>/10580/1610_C1_1_<color>.jpg``. Files are written atomically and existing
+files are not fetched again, so that an interrupted download resumes where it stopped.
 """
 
 import random
@@ -27,11 +27,11 @@ from hpa.work.progress import progress
 from hpa.work.tables import csv_header, read_csv
 
 _AGENT: Final = "cellwise"
-_WINDOW: Final = 512  # jobs handed out at a time, so that a long list needs little memory and Ctrl-C is heard
-_HOPELESS: Final = 20  # files in a row that could not be fetched before the first one that could
-_LONGEST_PAUSE_S: Final = 60.0
-_LARGEST: Final = 2**27
-_WORTH_RETRYING: Final = (408, 425, 429, 500, 502, 503, 504)
+_BATCH: Final = 512  # jobs submitted at a time: a long list needs little memory, and Ctrl-C takes effect soon
+_MAX_FIRST_FAILURES: Final = 20  # give up if this many files fail before the first success
+_MAX_PAUSE_S: Final = 60.0
+_MAX_BYTES: Final = 2**27
+_RETRY_CODES: Final = (408, 425, 429, 500, 502, 503, 504)
 
 
 class Job(NamedTuple):
@@ -52,30 +52,30 @@ def download(
     timeout_s: float,
     pause_s: float = 0.5,
 ) -> int:
-    """Fetch the images of a list.
+    """Download the images of a list.
 
     Parameters
     ----------
     table
-        A CSV with a column Id (and Target, which makes `out` a data folder of the layout hpa_v18), or a text with an
-        Id in every line.
+        A CSV with a column Id (and Target, which makes `out` a data folder of the layout hpa_v18), or a text file with
+        one Id per line.
     out
         The folder to fill: ``{Id}_{color}.jpg``, the table as ``HPAv18.csv``, and ``failures.csv``.
     base_url
-        Where the images lie.
+        Address of the images.
     colors
-        Which channels.
+        Channels to download.
     parallel, retries
-        Files fetched at once, and how often one is tried again, after pauses that double.
+        Number of files fetched at once, and of further attempts per file, after pauses that double.
     timeout_s
-        Seconds of silence after which a try is given up; ten times as many end it in any case.
+        Seconds without data after which an attempt is abandoned; ten times as many end it in any case.
     pause_s
-        The first pause.
+        Seconds of the first pause.
 
     Returns
     -------
     int
-        0, or 1 if files could not be fetched.
+        0, or 1 if some files could not be fetched.
 
     Raises
     ------
@@ -99,19 +99,19 @@ def download(
     done = 0
     with progress("download", total) as advance, ThreadPoolExecutor(parallel) as pool:
         advance(total - len(jobs))
-        waiting = iter(jobs)
-        while window := list(islice(waiting, _WINDOW if done else _HOPELESS)):
-            for job, reason in zip(window, pool.map(fetch, window), strict=True):
+        pending = iter(jobs)
+        while batch := list(islice(pending, _BATCH if done else _MAX_FIRST_FAILURES)):
+            for job, reason in zip(batch, pool.map(fetch, batch), strict=True):
                 done += not reason
                 if reason:
                     failures.append((job.image_id, f"{job.path.name}: {reason}"))
                 advance(1)
-            if not done and len(failures) >= _HOPELESS:
+            if not done and len(failures) >= _MAX_FIRST_FAILURES:
                 raise UserError(
-                    f"expected images at {base_url}, found none of the first {_HOPELESS} ({failures[0][1]})"
+                    f"expected images at {base_url}, found none of the first {_MAX_FIRST_FAILURES} ({failures[0][1]})"
                 )
     write_csv(out / "failures.csv", pd.DataFrame(failures, columns=["image_id", "reason"]))
-    print(f"download: {total - len(jobs)} files were there, {done} fetched, {len(failures)} failed (failures.csv)")
+    print(f"download: {done} files fetched, {total - len(jobs)} already present, {len(failures)} failed (failures.csv)")
     return int(bool(failures))
 
 
@@ -127,7 +127,7 @@ def _read_list(table: Path, out: Path) -> list[str]:
         try:
             ids = [line.strip() for line in table.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except UnicodeDecodeError as error:
-            raise UserError(f"expected a text of Ids in {table}, found: {error}") from None
+            raise UserError(f"expected a text file of Ids in {table}, found: {error}") from None
     check_ids(ids, table.name)
     for image_id in ids:
         parse_id(image_id)
@@ -143,7 +143,7 @@ def _job(image_id: str, color: str, base_url: str, out: Path) -> Job:
 
 
 def _fetch(job: Job, retries: int, timeout_s: float, pause_s: float) -> str:
-    """Fetch one file and return why it could not be fetched, or nothing."""
+    """Fetch one file; return the reason if it could not be fetched, else an empty text."""
     reason = ""
     for attempt in range(retries + 1):
         wait_s = 0.0
@@ -151,54 +151,54 @@ def _fetch(job: Job, retries: int, timeout_s: float, pause_s: float) -> str:
             write_bytes(job.path, _get(job.url, timeout_s))
             return ""
         except urllib.error.HTTPError as error:
-            reason = f"the server answers {error.code}"
-            if error.code not in _WORTH_RETRYING:
+            reason = f"the server returned status {error.code}"
+            if error.code not in _RETRY_CODES:
                 return reason
-            wait_s = _asked_for(error)
+            wait_s = _requested_wait_s(error)
         except _IncompleteError as error:
             reason = str(error)
         except TimeoutError:
-            reason = "no answer in time"
+            reason = "timed out"
         except (HTTPException, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
         if attempt < retries:
-            # Not all at once: clients that were turned away together would come back together.
+            # Random pauses, so that clients that were rejected together do not return together.
             drawn = pause_s * 2**attempt * random.uniform(0.5, 1.5)
-            time.sleep(min(max(drawn, wait_s), _LONGEST_PAUSE_S))
-    return f"{reason}, after {retries + 1} tries"
+            time.sleep(min(max(drawn, wait_s), _MAX_PAUSE_S))
+    return f"{reason}, after {retries + 1} attempts"
 
 
 class _IncompleteError(Exception):
-    """An answer that is no whole JPEG."""
+    """A response that is not a complete JPEG."""
 
 
 def _get(url: str, timeout_s: float) -> bytes:
     deadline = time.monotonic() + 10 * timeout_s
     request = urllib.request.Request(url, headers={"User-Agent": _AGENT})
-    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-        expected = answer.headers.get("Content-Length")
-        content = b"".join(_pieces(answer, deadline))
+    with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        expected = response.headers.get("Content-Length")
+        content = b"".join(_read_pieces(response, deadline))
     if expected and expected.isdigit() and len(content) != int(expected):
-        raise _IncompleteError(f"cut short: {len(content)} of {expected} bytes")
+        raise _IncompleteError(f"truncated: {len(content)} of {expected} bytes")
     if not content.startswith(b"\xff\xd8\xff"):
         raise _IncompleteError("not a JPEG")
     if b"\xff\xd9" not in content[-64:]:
-        raise _IncompleteError(f"cut short after {len(content)} bytes")
+        raise _IncompleteError(f"truncated after {len(content)} bytes")
     return content
 
 
-def _pieces(answer: HTTPResponse, deadline: float) -> Iterator[bytes]:
+def _read_pieces(response: HTTPResponse, deadline: float) -> Iterator[bytes]:
     size = 0
-    while piece := answer.read1(2**16):
+    while piece := response.read1(2**16):
         size += len(piece)
-        if size > _LARGEST:
-            raise _IncompleteError(f"larger than {_LARGEST} bytes")
+        if size > _MAX_BYTES:
+            raise _IncompleteError(f"larger than {_MAX_BYTES} bytes")
         if time.monotonic() > deadline:
             raise TimeoutError
         yield piece
 
 
-def _asked_for(error: urllib.error.HTTPError) -> float:
-    """Return the seconds that the server asks to wait, 0 where it does not say."""
+def _requested_wait_s(error: urllib.error.HTTPError) -> float:
+    """Return the seconds that the server asks to wait, 0 if it does not say."""
     text = error.headers.get("Retry-After", "") if error.headers else ""
     return float(text) if text.isdigit() else 0.0

@@ -1,4 +1,4 @@
-"""Several data folders as one data set: every row keeps its source, an image that two sources have is one row."""
+"""Join several data folders into one data set with one row per image, even if several sources have the image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ import pandas as pd
 from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.images import check_id
-from hpa.layouts.conversion import Labels, join
-from hpa.layouts.find import index
+from hpa.layouts.conversion import Labels, join_labels
+from hpa.layouts.index import index_dataset
 from hpa.layouts.table import NAMES
 from hpa.vocabulary import Vocabulary
 
 SEPARATOR: Final = "+"
-"""Between the names of the sources of an image that several have."""
+"""Separator between source names if an image is in several sources."""
 
 CONFLICT_COLUMNS: Final = ("image_id", "sources", "targets", "joined", "reason")
 
 
 class Source(NamedTuple):
-    """A data folder and what its rows are called after."""
+    """A data folder and the name that its rows get."""
 
     name: str
     path: Path
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinedDataset:
     """The image table of all sources.
 
     Parameters
@@ -37,9 +37,9 @@ class Joined:
     images
         The image table (`hpa.images`).
     conflicts
-        Images about which sources contradict each other: `CONFLICT_COLUMNS`.
+        One row per image on which sources contradict each other: `CONFLICT_COLUMNS`.
     notices
-        What the user should know, one sentence each.
+        Messages for the user, one sentence each.
     """
 
     images: pd.DataFrame
@@ -48,12 +48,12 @@ class Joined:
 
 
 def parse_sources(texts: Sequence[str | Path]) -> list[Source]:
-    """Read ``PATH`` or ``NAME=PATH``; without a name the source is called as its folder.
+    """Parse ``PATH`` or ``NAME=PATH``; without a name the source is named after its folder.
 
     Raises
     ------
     UserError
-        If there is none, or two have one name.
+        If there is none, or two have the same name.
     """
     sources = [_parse(str(text)) for text in texts]
     if not sources:
@@ -76,23 +76,23 @@ def _parse(text: str) -> Source:
 
 
 def _name_of(path: Path) -> str:
-    """Name a source after its folder, or a table of planes, of which every folder may have one called as all are."""
+    """Name a source after its folder, or after its table if that does not have one of the standard names."""
     if not path.is_file():
         return path.name
     return path.parent.name if path.name in NAMES else path.stem
 
 
-def index_sources(sources: Sequence[Source], section: DataSection) -> Joined:
-    """Find the images of all sources and join those that several have.
+def index_sources(sources: Sequence[Source], section: DataSection) -> JoinedDataset:
+    """Build the image table of all sources and join images that are in several.
 
-    The files of a joined image are those of the first source that has all of them. Its labels are joined
-    (`hpa.layouts.conversion.join`). An image that one source has for training and another one for testing is a test
-    image.
+    A joined image uses the files of the source that lacks the fewest, the first one if several do. Its labels are
+    joined (`hpa.layouts.conversion.join_labels`). An image that is a train image in one source and a test image in
+    another is a test image.
 
     Raises
     ------
     UserError
-        If a source is unusable, or the recipe names a source that is not there.
+        If a source is unusable, or the recipe names a source that does not exist.
     """
     named = {*section.train_only, *section.source_layouts}
     unknown = named - {source.name for source in sources}
@@ -103,48 +103,48 @@ def index_sources(sources: Sequence[Source], section: DataSection) -> Joined:
     notices: list[str] = []
     for source in sources:
         layout = section.source_layouts.get(source.name, section.layout)
-        found = index(source.path, layout, section.classes, section.channels)
-        tables.append(found.images.assign(source=source.name))
-        notices += found.notices
+        indexed = index_dataset(source.path, layout, section.classes, section.channels)
+        tables.append(indexed.images.assign(source=source.name))
+        notices += indexed.notices
     images, conflicts = join_images(pd.concat(tables, ignore_index=True), section)
     several = images["source"].str.contains(SEPARATOR, regex=False).sum()
     if several:
         notices.append(f"{several} images are in several sources, one row each")
     if len(conflicts):
-        notices.append(f"of {len(conflicts)} of them the sources contradict each other (conflicts.csv)")
-    return Joined(images, conflicts, tuple(notices))
+        notices.append(f"the sources contradict each other on {len(conflicts)} of them (conflicts.csv)")
+    return JoinedDataset(images, conflicts, tuple(notices))
 
 
 def join_images(images: pd.DataFrame, section: DataSection) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Make one row of all rows of an image.
+    """Merge all rows of an image into one.
 
     Parameters
     ----------
     images
-        The image tables of all sources, one after the other.
+        The image tables of all sources, concatenated.
     section
-        Its vocabulary and channels.
+        Vocabulary and channels are read.
 
     Returns
     -------
     images
         Every image once, train rows first.
     conflicts
-        `CONFLICT_COLUMNS`, one row an image about which sources contradict each other.
+        `CONFLICT_COLUMNS`, one row per image on which sources contradict each other.
     """
-    twice = images["image_id"].duplicated(keep=False)
+    is_repeated = images["image_id"].duplicated(keep=False)
     conflicts: list[dict[str, str]] = []
-    if twice.any():
+    if is_repeated.any():
         missing = (images[[f"bytes_{channel}" for channel in section.channels]] == 0).sum(axis=1)
-        records = images[twice].assign(missing=missing).to_dict("records")
+        records = images[is_repeated].assign(missing=missing).to_dict("records")
         of_image: dict[str, list[dict[Any, Any]]] = {}
         for record in records:
             of_image.setdefault(record["image_id"], []).append(record)
-        joined = pd.DataFrame([_joined(rows, section.classes, conflicts) for rows in of_image.values()])
+        joined = pd.DataFrame([_merge_rows(rows, section.classes, conflicts) for rows in of_image.values()])
         joined = joined[images.columns].astype(images.dtypes.to_dict())
-        # Each where its first row stood.
-        joined.index = images.index[twice & ~images["image_id"].duplicated()]
-        images = pd.concat([images[~twice], joined]).sort_index()
+        # Each joined row takes the position of its first source.
+        joined.index = images.index[is_repeated & ~images["image_id"].duplicated()]
+        images = pd.concat([images[~is_repeated], joined]).sort_index()
     images = images.sort_values("split", key=lambda split: split == "test", kind="stable", ignore_index=True)
     return images, pd.DataFrame(conflicts, columns=list(CONFLICT_COLUMNS))
 
@@ -159,12 +159,12 @@ def check_channels(images: pd.DataFrame, sources: Sequence[Source], section: Dat
     sources
         The data folders.
     section
-        Its channels.
+        Channels are read.
 
     Raises
     ------
     UserError
-        If it has not: then its files are called otherwise, or the run asks for stains that it lacks.
+        If a source lacks a channel entirely: its files are named differently, or it does not have that stain.
     """
     for source in sources:
         rows = images[[source.name in name.split(SEPARATOR) for name in images["source"]]]
@@ -172,14 +172,14 @@ def check_channels(images: pd.DataFrame, sources: Sequence[Source], section: Dat
             if not rows[f"bytes_{channel}"].any():
                 raise UserError(
                     f"expected images with the channels {', '.join(section.channels)} in {source.path}, found none "
-                    f"with {channel}; name the channels that are there with --set 'data.channels=[...]'"
+                    f"with {channel}; name the available channels with --set 'data.channels=[...]'"
                 )
 
 
-def _joined(
+def _merge_rows(
     rows: Sequence[Mapping[Any, Any]], vocabulary: Vocabulary, conflicts: list[dict[str, str]]
 ) -> dict[Any, Any]:
-    """Make one row of an image's rows, of which `missing` says how many channel files each lacks."""
+    """Merge the rows of one image; `missing` in each row is the number of channel files that it lacks."""
     row = dict(min(rows, key=lambda row: row["missing"]))
     row["source"] = SEPARATOR.join(row["source"] for row in rows)
     for key in ("antibody", "well"):
@@ -191,7 +191,7 @@ def _joined(
     else:
         labels = Labels(rows[0]["target"], rows[0]["unknown_classes"])
         for other in rows[1:]:
-            labels, differ = join(labels, Labels(other["target"], other["unknown_classes"]), vocabulary)
+            labels, differ = join_labels(labels, Labels(other["target"], other["unknown_classes"]), vocabulary)
             reason = "different labels: joined" if differ else reason
         row["target"], row["unknown_classes"] = labels
     if reason:

@@ -1,4 +1,4 @@
-"""A large folder of images in parts: some places take a few thousand files a folder, or one folder an upload."""
+"""Split a large folder of images into parts, for places that limit the number of files per folder or upload."""
 
 import os
 import shutil
@@ -8,21 +8,22 @@ from typing import Final
 
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
-from hpa.layouts import table as any_table
 from hpa.layouts.listing import PART, SUFFIXES, files_below
+from hpa.layouts.table import is_table
 
-WAYS: Final[Mapping[str, Callable[[Path, Path], object]]] = {
+METHODS: Final[Mapping[str, Callable[[Path, Path], object]]] = {
     "link": os.link,
     "symlink": lambda source, target: target.symlink_to(source),
     "copy": shutil.copyfile,
 }
+"""How a file can be put into the new folder."""
 
 
-def shard(data: Path, out: Path, files: int, by: str) -> None:
-    """Split every folder with more than `files` image files into folders ``part-00000``, ...
+def split_folder(data: Path, out: Path, files: int, by: str) -> None:
+    """Split every folder with more than `files` image files into folders ``part-00000``, ``part-00001``, ...
 
-    The files of one image stay together; tables and all other files keep their places. The layouts find the images
-    of the new folder as they found those of the old one.
+    The files of one image stay together; tables and all other files keep their places. The layouts find the same
+    images in the new folder as in the old one.
 
     Parameters
     ----------
@@ -31,32 +32,32 @@ def shard(data: Path, out: Path, files: int, by: str) -> None:
     out
         The folder to make; it appears when it is complete.
     files
-        Most files of a part.
+        Maximum number of files per part.
     by
-        A name of `WAYS`.
+        A name in `METHODS`.
 
     Raises
     ------
     UserError
-        If there is nothing to split, `out` is there already or within `data`, or files cannot be linked to it.
+        If there is nothing to split, `out` already exists or is inside `data`, or files cannot be linked.
     """
-    if by not in WAYS:
-        raise UserError(f"expected --by {', '.join(WAYS)}, found {by!r}")
+    if by not in METHODS:
+        raise UserError(f"expected --by {', '.join(METHODS)}, found {by!r}")
     if not data.is_dir():
         raise UserError(f"expected a folder of images, found no folder {data}")
     if out.exists() or out.resolve().is_relative_to(data.resolve()):
-        raise UserError(f"expected a new folder outside {data} to make, found {out}")
-    if any_table.matches(data):
-        raise UserError(f"expected images that are found by their names, found a table of their places in {data}")
+        raise UserError(f"expected a new folder outside {data}, found {out}")
+    if is_table(data):
+        raise UserError(f"expected images that are found by their names, found a table of their paths in {data}")
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     data = data.resolve()
     count = 0
-    for source, place in _placed(data, files):
+    for source, place in _assign_places(data, files):
         target = unfinished / place
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            WAYS[by](source, target)
+            METHODS[by](source, target)
         except OSError as error:
             shutil.rmtree(unfinished)
             raise UserError(
@@ -66,11 +67,11 @@ def shard(data: Path, out: Path, files: int, by: str) -> None:
     if not count:
         raise UserError(f"expected files in {data}, found none")
     unfinished.rename(out)
-    print(f"shard: {count} files in {out}")
+    print(f"split-folder: {count} files in {out}")
 
 
-def _placed(folder: Path, files: int, below: Path = Path()) -> Iterator[tuple[Path, Path]]:
-    """Yield every file and where it goes, relative to the new folder."""
+def _assign_places(folder: Path, files: int, below: Path = Path()) -> Iterator[tuple[Path, Path]]:
+    """Yield every file and its destination, relative to the new folder."""
     images: dict[str, list[Path]] = {}
     for path in sorted(files_below(folder, recursive=False)):
         if path.suffix.lower() in SUFFIXES:
@@ -86,7 +87,7 @@ def _placed(folder: Path, files: int, below: Path = Path()) -> Iterator[tuple[Pa
         inner = below / f"{PART}{part:05d}" if is_large else below
         yield from ((path, inner / path.name) for path in paths)
     for child in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
-        yield from _placed(child, files, below / child.name)
+        yield from _assign_places(child, files, below / child.name)
 
 
 def _image_of(path: Path) -> str:

@@ -1,10 +1,10 @@
-"""The door for anything else: a table that says where every plane of every image lies.
+"""The layout for any other data: a table with the path of every plane of every image.
 
-``images.csv`` or ``images.parquet`` in the data folder, or such a file given itself. Columns: ``image_id``, for every
-channel C ``path_C`` (relative to the table, or absolute) and, where the file has several planes, ``plane_C`` (counted
-from 0 through pages, then through the samples of a page: red, green, blue); optional ``target`` (class numbers of the
-run's vocabulary, blanks or ``|`` between them), ``antibody``, ``group`` (images of one group share a fold: a well, a
-patient) and ``split`` (``train`` or ``test``; without it what has a target is a train image).
+The table is ``images.csv`` or ``images.parquet`` in the data folder, or a file given directly. Columns: ``image_id``;
+for every channel C ``path_C`` (relative to the table, or absolute) and, if the file has several planes, ``plane_C``
+(counted from 0 through pages, then through the samples of a page: red, green, blue); optionally ``target`` (class
+indices of the run's vocabulary, separated by blanks or ``|``), ``antibody``, ``group`` (images of one group share a
+fold: a well, a patient) and ``split`` (``train`` or ``test``; without it, images with a target are train images).
 """
 
 from collections.abc import Mapping
@@ -16,35 +16,35 @@ import pandas as pd
 from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
 from hpa.images import check_ids
-from hpa.layouts.listing import DatasetListing, PlaneFile, Row, table_of
+from hpa.layouts.listing import DatasetListing, PlaneFile, Row, rows_to_table
 from hpa.pixels import ONLY_PLANE
 from hpa.vocabulary import Vocabulary, parse_target
 from hpa.work.tables import read_csv_or_parquet
 
 NAMES: Final = ("images.csv", "images.parquet")
 _OPTIONAL: Final = ("target", "antibody", "group", "split")
-_KNOWN: Final = ("image_id", *_OPTIONAL, *(f"{part}_{channel}" for channel in CHANNELS for part in ("path", "plane")))
+_ALLOWED: Final = ("image_id", *_OPTIONAL, *(f"{part}_{channel}" for channel in CHANNELS for part in ("path", "plane")))
 
 
-def _path(data: Path) -> Path | None:
+def _table_path(data: Path) -> Path | None:
     return data if data.is_file() else next((data / name for name in NAMES if (data / name).is_file()), None)
 
 
-def matches(data: Path) -> bool:
-    """Tell whether this is a table, or a folder with one."""
-    return _path(data) is not None
+def is_table(data: Path) -> bool:
+    """Return whether this is a table file or a folder with one."""
+    return _table_path(data) is not None
 
 
-def find(data: Path, vocabulary: Vocabulary) -> DatasetListing:
-    """Find the images of a table: train rows in its order, then test rows.
+def list_table(data: Path, vocabulary: Vocabulary) -> DatasetListing:
+    """List the images of a table: train rows in its order, then test rows.
 
     Raises
     ------
     UserError
-        If there is no table, a column is missing or unknown, an id stands twice, or a target, plane or split is
+        If there is no table, a column is missing or unknown, an id occurs twice, or a target, plane or split is
         unusable.
     """
-    path = _path(data)
+    path = _table_path(data)
     if path is None:
         raise UserError(f"expected {' or '.join(NAMES)} in {data}, found neither")
     table = _read(path)
@@ -55,14 +55,14 @@ def find(data: Path, vocabulary: Vocabulary) -> DatasetListing:
     pairs = [(_row(record, vocabulary), _files(record, path.parent)) for record in records]
     pairs.sort(key=lambda pair: pair[0].split == "test")  # a stable sort keeps the table's order
     rows = [row for row, _ in pairs]
-    return DatasetListing(table_of(rows), [files for _, files in pairs], [path.parent] * len(rows), vocabulary, [])
+    return DatasetListing(rows_to_table(rows), [files for _, files in pairs], [path.parent] * len(rows), vocabulary, [])
 
 
 def _read(path: Path) -> pd.DataFrame:
     raw = read_csv_or_parquet(path, ("image_id",))
     table = raw.astype(object).where(raw.notna(), "").map(_text)
-    unknown = [column for column in table.columns if column not in _KNOWN]
-    paths = [column for column in table.columns if column.startswith("path_") and column in _KNOWN]
+    unknown = [column for column in table.columns if column not in _ALLOWED]
+    paths = [column for column in table.columns if column.startswith("path_") and column in _ALLOWED]
     if unknown or not paths:
         found = ", ".join(map(str, unknown or table.columns))
         raise UserError(
@@ -73,7 +73,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _text(value: object) -> str:
-    # A column of whole numbers with gaps comes as floats.
+    # pandas reads a column of integers with gaps as floats.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Reports on a data set, `explore` and `leaks`.
+"""Reports on a data set: `explore` and `leaks`.
 
 Only `hpa.__main__` and `pipeline` import it.
 """

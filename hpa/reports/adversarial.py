@@ -1,4 +1,7 @@
-"""Can train and test images be told apart? If so, scores out of fold say little about the test images."""
+"""Adversarial validation: test whether a classifier can separate train from test images.
+
+If it can, scores out of fold say little about the scores on the test images.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,79 +10,94 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-_MOST: Final = 4000  # images of each side: more change the third decimal only
-_PARTS: Final = 5
+_MAX_IMAGES: Final = 4000  # per split; more images change only the third decimal
+_FOLDS: Final = 5
 
 
 @dataclass(frozen=True)
-class Told:
-    """How well train and test images are told apart.
+class AdversarialResult:
+    """How well a classifier separates train from test images.
 
     Parameters
     ----------
     auc
-        Area under the ROC curve of a random forest, cross-validated; 0.5 cannot be told apart, 1 always.
+        Cross-validated area under the ROC curve of a random forest: 0.5 is chance, 1 is perfect separation.
     images
-        How many train and test images took part.
-    telling
-        The features that it uses most, the strongest first.
+        Numbers of train and test images used.
+    top_features
+        The most important features, the strongest first.
     """
 
     auc: float
     images: tuple[int, int]
-    telling: tuple[str, ...]
+    top_features: tuple[str, ...]
 
 
 def adversarial_validation(
     features: pd.DataFrame, is_test: NDArray[np.bool_], groups: NDArray[np.int32], seed: int
-) -> Told | None:
-    """Train a classifier on cheap features to tell test images from train images.
+) -> AdversarialResult | None:
+    """Train a random forest on cheap features to separate test images from train images.
 
-    Images of one group are never on both sides of the cross-validation: near-duplicates would be told by heart.
+    Images of one group are never on both sides of the cross-validation, because the forest would recognise
+    near-duplicates of images that it was trained on.
 
     Parameters
     ----------
     features
-        One row an image, one column a feature (`cheap_features`).
+        One row per image, one column per feature (`cheap_features`).
     is_test
-        Shape (N,).
+        Whether each image is a test image, shape (N,).
     groups
-        Shape (N,).
+        Group of each image, shape (N,).
     seed
-        Of the sample, the parts and the forest.
+        Seed of the sample, the folds and the forest.
 
     Returns
     -------
-    Told or None
-        None where there are fewer than 10 images or groups on a side.
+    AdversarialResult or None
+        None if there are fewer than 10 groups in either split.
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedGroupKFold
 
-    draw = np.random.default_rng(seed)
-    sides = [draw.permutation(np.flatnonzero(is_test == side))[:_MOST] for side in (False, True)]
-    if min(len(np.unique(groups[side])) for side in sides) < 2 * _PARTS:
+    rng = np.random.default_rng(seed)
+    sides = [rng.permutation(np.flatnonzero(is_test == side))[:_MAX_IMAGES] for side in (False, True)]
+    if min(len(np.unique(groups[side])) for side in sides) < 2 * _FOLDS:
         return None
     rows = np.sort(np.concatenate(sides))
-    x, y, tied = features.to_numpy()[rows], is_test[rows], groups[rows]
+    x, y, group_of = features.to_numpy()[rows], is_test[rows], groups[rows]
     scores = np.empty(len(rows))
     importance = np.zeros(features.shape[1])
-    for train, test in StratifiedGroupKFold(_PARTS, shuffle=True, random_state=seed).split(x, y, tied):
+    for train, test in StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed).split(x, y, group_of):
         forest = RandomForestClassifier(200, min_samples_leaf=3, class_weight="balanced", random_state=seed)
         forest.fit(x[train], y[train])
         scores[test] = forest.predict_proba(x[test])[:, 1]
         importance += forest.feature_importances_
     strongest = tuple(str(features.columns[i]) for i in np.argsort(-importance)[:3])
-    return Told(float(roc_auc_score(y, scores)), (len(sides[0]), len(sides[1])), strongest)
+    return AdversarialResult(float(roc_auc_score(y, scores)), (len(sides[0]), len(sides[1])), strongest)
 
 
 def cheap_features(images: pd.DataFrame, scanned: pd.DataFrame) -> pd.DataFrame:
-    """Return the size, the depth, and of each channel mean, deviation and what share is black, bright and saturated."""
+    """Compute features of every image from the image table and the scan.
+
+    The features are height, width, bytes per pixel and depth, and for each channel the mean, the standard deviation and
+    the shares of black, bright and saturated pixels.
+
+    Parameters
+    ----------
+    images, scanned
+        The image table and the scan (`hpa.splitting.scan`), row by row.
+
+    Returns
+    -------
+    DataFrame
+        One row per image, one column per feature.
+    """
     features = {
         "height": images["height_px"].to_numpy(),
         "width": images["width_px"].to_numpy(),
-        "bytes a pixel": images.filter(like="bytes_").sum(axis=1).to_numpy()
+        "bytes per pixel": images.filter(like="bytes_").sum(axis=1).to_numpy()
         / (images["height_px"] * images["width_px"]).clip(lower=1).to_numpy(),
         "depth": scanned["depth"].to_numpy(),
     }

@@ -1,7 +1,8 @@
-"""A data set at a glance: how its labels are spread, how bright and how large its images are, what they look like.
+"""Overview of a data set: distribution of the labels, brightness and size of the images, and a sheet of examples.
 
-Written to ``explore/`` of a work folder: ``classes.csv`` and the pictures ``classes.png``, ``labels_per_image.png``,
-``cooccurrence.png``, ``intensities.png``, ``sizes.png`` (`hpa.reports.plots`) and ``sheet.png``.
+The report is written to ``explore/`` of a work folder: ``classes.csv`` and the pictures ``classes.png``,
+``labels_per_image.png``, ``cooccurrence.png``, ``intensities.png``, ``sizes.png`` (`hpa.reports.plots`) and
+``sheet.png``.
 """
 
 from collections.abc import Sequence
@@ -39,18 +40,19 @@ def explore(
     seed: int = 0,
     workers: int = 0,
 ) -> None:
-    """Write the pictures and print the table of classes.
+    """Draw the overview pictures and print the table of classes.
 
     Parameters
     ----------
     work
         The work folder.
     ids
-        Images of the sheet; without any they are chosen.
+        Images of the sheet; if empty, images are chosen.
     n_images, rare_first, seed
-        How many images are chosen for the sheet, those with the rarest classes first or at random, and by which draw.
+        Number of images chosen for the sheet, whether those with the rarest classes come first or the choice is random,
+        and the seed of the choice.
     workers
-        Processes that read the images, where that was not done yet; 0 takes one a processor.
+        Number of processes that scan the images, if that has not been done yet; 0 uses one per processor.
 
     Raises
     ------
@@ -75,12 +77,25 @@ def explore(
     plot_sizes(folder / "sizes.png", image_sizes(images))
     save_tiles(_sheet(shown, section), 1, folder / "sheet.png")
     _print(images, classes if len(train) else None)
-    Console(width=110).print(f"look at {escape(str(folder))}", soft_wrap=True)
+    Console(width=110).print(f"report written to {escape(str(folder))}", soft_wrap=True)
 
 
 def class_counts(train: pd.DataFrame, vocabulary: Vocabulary) -> pd.DataFrame:
-    """Return one row a class: class, images, share, alone (images with no other class), groups, with (the class it is
-    most often with), masked (images of which it is not known), and the images of each source.
+    """Count the images of every class.
+
+    Parameters
+    ----------
+    train
+        The train images of the image table.
+    vocabulary
+        Vocabulary of the run.
+
+    Returns
+    -------
+    DataFrame
+        One row per class: class, images, share (of the images where the class is known), alone (images with no other
+        class), groups, with (the class it most often occurs with), unknown (images where the class is unknown), and
+        ``images of S`` for every source S.
     """
     targets = vocabulary.multi_hot(train["target"])
     groups = join_groups(len(train), [list(train["antibody"]), list(train["well"])])
@@ -96,7 +111,7 @@ def class_counts(train: pd.DataFrame, vocabulary: Vocabulary) -> pd.DataFrame:
             "alone": targets[targets.sum(axis=1) == 1].sum(axis=0),
             "groups": [len(np.unique(groups[targets[:, c]])) for c in range(len(vocabulary))],
             "with": partner,
-            "unknown_classes": (~known).sum(axis=0),
+            "unknown": (~known).sum(axis=0),
         }
     )
     for source in source_names(train):
@@ -105,13 +120,43 @@ def class_counts(train: pd.DataFrame, vocabulary: Vocabulary) -> pd.DataFrame:
 
 
 def cooccurrence(targets: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return how many images carry both of two classes; targets (N, K) give shape (K, K)."""
+    """Count the images that have both of two classes.
+
+    Parameters
+    ----------
+    targets
+        Multi-hot targets, shape (N, K).
+
+    Returns
+    -------
+    ndarray
+        Shape (K, K), the number of images of each class on the diagonal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hpa.reports.explore import cooccurrence
+    >>> cooccurrence(np.array([[True, True], [True, False]]))
+    array([[2, 1],
+           [1, 1]])
+    """
     hot = targets.astype(np.int64)
     return hot.T @ hot
 
 
 def correlation(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the correlation (phi coefficient) of classes over images, 0 for a class that all or no images carry."""
+    """Compute the correlation of classes over images (phi coefficient).
+
+    Parameters
+    ----------
+    targets
+        Multi-hot targets, shape (N, K).
+
+    Returns
+    -------
+    ndarray
+        Shape (K, K); 0 for a class that all images or none have.
+    """
     n = len(targets)
     share = targets.mean(axis=0)
     deviation = np.sqrt(share * (1 - share))
@@ -124,19 +169,19 @@ def correlation(targets: NDArray[np.bool_]) -> NDArray[np.float64]:
 def mean_histograms(
     images: pd.DataFrame, scanned: pd.DataFrame, channels: Sequence[Channel]
 ) -> dict[Channel, dict[str, NDArray[np.float64]]]:
-    """Return for each channel and source the mean share of pixels in each of `BINS` bins of the depth.
+    """Compute the mean intensity histogram of every channel and source, in `BINS` bins over the range of the depth.
 
     Parameters
     ----------
     images, scanned
-        The image table and what `hpa.splitting.scan` found, row by row; images that cannot be read are left out.
+        The image table and the scan (`hpa.splitting.scan`), row by row; unreadable images are skipped.
     channels
-        Of the run.
+        Channels of the run.
 
     Returns
     -------
     dict
-        By channel and source, shape (BINS,); zeros where no image can be read.
+        By channel and source, the share of pixels in each bin, shape (BINS,); zeros if no image can be read.
     """
     readable = (scanned["depth"] > 0).to_numpy()
     return {
@@ -153,7 +198,7 @@ def mean_histograms(
 
 
 def image_sizes(images: pd.DataFrame) -> pd.DataFrame:
-    """Return how many images of each source have which height and width: source, size, images; most first."""
+    """Count the images of each source and size: source, size (height x width) and images, most frequent first."""
     sizes = images["height_px"].astype(str) + " x " + images["width_px"].astype(str)
     sizes = sizes.where(images["height_px"] > 0, "unknown")
     counted = pd.DataFrame({"source": images["source"], "size": sizes}).value_counts()
@@ -161,7 +206,7 @@ def image_sizes(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def source_names(images: pd.DataFrame) -> list[str]:
-    """Return the names of the sources, in the order in which they come."""
+    """Return the names of the sources, in order of appearance."""
     return list(dict.fromkeys(name for source in images["source"].unique() for name in source.split(SEPARATOR)))
 
 
@@ -177,16 +222,16 @@ def _choose(
         if unknown:
             raise UserError(f"expected image ids of the data set, found {unknown[0]!r}")
         return images.set_index("image_id", drop=False).loc[list(ids)]
-    draw = np.random.default_rng(seed).permutation(len(images))
+    order = np.random.default_rng(seed).permutation(len(images))
     if rare_first:
-        # One image of every class, the rarest class first, then once again round; images without a class last.
-        targets = vocabulary.multi_hot(images["target"])[draw]
+        # One image of every class, the rarest class first, then a second round; images without a class come last.
+        targets = vocabulary.multi_hot(images["target"])[order]
         counts = np.append(targets.sum(axis=0), len(images) + 1)
         rarest = np.where(targets, counts[:-1], len(images) + 1).argmin(axis=1)
         rarest[~targets.any(axis=1)] = len(vocabulary)
-        turn = pd.Series(rarest).groupby(rarest).cumcount().to_numpy()
-        draw = draw[np.lexsort((counts[rarest], turn, rarest == len(vocabulary)))]
-    return images.iloc[draw[:n_images]]
+        round_ = pd.Series(rarest).groupby(rarest).cumcount().to_numpy()
+        order = order[np.lexsort((counts[rarest], round_, rarest == len(vocabulary)))]
+    return images.iloc[order[:n_images]]
 
 
 def _sheet(shown: pd.DataFrame, section: DataSection) -> list[NDArray[np.uint8]]:
@@ -200,7 +245,7 @@ def _sheet(shown: pd.DataFrame, section: DataSection) -> list[NDArray[np.uint8]]
 def _print(images: pd.DataFrame, classes: pd.DataFrame | None) -> None:
     console = Console(width=110)
     if classes is None:
-        console.print("no train image has a known label: no table and no plots of classes")
+        console.print("no train image has a known label: the table and the plots of classes are omitted")
     else:
         console.print(_class_table(classes))
     for source in source_names(images):
@@ -211,7 +256,7 @@ def _print(images: pd.DataFrame, classes: pd.DataFrame | None) -> None:
 
 
 def _class_table(classes: pd.DataFrame) -> Table:
-    table = Table(title="classes of the train images", title_justify="left", box=None, pad_edge=False)
+    table = Table(title="classes in the train images", title_justify="left", box=None, pad_edge=False)
     headings = ("class", "images", "share", "alone", "groups", "most often with")
     for heading in headings:
         table.add_column(heading, justify="left" if heading in (headings[0], headings[-1]) else "right")

@@ -1,8 +1,8 @@
-"""What leaks in a data set: images that look alike, labels that contradict each other, splits that tear groups apart.
+"""Report leaks in a data set: near-duplicates, contradictory labels, splits that separate images of one group.
 
-Written to ``leaks/`` of a work folder: ``pairs.csv`` (every pair that looks alike), ``conflicts.csv`` (groups of train
-images with different labels), ``train_test.csv`` (train images that look like test images), ``pairs.png`` (the closest
-pairs) and ``leaks.json`` (the figures of the report).
+The report is written to ``leaks/`` of a work folder: ``pairs.csv`` (every pair that looks alike), ``conflicts.csv``
+(groups of train images with contradictory labels), ``train_test.csv`` (train images that look like test images),
+``pairs.png`` (the closest pairs) and ``leaks.json`` (the figures of the report).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,27 +21,28 @@ from hpa.images import read_images
 from hpa.pictures import image_row, save_tiles
 from hpa.reports.adversarial import adversarial_validation, cheap_features
 from hpa.splitting.folds import read_folds
-from hpa.splitting.groups import join_groups, largest
+from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.hashes import HASHED
 from hpa.splitting.near_duplicates import (
-    Similar,
+    SimilarImages,
     find_similar,
     is_label_list,
     pairs_within,
     read_label_list,
     read_pairs,
 )
-from hpa.splitting.quality import SplitQuality, other_splits, quality
+from hpa.splitting.quality import SplitQuality, measure_image_splits, measure_split
 from hpa.splitting.scan import scan_images
 from hpa.work.files import write_csv, write_json
 from hpa.work.folder import WorkFolder
 
 _SHOWN_PAIRS: Final = 8
 _TILE_PX: Final = 192
+_AUC: Final = "AUC of train against test images"
 
 
 def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int = 0) -> None:
-    """Write and print what leaks in a work folder's data set.
+    """Write and print the report on leaks in a work folder's data set.
 
     Parameters
     ----------
@@ -49,14 +50,15 @@ def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int =
         The work folder.
     lists
         Published lists to compare with the data set: pairs that look alike
-        (`hpa.splitting.near_duplicates.read_pairs`), or test images whose labels are public (`read_label_list` there).
+        (`hpa.splitting.near_duplicates.read_pairs`), or test images whose labels are public (`read_label_list` in the
+        same module).
     workers
-        Processes that hash images, where init did not; 0 takes one a processor.
+        Number of processes that hash images, if init has not done so; 0 uses one per processor.
 
     Raises
     ------
     UserError
-        If a list cannot be read, or there is no channel to compare images by.
+        If a list cannot be read, or the run has no channel to compare images by.
     """
     section, folder = work.data, work.root / "leaks"
     published = [(path, None if is_label_list(path) else read_pairs(path)) for path in lists]
@@ -73,19 +75,19 @@ def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int =
     if len(pairs):
         _draw(folder / "pairs.png", images, pairs, section)
     is_test = (images["split"] == "test").to_numpy()
-    told = adversarial_validation(cheap_features(images, scanned), is_test, groups, section.seed)
+    adversarial = adversarial_validation(cheap_features(images, scanned), is_test, groups, section.seed)
     splits = _splits(work, images, groups, section)
     figures: dict[str, Any] = {
         "images": len(images),
         "groups": len(np.unique(groups)),
-        "largest group": largest(groups),
+        "largest group": largest_group(groups),
         "pairs that look alike": len(pairs),
-        "largest set that looks alike": largest(join_groups(len(images), [], similar.pairs)),
+        "largest set that looks alike": largest_group(join_groups(len(images), [], similar.pairs)),
         "images with a flat or unreadable plane": similar.unusable,
-        "groups whose labels differ": len(conflicts),
+        "groups with contradictory labels": len(conflicts),
         "train images that look like a test image": _n_train_like_test(images, similar),
-        "train and test told apart, AUC": None if told is None else round(told.auc, 3),
-        "told by": None if told is None else ", ".join(told.telling),
+        _AUC: None if adversarial is None else round(adversarial.auc, 3),
+        "most informative features": None if adversarial is None else ", ".join(adversarial.top_features),
     }
     for path, listed in published:
         if listed is None:
@@ -93,29 +95,30 @@ def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int =
             figures[f"test images with a label in {path.name}"] = int(known.sum())
             continue
         within = pairs_within(listed, images["image_id"])
-        torn = int((groups[within[:, 0]] != groups[within[:, 1]]).sum())
+        separated = int((groups[within[:, 0]] != groups[within[:, 1]]).sum())
         figures[f"pairs of {path.name} in the data set"] = len(within)
-        figures[f"pairs of {path.name} in two groups"] = torn
+        figures[f"pairs of {path.name} in two groups"] = separated
     write_json(folder / "leaks.json", figures | {"splits": [split._asdict() for split in splits]})
     _print(figures, splits, folder)
 
 
-def pair_table(images: pd.DataFrame, similar: Similar, section: DataSection) -> pd.DataFrame:
-    """Return one row a pair that looks alike, the closest first: both images' keys and labels, the bits that differ.
+def pair_table(images: pd.DataFrame, similar: SimilarImages, section: DataSection) -> pd.DataFrame:
+    """Tabulate the pairs that look alike, the closest first.
 
     Parameters
     ----------
     images
         The image table.
     similar
-        The pairs, as positions in it.
+        The pairs, as positions in the image table.
     section
-        Its vocabulary and channels.
+        Vocabulary and channels are read.
 
     Returns
     -------
     DataFrame
-        image_id, source, split, antibody and target of either image, with ``_a`` and ``_b``; bits of each channel.
+        image_id, source, split, antibody and target of the two images, with the suffixes ``_a`` and ``_b``, and for
+        each compared channel C ``bits_C``, the number of differing bits.
     """
     table = pd.DataFrame()
     for side, at in zip("ab", similar.pairs.T, strict=True):
@@ -131,7 +134,7 @@ def pair_table(images: pd.DataFrame, similar: Similar, section: DataSection) -> 
 
 
 def label_conflicts(images: pd.DataFrame, groups: NDArray[np.int32], section: DataSection) -> pd.DataFrame:
-    """Return one row a group in which a train image carries a class that another one is known not to carry.
+    """List the groups in which a train image has a class that another one is known not to have.
 
     Parameters
     ----------
@@ -140,27 +143,28 @@ def label_conflicts(images: pd.DataFrame, groups: NDArray[np.int32], section: Da
     groups
         Group of each image, shape (N,).
     section
-        Its vocabulary.
+        The vocabulary is read.
 
     Returns
     -------
     DataFrame
-        group_of (an image of the group), images, targets (each with its number of images).
+        One row per group: group_of (an image of the group), images (their number), targets (each with its number of
+        images).
     """
     train = (images["split"] == "train") & (images["unknown_classes"].map(len) < len(section.classes))
     texts = pd.Series([section.classes.format(target) for target in images.loc[train, "target"]], dtype=str)
-    carried = section.classes.multi_hot(images.loc[train, "target"])
-    denied = ~carried & ~section.classes.multi_hot(images.loc[train, "unknown_classes"])
+    positive = section.classes.multi_hot(images.loc[train, "target"])
+    negative = ~positive & ~section.classes.multi_hot(images.loc[train, "unknown_classes"])
     ids = images.loc[train, "image_id"].to_numpy()
     rows = []
     for _, labels in texts.groupby(groups[train.to_numpy()]):
-        if labels.nunique() > 1 and (carried[labels.index].any(axis=0) & denied[labels.index].any(axis=0)).any():
+        if labels.nunique() > 1 and (positive[labels.index].any(axis=0) & negative[labels.index].any(axis=0)).any():
             counted = ", ".join(f"{text} ({count})" for text, count in labels.value_counts().items())
             rows.append({"group_of": ids[labels.index[0]], "images": len(labels), "targets": counted})
     return pd.DataFrame(rows, columns=["group_of", "images", "targets"])
 
 
-def _n_train_like_test(images: pd.DataFrame, similar: Similar) -> int:
+def _n_train_like_test(images: pd.DataFrame, similar: SimilarImages) -> int:
     test = (images["split"] == "test").to_numpy()
     pairs = similar.pairs[test[similar.pairs].sum(axis=1) == 1]
     return len(np.unique(pairs[~test[pairs]]))
@@ -175,8 +179,8 @@ def _splits(
         return []
     at = pd.Index(images["image_id"]).get_indexer(pd.Index(scored["image_id"]))
     targets = section.classes.multi_hot(images["target"].iloc[at])
-    ours = quality("this run", scored["fold"].to_numpy(), targets, groups[at])
-    return [ours, *other_splits(targets, groups[at], int(scored["fold"].nunique()), section.seed)]
+    own = measure_split("this run", scored["fold"].to_numpy(), targets, groups[at])
+    return [own, *measure_image_splits(targets, groups[at], int(scored["fold"].nunique()), section.seed)]
 
 
 def _draw(out: Path, images: pd.DataFrame, pairs: pd.DataFrame, section: DataSection) -> None:
@@ -200,20 +204,22 @@ def _draw(out: Path, images: pd.DataFrame, pairs: pd.DataFrame, section: DataSec
 def _print(figures: dict[str, Any], splits: Sequence[SplitQuality], folder: Path) -> None:
     console = Console(width=110)
     table = Table(box=None, show_header=False, pad_edge=False)
-    if figures["train and test told apart, AUC"] is not None:
-        told = figures["train and test told apart, AUC"]
-        figures = figures | {"train and test told apart, AUC": f"{told} (0.5: not at all, 1: always)"}
+    if figures[_AUC] is not None:
+        figures = figures | {_AUC: f"{figures[_AUC]} (0.5: indistinguishable, 1: always distinguished)"}
     for name, value in figures.items():
         table.add_row(escape(name), "-" if value is None else escape(str(value)))
     console.print(table)
     if splits:
         table = Table(
-            title="folds of this run, and by image as people make them", title_justify="left", box=None, pad_edge=False
+            title="folds of this run compared with common splits by image",
+            title_justify="left",
+            box=None,
+            pad_edge=False,
         )
-        for heading in ("split", "groups torn", "sizes differ by", "class shares off by", "classes missing in a fold"):
+        for heading in ("split", "groups split", "size difference", "worst class share", "classes missing in a fold"):
             table.add_column(heading, justify="left" if heading == "split" else "right")
         for split in splits:
             shares = f"{split.size_spread:.2%}", f"{split.worst_share:.1%}"
-            table.add_row(split.name, str(split.torn), *shares, str(split.missing))
+            table.add_row(split.name, str(split.groups_split), *shares, str(split.missing))
         console.print(table)
-    console.print(f"look at {escape(str(folder))}", soft_wrap=True)
+    console.print(f"report written to {escape(str(folder))}", soft_wrap=True)

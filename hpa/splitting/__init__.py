@@ -1,4 +1,4 @@
-"""Leak groups, near-duplicates and folds.
+"""Leak groups, near-duplicates, folds and the quality of splits.
 
 `pipeline`, the stages and `hpa.reports` import it.
 """

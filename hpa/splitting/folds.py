@@ -1,8 +1,8 @@
-"""Folds that share out every class evenly and tear no group of images apart (`hpa.splitting.groups`).
+"""Folds that distribute every class evenly and keep groups of images together (`hpa.splitting.groups`).
 
-``folds.parquet`` has one row a train image of which at least one class is known: image_id, group (a number), fold (-1 =
-trained on by all), scored (false for what is in a fold only because images of its group are; it is not trained on when
-they are scored, and not scored itself). A group never spans folds.
+``folds.parquet`` has one row per train image with at least one known class: image_id, group (a number), fold (-1: every
+model trains on it), scored (false for an image that is in a fold only because images of its group are: no model trains
+on it while they are scored, and it is not scored itself). A group never spans folds.
 """
 
 from fractions import Fraction
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.splitting.missing_classes import repair
+from hpa.splitting.missing_classes import fill_missing_classes
 from hpa.work.files import write_parquet
 from hpa.work.tables import check_table, read_parquet
 
 _MAX_PARTS: Final = 2000
+"""Largest number of folds that `stratified_subset` divides the images into."""
 
 TRAINED_ON: Final = -1
-"""Fold of images that every model is trained on and none scores."""
+"""Fold number of images that every model trains on and none scores."""
 
 _SCHEMA = pa.DataFrameSchema(
     {
@@ -48,7 +49,7 @@ _SCHEMA = pa.DataFrameSchema(
 def split_images(
     targets: NDArray[np.bool_], groups: NDArray[np.int32], train_only: NDArray[np.bool_], section: DataSection
 ) -> pd.DataFrame:
-    """Split train images as the recipe says.
+    """Split train images as configured in the recipe.
 
     Parameters
     ----------
@@ -57,15 +58,15 @@ def split_images(
     groups
         Group of each image, shape (N,), numbered from 0.
     train_only
-        Images that are never scored, shape (N,). Those in a group with images that are scored go into their fold, so
-        that no model scores what it was shown a sibling of.
+        Images that are never scored, shape (N,). If their group contains scored images they go into the same fold, so
+        that no model is scored on a sibling of its training images.
     section
-        Its keys split, folds, held_out and seed.
+        The keys split, folds, held_out and seed are read.
 
     Returns
     -------
     DataFrame
-        N rows: group, fold, scored.
+        N rows with the columns group, fold and scored.
 
     Raises
     ------
@@ -73,7 +74,7 @@ def split_images(
         If there are fewer groups than folds.
     """
     if section.split == "random":
-        # As older systems did: images are drawn one by one, so here each is a group of its own.
+        # Older systems drew images one by one, so each image is a group of its own here.
         groups = np.arange(len(targets), dtype=np.int32)
         drawn = np.random.default_rng(section.seed).random(len(targets)) < section.held_out
         folds = np.where(drawn & ~train_only, 0, TRAINED_ON).astype(np.int16)
@@ -81,7 +82,7 @@ def split_images(
         folds = np.full(len(targets), TRAINED_ON, dtype=np.int16)
         can_score = np.isin(groups, groups[~train_only])
         if can_score.any():
-            # Train-only images follow their group; the folds are evened out over those that are scored.
+            # Train-only images follow their group; only scored images count when the folds are balanced.
             weights = np.where(train_only, 0, 1)[can_score]
             numbers = pd.factorize(groups[can_score])[0].astype(np.int32)
             split: tuple[NDArray[np.bool_], NDArray[np.int32]] = (targets[can_score], numbers)
@@ -101,13 +102,13 @@ def assign_folds(
     seed: int,
     weights: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int16]:
-    """Split images into k folds that keep groups together and share out every class evenly.
+    """Split images into k folds that keep groups together and distribute every class evenly.
 
-    Greedy, after the iterative stratification of Sechidis et al. (2011), with groups in place of samples: the groups
-    of the rarest class first, of those the largest first, each to the fold that then lies nearest to an even share of
-    every class. Nearness is the chi-squared distance, so that rare classes count as much as frequent ones. What the
-    greedy pass leaves over is filled in (`hpa.splitting.missing_classes`): a class in at least as many groups as folds
-    is in every fold.
+    A greedy pass after the iterative stratification of Sechidis et al. (2011), with groups in place of samples, assigns
+    the groups of the rarest class first and among those the largest first, each to the fold that is then nearest to an
+    even share of every class. The distance is chi-squared, so that rare classes count as much as frequent ones. A
+    second pass (`hpa.splitting.missing_classes`) fills the remaining gaps, so that a class that occurs in at least as
+    many groups as there are folds is in every fold.
 
     Parameters
     ----------
@@ -118,9 +119,9 @@ def assign_folds(
     k
         Number of folds.
     seed
-        Decides between equals.
+        Seed for breaking ties.
     weights
-        What each image counts, shape (N,); None counts all alike.
+        Weight of each image, shape (N,); None weights all images equally.
 
     Returns
     -------
@@ -135,7 +136,7 @@ def assign_folds(
     n_groups = int(groups.max()) + 1 if len(groups) else 0
     if n_groups < k:
         raise UserError(f"expected at least as many groups of images as folds ({k}), found {n_groups}")
-    # A last column counts the images themselves, so that images without any label are shared out too.
+    # The last column counts the images themselves, so that images without labels are distributed evenly too.
     counts = np.zeros((n_groups, targets.shape[1] + 1))
     ones = np.ones(len(targets)) if weights is None else weights
     np.add.at(counts, groups, np.column_stack([targets, np.ones(len(targets))]) * ones[:, None])
@@ -143,8 +144,8 @@ def assign_folds(
     rarity = np.argsort(np.argsort((counts > 0).sum(axis=0), kind="stable"))
     rarest = np.where(counts > 0, rarity, counts.shape[1]).min(axis=1)
     order = np.lexsort((tie, -counts.sum(axis=1), rarest))
-    # Adding g to a fold that holds a, where t would be even, changes sum((a - t)^2 / t) by 2 g.a/t + what is the same
-    # for every fold.
+    # Adding g to a fold with counts a and even share t changes sum((a - t)^2 / t) by 2 g.a/t plus a term that is the
+    # same for every fold.
     even = np.maximum(counts.sum(axis=0) / k, 1e-9)
     held = np.zeros((k, counts.shape[1]))
     fold_of = np.empty(n_groups, dtype=np.int16)
@@ -153,7 +154,7 @@ def assign_folds(
         fold = int(np.argmin(held @ (added / even)))
         fold_of[group] = fold
         held[fold] += added
-    repair(fold_of, counts, even, k, seed)
+    fill_missing_classes(fold_of, counts, even, k, seed)
     return fold_of[groups]
 
 
@@ -164,42 +165,43 @@ def stratified_subset(
     seed: int,
     weights: NDArray[np.int64] | None = None,
 ) -> NDArray[np.bool_]:
-    """Take a share of the images, and about that share of every class, without tearing groups apart.
+    """Select a share of the images, and about that share of every class, keeping groups together.
 
-    The images are split into as many even folds as make the share nearly (`assign_folds`), and some of them are taken.
+    The images are split into even folds (`assign_folds`), in a number of which some make up about that share, and those
+    folds are selected.
 
     Parameters
     ----------
     targets, groups, seed, weights
         As for `assign_folds`.
     share
-        Between 0 and 1.
+        Share to select, between 0 and 1.
 
     Returns
     -------
     ndarray
-        Shape (N,), true for what is taken.
+        Shape (N,), true for selected images.
 
     Raises
     ------
     UserError
         If there is only one group.
     """
-    most = max(2, min(_MAX_PARTS, int(groups.max()) + 1 if len(groups) else 0))
-    ratio = Fraction(share).limit_denominator(most)
-    ratio = min(max(ratio, Fraction(1, most)), 1 - Fraction(1, most))  # something is taken, and something left
+    max_parts = max(2, min(_MAX_PARTS, int(groups.max()) + 1 if len(groups) else 0))
+    ratio = Fraction(share).limit_denominator(max_parts)
+    ratio = min(max(ratio, Fraction(1, max_parts)), 1 - Fraction(1, max_parts))  # neither nothing nor everything
     parts = assign_folds(targets, groups, ratio.denominator, seed, weights)
-    taken: NDArray[np.bool_] = parts < ratio.numerator
-    return taken
+    selected: NDArray[np.bool_] = parts < ratio.numerator
+    return selected
 
 
 def write_folds(path: Path, folds: pd.DataFrame) -> None:
-    """Check the table of folds and write it; without the column scored all that is in a fold is scored.
+    """Validate the table of folds and write it; without a column scored, every image in a fold is scored.
 
     Raises
     ------
     pandera.errors.SchemaError
-        If it breaks the contract.
+        If the table violates the schema.
     """
     if "scored" not in folds:
         folds = folds.assign(scored=folds["fold"] >= 0)
@@ -212,6 +214,6 @@ def read_folds(path: Path) -> pd.DataFrame:
     Raises
     ------
     UserError
-        If there is none, or it breaks the contract.
+        If there is none, or it violates the schema.
     """
     return check_table(read_parquet(path, "python -m pipeline init"), _SCHEMA, path)

@@ -1,4 +1,4 @@
-"""Groups of images that must not be torn apart: what shares an antibody, a well, or looks alike, however indirectly."""
+"""Groups of images that must stay together: those that share an antibody or a well or look alike, even indirectly."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 def join_groups(
     n: int, keys: Sequence[Sequence[str | None]], pairs: NDArray[np.int64] | None = None
 ) -> NDArray[np.int32]:
-    """Number the connected components of images that share a key or are paired.
+    """Number the groups of images that are connected by a shared key or a pair.
 
     Parameters
     ----------
@@ -26,7 +26,15 @@ def join_groups(
     Returns
     -------
     ndarray
-        Shape (N,), int32, numbered by first appearance.
+        Group of each image, shape (N,), int32, numbered by first appearance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hpa.splitting.groups import join_groups
+    >>> antibodies = ["A", None, "B", "A", None]
+    >>> join_groups(5, [antibodies], np.array([[2, 4]]))
+    array([0, 1, 2, 0, 2], dtype=int32)
     """
     edges = [np.empty((0, 2), dtype=np.int64) if pairs is None else np.asarray(pairs, dtype=np.int64)]
     for values in keys:
@@ -40,6 +48,6 @@ def join_groups(
     return pd.factorize(labels)[0].astype(np.int32)
 
 
-def largest(groups: NDArray[np.int32]) -> int:
-    """Return the size of the largest group, 0 without images."""
+def largest_group(groups: NDArray[np.int32]) -> int:
+    """Return the size of the largest group, 0 if there are no images."""
     return int(np.bincount(groups).max()) if len(groups) else 0

@@ -1,4 +1,4 @@
-"""Near-duplicates: perceptual hashes of planes, all pairs of images that look alike. The one place for ImageHash."""
+"""Perceptual hashes of planes, and all pairs of images with similar hashes. The only module that uses ImageHash."""
 
 from typing import Any, Final
 
@@ -12,26 +12,27 @@ from hpa.channels import Channel
 from hpa.pixels import Pixels
 
 HASHED: Final[tuple[Channel, ...]] = ("red", "green", "blue")
-"""The channels that are compared, as far as the run has them."""
+"""Channels that are compared if the run has them."""
 
-_REDUCED_PX: Final = 32  # the size that imagehash.phash reduces to itself, four times its 8 x 8 frequencies
+_REDUCED_PX: Final = 32  # the size that imagehash.phash itself resizes to, four times its 8 x 8 frequencies
 _MIN_RANGE: Final = 2.0
-"""Gray levels, after averaging to 32 x 32, below which a plane is flat."""
+"""Range in gray levels, after averaging to 32 x 32, below which a plane counts as flat."""
 
 _TILE: Final = (64, 4096)
 
 
 def hash_plane(plane: Pixels) -> int | None:
-    """Return the perceptual hash of a plane, 64 bits of the signs of its low frequencies; None if it is flat or black.
+    """Return the 64-bit perceptual hash of a plane, the signs of its low frequencies; None if it is flat or black.
 
-    A flat plane has no pattern: hashes of two such planes would be alike whatever they show.
+    A flat plane has no pattern, so the hashes of two flat planes would be similar whatever the planes show.
 
     Parameters
     ----------
     plane
         Shape (H, W), uint8 or uint16.
     """
-    half_way = 4 * _REDUCED_PX  # in whole gray levels, which is quicker and rounds off less than a tenth of a level
+    # A first reduction in integer gray levels is faster and rounds off less than a tenth of a level.
+    half_way = 4 * _REDUCED_PX
     small: NDArray[Any] = plane
     if min(plane.shape) > half_way:
         small = cv2.resize(plane, (half_way, half_way), interpolation=cv2.INTER_AREA)
@@ -47,21 +48,22 @@ def hash_plane(plane: Pixels) -> int | None:
 def similar_pairs(hashes: NDArray[np.uint64], usable: NDArray[np.bool_], bits: int) -> NDArray[np.int64]:
     """Return all pairs of images whose hashes differ in at most `bits` bits in every channel.
 
-    Every pair is compared, by exclusive or and a count of bits, tile by tile: no index, nothing missed.
+    Every pair is compared by exclusive or and a bit count, tile by tile; no approximate index is involved, so no pair
+    is missed.
 
     Parameters
     ----------
     hashes
-        Shape (N, C), one column a channel.
+        Shape (N, C), one column per channel.
     usable
         Shape (N,); images with a flat or unreadable plane match nothing.
     bits
-        Most bits that may differ.
+        Maximum number of differing bits.
 
     Returns
     -------
     ndarray
-        Shape (P, 2), positions with the smaller one first, sorted.
+        Pairs of positions, shape (P, 2), the smaller one first, sorted.
     """
     places = np.flatnonzero(usable)
     kept = np.ascontiguousarray(hashes[places].T)
@@ -86,6 +88,27 @@ def _in_tile(hashes: NDArray[np.uint64], rows: slice, columns: slice, bits: int)
 
 
 def bit_distances(hashes: NDArray[np.uint64], pairs: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return in how many bits the hashes of pairs differ; hashes (N, C) and pairs (P, 2) give shape (P, C)."""
+    """Return in how many bits the hashes of pairs differ.
+
+    Parameters
+    ----------
+    hashes
+        Shape (N, C), one column per channel.
+    pairs
+        Pairs of positions, shape (P, 2).
+
+    Returns
+    -------
+    ndarray
+        Shape (P, C), uint8.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hpa.splitting.hashes import bit_distances
+    >>> hashes = np.array([[0b1100], [0b1010]], dtype=np.uint64)
+    >>> bit_distances(hashes, np.array([[0, 1]]))
+    array([[2]], dtype=uint8)
+    """
     distances: NDArray[np.uint8] = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
     return distances

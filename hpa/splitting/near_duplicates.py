@@ -1,4 +1,4 @@
-"""Which images of a data set look alike: found by hashes, and read from published lists."""
+"""Find images that look alike by their hashes, and read published lists of such images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.splitting.groups import join_groups, largest
+from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.hashes import bit_distances, similar_pairs
 from hpa.splitting.scan import hashes_of, scan_images
 from hpa.vocabulary import HPA28, parse_target
@@ -21,7 +21,7 @@ _LABEL_COLUMNS: Final = ("Id", "Target")
 
 
 @dataclass(frozen=True)
-class Similar:
+class SimilarImages:
     """Pairs of images that look alike.
 
     Parameters
@@ -31,9 +31,9 @@ class Similar:
     pairs
         Positions in the image table, shape (P, 2), the smaller first.
     bits
-        In how many bits the hashes of each colour differ, shape (P, C).
+        Number of differing bits of the hashes of each channel, shape (P, C).
     unusable
-        How many images match nothing, since a plane is flat or unreadable.
+        Number of images that match nothing because a plane is flat or unreadable.
     """
 
     images: int
@@ -42,50 +42,51 @@ class Similar:
     unusable: int
 
     @classmethod
-    def none(cls, images: int) -> "Similar":
-        """Return what is known where nobody looked."""
+    def none(cls, images: int) -> "SimilarImages":
+        """Return an instance without pairs, for images that were not compared."""
         return cls(images, np.empty((0, 2), np.int64), np.empty((0, 0), np.uint8), 0)
 
     def __str__(self) -> str:
         alike = join_groups(self.images, [], self.pairs)
         return (
             f"{len(self.pairs)} pairs of {self.images} images look alike, {self.images - len(np.unique(alike))} images "
-            f"could go, {largest(alike)} images in the largest set; {self.unusable} have a flat or unreadable plane"
+            f"are redundant, {largest_group(alike)} images in the largest set; {self.unusable} have a flat or "
+            f"unreadable plane"
         )
 
 
-def find_similar(folder: Path, images: pd.DataFrame, section: DataSection, *, workers: int = 0) -> Similar:
-    """Find the images that look alike, scanning them first where that was not done yet.
+def find_similar(folder: Path, images: pd.DataFrame, section: DataSection, *, workers: int = 0) -> SimilarImages:
+    """Find the images that look alike, scanning them first if that has not been done yet.
 
     Parameters
     ----------
     folder
-        The folder ``scan`` of the work folder.
+        Folder ``scan`` of the work folder.
     images
         The image table.
     section
-        Its keys channels and duplicate_bits.
+        The keys channels and duplicate_bits are read.
     workers
-        Processes; 0 takes one a processor.
+        Number of processes; 0 uses one per processor.
 
     Raises
     ------
     UserError
-        If the run has none of the channels that are compared.
+        If the run has none of the channels used for comparison.
     """
     scanned = scan_images(folder, images, section.channels, workers=workers)
     hashes, usable = hashes_of(scanned), scanned["usable"].to_numpy(bool)
     if not hashes.shape[1]:
         raise UserError("expected a red, green or blue channel to compare images by, found none in [data] channels")
     pairs = similar_pairs(hashes, usable, section.duplicate_bits)
-    return Similar(len(images), pairs, bit_distances(hashes, pairs), int((~usable).sum()))
+    return SimilarImages(len(images), pairs, bit_distances(hashes, pairs), int((~usable).sum()))
 
 
 def read_pairs(path: Path) -> pd.DataFrame:
     """Read a published list of pairs that look alike.
 
-    The columns are Train and Extra (an Id, or the path of an image, of which the last part without its suffix counts)
-    and any others, such as SimR, SimG and SimB, the bits in which hashes differ; the CSV may be compressed.
+    The columns are Train and Extra (an Id, or the path of an image, of which only the file name without suffix is used)
+    and any others, such as SimR, SimG and SimB, the number of bits in which hashes differ; the CSV may be compressed.
 
     Returns
     -------
@@ -102,7 +103,7 @@ def read_pairs(path: Path) -> pd.DataFrame:
 
 
 def is_label_list(path: Path) -> bool:
-    """Tell whether a published list has the labels of images (Id,Target) instead of pairs."""
+    """Return whether a published list contains labels of images (Id,Target) instead of pairs."""
     return set(_LABEL_COLUMNS) <= set(csv_header(path))
 
 
@@ -127,7 +128,7 @@ def _id_of(text: object) -> str:
 
 
 def pairs_within(listed: pd.DataFrame, image_ids: pd.Series) -> NDArray[np.int64]:
-    """Return the positions of the listed pairs of which both images are there, shape (P, 2)."""
+    """Return the positions of the listed pairs whose two images are both in `image_ids`, shape (P, 2)."""
     index = pd.Index(image_ids)
     places = np.column_stack([index.get_indexer(listed[name]) for name in _PAIR_COLUMNS])
     return np.sort(places[(places >= 0).all(axis=1)], axis=1).astype(np.int64)

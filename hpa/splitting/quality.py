@@ -1,4 +1,4 @@
-"""How good a split into folds is, beside the two that people use. The one place for iterative-stratification."""
+"""Quality of a split into folds, compared with two common ones. The only module that uses iterative-stratification."""
 
 from typing import NamedTuple
 
@@ -8,28 +8,28 @@ from numpy.typing import NDArray
 
 
 class SplitQuality(NamedTuple):
-    """What is measured of a split."""
+    """Measurements of a split."""
 
     name: str
-    torn: int
-    """Groups with images in several folds: their labels leak."""
+    groups_split: int
+    """Number of groups with images in several folds; their labels leak."""
     size_spread: float
-    """Largest fold less smallest, as a share of the mean."""
+    """Size of the largest fold minus that of the smallest, relative to the mean size."""
     worst_share: float
-    """How far a fold's positives of a class are from the mean over the folds, as a share of it; the worst class."""
+    """Largest relative deviation of a fold's number of positives of a class from the mean over the folds."""
     missing: int
-    """Pairs of a fold and a class that has a positive somewhere, and none in that fold."""
+    """Number of pairs of a fold and a class where the class has positives, but none in that fold."""
 
 
-def quality(
+def measure_split(
     name: str, folds: NDArray[np.integer], targets: NDArray[np.bool_], groups: NDArray[np.int32]
 ) -> SplitQuality:
-    """Measure a split.
+    """Measure the quality of a split.
 
     Parameters
     ----------
     name
-        What it is called.
+        Name of the split, for the report.
     folds
         Fold of each image, numbered from 0, shape (N,).
     targets
@@ -50,17 +50,19 @@ def quality(
     )
 
 
-def other_splits(targets: NDArray[np.bool_], groups: NDArray[np.int32], k: int, seed: int) -> list[SplitQuality]:
-    """Measure scikit-learn's KFold and iterative-stratification's MultilabelStratifiedKFold, both by image.
+def measure_image_splits(
+    targets: NDArray[np.bool_], groups: NDArray[np.int32], k: int, seed: int
+) -> list[SplitQuality]:
+    """Measure two splits by image: KFold (scikit-learn) and MultilabelStratifiedKFold (iterative-stratification).
 
     Parameters
     ----------
     targets, groups
-        As for `quality`.
+        As for `measure_split`.
     k
         Number of folds.
     seed
-        Of both shufflings.
+        Seed of both shuffles.
     """
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
     from sklearn.model_selection import KFold
@@ -72,5 +74,5 @@ def other_splits(targets: NDArray[np.bool_], groups: NDArray[np.int32], k: int, 
             splitter(n_splits=k, shuffle=True, random_state=seed).split(targets, targets * 1)
         ):
             folds[held] = fold
-        measured.append(quality(splitter.__name__, folds, targets, groups))
+        measured.append(measure_split(splitter.__name__, folds, targets, groups))
     return measured

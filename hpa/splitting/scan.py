@@ -1,10 +1,10 @@
-"""What is looked at once in every image: perceptual hashes and intensities.
+"""Decode every image once to compute perceptual hashes and intensity statistics.
 
-Written to ``scan/`` of a work folder by init where the recipe looks for near-duplicates, and by ``leaks`` and
-``explore`` where it is not there yet. ``scan.parquet`` has one row an image: image_id; usable (every hashed plane has a
-pattern); depth (8 or 16 bit, 0 where unreadable); reason (null, or why the image could not be read); hash_C (64 bits, 0
-where flat) of red, green and blue; and of every channel C of the run mean_C and std_C (gray levels) and histogram_C
-(share of the pixels in 64 equal bins of the depth); listed, a fingerprint of the files as the image table lists them.
+The scan is written to ``scan/`` of a work folder by init if the recipe asks for near-duplicates, else by ``leaks`` and
+``explore`` when they first need it. ``scan.parquet`` has one row per image: image_id; usable (every hashed plane has a
+pattern); depth (8 or 16 bit, 0 if unreadable); reason (null, or why the image could not be read); hash_C (64 bits, 0 if
+flat) of red, green and blue; for every channel C of the run mean_C and std_C (gray levels) and histogram_C (share of
+the pixels in 64 equal bins over the range of the depth); listed, a fingerprint of the files in the image table.
 """
 
 import hashlib
@@ -27,29 +27,30 @@ from hpa.work.files import remove_partials, write_json, write_parquet
 from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks
 
 BINS: Final = 64
+"""Number of bins of the intensity histograms."""
 
 
 def scan_images(folder: Path, images: pd.DataFrame, channels: Sequence[Channel], *, workers: int = 0) -> pd.DataFrame:
-    """Scan every image that was not scanned yet; each is decoded once.
+    """Scan every image that has not been scanned yet; each is decoded once.
 
     Parameters
     ----------
     folder
-        The folder ``scan`` of a work folder; a scan that lacks some of these images is thrown away.
+        Folder ``scan`` of a work folder; an existing scan that lacks some of these images is discarded.
     images
         The image table (`hpa.images`).
     channels
-        Of the run.
+        Channels of the run.
     workers
-        Processes; 0 takes one a processor.
+        Number of processes; 0 uses one per processor.
 
     Returns
     -------
     DataFrame
-        One row for each row of `images`, in their order.
+        One row per row of `images`, in the same order.
     """
     table, record = folder / "scan.parquet", folder / "made_from.json"
-    listed = _listed(images, channels)
+    listed = _fingerprints(images, channels)
     earlier = pd.read_parquet(table) if table.exists() else None
     if earlier is not None and set(listed.items()) <= set(zip(earlier["image_id"], earlier["listed"], strict=True)):
         return earlier.set_index("image_id").loc[images["image_id"]].reset_index()
@@ -68,7 +69,7 @@ def scan_images(folder: Path, images: pd.DataFrame, channels: Sequence[Channel],
         folder / "parts",
         workers=workers or os.cpu_count() or 1,
         label="scan",
-        preload=("hpa.scan",),
+        preload=("hpa.splitting.scan",),
     )
     scanned = scanned.drop(columns=FAILURE).assign(listed=listed.to_numpy())
     write_parquet(table, scanned)
@@ -77,13 +78,13 @@ def scan_images(folder: Path, images: pd.DataFrame, channels: Sequence[Channel],
 
 
 def hashes_of(scanned: pd.DataFrame) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
-    """Return the hashes of a scan, shape (N, C), of the channels that it has of `HASHED`."""
+    """Return the hashes in a scan, shape (N, C), for those channels of `HASHED` that it has."""
     columns = [f"hash_{channel}" for channel in HASHED if f"hash_{channel}" in scanned]
     return scanned[columns].to_numpy(np.uint64)
 
 
-def _listed(images: pd.DataFrame, channels: Sequence[Channel]) -> pd.Series:
-    """Return a fingerprint of each image's files as the image table lists them, by image_id."""
+def _fingerprints(images: pd.DataFrame, channels: Sequence[Channel]) -> pd.Series:
+    """Return a fingerprint of the files of each image in the image table, by image_id."""
     columns = [f"{part}_{channel}" for channel in channels for part in ("path", "plane", "bytes")]
     fingerprints = pd.util.hash_pandas_object(images[columns], index=False).to_numpy()
     return pd.Series(fingerprints, index=list(images["image_id"]))
@@ -95,7 +96,7 @@ def _scan_chunk(channels: tuple[Channel, ...], chunk: Chunk) -> pd.DataFrame:
 
 
 def _scan_one(image: dict[Any, Any], channels: tuple[Channel, ...]) -> dict[str, Any]:
-    """Scan one image. A failed one counts as done: the reason stays, and it is not tried again for a hash's sake."""
+    """Scan one image. An unreadable image counts as done: its row keeps the reason and it is not retried."""
     row: dict[str, Any] = {"image_id": image["image_id"], "usable": False, "depth": 0, "reason": None, FAILURE: None}
     try:
         planes = read_channels(image, channels)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hpa.channels import CHANNELS
 from hpa.config import DataSection
 from hpa.images import write_images
-from hpa.layouts.find import index
+from hpa.layouts.index import index_dataset
 from hpa.work.folder import WorkFolder
 from segment.masks import join_flags, write_masks, write_pair
 
@@ -60,7 +60,7 @@ def make_work(root: Path, worlds: Mapping[str, World], recipe: str = "") -> Work
         for channel, plane in zip(CHANNELS, pixels, strict=True):
             cv2.imwrite(str(data / f"{image_id}_{channel}.png"), plane)
     section, work = DataSection(), WorkFolder(root / "work")
-    images = index(data, "folder", section.classes, section.channels).images
+    images = index_dataset(data, "folder", section.classes, section.channels).images
     write_images(work.images, images, section.classes, section.channels)
     work.recipe.write_text(recipe)
     rows = []

@@ -1,4 +1,4 @@
-"""Small data folders in the layouts that people have."""
+"""Small data folders in the supported layouts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from hpa.channels import CHANNELS
 
 
 def noise(seed: int, size: tuple[int, int] = (6, 8)) -> NDArray[np.uint8]:
-    """Draw a plane."""
+    """Return a plane of noise."""
     return np.random.default_rng(seed).integers(0, 255, size, dtype=np.uint8)
 
 
 def write_image(folder: Path, image_id: str, suffix: str = ".png", channels: Sequence[str] = CHANNELS) -> None:
-    """Write one gray file a channel."""
+    """Write one gray file per channel."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, channel in enumerate(channels):
         cv2.imwrite(str(folder / f"{image_id}_{channel}{suffix}"), noise(i))

@@ -1,4 +1,4 @@
-"""A server of images on this machine that fails now and then, cuts answers short and stalls."""
+"""A local image server that sometimes fails, truncates responses and stalls."""
 
 import threading
 import time
@@ -14,12 +14,12 @@ JPEG = cv2.imencode(".jpg", np.full((16, 16, 3), 90, np.uint8))[1].tobytes()
 
 
 class BadServer(ThreadingHTTPServer):
-    """Serves JPEGs badly: the nth request for a path meets the nth trouble of its list."""
+    """Serve JPEGs unreliably: the nth request for a path gets the nth trouble of its list."""
 
     troubles: dict[str, list[str]]
     requests: Counter[str]
     at_once: int
-    most_at_once: int
+    max_at_once: int
     lock: threading.Lock
 
 
@@ -32,7 +32,7 @@ class _Handler(BaseHTTPRequestHandler):
             nth = server.requests[self.path]
             server.requests[self.path] += 1
             server.at_once += 1
-            server.most_at_once = max(server.most_at_once, server.at_once)
+            server.max_at_once = max(server.max_at_once, server.at_once)
         troubles = next((todo for end, todo in server.troubles.items() if self.path.endswith(end)), [])
         try:
             self._answer(troubles[nth] if nth < len(troubles) else "")
@@ -72,11 +72,11 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         try:
             super().handle_one_request()
-        except ConnectionError:  # the client gave up on an answer that stalled
+        except ConnectionError:  # the client abandoned a stalled response
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def bad_server() -> Iterator[BadServer]:
     with BadServer(("127.0.0.1", 0), _Handler) as server:
         server.daemon_threads = True
         server.troubles, server.requests, server.lock = {}, Counter(), threading.Lock()
-        server.at_once = server.most_at_once = 0
+        server.at_once = server.max_at_once = 0
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server

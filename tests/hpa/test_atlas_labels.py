@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from hpa.atlas.cells import grow_field
-from hpa.atlas.labels import CARRIED, draw_carriers, draw_shares, label_sets
+from hpa.atlas.labels import MEAN_SHARES, draw_carriers, draw_shares, label_sets
 from hpa.atlas.plan import PlannedImage, plan_images
 from hpa.atlas.styles import CELL_LINES
 from hpa.errors import UserError
 
 
-def test_label_sets_are_the_competitions() -> None:
+def test_label_sets_match_the_competition() -> None:
     """31,072 images; numbers of labels and the counts of some classes as in the training table."""
     sets, images = label_sets()
     assert images.sum() == 31_072
@@ -42,7 +42,7 @@ def test_shares_fall_with_the_number_of_labels(real_mix: list[tuple[int, tuple[f
         assert mean == pytest.approx(real, abs=0.07), number
 
 
-def test_shares_are_none_or_all_as_often_as_in_reality(real_mix: list[tuple[int, tuple[float, ...]]]) -> None:
+def test_shares_of_zero_and_one_have_realistic_frequencies(real_mix: list[tuple[int, tuple[float, ...]]]) -> None:
     """Real pairs of image and label: 4.5% without a carrier, 15% below a fifth, 34% all cells."""
     shares = np.array([share for _, shares in real_mix for share in shares])
     assert (shares == 0).mean() == pytest.approx(0.045, abs=0.02)
@@ -51,22 +51,22 @@ def test_shares_are_none_or_all_as_often_as_in_reality(real_mix: list[tuple[int,
 
 
 def test_every_class_has_a_share() -> None:
-    assert sorted(CARRIED) == list(range(28))
+    assert sorted(MEAN_SHARES) == list(range(28))
 
 
-def test_about_a_tenth_of_cells_is_negative_and_three_percent_foreign() -> None:
+def test_realistic_shares_of_negative_and_off_target_cells() -> None:
     """Real cells: 10% negative, 3% with a class their image does not have."""
     rng = np.random.default_rng(1)
     sets, images = label_sets()
     cells = grow_field(rng, CELL_LINES[1], (256, 256), dividing=0.14, telophase=0.1).population
-    negative, foreign = [], []
+    negative, off_target = [], []
     for index in rng.choice(len(sets), 500, p=images / images.sum()):
         target = sets[index]
         carried = draw_carriers(rng, cells, target, draw_shares(rng, target))
         negative.append((~carried.any(axis=1)).mean())
-        foreign.append(np.delete(carried, target, axis=1).any(axis=1).mean())
+        off_target.append(np.delete(carried, target, axis=1).any(axis=1).mean())
     assert np.mean(negative) == pytest.approx(0.10, abs=0.06)
-    assert np.mean(foreign) == pytest.approx(0.03, abs=0.01)
+    assert np.mean(off_target) == pytest.approx(0.03, abs=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def of_split(plan: list[PlannedImage], split: str) -> list[PlannedImage]:
     return [image for image in plan if image.split == split]
 
 
-def test_plan_has_the_numbers_asked_for(plan: list[PlannedImage]) -> None:
+def test_plan_has_the_requested_numbers(plan: list[PlannedImage]) -> None:
     assert [len(of_split(plan, split)) for split in ("train", "test")] == [400, 100]
     assert [image.index for image in plan] == list(range(500))
     assert len({image.image_id for image in plan}) == 500
@@ -92,13 +92,13 @@ def test_train_and_test_share_no_antibody(plan: list[PlannedImage]) -> None:
 
 
 @pytest.mark.parametrize(("images", "test"), [(400, 100), (240, 60)])
-def test_every_class_comes_up(images: int, test: int) -> None:
+def test_every_class_occurs(images: int, test: int) -> None:
     for seed in range(3):
         plan = plan_images(images, test, seed)
-        for split, least in (("train", 2), ("test", 1)):
+        for split, minimum in (("train", 2), ("test", 1)):
             antibodies = {(image.antibody, label) for image in of_split(plan, split) for label in image.target}
             have = Counter(label for _, label in antibodies)
-            assert min(have[label] for label in range(28)) >= least, (split, seed)
+            assert min(have[label] for label in range(28)) >= minimum, (split, seed)
 
 
 def test_frequent_classes_stay_frequent(plan: list[PlannedImage]) -> None:
@@ -107,7 +107,7 @@ def test_frequent_classes_stay_frequent(plan: list[PlannedImage]) -> None:
     assert np.mean([len(image.target) for image in plan]) == pytest.approx(1.64, abs=0.35)
 
 
-def test_an_antibody_has_one_label_set_a_plate_and_few_lines(plan: list[PlannedImage]) -> None:
+def test_antibody_has_one_label_set_one_plate_and_few_lines(plan: list[PlannedImage]) -> None:
     for antibody in {image.antibody for image in plan}:
         own = [image for image in plan if image.antibody == antibody]
         assert len({image.target for image in own}) == len({image.plate for image in own}) == 1
@@ -117,7 +117,7 @@ def test_an_antibody_has_one_label_set_a_plate_and_few_lines(plan: list[PlannedI
     assert 4 <= np.mean(list(sizes.values())) <= 9
 
 
-def test_a_few_percent_are_near_duplicates_of_an_earlier_image(plan: list[PlannedImage]) -> None:
+def test_few_images_are_near_duplicates_of_an_earlier_one(plan: list[PlannedImage]) -> None:
     again = [image for image in plan if image.scene != image.index]
     assert 0.01 < len(again) / len(plan) < 0.07
     for image in again:
@@ -128,23 +128,23 @@ def test_a_few_percent_are_near_duplicates_of_an_earlier_image(plan: list[Planne
 
 
 @pytest.mark.parametrize(
-    ("images", "test", "seed", "told"),
+    ("images", "test", "seed", "sentence"),
     [
         (0, 5, 0, "expected at least 1 training image, found 0"),
         (5, -1, 0, "expected 0 or more test images, found -1"),
         (5, 1, -2, "expected a seed of 0 or more, found -2"),
     ],
 )
-def test_unusable_counts_are_told(images: int, test: int, seed: int, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_invalid_counts_raise(images: int, test: int, seed: int, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
         plan_images(images, test, seed)
 
 
-def test_one_image_is_a_plan() -> None:
+def test_plan_of_one_image() -> None:
     assert len(plan_images(1, 0, 0)) == 1
 
 
-def test_penetrance_multiplies_the_share_of_carriers_and_one_changes_nothing() -> None:
+def test_penetrance_multiplies_the_share_of_carriers() -> None:
     def mean(penetrance: float) -> float:
         rng = np.random.default_rng(0)
         return float(np.mean([draw_shares(rng, (16,), penetrance) for _ in range(2000)]))

@@ -1,4 +1,4 @@
-"""Each of the 28 patterns puts its light where its biology says."""
+"""Each of the 28 patterns is bright where its biology requires it."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def drawn(stained: Stained) -> dict[str, Light]:
 
 
 def density(light: Light, where: NDArray[np.bool_]) -> float:
-    """Mean light in a region over the mean light of the frame."""
+    """Return the mean light in a region relative to the mean light of the frame."""
     return float(light[where].mean() / light.mean())
 
 
@@ -60,18 +60,18 @@ def test_no_two_patterns_are_the_same(drawn: dict[str, Light]) -> None:
 
 
 @pytest.mark.parametrize("name", NUCLEAR)
-def test_nuclear_patterns_lie_in_nuclei(name: str, drawn: dict[str, Light], stained: Stained) -> None:
+def test_nuclear_patterns_are_in_nuclei(name: str, drawn: dict[str, Light], stained: Stained) -> None:
     assert drawn[name][stained.field.nuclei > 0].sum() > 0.9 * drawn[name].sum()
 
 
 @pytest.mark.parametrize("name", CYTOPLASMIC)
-def test_cytoplasmic_patterns_lie_in_the_cytoplasm(name: str, drawn: dict[str, Light], stained: Stained) -> None:
+def test_cytoplasmic_patterns_are_in_the_cytoplasm(name: str, drawn: dict[str, Light], stained: Stained) -> None:
     light, field = drawn[name], stained.field
     assert light[field.cytoplasm > 0].sum() > 0.7 * light.sum()
 
 
 @pytest.mark.parametrize("name", SPARSE)
-def test_bodies_and_vesicles_fill_little_of_the_cell(name: str, drawn: dict[str, Light], stained: Stained) -> None:
+def test_bodies_and_vesicles_cover_little_of_the_cell(name: str, drawn: dict[str, Light], stained: Stained) -> None:
     light = drawn[name][stained.field.owner > 0]
     assert (light > 0.3 * np.percentile(light, 99.9)).mean() < 0.12
 
@@ -92,13 +92,13 @@ def test_nuclear_membrane_is_a_rim(drawn: dict[str, Light], stained: Stained) ->
 
 
 @pytest.mark.parametrize("name", ["Plasma membrane", "Focal adhesion sites", "Microtubule ends"])
-def test_edge_patterns_lie_near_the_edge(name: str, drawn: dict[str, Light], stained: Stained) -> None:
+def test_edge_patterns_are_near_the_edge(name: str, drawn: dict[str, Light], stained: Stained) -> None:
     edge = stained.field.edge_px
     near, far = (edge > 0) & (edge < 8), edge > 14
     assert drawn[name][near].mean() > 1.8 * drawn[name][far].mean()
 
 
-def test_junctions_lie_only_where_cells_touch(drawn: dict[str, Light], stained: Stained) -> None:
+def test_junctions_are_only_where_cells_touch(drawn: dict[str, Light], stained: Stained) -> None:
     owner = stained.field.owner
     high = ndimage.maximum_filter(owner, 5)
     low = ndimage.minimum_filter(np.where(owner > 0, owner, 10_000), 5)
@@ -123,7 +123,7 @@ def test_er_fades_outwards_and_microtubules_reach_further(stained: Stained) -> N
     assert stained.reticulum[field.rim_px > 3].mean() < 0.5 * stained.reticulum[inner].mean()
 
 
-def test_golgi_and_centrosome_lie_by_the_organising_centre(drawn: dict[str, Light], stained: Stained) -> None:
+def test_golgi_and_centrosome_are_near_the_organising_centre(drawn: dict[str, Light], stained: Stained) -> None:
     field = stained.field
     own = np.concatenate([np.zeros((1, 2), np.float32), stained.centres])[field.owner]
     rows, columns = np.indices(field.shape)

@@ -25,7 +25,7 @@ def test_same_seed_gives_the_same_pixels(scenes: list[Scene]) -> None:
     assert other.cells.tobytes() != scenes[3].cells.tobytes()
 
 
-def test_leaving_out_the_protein_changes_nothing_else(scenes: list[Scene]) -> None:
+def test_omitting_the_protein_changes_nothing_else(scenes: list[Scene]) -> None:
     bare = draw_scene((5, 3), size_px=256, cell_line=3, target=(0, 23), protein=False)
     assert not bare.channels[GREEN].any()
     others = [position for position in range(4) if position != GREEN]
@@ -34,7 +34,7 @@ def test_leaving_out_the_protein_changes_nothing_else(scenes: list[Scene]) -> No
     np.testing.assert_array_equal(bare.nuclei, scenes[3].nuclei)
 
 
-def test_arrays_have_the_promised_shapes(scenes: list[Scene]) -> None:
+def test_shapes_and_dtypes(scenes: list[Scene]) -> None:
     for scene in scenes:
         assert scene.channels.shape == (4, 256, 256)
         assert scene.channels.dtype == np.uint8
@@ -42,7 +42,7 @@ def test_arrays_have_the_promised_shapes(scenes: list[Scene]) -> None:
         assert scene.cells.dtype == scene.nuclei.dtype == np.uint16
 
 
-def test_every_cell_has_a_target_and_a_nucleus_of_its_own_inside_it(scenes: list[Scene]) -> None:
+def test_every_cell_has_a_target_and_contains_its_nucleus(scenes: list[Scene]) -> None:
     for scene in scenes:
         labels = list(range(1, len(scene.targets) + 1))
         assert np.unique(scene.cells[scene.cells > 0]).tolist() == labels
@@ -53,8 +53,8 @@ def test_every_cell_has_a_target_and_a_nucleus_of_its_own_inside_it(scenes: list
         assert all(list(target) == sorted(set(target)) for target in scene.targets)
 
 
-def test_stains_lie_where_the_cells_are(scenes: list[Scene]) -> None:
-    """Blue in nuclei, red and yellow in the cytoplasm, black outside but for a few cells without a nucleus."""
+def test_stains_are_where_the_cells_are(scenes: list[Scene]) -> None:
+    """Blue in nuclei, red and yellow in the cytoplasm, black outside except for a few cells without a nucleus."""
     red, _, blue, yellow = np.stack([scene.channels.astype(float) for scene in scenes], axis=1)
     cells, nuclei = (np.stack([getattr(scene, name) > 0 for scene in scenes]) for name in ("cells", "nuclei"))
     cytoplasm, outside = cells & ~nuclei, ~cells
@@ -76,10 +76,10 @@ def test_no_target_leaves_every_cell_negative() -> None:
     assert scene.channels[GREEN].mean() < 0.7 * positive.channels[GREEN].mean()
 
 
-def test_shares_are_obeyed_at_both_ends() -> None:
+def test_shares_of_zero_and_one_are_exact() -> None:
     scene = draw_scene((10,), size_px=256, cell_line=1, target=(2, 21), shares=(1.0, 0.0))
     with_nucleoli = np.mean([2 in target for target in scene.targets])
-    assert with_nucleoli > 0.8  # the rest are the few cells with a foreign label
+    assert with_nucleoli > 0.8  # the rest are the few cells with an off-target label
     assert not any(target == (2, 21) for target in scene.targets)
 
 
@@ -97,7 +97,7 @@ def test_a_dividing_class_shows_a_dividing_cell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "sentence"),
     [
         ({"size_px": 32}, "expected a size of at least 64 px, found 32"),
         ({"cell_line": 99}, "expected a cell line 0..16, found 99"),
@@ -106,8 +106,8 @@ def test_a_dividing_class_shows_a_dividing_cell() -> None:
         ({"target": (1,), "shares": (1.5,)}, "expected shares between 0 and 1, found"),
     ],
 )
-def test_unusable_arguments_are_told_in_one_sentence(arguments: dict[str, object], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_invalid_arguments_raise_one_sentence(arguments: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
         draw_scene((1,), **arguments)  # type: ignore[arg-type]
 
 

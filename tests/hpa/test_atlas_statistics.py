@@ -44,11 +44,13 @@ def statistics() -> dict[str, float]:
         ("coverage 50", 0.53, 0.08), ("coverage 5", 0.27, 0.10), ("coverage 95", 0.79, 0.12),
     ],
 )  # fmt: skip
-def test_cells_are_as_in_real_masks(name: str, real: float, tolerance: float, statistics: dict[str, float]) -> None:
+def test_cells_match_statistics_of_real_masks(
+    name: str, real: float, tolerance: float, statistics: dict[str, float]
+) -> None:
     assert statistics[name] == pytest.approx(real, abs=tolerance)
 
 
-def test_gray_values_are_as_in_real_images() -> None:
+def test_gray_values_match_statistics_of_real_images() -> None:
     """Median over images of the median, 99% quantile and share of zeros, against 200 real 512 px images."""
     scenes = [draw_scene((2, k), target=(0, 25)) for k in range(8)]
     planes = np.stack([scene.channels for scene in scenes], axis=1)

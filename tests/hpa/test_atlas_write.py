@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hpa.atlas import draw_scene, synthesize
-from hpa.atlas.write import look_again
+from hpa.atlas.write import reimage
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 
@@ -33,7 +33,7 @@ def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def test_workers_change_no_byte(written: Path, tmp_path: Path) -> None:
+def test_output_does_not_depend_on_workers(written: Path, tmp_path: Path) -> None:
     synthesize(tmp_path / "again", 5, 3, 7, size_px=128, workers=1)
     digests = []
     for folder in (written, tmp_path / "again"):
@@ -43,7 +43,7 @@ def test_workers_change_no_byte(written: Path, tmp_path: Path) -> None:
     assert len(digests[0]) == 8 * (4 + 2) + 5
 
 
-def test_layout_is_the_competitions(written: Path) -> None:
+def test_layout_matches_the_competition(written: Path) -> None:
     train, sample = read(written / "train.csv"), read(written / "sample_submission.csv")
     assert list(train.columns) == ["Id", "Target"]
     assert list(sample.columns) == ["Id", "Predicted"]
@@ -77,9 +77,9 @@ def test_truth_tables_agree_with_the_label_images(written: Path) -> None:
     assert train.to_dict() == truth.to_dict()
 
 
-def test_a_second_look_shows_the_same_field(tmp_path: Path) -> None:
+def test_reimaged_scene_shows_the_same_field(tmp_path: Path) -> None:
     scene = draw_scene((3,), size_px=256, cell_line=1, target=(0,))
-    again = look_again(np.random.default_rng(0), scene)
+    again = reimage(np.random.default_rng(0), scene)
     assert again.channels.shape == scene.channels.shape
     assert not np.array_equal(again.channels, scene.channels)
     labels = list(range(1, len(again.targets) + 1))
@@ -95,7 +95,7 @@ def test_a_second_look_shows_the_same_field(tmp_path: Path) -> None:
     assert best > 0.85
 
 
-def test_unusable_arguments_are_told(written: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_raise(written: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected an empty or a new folder, found"):
         synthesize(written, 2, 1, 0)
     with pytest.raises(UserError, match="expected at least 1 worker, found 0"):

@@ -18,13 +18,13 @@ from hpa.work.folder import WorkFolder
         ("data = 3", r"expected a usable \[data\]"),
     ],
 )
-def test_unusable_sections_are_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+def test_invalid_section_raises_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "recipe.toml").write_text(text)
     with pytest.raises(UserError, match=sentence):
         WorkFolder(tmp_path).section("data", DataSection)
 
 
-def test_a_missing_section_has_defaults_and_a_missing_recipe_is_told(tmp_path: Path) -> None:
+def test_missing_section_has_defaults_and_missing_recipe_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text("")
     assert WorkFolder(tmp_path).data == DataSection()
     with pytest.raises(UserError, match="found no file"):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hpa.layouts.conversion import NEGATIVE, PARTS, Labels, converter, join
+from hpa.layouts.conversion import NEGATIVE, PARTS, Labels, converter, join_labels
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10, VOCABULARIES, Vocabulary
 
 
@@ -27,17 +27,17 @@ def _worlds(source: Vocabulary, target: tuple[int, ...], few: list[int]) -> list
     [(HPA28, HPA19), (HPA28, JOVIAN10), (HPA19, HPA28), (JOVIAN10, HPA28), (HPA19, JOVIAN10), (JOVIAN10, HPA19)],
     ids=lambda vocabulary: vocabulary.name,
 )
-def test_what_is_certain_is_what_holds_in_every_possible_world(source: Vocabulary, to: Vocabulary) -> None:
-    """Enumerate the sets of 2018 classes behind a target: certain is what all of them share."""
+def test_certain_labels_hold_for_every_compatible_set(source: Vocabulary, to: Vocabulary) -> None:
+    """Enumerate the sets of 2018 classes that give a target: a label is certain if it holds for all of them."""
     few = [0, 12, 13, 21, 22, 23, 27]
     convert = converter(source, to)
     seen = {tuple(int(c) for c in np.flatnonzero(_hot(world) @ PARTS[source.name])) for world in _subsets(few)}
     for target in sorted(seen):
-        worlds = _worlds(source, target, few)
-        told = [set(np.flatnonzero(_hot(world) @ PARTS[to.name])) for world in worlds]
+        compatible = _worlds(source, target, few)
+        converted = [set(np.flatnonzero(_hot(world) @ PARTS[to.name])) for world in compatible]
         labels = convert(target)
-        always, ever = set.intersection(*told), set.union(*told)
-        # classes none of whose parts are among the few could be carried too, where `source` cannot deny them
+        always, ever = set.intersection(*converted), set.union(*converted)
+        # classes without a part among the few may also be positive if `source` cannot exclude them
         judged = {b for b in range(len(to)) if set(np.flatnonzero(PARTS[to.name][:, b])) & set(few)}
         assert set(labels.target) == always
         assert set(labels.unknown_classes) & judged == ever - always
@@ -62,38 +62,38 @@ def test_28_to_19_and_10_by_name() -> None:
     assert to10(target) == Labels((JOVIAN10.index("Cytosol"),), ())
 
 
-def test_19_to_28_masks_what_is_ambiguous() -> None:
+def test_19_to_28_leaves_ambiguous_classes_unknown() -> None:
     to28 = converter(HPA19, HPA28)
-    none = (15, 16, 27)  # no class of 2021 speaks about these
+    none = (15, 16, 27)  # no class of 2021 includes these
     assert to28((0,)) == Labels((0,), none)
     assert to28((9,)) == Labels((), tuple(sorted((12, 13, *none))))
     assert to28((18,)) == Labels((), none)
 
 
-def test_every_vocabulary_is_told_in_itself_unchanged() -> None:
+def test_conversion_to_the_same_vocabulary_changes_nothing() -> None:
     for vocabulary in VOCABULARIES.values():
         assert converter(vocabulary, vocabulary)((0, 3)) == Labels((0, 3), ())
 
 
-def test_two_sources_join() -> None:
+def test_join_labels() -> None:
     two = Labels((0, 18), ())
-    assert join(Labels((0,), ()), Labels((0,), ()), HPA19) == (Labels((0,), ()), False)
-    assert join(Labels((0,), (18,)), Labels((), ()), HPA19) == (Labels((0,), ()), True)
-    assert join(Labels((), (12, 13)), Labels((12,), ()), HPA28) == (Labels((12,), ()), False)
-    assert join(Labels((), (12, 13)), Labels((), (12,)), HPA28) == (Labels((), (12,)), False)
-    assert join(two, Labels((18,), ()), HPA19)[0] == Labels((0,), ())
+    assert join_labels(Labels((0,), ()), Labels((0,), ()), HPA19) == (Labels((0,), ()), False)
+    assert join_labels(Labels((0,), (18,)), Labels((), ()), HPA19) == (Labels((0,), ()), True)
+    assert join_labels(Labels((), (12, 13)), Labels((12,), ()), HPA28) == (Labels((12,), ()), False)
+    assert join_labels(Labels((), (12, 13)), Labels((), (12,)), HPA28) == (Labels((), (12,)), False)
+    assert join_labels(two, Labels((18,), ()), HPA19)[0] == Labels((0,), ())
 
 
-def test_the_matrix_holds_on_images_labelled_in_both_years() -> None:
+def test_matrix_agrees_with_images_labelled_in_both_years() -> None:
     real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
     if not real.exists():
         pytest.skip(f"no real data at {real}")
     old = pd.read_csv(real / "kaggle2018" / "train.csv").set_index("Id")["Target"]
     new = pd.read_csv(real / "kaggle2021" / "train.csv").set_index("ID")["Label"]
-    told = HPA28.multi_hot(HPA28.parse(text) for text in old.loc[new.index]) @ PARTS["hpa19"]
+    converted = HPA28.multi_hot(HPA28.parse(text) for text in old.loc[new.index]) @ PARTS["hpa19"]
     given = HPA19.multi_hot(HPA19.parse(text, "|") for text in new)
-    carried = told.any(axis=1)  # rods & rings alone, say, tell nothing
-    agree = (told == given)[carried].mean(axis=0)
-    recall = (told & given).sum(axis=0) / np.maximum(told.sum(axis=0), 1)
+    positive = converted.any(axis=1)  # images with rods & rings only, for example, have no class of 2021
+    agree = (converted == given)[positive].mean(axis=0)
+    recall = (converted & given).sum(axis=0) / np.maximum(converted.sum(axis=0), 1)
     assert (agree > 0.98).all()
     assert (recall[:18] > 0.9).all()

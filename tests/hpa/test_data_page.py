@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def _plates(folder: Path, atlas: Path) -> None:
-    """Write the plates of the page's example, with the table as it stands there, and images of the atlas."""
+    """Write the plates of the page's example: the table from the page and images of the atlas."""
     text = PAGE.read_text()
     table = text[text.index("image_id,path_blue") :].split("```")[0]
     found = sorted((atlas / "train").glob("*_blue.png"))
@@ -57,31 +57,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             small = [word.replace("/data/", f"{data}/") for word in command]
             if "init" in small:
                 small += ["--set", "data.folds=2"]
-            if "shard" in small:
+            if "split-folder" in small:
                 small[-1] = "8"
             if "download-v18" in small:
                 small += ["--base-url", f"http://127.0.0.1:{server.server_port}"]
             else:
-                small += [] if "shard" in small else ["--workers", "1"]
+                small += [] if "split-folder" in small else ["--workers", "1"]
             code = import_module(f"{small[0]}.__main__").main(small[1:])
             assert code == 0, f"python -m {' '.join(small)}"
     return folder
 
 
-def test_the_page_tells_every_command_for_data(folder: Path) -> None:
-    told = [" ".join(command[:2]) for command in commands(PAGE)]
-    assert told == [
+def test_page_has_every_command_for_data(folder: Path) -> None:
+    shown = [" ".join(command[:2]) for command in commands(PAGE)]
+    assert shown == [
         *["pipeline init"] * 3,
         "segment run",
         "crops run",
         "hpa leaks",
         "hpa explore",
         "hpa download-v18",
-        "hpa shard",
+        "hpa split-folder",
     ]
 
 
-def test_what_the_commands_made(folder: Path) -> None:
+def test_outputs_of_the_commands(folder: Path) -> None:
     sources = read_images(folder / "work" / "all" / "images.parquet")["source"]
     assert set(sources) == {"hpaic", "v18"}
     assert (folder / "work" / "all" / "leaks" / "leaks.json").exists()

@@ -1,4 +1,4 @@
-"""Fetching from a server that fails now and then, cuts answers short and stalls."""
+"""Download from a server that sometimes fails, truncates responses and stalls."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.layouts.download import download
-from hpa.layouts.find import index
+from hpa.layouts.index import index_dataset
 from hpa.vocabulary import HPA28
 from tests.hpa.server import JPEG, BadServer, bad_server
 
@@ -18,7 +18,7 @@ IDS = [f"{n}_1610_C1_{n}" for n in range(1, 9)]
 
 @pytest.fixture
 def server() -> Iterator[BadServer]:
-    """Return a server that does well until it is told otherwise."""
+    """Return a server that works unless a test sets `troubles`."""
     with bad_server() as server:
         yield server
 
@@ -34,7 +34,7 @@ def _table(root: Path) -> Path:
     return path
 
 
-def test_every_trouble_is_overcome_and_the_folder_is_a_data_set(server: BadServer, tmp_path: Path) -> None:
+def test_download_recovers_from_every_failure_and_makes_a_data_folder(server: BadServer, tmp_path: Path) -> None:
     server.troubles = {
         "/1/1610_C1_1_red.jpg": ["500", "503"],
         "/2/1610_C1_2_red.jpg": ["cut"],
@@ -51,22 +51,22 @@ def test_every_trouble_is_overcome_and_the_folder_is_a_data_set(server: BadServe
     assert all(path.read_bytes() == JPEG for path in files)
     assert server.requests["/images/1/1610_C1_1_red.jpg"] == 3
     assert server.requests["/images/8/1610_C1_8_red.jpg"] == 1
-    assert server.most_at_once <= 3 + 2  # two answers that the client gave up may still be on their way
-    found = index(out, "auto", HPA28, CHANNELS)
+    assert server.max_at_once <= 3 + 2  # two responses that the client abandoned may still be running
+    found = index_dataset(out, "auto", HPA28, CHANNELS)
     assert list(found.images["image_id"]) == IDS
     assert found.notices == ()
     assert len(pd.read_csv(out / "failures.csv")) == 0
 
 
-def test_what_is_there_is_not_fetched_again(server: BadServer, tmp_path: Path) -> None:
+def test_existing_files_are_not_fetched_again(server: BadServer, tmp_path: Path) -> None:
     out = tmp_path / "v18"
     server.troubles = {"_blue.jpg": ["404"] * 9}
     assert _fetch(server, _table(tmp_path), out) == 1
     failures = pd.read_csv(out / "failures.csv")
     assert list(failures["image_id"]) == IDS
-    assert failures["reason"][0] == "1_1610_C1_1_blue.jpg: the server answers 404"
+    assert failures["reason"][0] == "1_1610_C1_1_blue.jpg: the server returned status 404"
     before = dict(server.requests)
-    assert all(count == 1 for count in before.values())  # no point in asking again for what is not there
+    assert all(count == 1 for count in before.values())  # a missing file is not requested again
     server.troubles = {}
     (out / ".x.123.partial.jpg").write_bytes(b"left by a killed run")
     assert _fetch(server, _table(tmp_path), out) == 0
@@ -75,26 +75,26 @@ def test_what_is_there_is_not_fetched_again(server: BadServer, tmp_path: Path) -
     assert not list(out.glob(".*"))
 
 
-def test_a_file_that_never_comes_whole_is_listed_with_the_reason(server: BadServer, tmp_path: Path) -> None:
+def test_file_that_always_fails_is_listed_with_the_reason(server: BadServer, tmp_path: Path) -> None:
     server.troubles = {"/2/1610_C1_2_green.jpg": ["cut"] * 9, "/3/1610_C1_3_green.jpg": ["stall"] * 9}
     (tmp_path / "ids.txt").write_text("\n".join(IDS[:4]) + "\n")
     assert _fetch(server, tmp_path / "ids.txt", tmp_path / "out", retries=1) == 1
     reasons = pd.read_csv(tmp_path / "out" / "failures.csv").set_index("image_id")["reason"]
     assert set(reasons.index) == set(IDS[1:3])
-    assert "after 2 tries" in reasons[IDS[1]]
-    assert "no answer in time, after 2 tries" in reasons[IDS[2]]
+    assert "after 2 attempts" in reasons[IDS[1]]
+    assert "timed out, after 2 attempts" in reasons[IDS[2]]
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 14
     assert not (tmp_path / "out" / f"{IDS[1]}_green.jpg").exists()
 
 
-def test_a_server_that_has_nothing_ends_it(server: BadServer, tmp_path: Path) -> None:
+def test_server_without_images_is_an_error(server: BadServer, tmp_path: Path) -> None:
     server.troubles = {".jpg": ["404"]}
     with pytest.raises(UserError, match="found none of the first 20"):
         _fetch(server, _table(tmp_path), tmp_path / "out")
     assert sum(server.requests.values()) == 20
 
 
-def test_mistakes(tmp_path: Path) -> None:
+def test_invalid_arguments_raise(tmp_path: Path) -> None:
     def run(text: str, base: str = "http://127.0.0.1:1", colors: tuple[str, ...] = CHANNELS) -> None:
         (tmp_path / "list").write_text(text)
         download(tmp_path / "list", tmp_path / "out", base, colors, 1, 0, 0.1)

@@ -28,7 +28,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "work"
 
 
-def test_every_picture_can_be_opened(work: Path) -> None:
+def test_every_picture_is_readable(work: Path) -> None:
     names = {"classes", "labels_per_image", "cooccurrence", "intensities", "sizes", "sheet"}
     assert {path.stem for path in (work / "explore").glob("*.png")} == names
     for path in (work / "explore").glob("*.png"):
@@ -37,7 +37,7 @@ def test_every_picture_can_be_opened(work: Path) -> None:
         assert picture.std() > 1, path.name
 
 
-def test_the_sheet_has_a_row_an_image_and_a_tile_a_channel(work: Path) -> None:
+def test_sheet_has_one_row_per_image_and_one_tile_per_channel(work: Path) -> None:
     sheet = np.asarray(cv2.imread(str(work / "explore" / "sheet.png")))
     assert sheet.shape == (5 * (224 + 18), 5 * 224, 3)
     blue, green, red = (sheet[18 : 18 + 150, 224:448, c].mean() for c in range(3))
@@ -57,21 +57,21 @@ def test_chosen_images(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explore", str(work), "--order", "best"]) == 2
 
 
-def test_images_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a bare folder has to show is shown, and no table of naughts."""
+def test_data_set_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bare folder gets all pictures but those of classes, and no table of zeros."""
     write_image(tmp_path / "bare", "a")
     init(tmp_path / "work", [str(tmp_path / "bare")], read_recipe(None, []), workers=1)
     capsys.readouterr()
     assert main(["explore", str(tmp_path / "work"), "--workers", "1"]) == 0
-    told = capsys.readouterr().out
-    assert "no train image has a known label" in told
-    assert "Nucleoplasm" not in told
-    assert "bare: 0 train and 1 test images" in told
+    printed = capsys.readouterr().out
+    assert "no train image has a known label" in printed
+    assert "Nucleoplasm" not in printed
+    assert "bare: 0 train and 1 test images" in printed
     names = {path.name for path in (tmp_path / "work" / "explore").iterdir()}
     assert names == {"intensities.png", "sizes.png", "sheet.png"}
 
 
-def test_counts_against_the_tables(work: Path) -> None:
+def test_counts_match_the_tables(work: Path) -> None:
     counted = pd.read_csv(work / "explore" / "classes.csv").set_index("class")
     texts = []
     for name in ("one", "$two[x]"):
@@ -80,10 +80,10 @@ def test_counts_against_the_tables(work: Path) -> None:
     assert counted["images"].tolist() == targets.sum(axis=0).tolist()
     assert (counted["images of one"] + counted["images of two"] == counted["images"]).all()
     assert counted["alone"].sum() == (targets.sum(axis=1) == 1).sum()
-    assert (counted["unknown_classes"] == 0).all()
+    assert (counted["unknown"] == 0).all()
 
 
-def test_classes_together_against_a_loop_and_numpy() -> None:
+def test_cooccurrence_matches_a_loop_and_correlation_matches_numpy() -> None:
     targets = np.random.default_rng(0).random((50, 4)) < 0.4
     together = cooccurrence(targets)
     for a in range(4):
@@ -108,14 +108,14 @@ def _table() -> pd.DataFrame:
     )
 
 
-def test_sources_groups_masks_and_sizes() -> None:
+def test_sources_groups_unknown_classes_and_sizes() -> None:
     table = _table()
     assert source_names(table) == ["x", "y"]
     counts = class_counts(table, HPA28)
     first = counts.to_dict("records")[0]
     assert [first[key] for key in ("images", "alone", "groups", "with")] == [2, 1, 1, "Nuclear membrane"]
     assert (first["images of x"], first["images of y"]) == (2, 1)
-    assert counts["unknown_classes"].tolist()[:3] == [0, 0, 1]
+    assert counts["unknown"].tolist()[:3] == [0, 0, 1]
     assert counts["share"].tolist()[:3] == [pytest.approx(2 / 3), pytest.approx(1 / 3), 0]
     sizes = image_sizes(table)
     assert set(sizes["size"]) == {"5 x 6", "unknown"}

@@ -9,7 +9,7 @@ import pytest
 from hpa.work.files import atomic_write, remove_partials, sha256, write_bytes, write_csv, write_json, write_parquet
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_bytes(path, b"old")
 
@@ -24,7 +24,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_killed_write_leaves_a_partial_that_can_be_removed(tmp_path: Path) -> None:
+def test_killed_write_leaves_a_partial_file_that_can_be_removed(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; from hpa.work.files import atomic_write\n"
         "with atomic_write(Path(sys.argv[1]) / 'a.npy') as partial:\n"
@@ -43,7 +43,7 @@ def test_sha256_of_a_known_text(tmp_path: Path) -> None:
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_tables_are_bytes_for_bytes_the_same(tmp_path: Path) -> None:
+def test_equal_tables_give_equal_bytes(tmp_path: Path) -> None:
     table = pd.DataFrame({"image_id": ["b", "a"], "n": [1, 2]})
     for name in ("one", "two"):
         write_parquet(tmp_path / f"{name}.parquet", table)
@@ -60,7 +60,7 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
+def test_unwritable_folder_raises(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError):
         write_bytes(tmp_path / "a", b"")

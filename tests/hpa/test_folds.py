@@ -15,7 +15,7 @@ from hpa.splitting.missing_classes import find_gaps
 from hpa.vocabulary import HPA28
 
 
-def test_groups_stay_together_and_classes_are_shared_out() -> None:
+def test_groups_stay_together_and_classes_are_balanced() -> None:
     draw = np.random.default_rng(1)
     groups = np.repeat(np.arange(300), draw.integers(1, 9, 300)).astype(np.int32)
     of_group = draw.random((300, 10)) < np.linspace(0.05, 0.5, 10)
@@ -29,12 +29,12 @@ def test_groups_stay_together_and_classes_are_shared_out() -> None:
     np.testing.assert_array_equal(folds, assign_folds(targets, groups, 5, seed=0))
 
 
-def test_too_few_groups() -> None:
+def test_too_few_groups_raise() -> None:
     with pytest.raises(UserError, match=r"folds \(5\), found 2"):
         assign_folds(np.ones((4, 2), bool), np.array([0, 0, 1, 1], np.int32), 5, seed=0)
 
 
-def test_a_class_in_as_many_groups_as_folds_is_in_every_fold() -> None:
+def test_class_in_k_groups_is_in_every_fold() -> None:
     targets = np.zeros((40, 3), bool)
     targets[:, 0] = True
     targets[:4, 1] = True
@@ -42,7 +42,7 @@ def test_a_class_in_as_many_groups_as_folds_is_in_every_fold() -> None:
     assert sorted(folds[:4]) == [0, 1, 2, 3]
 
 
-def test_a_group_that_spans_folds_is_refused(tmp_path: Path) -> None:
+def test_group_that_spans_folds_is_rejected(tmp_path: Path) -> None:
     table = pd.DataFrame(
         {
             "image_id": ["a", "b"],
@@ -61,7 +61,7 @@ def test_a_group_that_spans_folds_is_refused(tmp_path: Path) -> None:
         read_folds(tmp_path / "none.parquet")
 
 
-def test_on_the_real_label_tables() -> None:
+def test_folds_of_the_real_label_tables() -> None:
     real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
     if not real.exists():
         pytest.skip(f"no real data at {real}")
@@ -84,7 +84,7 @@ def test_on_the_real_label_tables() -> None:
 
 
 def _world(seed: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw label sets with rare classes that come together, in groups of uneven size."""
+    """Draw label sets with rare classes that occur together, in groups of uneven size."""
     draw = np.random.default_rng(seed)
     groups = np.repeat(np.arange(60), draw.integers(1, 12, 60)).astype(np.int32)
     of_group = draw.random((60, 12)) < np.geomspace(0.03, 0.4, 12)
@@ -94,7 +94,7 @@ def _world(seed: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("k", [3, 5])
-def test_a_class_in_enough_groups_is_in_every_fold(seed: int, k: int) -> None:
+def test_class_in_enough_groups_is_in_every_fold(seed: int, k: int) -> None:
     targets, groups = _world(seed, k)
     folds = assign_folds(targets, groups, k, seed)
     assert all(len(np.unique(folds[groups == group])) == 1 for group in range(60))
@@ -103,7 +103,7 @@ def test_a_class_in_enough_groups_is_in_every_fold(seed: int, k: int) -> None:
             assert set(folds[targets[:, c]]) == set(range(k))
 
 
-def test_classes_that_cannot_all_be_in_every_fold_end() -> None:
+def test_filling_stops_when_gaps_cannot_be_filled() -> None:
     """Three classes in two of three groups each: two folds cannot hold all; the rest of the images is still split."""
     of_group = np.zeros((20, 4), bool)
     of_group[[0, 1], 0] = of_group[[0, 2], 1] = of_group[[1, 2], 2] = True
@@ -118,15 +118,15 @@ def _split(section: DataSection, train_only: np.ndarray) -> tuple[pd.DataFrame, 
     return split_images(targets, groups, train_only[groups], section), targets, groups
 
 
-def test_train_only_groups_are_trained_on_by_all_and_never_scored() -> None:
+def test_train_only_groups_are_in_no_fold_and_never_scored() -> None:
     train_only = np.arange(60) % 3 == 0
     split, _, groups = _split(DataSection(), train_only)
     assert (split["fold"] == -1).tolist() == train_only[groups].tolist()
     assert (split["scored"] == ~train_only[groups]).all()
 
 
-def test_a_train_only_image_goes_where_its_scored_siblings_are() -> None:
-    """Trained on by all it would show every model a sibling of what that model is scored on."""
+def test_train_only_image_joins_the_fold_of_its_scored_siblings() -> None:
+    """If every model trained on it, each would be scored on siblings of a training image."""
     targets, groups = _world(2, 5)
     train_only = np.zeros(len(groups), bool)
     train_only[np.unique(groups, return_index=True)[1][:30]] = True  # the first image of thirty groups
@@ -137,7 +137,7 @@ def test_a_train_only_image_goes_where_its_scored_siblings_are() -> None:
     assert (split.groupby("group")["fold"].nunique() == 1).all()
 
 
-def test_a_hold_out_has_its_share_of_every_class_and_no_torn_group() -> None:
+def test_hold_out_has_its_share_of_every_class_and_keeps_groups_together() -> None:
     split, targets, groups = _split(DataSection(split="hold-out", held_out=0.3), np.zeros(60, bool))
     held = (split["fold"] == 0).to_numpy()
     assert set(split["fold"]) == {0, -1}
@@ -147,7 +147,7 @@ def test_a_hold_out_has_its_share_of_every_class_and_no_torn_group() -> None:
     assert all(len(np.unique(held[groups == group])) == 1 for group in range(60))
 
 
-def test_a_random_mask_tears_groups_apart_and_says_so() -> None:
+def test_random_split_separates_images_of_a_group() -> None:
     split, _, groups = _split(DataSection(split="random", held_out=0.5), np.zeros(60, bool))
     assert split["group"].is_unique
     assert (pd.Series(split["fold"]).groupby(groups).nunique() > 1).sum() > 20
@@ -155,14 +155,14 @@ def test_a_random_mask_tears_groups_apart_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.5, 0.75])
-def test_a_share_of_single_images_is_taken_of_every_class(share: float) -> None:
+def test_subset_has_its_share_of_every_class(share: float) -> None:
     targets = np.random.default_rng(0).random((2000, 6)) < np.linspace(0.02, 0.5, 6)
     taken = stratified_subset(targets, np.arange(2000, dtype=np.int32), share, seed=0)
     assert abs(taken.sum() - 2000 * share) <= 2
     assert (np.abs(targets[taken].sum(axis=0) - targets.sum(axis=0) * share) <= 2).all()
 
 
-def test_a_share_of_few_groups() -> None:
+def test_subset_of_few_groups() -> None:
     targets, groups = np.eye(3, dtype=bool), np.arange(3, dtype=np.int32)
     assert stratified_subset(targets, groups, 0.2, seed=0).sum() == 1
     assert stratified_subset(targets, groups, 0.9, seed=0).sum() == 2

@@ -1,22 +1,22 @@
 import numpy as np
 
-from hpa.splitting.groups import join_groups, largest
+from hpa.splitting.groups import join_groups, largest_group
 
 
-def test_an_antibody_is_a_group_and_an_unknown_one_is_none() -> None:
+def test_antibody_makes_a_group_and_unknown_antibodies_do_not() -> None:
     assert join_groups(5, [["A", None, "B", "A", None]]).tolist() == [0, 1, 2, 0, 3]
     assert join_groups(0, [[]]).tolist() == []
 
 
-def test_antibody_well_and_likeness_join_indirectly() -> None:
+def test_antibody_well_and_pairs_join_indirectly() -> None:
     antibodies = ["A", "A", "B", None, None, None]
     wells = [None, "w", "w", "v", None, "u"]
     groups = join_groups(6, [antibodies, wells], np.array([[3, 4]]))
     assert groups.tolist() == [0, 0, 0, 1, 1, 2]
-    assert largest(groups) == 3
+    assert largest_group(groups) == 3
 
 
-def test_against_a_loop() -> None:
+def test_groups_match_a_loop() -> None:
     draw = np.random.default_rng(0)
     n = 80
     keys = [[None if draw.random() < 0.3 else f"k{draw.integers(0, 60)}" for _ in range(n)] for _ in range(2)]

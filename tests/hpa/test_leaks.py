@@ -1,4 +1,4 @@
-"""A data set in which every leak was planted: the report finds these and no others."""
+"""Leaks planted in a data set: the report finds these and no others."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from hpa.config import DataSection
 from hpa.images import read_images
 from hpa.reports.adversarial import adversarial_validation
 from hpa.reports.leaks import label_conflicts
-from hpa.splitting.quality import other_splits, quality
+from hpa.splitting.quality import measure_image_splits, measure_split
 from pipeline.init import init
 from pipeline.recipe import read_recipe
 
@@ -24,7 +24,7 @@ SETTINGS = ("data.folds=2", "data.near_duplicates=true")
 
 
 def _plant(data: Path, original: str, name: str, split: str) -> None:
-    """Write a copy of a train image, a little smaller a window and brighter."""
+    """Write a copy of a train image, slightly cropped and brighter."""
     for channel in CHANNELS:
         plane = np.asarray(cv2.imread(str(data / "train" / f"{original}_{channel}.png"), cv2.IMREAD_UNCHANGED))
         side = plane.shape[0]
@@ -67,7 +67,7 @@ def work(data: Path) -> Path:
     return root
 
 
-def test_the_planted_pairs_and_no_others(data: Path, work: Path) -> None:
+def test_only_the_planted_pairs_are_reported(data: Path, work: Path) -> None:
     originals = list(pd.read_csv(data / "train.csv", dtype=str)["Id"][:3])
     pairs = pd.read_csv(work / "leaks" / "pairs.csv", dtype=str, keep_default_na=False)
     found = {frozenset(pair) for pair in zip(pairs["image_id_a"], pairs["image_id_b"], strict=True)}
@@ -82,7 +82,7 @@ def test_the_planted_pairs_and_no_others(data: Path, work: Path) -> None:
     assert bits.sum(axis=1).is_monotonic_increasing
 
 
-def test_the_figures_of_the_report(work: Path) -> None:
+def test_figures_of_the_report(work: Path) -> None:
     figures = json.loads((work / "leaks" / "leaks.json").read_text())
     assert figures["images"] == 24 + 12 + 5
     assert figures["pairs that look alike"] == 3
@@ -93,22 +93,22 @@ def test_the_figures_of_the_report(work: Path) -> None:
     assert figures["pairs of pairs.csv in two groups"] == 1
     assert figures["test images with a label in known.csv"] == 1
     ours, *others = figures["splits"]
-    assert ours["torn"] == 0
+    assert ours["groups_split"] == 0
     assert [other["name"] for other in others] == ["KFold", "MultilabelStratifiedKFold"]
     picture = cv2.imread(str(work / "leaks" / "pairs.png"))
     assert picture is not None
     assert picture.shape[1] == 2 * 5 * 192
 
 
-def test_labels_that_one_image_leaves_open_are_no_conflict() -> None:
-    """2021 says actin or focal adhesion (12 or 13, masked), 2018 says which; against nucleoplasm (0) both conflict."""
-    told = [((12,), ()), ((), (12, 13)), ((0,), ()), ((), (12, 13)), ((12,), ()), ((12,), tuple(range(28)))]
+def test_unknown_classes_are_no_conflict() -> None:
+    """2021 says actin or focal adhesion (12 or 13, unknown), 2018 says which; both contradict nucleoplasm (0)."""
+    labels = [((12,), ()), ((), (12, 13)), ((0,), ()), ((), (12, 13)), ((12,), ()), ((12,), tuple(range(28)))]
     images = pd.DataFrame(
         {
             "image_id": list("abcdef"),
             "split": "train",
-            "target": pd.Series([target for target, _ in told], dtype=object),
-            "unknown_classes": pd.Series([masked for _, masked in told], dtype=object),
+            "target": pd.Series([target for target, _ in labels], dtype=object),
+            "unknown_classes": pd.Series([unknown for _, unknown in labels], dtype=object),
         }
     )
     conflicts = label_conflicts(images, np.array([0, 0, 1, 1, 2, 2], np.int32), DataSection())
@@ -116,7 +116,7 @@ def test_labels_that_one_image_leaves_open_are_no_conflict() -> None:
     assert conflicts["images"].tolist() == [2]
 
 
-def test_copies_share_a_group_and_one_of_them_can_be_left_out(
+def test_copies_share_a_group_and_can_be_deduplicated(
     data: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folds = pd.read_parquet(work / "folds.parquet").set_index("image_id")
@@ -132,22 +132,22 @@ def test_copies_share_a_group_and_one_of_them_can_be_left_out(
     assert "images in the largest set" in capsys.readouterr().out
     assert main(["leaks", str(tmp_path / "w"), "--workers", "1"]) == 0
     printed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert printed[-4:] == ["this", "KFold", "MultilabelStratifiedKFold", "look"]
+    assert printed[-4:] == ["this", "KFold", "MultilabelStratifiedKFold", "report"]
     assert json.loads((tmp_path / "w" / "leaks" / "leaks.json").read_text())["pairs that look alike"] == 1
 
 
-def test_without_copies_and_without_test_images_there_is_nothing_to_tell(data: Path, tmp_path: Path) -> None:
+def test_report_without_copies_and_test_images(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / "sample_submission.csv").unlink()
     settings = ("data.folds=2", "data.duplicate_bits=0", 'data.channels=["red", "blue"]')
     init(tmp_path / "w", [tmp_path / "data"], read_recipe(None, settings), workers=1)
     assert main(["leaks", str(tmp_path / "w"), "--workers", "1"]) == 0
     figures = json.loads((tmp_path / "w" / "leaks" / "leaks.json").read_text())
-    assert figures["train and test told apart, AUC"] is None
+    assert figures["AUC of train against test images"] is None
     assert not (tmp_path / "w" / "leaks" / "pairs.png").exists()
 
 
-def test_images_that_differ_are_told_apart_and_others_are_not() -> None:
+def test_adversarial_validation_detects_a_shift_only() -> None:
     draw = np.random.default_rng(0)
     features = pd.DataFrame(draw.normal(size=(400, 4)), columns=["a", "b", "c", "d"])
     is_test = np.arange(400) % 2 == 0
@@ -158,12 +158,12 @@ def test_images_that_differ_are_told_apart_and_others_are_not() -> None:
     shifted = adversarial_validation(features.assign(c=features["c"] + 2 * is_test), is_test, groups, seed=0)
     assert shifted is not None
     assert shifted.auc > 0.85
-    assert shifted.telling[0] == "c"
+    assert shifted.top_features[0] == "c"
     assert adversarial_validation(features[:15], is_test[:15], groups[:15], seed=0) is None
 
 
-def test_copies_are_not_told_by_heart() -> None:
-    """Every image five times: a forest that met its copies would know each one's side."""
+def test_adversarial_validation_does_not_recognise_copies() -> None:
+    """Every image occurs five times: a forest trained on some copies would recognise the others."""
     draw = np.random.default_rng(1)
     features = pd.DataFrame(np.repeat(draw.normal(size=(80, 6)), 5, axis=0)).add_prefix("f")
     is_test = np.repeat(draw.random(80) < 0.5, 5)
@@ -175,12 +175,12 @@ def test_copies_are_not_told_by_heart() -> None:
     assert alone.auc > 0.95
 
 
-def test_quality_of_a_split_by_hand() -> None:
+def test_split_quality_by_hand() -> None:
     targets = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], bool)
-    measured = quality("x", np.array([0, 0, 1, 0]), targets, np.array([0, 1, 1, 2], np.int32))
-    assert measured.torn == 1
+    measured = measure_split("x", np.array([0, 0, 1, 0]), targets, np.array([0, 1, 1, 2], np.int32))
+    assert measured.groups_split == 1
     assert measured.size_spread == pytest.approx(1.0)  # 3 and 1 images, 2 on average
     assert measured.worst_share == pytest.approx(1.0)  # the second class is in one fold only
     assert measured.missing == 1
-    names = [split.name for split in other_splits(targets, np.arange(4, dtype=np.int32), 2, 0)]
+    names = [split.name for split in measure_image_splits(targets, np.arange(4, dtype=np.int32), 2, 0)]
     assert names == ["KFold", "MultilabelStratifiedKFold"]

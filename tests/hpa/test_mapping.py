@@ -11,7 +11,7 @@ IMAGES = pd.DataFrame({"image_id": [f"i{n}" for n in range(10)], "n": range(10)}
 
 
 def _square(log: Path, chunk: Chunk) -> pd.DataFrame:
-    """Square n; image 4 fails as long as the file `broken` stands beside the log."""
+    """Square n; image 4 fails as long as a file `broken` is next to the log."""
     with log.open("a") as file:
         file.write(f"{chunk.index}\n")
     broken = (log.parent / "broken").exists()
@@ -42,13 +42,13 @@ def test_chunks_cover_the_images_once_in_order() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_parts_are_joined_in_order_whatever_the_workers(tmp_path: Path, workers: int) -> None:
+def test_parts_are_joined_in_order_for_any_number_of_workers(tmp_path: Path, workers: int) -> None:
     parts = _run(tmp_path, workers)
     assert list(parts["image_id"]) == list(IMAGES["image_id"])
     assert list(parts["square"].astype(int)) == [n * n for n in range(10)]
 
 
-def test_only_what_is_missing_or_failed_is_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_missing_and_failed_chunks_are_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken").touch()
     first = _run(tmp_path)
     assert write_failures(tmp_path / "failures.csv", first) == 1
@@ -64,7 +64,7 @@ def test_only_what_is_missing_or_failed_is_done_again(tmp_path: Path, capsys: py
     assert "failed" not in capsys.readouterr().out
 
 
-def test_a_dask_cluster_gives_the_same_parts(tmp_path: Path) -> None:
+def test_dask_cluster_gives_the_same_parts(tmp_path: Path) -> None:
     chunks = cut_chunks(IMAGES, 3)
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:  # type: ignore[no-untyped-call]
         address = cluster.scheduler_address
@@ -74,7 +74,7 @@ def test_a_dask_cluster_gives_the_same_parts(tmp_path: Path) -> None:
     assert sorted((tmp_path / "log").read_text().split()) == ["0", "1", "2", "3"]
 
 
-def test_a_scheduler_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_scheduler_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hpa.work.cluster._PATIENCE_S", 0.3)
     for address in ("tcp://127.0.0.1:9", "nonsense"):
         with pytest.raises(UserError, match=f"expected a Dask scheduler at {address}"):

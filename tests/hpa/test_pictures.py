@@ -1,4 +1,4 @@
-"""Pictures on planes small enough to know every pixel."""
+"""Pictures of planes that are small enough to know every pixel."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def _read(path: Path) -> Picture:
     return np.asarray(cv2.imread(str(path)), dtype=np.uint8)
 
 
-def test_each_channel_has_its_colour_and_yellow_hides_nothing() -> None:
+def test_each_channel_has_its_colour_and_yellow_is_dimmed() -> None:
     planes = np.full((4, 2, 2), 200, np.uint8)
     for i, (channel, expected) in enumerate(
         {"red": [0, 0, 255], "green": [0, 255, 0], "blue": [255, 0, 0], "yellow": [0, 114, 114]}.items()
@@ -35,7 +35,7 @@ def test_dim_images_are_brightened_but_an_empty_plane_stays_dark() -> None:
     np.testing.assert_allclose(root[:90], 255 * np.sqrt(plain[:90] / 255), atol=6)
 
 
-def test_outlines_lie_between_labels_whatever_the_size() -> None:
+def test_outlines_are_between_labels_at_any_size() -> None:
     labels = np.zeros((4, 4), np.uint16)
     labels[:, 2:] = 7
     picture = outlined(np.zeros((8, 8, 3), np.uint8), labels, (1, 2, 3))
@@ -45,7 +45,7 @@ def test_outlines_lie_between_labels_whatever_the_size() -> None:
 
 
 @pytest.mark.parametrize("shape", [(10, 30), (30, 10)])
-def test_a_frame_keeps_its_proportions(shape: tuple[int, int]) -> None:
+def test_picture_keeps_its_aspect_ratio(shape: tuple[int, int]) -> None:
     planes = fitted(np.full((1, *shape), 100, np.uint8), 60)
     assert sorted(planes.shape[1:]) == [20, 60]
     tile = titled(composite(planes, ["green"]), "one\ntwo", 60)
@@ -55,7 +55,7 @@ def test_a_frame_keeps_its_proportions(shape: tuple[int, int]) -> None:
     assert lit[20:40, 20:40].all(), "in the middle"
 
 
-def test_a_title_is_cut_where_it_is_too_long() -> None:
+def test_long_title_is_truncated() -> None:
     black = np.zeros((50, 50, 3), np.uint8)
     short, long = titled(black, "name", 50), titled(black, "n" * 40, 50)
     assert short.shape == long.shape
@@ -63,7 +63,7 @@ def test_a_title_is_cut_where_it_is_too_long() -> None:
     assert not short[STRIP:].any()
 
 
-def test_tiles_fill_rows_and_titles_stand_above_theirs(tmp_path: Path) -> None:
+def test_tiles_fill_rows_below_their_titles(tmp_path: Path) -> None:
     tiles = [np.full((20, 30, 3), level, np.uint8) for level in (50, 100, 150)]
     save_tiles(tiles, 2, tmp_path / "tiles.png")
     picture = _read(tmp_path / "tiles.png")

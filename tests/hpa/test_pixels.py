@@ -17,7 +17,7 @@ def _gray(shape: tuple[int, int] = (5, 7), depth: type = np.uint8) -> np.ndarray
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
-def test_gray_files_come_back(tmp_path: Path, suffix: str, depth: type) -> None:
+def test_gray_files_round_trip(tmp_path: Path, suffix: str, depth: type) -> None:
     pixels = _gray(depth=depth)
     cv2.imwrite(str(tmp_path / f"a{suffix}"), pixels)
     found = read_plane(tmp_path / f"a{suffix}")
@@ -35,7 +35,7 @@ def test_planes_of_a_colour_file_are_red_green_blue(tmp_path: Path) -> None:
         read_plane(tmp_path / "a.png")
 
 
-def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
+def test_unusable_files_raise_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"missing file gone\.png"):
         read_plane(tmp_path / "gone.png")
     whole = cv2.imencode(".png", _gray((64, 64)))[1].tobytes()
@@ -56,7 +56,7 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
         read_plane(tmp_path / "float.tif")
 
 
-def test_channels_must_fit_together(tmp_path: Path) -> None:
+def test_channels_of_different_size_or_depth_raise(tmp_path: Path) -> None:
     image: dict[str, object] = {}
     for channel, pixels in {"red": _gray(), "green": _gray((5, 8)), "blue": _gray(depth=np.uint16)}.items():
         cv2.imwrite(str(tmp_path / f"{channel}.png"), pixels)
@@ -68,8 +68,8 @@ def test_channels_must_fit_together(tmp_path: Path) -> None:
         read_channels(image, ("red", "blue"))
 
 
-def test_a_file_of_several_channels_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the RGB files of Jovian and the stacks of plates; four files are four."""
+def test_file_of_several_channels_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the RGB files of Jovian and the stacks of plates."""
     decoded: list[str] = []
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,7 +92,7 @@ def test_a_file_of_several_channels_is_decoded_once(tmp_path: Path, monkeypatch:
         assert len(decoded) == n + 1
 
 
-def test_labels_beyond_8_bit_survive(tmp_path: Path) -> None:
+def test_labels_beyond_8_bits_round_trip(tmp_path: Path) -> None:
     labels = np.array([[0, 1, 255], [256, 65_535, 2]])
     write_labels(tmp_path / "a.png", labels)
     np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), labels)

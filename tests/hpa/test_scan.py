@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from hpa.channels import CHANNELS
-from hpa.layouts.find import index
+from hpa.layouts.index import index_dataset
 from hpa.pixels import read_channels
 from hpa.splitting import scan
 from hpa.splitting.scan import BINS, hashes_of, scan_images
@@ -21,10 +21,10 @@ def _images(root: Path, count: int = 6) -> pd.DataFrame:
     for n in range(count):
         for i, channel in enumerate(CHANNELS):
             cv2.imwrite(str(root / f"i{n}_{channel}.png"), noise(10 * n + i, (40, 40)))
-    return index(root, "folder", HPA28, CHANNELS).images
+    return index_dataset(root, "folder", HPA28, CHANNELS).images
 
 
-def test_intensities_against_numpy(tmp_path: Path) -> None:
+def test_intensities_match_numpy(tmp_path: Path) -> None:
     images = _images(tmp_path / "data")
     deep = noise(3, (40, 40)).astype(np.uint16) * 257
     for channel in CHANNELS:
@@ -42,7 +42,7 @@ def test_intensities_against_numpy(tmp_path: Path) -> None:
     assert hashes_of(scanned).shape == (6, 3)
 
 
-def test_an_unreadable_image_is_named_and_matches_nothing(tmp_path: Path) -> None:
+def test_unreadable_image_has_a_reason_and_is_not_usable(tmp_path: Path) -> None:
     images = _images(tmp_path / "data")
     (tmp_path / "data" / "i1_green.png").write_bytes(b"")
     cv2.imwrite(str(tmp_path / "data" / "i2_red.png"), np.zeros((40, 40), np.uint8))
@@ -52,9 +52,7 @@ def test_an_unreadable_image_is_named_and_matches_nothing(tmp_path: Path) -> Non
     assert scanned["usable"].tolist() == [True, False, False, True, True, True]
 
 
-def test_a_killed_scan_goes_on_and_a_finished_one_is_not_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_scan_resumes_and_finished_scan_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = _images(tmp_path / "data", 300)  # more than a chunk
     whole = scan_images(tmp_path / "whole", images, CHANNELS, workers=1)
     done: list[int] = []
@@ -81,13 +79,13 @@ def test_a_killed_scan_goes_on_and_a_finished_one_is_not_done_again(
     assert done == [0, 1, 1]
 
 
-def test_other_images_are_scanned_anew(tmp_path: Path) -> None:
+def test_changed_images_are_scanned_again(tmp_path: Path) -> None:
     images = _images(tmp_path / "data")
     first = scan_images(tmp_path / "scan", images, CHANNELS, workers=1)
     cv2.imwrite(str(tmp_path / "data" / "i0_red.png"), noise(99, (41, 40)))
     for channel in ("green", "blue", "yellow"):
         cv2.imwrite(str(tmp_path / "data" / f"i0_{channel}.png"), noise(98, (41, 40)))
-    changed = index(tmp_path / "data", "folder", HPA28, CHANNELS).images
+    changed = index_dataset(tmp_path / "data", "folder", HPA28, CHANNELS).images
     second = scan_images(tmp_path / "scan", changed, CHANNELS, workers=1)
     assert second["mean_red"].iloc[0] != first["mean_red"].iloc[0]
     assert set(json.loads((tmp_path / "scan" / "made_from.json").read_text())) == {"images"}

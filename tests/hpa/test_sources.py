@@ -44,7 +44,7 @@ def _both_years(root: Path) -> list[Source]:
     return [Source("old", old), Source("new", new)]
 
 
-def test_the_same_image_from_two_sources_is_one_row(tmp_path: Path) -> None:
+def test_image_in_two_sources_is_one_row(tmp_path: Path) -> None:
     section = DataSection(vocabulary="hpa19")
     joined = index_sources(_both_years(tmp_path), section)
     images = joined.images.set_index("image_id")
@@ -72,13 +72,13 @@ def test_the_same_image_from_two_sources_is_one_row(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_images(tmp_path / "images.parquet"), joined.images)
 
 
-def test_what_one_source_leaves_open_another_may_tell(tmp_path: Path) -> None:
+def test_class_unknown_in_one_source_is_known_from_another(tmp_path: Path) -> None:
     images = index_sources(_both_years(tmp_path), DataSection()).images.set_index("image_id")
-    assert images.loc["a", "target"] == (0, 12)  # 2021 says actin or focal adhesion, 2018 says which
+    assert images.loc["a", "target"] == (0, 12)  # actin or focal adhesion in 2021, decided by 2018
     assert images.loc["a", "unknown_classes"] == ()
 
 
-def test_a_channel_that_a_source_does_not_have(tmp_path: Path) -> None:
+def test_channel_missing_from_a_source_raises(tmp_path: Path) -> None:
     jovian = [Source("j", write_jovian(tmp_path))]
     section = DataSection(vocabulary="jovian10")
     images = index_sources(jovian, section).images
@@ -90,8 +90,8 @@ def test_a_channel_that_a_source_does_not_have(tmp_path: Path) -> None:
     assert len(images) == 3
 
 
-def test_the_recipe_may_name_the_layout_of_a_source(tmp_path: Path) -> None:
-    """A folder with the tables of two layouts, beside one that is recognised."""
+def test_recipe_can_set_the_layout_of_a_source(tmp_path: Path) -> None:
+    """A folder with the tables of two layouts, next to an unambiguous one."""
     both, plain = write_kaggle2018(tmp_path / "both"), write_kaggle2018(tmp_path / "plain", "Id,Target\nc,1\n")
     (both / "images.csv").write_text("image_id,path_red\nelsewhere,train/a_red.png\n")
     sources = [Source("both", both), Source("plain", plain)]
@@ -103,7 +103,7 @@ def test_the_recipe_may_name_the_layout_of_a_source(tmp_path: Path) -> None:
     assert set(index_sources(sources, section).images["image_id"]) == {"a", "b", "c", "y", "z"}
 
 
-def test_sources_that_the_recipe_names_must_be_there(tmp_path: Path) -> None:
+def test_sources_in_the_recipe_must_exist(tmp_path: Path) -> None:
     sources = [Source("old", write_kaggle2018(tmp_path))]
     with pytest.raises(UserError, match=r"named in \[data\] among old, found 'older'"):
         index_sources(sources, DataSection(train_only=("older",)))

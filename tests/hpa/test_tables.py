@@ -1,4 +1,4 @@
-"""Tables are read, and broken ones are one sentence."""
+"""Read tables; invalid ones raise one sentence."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from hpa.splitting.folds import read_folds
 from hpa.work.tables import read_csv, read_csv_or_parquet
 
 
-def test_a_missing_table_names_its_maker(tmp_path: Path) -> None:
+def test_missing_table_names_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"made by `python -m pipeline init`\), found no such file"):
         read_folds(tmp_path / "folds.parquet")
 
 
 @pytest.mark.parametrize("content", [b"", b"no table", b"PAR1 and no more PAR1"])
-def test_a_file_that_is_no_table(tmp_path: Path, content: bytes) -> None:
+def test_invalid_parquet_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "images.parquet"
     path.write_bytes(content)
     with pytest.raises(UserError, match="expected a Parquet table"):
@@ -29,7 +29,7 @@ def test_a_file_that_is_no_table(tmp_path: Path, content: bytes) -> None:
         CropStore(tmp_path)
 
 
-def test_a_table_that_breaks_its_contract(tmp_path: Path) -> None:
+def test_table_that_violates_its_schema(tmp_path: Path) -> None:
     path = tmp_path / "folds.parquet"
     torn = pd.DataFrame({"image_id": ["a", "b"], "group": [0, 0], "fold": [0, 1], "scored": True})
     torn.astype({"group": "int32", "fold": "int16"}).to_parquet(path)
@@ -48,7 +48,7 @@ def test_a_table_that_breaks_its_contract(tmp_path: Path) -> None:
         read_dropped(tmp_path)
 
 
-def test_a_csv_is_text_and_may_be_compressed(tmp_path: Path) -> None:
+def test_csv_is_read_as_text_and_may_be_compressed(tmp_path: Path) -> None:
     rows = pd.DataFrame({"a": ["1.0", "NA", ""], "b": ["x", "y", "z"]})
     for name in ("t.csv", "t.csv.gz", "t.txt"):
         rows.to_csv(tmp_path / name, index=False)
@@ -56,7 +56,7 @@ def test_a_csv_is_text_and_may_be_compressed(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(read_csv_or_parquet(tmp_path / name), rows)
 
 
-def test_a_parquet_file_keeps_its_types(tmp_path: Path) -> None:
+def test_parquet_keeps_its_dtypes(tmp_path: Path) -> None:
     rows = pd.DataFrame({"a": [1.5, 2.5], "b": ["x", "y"]})
     rows.to_parquet(tmp_path / "t.parquet")
     pd.testing.assert_frame_equal(read_csv_or_parquet(tmp_path / "t.parquet", ("a",)), rows)

@@ -9,7 +9,7 @@ from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 
 
-def test_classes_are_those_of_the_competition() -> None:
+def test_classes_match_the_competition() -> None:
     folder = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real")) / "kaggle2018" / "class_counts.csv"
     if not folder.exists():
         pytest.skip(f"no real data at {folder}")
@@ -28,12 +28,12 @@ def test_parse_sorts_and_format_inverts() -> None:
 
 
 @pytest.mark.parametrize("text", ["28", "-1", "a", "1.0", "0 99", "٣", "1,2"])
-def test_parse_names_what_is_no_label(text: str) -> None:
+def test_parse_rejects_invalid_labels(text: str) -> None:
     with pytest.raises(UserError, match=r"expected labels 0\.\.27, found"):
         HPA28.parse(text)
 
 
-def test_multi_hot_against_a_loop() -> None:
+def test_multi_hot_matches_a_loop() -> None:
     targets = [(0, 27), (), (3,)]
     expected = np.zeros((3, 28), dtype=bool)
     for row, target in enumerate(targets):

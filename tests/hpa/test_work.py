@@ -28,7 +28,7 @@ def _begin(tmp_path: Path, knobs: _Knobs | None = None, *, overwrite: bool = Fal
     return stage.folder
 
 
-def test_a_stage_records_what_it_was_made_from(tmp_path: Path) -> None:
+def test_stage_records_its_inputs(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("abc")
     record = json.loads((_begin(tmp_path) / "run.json").read_text())
     assert record["state"] == "done"
@@ -37,10 +37,10 @@ def test_a_stage_records_what_it_was_made_from(tmp_path: Path) -> None:
     }
     assert record["made_from"]["section"] == {"size_px": 64}
     assert record["counts"] == {"images": 3}
-    _begin(tmp_path)  # unchanged: goes on
+    _begin(tmp_path)  # unchanged: resumes
 
 
-def test_what_changed_is_named_and_overwrite_begins_anew(tmp_path: Path) -> None:
+def test_changes_are_named_and_overwrite_starts_over(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("abc")
     folder = _begin(tmp_path)
     (folder / "shard").write_text("old")
@@ -56,18 +56,18 @@ def test_what_changed_is_named_and_overwrite_begins_anew(tmp_path: Path) -> None
     assert not (folder / "shard").exists()
 
 
-def test_a_missing_input_is_told_and_nothing_is_made(tmp_path: Path) -> None:
+def test_missing_input_raises_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected table\.csv at .* run the stage that makes it first"):
         _begin(tmp_path)
     assert not (tmp_path / "stage").exists()
 
 
-def test_a_folder_that_is_no_work_folder(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_work_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="found none"):
         open_work(tmp_path)
 
 
-def test_a_second_run_stops(tmp_path: Path) -> None:
+def test_second_run_stops(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from hpa.work.folder import locked; from hpa.errors import UserError\n"
         "try:\n    with locked(Path(sys.argv[1])): print('held')\nexcept UserError as error: print(error)"

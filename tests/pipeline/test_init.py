@@ -122,7 +122,7 @@ def test_conflicts_between_sources_are_listed(atlas: Path, tmp_path: Path, capsy
     assert len(images) == 50
     conflicts = pd.read_csv(tmp_path / "w" / "conflicts.csv", dtype=str)
     assert list(conflicts["image_id"]) == [train["Id"][0]]
-    assert "of 1 of them the sources contradict each other" in capsys.readouterr().out
+    assert "the sources contradict each other on 1 of them" in capsys.readouterr().out
     assert {26, 27} < set(images["target"].iloc[0])
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hpa.config import DataSection
 from hpa.images import write_images
-from hpa.layouts.find import index
+from hpa.layouts.index import index_dataset
 from hpa.work.folder import WorkFolder
 from segment.network.cellpose import flows_from_labels
 from segment.postprocess.nuclei import nucleus_cores
@@ -48,7 +48,10 @@ def make_work(root: Path, data: Path, recipe: str = "") -> WorkFolder:
     section = DataSection()
     work = WorkFolder(root)
     write_images(
-        work.images, index(data, "folder", section.classes, section.channels).images, section.classes, section.channels
+        work.images,
+        index_dataset(data, "folder", section.classes, section.channels).images,
+        section.classes,
+        section.channels,
     )
     work.recipe.write_text(recipe)
     return work

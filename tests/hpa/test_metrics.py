@@ -10,7 +10,7 @@ from hpa.metrics import f1_per_class, macro_f1
 from hpa.vocabulary import HPA28
 
 
-def test_agrees_with_scikit_learn() -> None:
+def test_f1_matches_scikit_learn() -> None:
     draw = np.random.default_rng(0)
     targets, predictions = draw.random((2, 200, 28)) < 0.1
     targets[:, 3] = predictions[:, 3] = False  # undefined: counts as 0
@@ -19,12 +19,12 @@ def test_agrees_with_scikit_learn() -> None:
     assert macro_f1(targets, predictions) == pytest.approx(expected.mean(), abs=1e-12)
 
 
-def test_shapes_must_agree() -> None:
+def test_different_shapes_raise() -> None:
     with pytest.raises(ValueError, match="equal shapes"):
         macro_f1(np.zeros((2, 3), bool), np.zeros((3, 3), bool))
 
 
-def test_published_out_of_fold_decisions() -> None:
+def test_macro_f1_of_published_out_of_fold_predictions() -> None:
     path = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real")) / "published" / "oof_resnet50_decisions.csv"
     if not path.exists():
         pytest.skip(f"no real data at {path}")

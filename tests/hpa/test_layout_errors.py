@@ -1,4 +1,4 @@
-"""Tables as people really have them: each mistake is one sentence that names it."""
+"""Common mistakes in data folders: each raises one sentence that names it."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 
 from hpa.channels import CHANNELS
 from hpa.errors import ImageError, UserError
-from hpa.layouts.find import index
+from hpa.layouts.index import index_dataset
 from hpa.pixels import read_plane
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10
 from tests.hpa.data import noise, write_jovian, write_kaggle2018
@@ -19,7 +19,7 @@ from tests.hpa.data import noise, write_jovian, write_kaggle2018
     [
         ("Id;Target\na;1\n", r"found Id;Target separated by ';' instead of commas"),
         ("Id\tTarget\na\t1\n", r"instead of commas"),
-        ("Id,Target\na,8|5\n", r"found '8\|5' in '8\|5' \(image a; labels stand with 'a blank' between them\)"),
+        ("Id,Target\na,8|5\n", r"found '8\|5' in '8\|5' \(image a; separate labels with 'a blank'\)"),
         ("Id,Target\na,Nucleoli\n", r"expected labels 0\.\.27, found 'Nucleoli' in 'Nucleoli' \(image a\)"),
         ("Id,Target\na,1.0\n", r"found '1\.0'"),
         ("Id,Target\na\\b,1\n", "expected image ids"),
@@ -34,20 +34,20 @@ from tests.hpa.data import noise, write_jovian, write_kaggle2018
 )
 def test_kaggle_2018(tmp_path: Path, train: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        index(write_kaggle2018(tmp_path, train), "kaggle2018", HPA28, CHANNELS)
+        index_dataset(write_kaggle2018(tmp_path, train), "kaggle2018", HPA28, CHANNELS)
 
 
-def test_bytes_that_are_no_utf8(tmp_path: Path) -> None:
+def test_table_that_is_not_utf8(tmp_path: Path) -> None:
     data = write_kaggle2018(tmp_path)
     (data / "train.csv").write_bytes("Id,Target\na,1\n".encode("utf-16"))
     with pytest.raises(UserError, match="expected a CSV with the columns Id, Target"):
-        index(data, "auto", HPA28, CHANNELS)
+        index_dataset(data, "auto", HPA28, CHANNELS)
 
 
 @pytest.mark.parametrize(
     ("train", "sentence"),
     [
-        ("ID,Label\na,8 5\n", r"found '8 5' in '8 5' \(image a; labels stand with '\|' between them\)"),
+        ("ID,Label\na,8 5\n", r"found '8 5' in '8 5' \(image a; separate labels with '\|'\)"),
         ("ID,Label\na,19\n", r"expected labels 0\.\.18, found '19'"),
         ("ID,Label\na,\n", "at least one label for the train image a"),
     ],
@@ -55,14 +55,14 @@ def test_bytes_that_are_no_utf8(tmp_path: Path) -> None:
 def test_kaggle_2021(tmp_path: Path, train: str, sentence: str) -> None:
     data = write_kaggle2018(tmp_path, train, "ID,ImageWidth,ImageHeight,PredictionString\n")
     with pytest.raises(UserError, match=sentence):
-        index(data, "auto", HPA19, CHANNELS)
+        index_dataset(data, "auto", HPA19, CHANNELS)
 
 
 def test_jovian(tmp_path: Path) -> None:
     data = write_jovian(tmp_path)
     (data / "Human protein atlas" / "train.csv").write_text("Image,Label\n7,Mitochondria\n")
     with pytest.raises(UserError, match=r"expected labels 0\.\.9, found 'Mitochondria'"):
-        index(data, "auto", JOVIAN10, ("red",))
+        index_dataset(data, "auto", JOVIAN10, ("red",))
 
 
 @pytest.mark.parametrize(
@@ -79,25 +79,25 @@ def test_jovian(tmp_path: Path) -> None:
         ("image_id;path_blue\na;x.png\n", "separated by ';' instead of commas"),
     ],
 )
-def test_a_table_of_planes(tmp_path: Path, table: str, sentence: str) -> None:
+def test_table_of_planes(tmp_path: Path, table: str, sentence: str) -> None:
     (tmp_path / "images.csv").write_text(table)
     with pytest.raises(UserError, match=sentence):
-        index(tmp_path, "auto", HPA28, ("blue",))
+        index_dataset(tmp_path, "auto", HPA28, ("blue",))
 
 
-def test_a_parquet_file_that_is_none(tmp_path: Path) -> None:
+def test_invalid_parquet_file(tmp_path: Path) -> None:
     (tmp_path / "images.parquet").write_text("hello")
     with pytest.raises(UserError, match="expected a Parquet table"):
-        index(tmp_path, "auto", HPA28, ("blue",))
+        index_dataset(tmp_path, "auto", HPA28, ("blue",))
 
 
-def test_a_file_given_to_another_layout(tmp_path: Path) -> None:
+def test_file_given_to_another_layout(tmp_path: Path) -> None:
     (tmp_path / "images.csv").write_text("image_id,path_blue\na,x.png\n")
     with pytest.raises(UserError, match="expected a folder for the layout kaggle2018, found the file"):
-        index(tmp_path / "images.csv", "kaggle2018", HPA28, ("blue",))
+        index_dataset(tmp_path / "images.csv", "kaggle2018", HPA28, ("blue",))
 
 
-def test_planes_that_cannot_be_used_are_quarantined_with_the_reason(tmp_path: Path) -> None:
+def test_unusable_planes_raise_with_the_reason(tmp_path: Path) -> None:
     rgba = np.dstack([np.stack([noise(i) for i in range(3)], axis=2), np.full((6, 8), 255, np.uint8)])
     cv2.imwrite(str(tmp_path / "rgba.png"), rgba)
     gaps = np.zeros((6, 8), np.float32)

@@ -5,8 +5,8 @@ import pytest
 from hpa.__main__ import main
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
-from hpa.layouts.find import index
-from hpa.layouts.split_folder import shard
+from hpa.layouts.index import index_dataset
+from hpa.layouts.split_folder import split_folder
 from hpa.vocabulary import HPA28
 from tests.hpa.data import write_image, write_kaggle2018
 
@@ -21,10 +21,10 @@ def _data(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("by", ["link", "symlink", "copy"])
-def test_the_parts_are_the_same_data_set(tmp_path: Path, by: str) -> None:
+def test_parts_are_the_same_data_set(tmp_path: Path, by: str) -> None:
     data, out = _data(tmp_path), tmp_path / "out"
-    assert main(["shard", str(data), str(out), "--files", "10", "--by", by]) == 0
-    before, after = (index(folder, "auto", HPA28, CHANNELS).images for folder in (data, out))
+    assert main(["split-folder", str(data), str(out), "--files", "10", "--by", by]) == 0
+    before, after = (index_dataset(folder, "auto", HPA28, CHANNELS).images for folder in (data, out))
     keys = ["image_id", "split", "target", *(f"bytes_{channel}" for channel in CHANNELS)]
     assert after[keys].equals(before[keys])
     parts = sorted((out / "train").iterdir())
@@ -40,7 +40,7 @@ def test_the_parts_are_the_same_data_set(tmp_path: Path, by: str) -> None:
 
 
 def test_flat_folders(tmp_path: Path) -> None:
-    """Images beside the tables, and a bare folder without any."""
+    """Images next to the tables, and a bare folder without tables."""
     data = _data(tmp_path)
     for path in [*data.rglob("*.png")]:
         path.rename(data / path.name)
@@ -49,14 +49,14 @@ def test_flat_folders(tmp_path: Path) -> None:
         write_image(bare, f"i{n}")
     for folder in (data, bare):
         out = tmp_path / f"out of {folder.name}"
-        shard(folder, out, 8, "link")
-        before, after = (index(one, "auto", HPA28, CHANNELS).images for one in (folder, out))
+        split_folder(folder, out, 8, "link")
+        before, after = (index_dataset(one, "auto", HPA28, CHANNELS).images for one in (folder, out))
         assert list(after["image_id"]) == list(before["image_id"])
         assert (after["bytes_red"] > 0).all()
         assert not list(out.glob("*.png"))
 
 
-def test_mistakes(tmp_path: Path) -> None:
+def test_invalid_arguments_raise(tmp_path: Path) -> None:
     data = _data(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -68,9 +68,9 @@ def test_mistakes(tmp_path: Path) -> None:
         (tmp_path / "none", tmp_path / "out", "link", "found no folder"),
         (data, tmp_path / "out", "move", "expected --by link, symlink, copy, found 'move'"),
         (empty, tmp_path / "out", "link", "found none"),
-        (tmp_path / "table", tmp_path / "out", "link", "found a table of their places"),
+        (tmp_path / "table", tmp_path / "out", "link", "found a table of their paths"),
     ]
     for folder, out, by, sentence in cases:
         with pytest.raises(UserError, match=sentence):
-            shard(folder, out, 1000, by)
+            split_folder(folder, out, 1000, by)
     assert not (tmp_path / "out").exists()

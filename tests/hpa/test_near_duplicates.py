@@ -1,4 +1,4 @@
-"""Near-duplicates of images whose truth is known, and lists that others published."""
+"""Near-duplicates of images with known truth, and published lists."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpa.atlas import draw_scene
 from hpa.errors import UserError
-from hpa.splitting.groups import join_groups, largest
+from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.hashes import bit_distances, hash_plane, similar_pairs
 from hpa.splitting.near_duplicates import is_label_list, pairs_within, read_label_list, read_pairs
 
@@ -34,7 +34,7 @@ def _hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def _shift(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Show a field two pixels (1%) down and to the right of where it was; what comes in is a mirror of the rim."""
+    """Shift a field by two pixels (1%) down and to the right; the new border is reflected."""
     return np.pad(image, ((0, 0), (2, 0), (2, 0)), mode="reflect")[:, :SIDE, :SIDE]
 
 
@@ -53,7 +53,7 @@ def _jpeg(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("change", [_shift, _crop, _brighter, _jpeg])
-def test_near_duplicates_are_found_and_nothing_else(scenes: NDArray[np.uint8], change) -> None:  # type: ignore[no-untyped-def]
+def test_only_near_duplicates_are_found(scenes: NDArray[np.uint8], change) -> None:  # type: ignore[no-untyped-def]
     hashes = _hashes(np.concatenate([scenes, [change(image) for image in scenes]]))
     pairs = similar_pairs(hashes, np.ones(2 * SCENES, bool), 12)
     expected = {(n, n + SCENES) for n in range(SCENES)}
@@ -62,7 +62,7 @@ def test_near_duplicates_are_found_and_nothing_else(scenes: NDArray[np.uint8], c
     assert len(found) >= 0.9 * SCENES
 
 
-def test_depth_does_not_matter(scenes: NDArray[np.uint8]) -> None:
+def test_hash_does_not_depend_on_bit_depth(scenes: NDArray[np.uint8]) -> None:
     plane = scenes[0, 0]
     assert hash_plane(plane) == hash_plane(plane.astype(np.uint16) * 200)
 
@@ -80,7 +80,7 @@ def test_flat_images_match_nothing(scenes: NDArray[np.uint8]) -> None:
     assert len(similar_pairs(hashes, np.array([True, True, False, True]), 12)) == 3
 
 
-def test_all_pairs_against_a_loop() -> None:
+def test_similar_pairs_match_a_loop() -> None:
     draw = np.random.default_rng(4)
     # Few distinct hashes with a few flipped bits, over more images than a tile has rows.
     hashes = draw.integers(0, 2**63, (40, 2), dtype=np.uint64)[draw.integers(0, 40, 500)]
@@ -100,7 +100,7 @@ def test_all_pairs_against_a_loop() -> None:
     assert len(similar_pairs(hashes[:0], usable[:0], 3)) == 0
 
 
-def test_a_published_list(tmp_path: Path) -> None:
+def test_published_list_of_pairs(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("Train,Extra,SimR\n../in/a.png,b,3\nin/b,c.jpg,0\nx,y,1\n")
     listed = read_pairs(tmp_path / "pairs.csv")
     assert listed["Train"].tolist() == ["a", "b", "x"]
@@ -115,7 +115,7 @@ def test_a_published_list(tmp_path: Path) -> None:
         read_pairs(tmp_path / "none.csv")
 
 
-def test_the_published_list_of_2021() -> None:
+def test_real_list_of_2021() -> None:
     real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
     if not real.exists():
         pytest.skip(f"no real data at {real}")
@@ -124,7 +124,7 @@ def test_the_published_list_of_2021() -> None:
     assert listed[["SimR", "SimG", "SimB"]].astype(int).to_numpy().max() == 12
     ids = pd.read_csv(real / "kaggle2021" / "train.csv")["ID"]
     pairs = pairs_within(listed, ids)
-    # The others pair a train image with one of the public atlas, or name images without labels.
+    # The other rows pair a train image with one of the public atlas, or list images without labels.
     both = listed["Train"].isin(ids) & listed["Extra"].isin(ids)
     assert len(pairs) == 1080 == both.sum()
     groups = join_groups(len(ids), [], pairs)
@@ -132,10 +132,10 @@ def test_the_published_list_of_2021() -> None:
     joined = len(ids) - len(np.unique(groups))
     assert 0 < joined <= len(np.unique(np.sort(pairs, axis=1), axis=0))
     assert (groups[pairs[:, 0]] == groups[pairs[:, 1]]).all()
-    assert 2 <= largest(groups) < 50
+    assert 2 <= largest_group(groups) < 50
 
 
-def test_the_published_list_of_test_images_whose_labels_are_public() -> None:
+def test_real_list_of_test_images_with_public_labels() -> None:
     real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
     if not real.exists():
         pytest.skip(f"no real data at {real}")
