@@ -119,5 +119,5 @@ def test_all_channels_are_the_store_itself() -> None:
 def test_a_channel_that_was_not_cut_is_an_error() -> None:
     with pytest.raises(UserError, match=r"expected classify\.channels among those cut .*found 'yellow'"):
         select_channels(FOLD.source, ["red+yellow"], NAMES[:3])
-    with pytest.raises(ValueError, match="not 'ultraviolet'"):
+    with pytest.raises(ValueError, match="found 'ultraviolet'"):
         ClassifySection(channels=("ultraviolet",))
