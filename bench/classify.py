@@ -30,8 +30,8 @@ from bench.classify_score import retrieval, score
 from bench.classify_speed import Steps, gpu, step
 from bench.classify_world import FULL, TINY, Size, World
 from classify.config import ClassifySection, Pooling
+from classify.data.batches import training_batches
 from classify.data.crops import FoldCrops
-from classify.data.sampling import training_batches
 from hpa.work.files import write_json
 
 POOLINGS: Final[tuple[Pooling, ...]] = (

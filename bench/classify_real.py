@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -16,12 +17,13 @@ from aggregate.thresholds.exact import best_thresholds
 from bench.classify_runs import FOLD, show
 from bench.classify_world import Size, World
 from classify.config import ClassifySection
-from classify.data.crops import FoldCrops
-from classify.inference.evaluate import pick_device, predict_batches, sigmoid
+from classify.data.crops import CropLabels
+from classify.inference.evaluate import predict_batches, sigmoid
 from classify.network.model import Network
-from classify.training.fit import clear, fit
+from classify.training.fit import fit, remove_resume_files
 from hpa.splitting.folds import assign_folds
 from hpa.vocabulary import HPA28
+from hpa.work.device import resolve_device
 
 
 class _Windows:
@@ -68,9 +70,9 @@ def _real_images() -> tuple[Path, pd.Series] | None:
 
 def _frame_probabilities(network: Network, source: _Windows, section: ClassifySection) -> NDArray[np.float32]:
     """Return each image's maximum over its windows, shape (N, K)."""
-    rows, device = np.arange(len(source)), pick_device("auto")
+    rows, device = np.arange(len(source)), torch.device(resolve_device("auto"))
     logits = np.concatenate(
-        [said.logits for said in predict_batches(network.to(device), source, rows, section, device)]
+        [outputs.logits for outputs in predict_batches(network.to(device), source, rows, section, device)]
     )
     pooled: NDArray[np.float32] = sigmoid(logits).reshape(-1, source.of_image, logits.shape[1]).max(axis=1)
     return pooled
@@ -99,25 +101,27 @@ def real(size: Size) -> None:
         epochs = -(-size.epochs // (2 if kind == "grid" else 1))  # overlapping windows have 2.25 times as many pixels
         section = size.section.model_copy(update={"epochs": epochs, "batch_size": 32})
         images = np.repeat(np.arange(len(truth)), source.of_image)
-        crops = FoldCrops(
-            source,
-            np.flatnonzero(~held[images]),
-            np.flatnonzero(held[images]),
+        labels = CropLabels(
             targets[images],
-            images,
-            truth["image_id"].to_numpy(dtype=object)[images],
-            np.arange(len(images)) % source.of_image,
-            np.full(len(images), "atlas", dtype=object),
-            groups[images].astype(np.int64),
-            np.ones(len(images), dtype=np.float32),
+            known=np.ones_like(targets[images]),
+            images=images,
+            folds=np.where(held[images], FOLD, FOLD + 1),
+            is_test=np.zeros(len(images), dtype=bool),
+            fallback=np.zeros(len(images), dtype=bool),
+            image_ids=truth["image_id"].to_numpy(dtype=object)[images],
+            cell_labels=np.arange(len(images)) % source.of_image,
+            sources=np.full(len(images), "atlas", dtype=object),
+            antibodies=groups[images].astype(np.int64),
+            completeness=np.ones(len(images), dtype=np.float32),
         )
+        crops = labels.fold_crops(source, FOLD)
         place = work.root / "bench" / f"real-{kind}"
         started = time.monotonic()
-        fitted = fit(crops, section, 0, FOLD, place, pick_device("auto"))
+        fitted = fit(crops, section, 0, FOLD, place, torch.device(resolve_device("auto")))
         seconds = time.monotonic() - started
         network = Network(section, 1, len(HPA28), fitted.statistics.mean, fitted.statistics.std)
         network.load_state_dict(fitted.state_dict)
-        clear(place)
+        remove_resume_files(place)
         own = _frame_probabilities(network, _Windows(planes[held], kind), section)
         thresholds = best_thresholds(targets[held], own)
         p = _frame_probabilities(network, _Windows(real_planes, kind), section)

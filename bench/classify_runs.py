@@ -15,21 +15,19 @@ import torch
 
 from aggregate.pooling.formulas import pool_as_trained
 from classify.config import ClassifySection
-from classify.data.channels import pick_channels
-from classify.data.crops import FoldCrops
-from classify.data.labels import CropLabels, label_crops
-from classify.inference.evaluate import pick_device
-from classify.inference.predict import Scored, predict_fold
+from classify.data.crops import CropLabels, FoldCrops, label_crops, select_channels
+from classify.inference.predict import ScoredCrops, predict_fold
 from classify.network.checkpoint import Checkpoint
 from classify.probabilities import ATTENTION, class_columns
 from classify.run import trained_pooling
 from classify.trained_pooling import TrainedPooling
-from classify.training.fit import clear, fit
+from classify.training.fit import fit, remove_resume_files
 from crops.store import CropStore
 from hpa.channels import CHANNELS
 from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
+from hpa.work.device import resolve_device
 from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder
 
@@ -62,7 +60,7 @@ class Job:
     def crops(self) -> FoldCrops:
         """Return the crops for training and validation."""
         store, labels = read(*self.trained_on)
-        return labels.fold_crops(pick_channels(store, self.section.channels, CHANNELS), FOLD)
+        return labels.fold_crops(select_channels(store, self.section.channels, CHANNELS), FOLD)
 
 
 def read(work: WorkFolder, window: str) -> tuple[CropStore, CropLabels]:
@@ -102,8 +100,9 @@ def run(job: Job, *, embeddings: bool = False) -> Ran:
     seconds = float(json.loads(record.read_text())["seconds"])
     checkpoint = Checkpoint.load(path)
     store, labels = read(*job.scored_on)
+    device = torch.device(resolve_device("auto"))
     table = predict_fold(
-        checkpoint, Scored(store, labels, HPA28), folder / "predict", pick_device("auto"), embeddings=embeddings
+        checkpoint, ScoredCrops(store, labels, HPA28), folder / "predict", device, embeddings=embeddings
     )
     pooling = trained_pooling({FOLD: checkpoint})
     if job.section.objective == "cell":
@@ -115,7 +114,7 @@ def _train(job: Job, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     source = job.crops()
     started = time.monotonic()
-    fitted = fit(source, job.section, job.seed, FOLD, folder, pick_device("auto"))
+    fitted = fit(source, job.section, job.seed, FOLD, folder, torch.device(resolve_device("auto")))
     seconds = round(time.monotonic() - started, 1)
     statistics = fitted.statistics
     Checkpoint(
@@ -133,7 +132,7 @@ def _train(job: Job, folder: Path) -> None:
         versions={"torch": version("torch")},
         sources=statistics.sources,
     ).save(folder / "checkpoint.pt")
-    clear(folder)
+    remove_resume_files(folder)
     record = {"seconds": seconds, "threads": torch.get_num_threads(), "section": job.section.model_dump(mode="json")}
     write_json(folder / "bench.json", record)
 

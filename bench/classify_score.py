@@ -13,7 +13,7 @@ from aggregate.thresholds.exact import best_thresholds
 from bench.classify_runs import Job, Ran
 from bench.classify_world import World
 from classify.inference.evaluate import mean_average_precision
-from classify.inspect.retrieval import retrieve, unit
+from classify.inspect.retrieval import normalise_rows, score_retrieval
 from classify.probabilities import class_columns
 from hpa.images import read_images
 from hpa.metrics import macro_f1
@@ -105,7 +105,8 @@ def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, Any]:
     images = read_images(work.images).merge(read_folds(work.folds), on="image_id").set_index("image_id")
     ids = keys["image_id"].iloc[own]
     targets = HPA28.multi_hot(images.loc[ids, "target"])
-    vectors = unit(np.load(ran.folder / "predict" / f"{name}.npy", allow_pickle=False)[own])
+    vectors = normalise_rows(np.load(ran.folder / "predict" / f"{name}.npy", allow_pickle=False)[own])
     rng = np.random.default_rng(0)
     rows = np.sort(rng.choice(len(own), min(queries, len(own)), replace=False))
-    return asdict(retrieve(vectors, targets, images.loc[ids, "group"].to_numpy(np.int64), rows, 0.5))
+    groups = images.loc[ids, "group"].to_numpy(np.int64)
+    return asdict(score_retrieval(vectors, targets, np.ones_like(targets), groups, rows, 0.5))

@@ -13,13 +13,14 @@ from bench.classify_runs import FOLD, Job, show
 from bench.classify_world import TINY, Size, World
 from classify.config import ClassifySection
 from classify.data.augmentation import Augmentation
-from classify.data.crops import Batch, FoldCrops, TrainingCrops, epoch_loader, read_crops
+from classify.data.batches import Batch, TrainingCrops, epoch_loader, training_batches
+from classify.data.crops import FoldCrops, read_crops
 from classify.data.normalisation import measure_statistics
-from classify.data.sampling import training_batches
-from classify.inference.evaluate import BATCH, pick_device, predict_batches, uses_bfloat16
+from classify.inference.evaluate import BATCH, predict_batches, uses_bfloat16
 from classify.losses.objective import batch_loss
 from classify.network.model import Network, new_network
 from classify.training.optimizer import new_optimizer
+from hpa.work.device import resolve_device
 
 
 class Steps:
@@ -29,11 +30,11 @@ class Steps:
         self._section = section
         self._crops = crops
         self._workers = workers
-        self.device = pick_device(device)
+        self.device = torch.device(resolve_device(device))
         statistics = measure_statistics(
             replace(crops, training=crops.training[:512]), section.outside_cell, section.normalise
         )
-        frequencies = crops.targets[crops.training].mean(axis=0)
+        frequencies = crops.labels.targets[crops.training].mean(axis=0)
         self.network = new_network(section, 0, statistics.mean, statistics.std, frequencies).to(self.device).train()
         self._optimizer, _ = new_optimizer(self.network.parameters(), section, 100)
         self._batches = self._endless()

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from bench.crop_stores import stores
 from classify.config import ClassifySection
 from classify.data.augmentation import Augmentation
-from classify.data.crops import Batch, FoldCrops, TrainingCrops, epoch_loader
-from classify.data.sampling import epoch_batches
+from classify.data.batches import Batch, TrainingCrops, epoch_batches, epoch_loader
+from classify.data.crops import CropLabels, FoldCrops
 from classify.losses.objective import batch_loss
 from classify.network.model import new_network
 from classify.training.optimizer import new_optimizer
@@ -25,18 +25,20 @@ def fold_of(store: CropStore) -> FoldCrops:
     """Return all crops of a store as training crops with random labels."""
     rows = np.arange(len(store))
     targets = np.random.default_rng(0).random((len(store), 28)) < 0.06
-    return FoldCrops(
-        store,
-        rows,
-        rows[:1],
+    labels = CropLabels(
         targets,
+        known=np.ones_like(targets),
         images=rows,
+        folds=np.ones_like(rows),
+        is_test=np.zeros(len(rows), dtype=bool),
+        fallback=np.zeros(len(rows), dtype=bool),
         image_ids=np.array([str(row) for row in rows], dtype=object),
         cell_labels=rows,
         sources=np.full(len(rows), "bench", dtype=object),
         antibodies=rows,
         completeness=np.ones(len(rows), dtype=np.float32),
     )
+    return FoldCrops(store, labels, rows, rows[:1])
 
 
 def load(crops: FoldCrops, batch: int, n_workers: int) -> DataLoader[Batch]:

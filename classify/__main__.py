@@ -1,19 +1,22 @@
-"""Stage 3: train a classifier of crops for every fold, and let each fold's model speak about crops it never saw.
+"""Stage 3: train one classifier of crops per fold, and predict each crop with models that never saw it.
 
     python -m classify train work/my
     python -m classify predict work/my
     python -m classify curves work/my
     python -m classify neighbours work/my
 
-train reads recipe.toml, images.parquet, folds.parquet and crops/<window>/; it writes classify/<window>/fold-<k>/ with
-checkpoint.pt, history.csv and run.json. A run that was killed goes on after its last finished epoch.
+train reads recipe.toml, images.parquet, folds.parquet and crops/<window>/; it writes checkpoint.pt, history.csv and
+run.json to classify/<window>/fold-<k>/. An interrupted run resumes after its last finished epoch.
 
-predict reads the same and classify/<window>/fold-<k>/checkpoint.pt; it writes classify/<window>/probabilities.parquet,
-and classify/<window>/predict/ with parts of each fold and run.json; with --embeddings also features.npy and, where
-the network has that head, embedding.npy, whose rows keys.parquet names.
+predict reads the same tables and classify/<window>/fold-<k>/checkpoint.pt; it writes
+classify/<window>/probabilities.parquet, and the parts of each fold and run.json to classify/<window>/predict/. With
+--embeddings it also writes features.npy and, if the network has an embedding head, embedding.npy, whose rows are
+those of keys.parquet.
 
-curves draws loss, scores and learning rate over the epochs. neighbours needs the embeddings; it tells how often the
-nearest crops and images share labels (precision@1, MAP@R) and draws some of them, to classify/<window>/.
+curves draws loss, scores and learning rate over the epochs to classify/<window>/figures/.
+
+neighbours needs the embeddings; it reports how often the nearest crops and images share labels (precision@1, MAP@R),
+and lists and draws some of them in classify/<window>/.
 """
 
 from collections.abc import Sequence
@@ -28,7 +31,7 @@ app = new_app(__doc__)
 
 Work = Annotated[Path, typer.Argument(help="The work folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Overwrite = Annotated[bool, typer.Option(help="Begin anew.")]
+Overwrite = Annotated[bool, typer.Option(help="Discard existing results and start over.")]
 
 
 @app.command()
@@ -37,12 +40,14 @@ def train(
     device: Device = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes that read and vary crops; by default up to 8 beside a GPU, else none."),
+        typer.Option(
+            min=0, help="Processes that read and augment crops; by default up to 8 with a GPU and none without."
+        ),
     ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="Train only this fold; may be given several times.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train the model of every fold."""
+    """Train one model per fold."""
     from classify.run import train as run_train
     from hpa.work.folder import locked, open_work
 
@@ -55,7 +60,7 @@ def train(
 def predict(
     work: Work,
     device: Device = "auto",
-    embeddings: Annotated[bool, typer.Option(help="Also write features and embeddings of every crop.")] = False,
+    embeddings: Annotated[bool, typer.Option(help="Also write the features and embeddings of every crop.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write out-of-fold and test probabilities."""
@@ -69,8 +74,8 @@ def predict(
 
 @app.command()
 def curves(work: Work) -> None:
-    """Draw how training went."""
-    from classify.inspect.commands import curves as draw
+    """Draw loss, scores and learning rate over the epochs."""
+    from classify.inspect.curves import curves as draw
     from hpa.work.folder import open_work
 
     raise typer.Exit(draw(open_work(work)))
@@ -79,11 +84,11 @@ def curves(work: Work) -> None:
 @app.command()
 def neighbours(
     work: Work,
-    queries: Annotated[int, typer.Option(min=1, help="Crops, and images, of each fold that are asked.")] = 1000,
-    shown: Annotated[int, typer.Option(min=1, help="Queries on a sheet.")] = 12,
+    queries: Annotated[int, typer.Option(min=1, help="Number of query crops, and of query images, per fold.")] = 1000,
+    shown: Annotated[int, typer.Option(min=1, help="Number of queries per sheet.")] = 12,
 ) -> None:
-    """Score, list and draw nearest crops and images."""
-    from classify.inspect.commands import neighbours as find
+    """Score, list and draw the nearest crops and images."""
+    from classify.inspect.neighbours import neighbours as find
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)

@@ -23,117 +23,123 @@ Precision = Literal["32", "bf16", "auto"]
 
 
 class ClassifySection(Section):
-    """`[classify]`: how a classifier of crops is made and trained."""
+    """`[classify]`: the network that classifies crops, and its training."""
 
     renamed: ClassVar[Mapping[str, str]] = {"neighbours": "outside_cell"}
 
     channels: tuple[str, ...] = Field(
         default=(),
-        description='Channels of the run that the network sees, in this order; "red+yellow" is the mean of two. Empty'
-        " takes all.",
+        description='Channels that the network sees, in this order; "red+yellow" is the mean of two, empty means all.',
     )
     outside_cell: OutsideCell = Field(
         default="keep",
-        description="What a crop shows outside its own cell: the image, a quarter of its brightness, or black.",
+        description="Pixels of a crop outside its own cell: kept, dimmed to a quarter of their brightness, or zero.",
     )
     normalise: Normalise = Field(
         default="crop",
-        description="How each channel is brought to a common scale: every crop by itself to mean 0 and deviation 1,"
-        " which leaves patterns and takes brightness away; by the mean and deviation of the training folds, or of each"
-        " source's part of them; by ImageNet's; or by two percentiles of the image's crops.",
+        description="Normalisation of each channel: every crop on its own to mean 0 and standard deviation 1, which"
+        " keeps patterns and removes brightness; by the mean and standard deviation of the training folds,"
+        " or of the crop's source among them; by ImageNet's; or by two percentiles over the image's crops.",
     )
     input_px: int = Field(
-        default=0, ge=0, description="Side to which crops are resized before the network; 0 leaves them as they are."
+        default=0, ge=0, description="Side to which crops are resized before the network; 0 keeps their size."
     )
     backbone: str = Field(
         default="resnet18",
-        description="The network that turns a crop into features: a torchvision classification model by name, a"
-        " convolutional model of timm as `timm:NAME`, or `cnn3`, three convolutions.",
+        description="Network that turns a crop into a feature map: the name of a torchvision classification model,"
+        " `timm:NAME` for a convolutional model of timm, or `cnn3` for three convolutions.",
     )
     pretrained: bool = Field(
         default=False,
-        description="Start from the library's ImageNet weights, on the disk or downloadable; false draws them at"
-        " random.",
+        description="Start from the library's ImageNet weights, which are on the disk or downloaded; false starts from"
+        " random weights.",
     )
     weights_file: str = Field(
         default="",
-        description="Start from this file of weights instead: the library's, or a backbone's of one's own; empty for"
-        " none.",
+        description="Start from the weights in this file, the library's or your own for the backbone; empty for none.",
     )
     stem: Stem = Field(
         default="average",
-        description="How pretrained RGB filters see more channels than three: the others get the mean of the filters,"
-        " or copies in turn; or a 1x1 convolution turns the channels into three before an untouched stem.",
+        description="How pretrained RGB filters are extended to more than three channels: further channels get the mean"
+        " of the filters, or copies in turn; or a 1x1 convolution reduces the channels to three before an"
+        " unchanged stem.",
     )
     attention: Literal["none", "cbam"] = Field(
-        default="none", description="Channel and spatial attention after the stages of the backbone."
+        default="none", description="Channel and spatial attention after each stage of the backbone."
     )
     features: Features = Field(
         default="average",
-        description="How a feature map becomes features: its average, its maximum, both one after the other, or the"
-        " generalised mean with a learned exponent.",
+        description="Pooling of the feature map: average, maximum, both concatenated, or the generalised mean with a"
+        " learned exponent.",
     )
     objective: Objective = Field(
         default="cell",
-        description="What the class loss looks at: crops with the labels of their image, images pooled over their"
+        description="What the class loss is computed on: crops with the labels of their image, images pooled over their"
         " crops, or images and, with a small weight, crops.",
     )
     bag_size: int = Field(
-        default=16, ge=1, description="Most crops of an image in a training step, where images are pooled."
+        default=16, ge=1, description="Maximum number of crops per image in a training step, if images are pooled."
     )
     pooling: Pooling = Field(
-        default="max", description="How crops become their image's probability, where images are pooled in training."
+        default="max", description="Formula that pools the crops of an image, if images are pooled in training."
     )
-    top_k: int = Field(default=3, ge=1, description="With `top-k`: how many crops are averaged.")
+    top_k: int = Field(default=3, ge=1, description="With `top-k`: number of crops that are averaged.")
     sharpness: float = Field(
-        default=5.0, gt=0, description="With `log-sum-exp`: 0 would be the mean, infinity the maximum."
+        default=5.0, gt=0, description="With `log-sum-exp`: 0 would give the mean, infinity the maximum."
     )
     cell_weight: float = Field(default=0.1, ge=0, description="With `dual`: factor of the loss of crops.")
     completeness_power: float = Field(
         default=0.0,
         ge=0,
-        description="A crop weighs its cell's completeness to this power; 0 weighs all alike, 1 a half seen cell half.",
+        description="Crops are weighted by their cell's completeness to this power; 0 weighs all equally, 1 weighs a"
+        " half visible cell by one half.",
     )
     loss: Literal["focal", "bce"] = Field(
-        default="focal", description="The class loss: focal loss or binary cross-entropy."
+        default="focal", description="Class loss: focal loss or binary cross-entropy."
     )
     focal_gamma: float = Field(
-        default=2.0, ge=0, description="Focusing exponent of the focal loss; 0 is binary cross-entropy."
+        default=2.0, ge=0, description="Focusing exponent of the focal loss; 0 gives binary cross-entropy."
     )
     focal_alpha: float = Field(
         default=-1.0,
         le=1,
-        description="Weight of positives in the focal loss, 0..1, negatives have 1 - alpha; -1 weighs neither.",
+        description="Weight of positives in the focal loss, 0..1, with 1 - alpha for negatives; -1 weighs both 1.",
     )
     embedding_dim: int = Field(
-        default=0, ge=0, description="Length of the embedding that the triplet loss trains; 0 leaves it out."
+        default=0,
+        ge=0,
+        description="Length of the embedding that the triplet loss trains; 0 for no embedding and no triplet loss.",
     )
     triplet_weight: float = Field(default=0.1, ge=0, description="Factor of the triplet loss beside the class loss.")
     triplet_margin: float = Field(
-        default=0.2, gt=0, description="Distance on the unit sphere by which negatives must be farther."
+        default=0.2, gt=0, description="Distance on the unit sphere by which negatives must be farther than positives."
     )
     triplet_positives: Positives = Field(
         default="labels",
-        description="Which crops are positives: those whose targets overlap, or those of the same antibody.",
+        description="Crops that are positives: those whose targets overlap, or those of the same antibody.",
     )
     triplet_jaccard: float = Field(
         default=0.5,
         gt=0,
         le=1,
-        description="Crops whose targets overlap at least so much (Jaccard index) are positives.",
+        description="Minimum overlap (Jaccard index) of the targets of positives.",
     )
     triplet_mining: Mining = Field(
         default="all",
-        description="Which triplets count: all within the margin, those whose negative is farther than the positive"
-        " yet within the margin, or each anchor's farthest positive with its nearest negative.",
+        description="Triplets that count: all within the margin; those whose negative is farther than the positive yet"
+        " within the margin; or each anchor's farthest positive with its nearest negative.",
     )
-    epochs: int = Field(default=20, ge=1, description="Times that every training crop is seen; with bags, every image.")
-    batch_size: int = Field(default=64, ge=2, description="Crops per training step; with bags, at most.")
-    accumulate: int = Field(default=1, ge=1, description="Steps whose gradients are put together before one move.")
+    epochs: int = Field(
+        default=20, ge=1, description="Number of passes over the training crops; with bags, over the images."
+    )
+    batch_size: int = Field(default=64, ge=2, description="Crops per training step; with bags, the maximum.")
+    accumulate: int = Field(
+        default=1, ge=1, description="Number of batches whose gradients are accumulated before the weights are updated."
+    )
     sampling: Literal["crops", "classes"] = Field(
         default="crops",
-        description="What an epoch draws: every crop (with bags, every image) once; or as many, each of a class drawn"
-        " evenly, then an image of that class.",
+        description="What an epoch draws: every crop (with bags, every image) once; or as many draws, each of a"
+        " uniformly drawn class and then an image of that class.",
     )
     optimizer: Literal["adamw", "adam", "sgd"] = Field(
         default="adamw", description="AdamW, Adam, or stochastic gradient descent with momentum."
@@ -143,23 +149,25 @@ class ClassifySection(Section):
     weight_decay: float = Field(
         default=0.05,
         ge=0,
-        description="Weight decay, per unit of learning rate with AdamW, as a penalty otherwise; norms and biases have"
-        " none.",
+        description="Weight decay: decoupled, times the learning rate, with AdamW, an L2 penalty otherwise; norms and"
+        " biases have none.",
     )
     schedule: Literal["one-cycle", "cosine", "plateau", "constant"] = Field(
         default="one-cycle",
-        description="Learning rate: over the steps up for a quarter and down to nothing; down to nothing; divided by"
-        " ten when the validation loss has not fallen for three looks; or always the same.",
+        description="Learning rate: up for a quarter of the steps, then down to 0; down to 0; divided by ten after"
+        " three validations without a lower loss; or constant.",
     )
-    clip_norm: float = Field(default=0.0, ge=0, description="Longest gradient, longer ones are shortened; 0 for none.")
+    clip_norm: float = Field(
+        default=0.0, ge=0, description="Maximum norm of the gradient, longer gradients are scaled down; 0 for no limit."
+    )
     freeze_epochs: int = Field(
         default=0, ge=0, description="First epochs in which only stem, attention and heads are trained."
     )
     augment: Preset = Field(
         default="standard",
-        description="How training crops are varied: not at all; by the eight dihedral views; by those and small"
-        " changes of scale, angle, brightness, contrast, blur and noise; or by stronger ones with elastic deformation"
-        " and blocks left out.",
+        description="Augmentation of training crops: none; the eight dihedral views; those and small changes of scale,"
+        " position, angle, brightness, contrast, blur and noise; or larger changes with elastic deformation"
+        " and missing blocks.",
     )
     random_crop: RandomCrop = Field(
         default="none",
@@ -169,28 +177,29 @@ class ClassifySection(Section):
     validate_every: int = Field(
         default=5,
         ge=1,
-        description="Epochs between two looks at the fold's validation images; the last epoch always has one.",
+        description="Number of epochs from one validation on the fold's images to the next; the last epoch is always"
+        " validated.",
     )
     checkpoint: Literal["last", "best"] = Field(
         default="last",
-        description="Which weights are kept: of the last epoch, or of the validated epoch with the highest mean average"
-        " precision on the fold's own images (its out-of-fold probabilities are then a little too good).",
+        description="Weights that are kept: of the last epoch, or of the validated epoch with the highest mean average"
+        " precision on the fold's own images (its out-of-fold probabilities are then slightly optimistic).",
     )
     test_views: Views = Field(
         default="one",
-        description="What is scored: each crop as it is, or its eight dihedral views, their mean or maximum"
+        description="Views that are scored: each crop as it is, or its eight dihedral views, by their mean or maximum"
         " probability.",
     )
     precision: Precision = Field(
         default="32",
-        description="Arithmetic: float32; bfloat16 where it is safe (twice as fast where the processor has instructions"
-        " for it, many times slower elsewhere); or auto, bfloat16 where there are such instructions.",
+        description="Arithmetic: float32; bfloat16 where it is safe (twice as fast on processors with instructions for"
+        " it, many times slower on others); or auto, which uses bfloat16 where there are such instructions.",
     )
 
     @model_validator(mode="after")
     def _alpha(self) -> Self:
         if self.focal_alpha < 0 and self.focal_alpha != -1:
-            raise ValueError("focal_alpha is -1 or within 0..1")
+            raise ValueError(f"expected focal_alpha of -1 or within 0..1, found {self.focal_alpha}")
         return self
 
     @model_validator(mode="after")
@@ -198,7 +207,9 @@ class ClassifySection(Section):
         for name in self.channels:
             unknown = set(name.split("+")) - set(CHANNELS)
             if unknown:
-                raise ValueError(f"channels are of {', '.join(CHANNELS)}, or some joined by +, not {min(unknown)!r}")
+                raise ValueError(
+                    f"expected channels of {', '.join(CHANNELS)}, or some joined by +, found {min(unknown)!r}"
+                )
         if len(self.channels) > 5:
-            raise ValueError("a stem takes 1 to 5 channels")
+            raise ValueError(f"expected at most 5 channels, found {len(self.channels)}")
         return self

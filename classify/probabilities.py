@@ -1,13 +1,17 @@
 """The contract of the classify stage: ``classify/<window>/probabilities.parquet``.
 
-One row a crop and model, key (image_id, cell_label, fold), sorted by it:
+It has one row per crop and model and is sorted by its key (image_id, cell_label, fold). Columns:
 
-image_id, cell_label (0 for a whole frame), fold (whose model speaks), origin (``oof``: the crop's image is of that
-fold, which the model never saw; ``test``: an image of no fold, with one row a fold), then ``p_<class name>``, float32
-within 0..1, one column a class in the order of the run's vocabulary, whose name stands in the file's metadata. Where
-the recipe pools by attention in training, a last column ``attention``, float32, has the score of the crop in its bag.
+- image_id
+- cell_label: 0 for a full frame
+- fold: the fold of the model that scored the crop
+- origin: ``oof`` if the crop's image belongs to that fold, which the model never saw; ``test`` if the image is in no
+  fold, with one row per fold
+- ``p_<class name>``: float32 within 0..1, one column per class in the order of the run's vocabulary, whose name is in
+  the file's metadata
+- attention: float32, the score of the crop in its bag; only if the recipe pools by attention in training
 
-How models were trained to be pooled, where they were, stands in the file beside it (`classify.trained_pooling`).
+If models pool in training, ``pooling.json`` beside the table says how (`classify.trained_pooling`).
 """
 
 from collections.abc import Iterator
@@ -45,7 +49,7 @@ def probabilities_schema(vocabulary: Vocabulary) -> pa.DataFrameSchema:
         "fold": pa.Column("int16", pa.Check.ge(0)),
         "origin": pa.Column(str, pa.Check.isin(["oof", "test"])),
     }
-    # NaN counts as null, which no column may hold; infinities are outside the range.
+    # NaN counts as null, which no column may contain; infinities are outside the range.
     columns |= {name: pa.Column("float32", pa.Check.in_range(0, 1)) for name in class_columns(vocabulary)}
     columns[ATTENTION] = pa.Column("float32", pa.Check(np.isfinite), required=False)
     return pa.DataFrameSchema(
@@ -61,12 +65,12 @@ def probabilities_schema(vocabulary: Vocabulary) -> pa.DataFrameSchema:
 
 
 def write_probabilities(path: Path, table: pd.DataFrame, vocabulary: Vocabulary) -> None:
-    """Check the table and write it, whole or not at all.
+    """Check the table and write it atomically.
 
     Raises
     ------
     pandera.errors.SchemaError, pandera.errors.SchemaErrors
-        If it breaks the contract.
+        If the table breaks the contract.
     """
     probabilities_schema(vocabulary).validate(table)
     content = arrow.Table.from_pandas(table, preserve_index=False)
@@ -81,7 +85,7 @@ def read_probabilities(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:
     Raises
     ------
     UserError
-        If there is none, it is of another vocabulary, or it breaks the contract.
+        If there is no such file, it is of another vocabulary, or it breaks the contract.
     """
     table: pd.DataFrame = _open(path, vocabulary).read().to_pandas()
     try:
@@ -93,14 +97,14 @@ def read_probabilities(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of the table, those of whole images.
+    """The rows of some complete images.
 
     Parameters
     ----------
     image_ids
-        The images, rising.
+        The images, in rising order.
     images
-        Shape (n,), of each row the position of its image in `image_ids`.
+        Shape (n,), position of each row's image in `image_ids`.
     cell_labels, folds
         Shape (n,).
     is_oof
@@ -108,7 +112,7 @@ class Part:
     probabilities
         Shape (n, K), float32.
     attention
-        Shape (n,), float32, the score of each crop in its bag; None where models were not trained so.
+        Shape (n,), float32, score of each crop in its bag; None unless models pool by attention.
     """
 
     image_ids: list[str]
@@ -121,35 +125,40 @@ class Part:
 
 
 def stream_probabilities(path: Path, vocabulary: Vocabulary, rows: int = 1 << 17) -> Iterator[Part]:
-    """Read the table in parts of whole images, checking as it goes, in memory that does not grow with the table.
+    """Read and check the table in parts of complete images, in memory that does not grow with the table.
 
     Parameters
     ----------
     path
-        The table.
+        Path of the table.
     vocabulary
-        Of the run.
+        The run's vocabulary.
     rows
-        About so many at a time.
+        Approximate number of rows per part.
+
+    Yields
+    ------
+    Part
+        Rows of some images, in the order of the table.
 
     Raises
     ------
     UserError
-        As `read_probabilities` does, with the row that breaks the contract.
+        As `read_probabilities`, with the row that breaks the contract.
     """
     columns = class_columns(vocabulary)
     file = _open(path, vocabulary)
     missing = [name for name in (*KEY, "origin", *columns) if name not in file.schema_arrow.names]
     if missing:
         raise UserError(f"expected probabilities as the contract has them in {path}, found no column {missing[0]}")
-    own = [name for name in (ATTENTION,) if name in file.schema_arrow.names]
+    optional = [name for name in (ATTENTION,) if name in file.schema_arrow.names]
     held, last = pd.DataFrame(), ""
-    for batch in _batches(file, [*KEY, "origin", *columns, *own], rows):
+    for batch in _batches(file, [*KEY, "origin", *columns, *optional], rows):
         table = batch.to_pandas()
         table = pd.concat([held, table], ignore_index=True) if len(held) else table
         _check_values(table, columns, path)
         starts = _image_starts(table, path)
-        held = table.iloc[starts[-1] :]  # the last image may go on
+        held = table.iloc[starts[-1] :]  # the next batch may continue the last image
         table = table.iloc[: starts[-1]]
         if len(table):
             last = _after(last, str(table["image_id"].iloc[0]), path)
@@ -161,7 +170,7 @@ def stream_probabilities(path: Path, vocabulary: Vocabulary, rows: int = 1 << 17
 
 
 def _batches(file: parquet.ParquetFile, columns: list[str], rows: int) -> Iterator[arrow.RecordBatch]:
-    # One row group after the other by hand: `iter_batches` keeps all that it has read until it ends.
+    # Row groups are read one by one, because `iter_batches` keeps all that it has read until it ends.
     for group in range(file.num_row_groups):
         yield from file.read_row_group(group, columns=columns).to_batches(max_chunksize=rows)
 
@@ -183,10 +192,10 @@ def _check_vocabulary(schema: arrow.Schema, path: Path, vocabulary: Vocabulary) 
         raise UserError(f"expected probabilities of the vocabulary {vocabulary.name} in {path}, found {found}")
     columns = [name for name in schema.names if name.startswith("p_")]
     if columns != class_columns(vocabulary):
-        odd = sorted(set(columns) ^ set(class_columns(vocabulary)))
+        differing = sorted(set(columns) ^ set(class_columns(vocabulary)))
         raise UserError(
             f"expected the classes of {vocabulary.name} in their order in {path}, found otherwise: "
-            f"{', '.join(odd) or 'another order'}"
+            f"{', '.join(differing) or 'another order'}"
         )
 
 
@@ -206,7 +215,7 @@ def _check_values(table: pd.DataFrame, columns: list[str], path: Path) -> None:
 
 
 def _image_starts(table: pd.DataFrame, path: Path) -> NDArray[np.int64]:
-    """Return where images begin, after checking that rows are sorted by the key and none stands twice."""
+    """Return the first row of each image, after checking that rows are sorted by the key without duplicates."""
     ids = table["image_id"].to_numpy(object)
     new = np.append(True, ids[1:] != ids[:-1])
     starts = np.flatnonzero(new)

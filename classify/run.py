@@ -1,4 +1,4 @@
-"""The runs of the classify stage: a crop store in, a trained model a fold and a table of probabilities out."""
+"""Runs of the classify stage: train one model per fold on a store of crops, and write the table of probabilities."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,25 +9,18 @@ import pandas as pd
 import torch
 
 from classify.config import ClassifySection
-from classify.data.channels import pick_channels
-from classify.inference.evaluate import pick_device
-from classify.inference.predict import Scored, predict_fold
-from classify.inputs import (
-    checkpoint_path,
-    packed_folds,
-    read_crops,
-    read_windows,
-    run_folds,
-    stage_folder,
-    stage_inputs,
-)
+from classify.data.crops import CropLabels, label_crops, select_channels
+from classify.inference.predict import ScoredCrops, predict_fold
 from classify.network.checkpoint import Checkpoint
 from classify.probabilities import KEY, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
-from crops.config import Window
-from crops.store import CropStore
+from crops.config import CropsSection, Window
+from crops.store import CropStore, open_store, store_folder
 from hpa.config import DataSection
 from hpa.errors import UserError
+from hpa.images import read_images
+from hpa.splitting.folds import read_folds
+from hpa.work.device import resolve_device
 from hpa.work.folder import WorkFolder
 from hpa.work.stage import begin
 
@@ -42,7 +35,7 @@ def train(
     overwrite: bool = False,
     folds: Sequence[int] | None = None,
 ) -> int:
-    """Train a model for every fold, on every kind of window that was cut.
+    """Train one model per fold, for every window that the recipe trains on.
 
     Parameters
     ----------
@@ -51,38 +44,39 @@ def train(
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     workers
-        Processes that read and vary crops; 0 does it in this one, None takes up to 8 beside a GPU and else 0.
+        Number of processes that read and augment crops; 0 does so in this process, None uses up to 8 with a GPU and
+        0 without.
     overwrite
-        Begin anew.
+        Discard existing results and start over.
     folds
-        Train only these.
+        Folds to train; None trains all.
 
     Returns
     -------
     int
-        0.
+        The exit code 0.
 
     Raises
     ------
     UserError
-        If there are no crops, no such fold or device, or what an earlier run was made from changed.
+        If there are no crops, no such fold or device, or the inputs of an earlier run have changed.
     """
     section = work.section("classify", ClassifySection)
-    chosen = pick_device(device)
-    known = run_folds(work)
+    chosen = torch.device(resolve_device(device))
+    available = run_folds(work)
     for fold in folds or ():
-        if fold not in known:
-            raise UserError(f"expected folds among {', '.join(map(str, known))}, found {fold}")
-    for window in read_windows(work).train_windows:
-        for fold in known if folds is None else folds:
+        if fold not in available:
+            raise UserError(f"expected folds among {', '.join(map(str, available))}, found {fold}")
+    for window in work.section("crops", CropsSection).train_windows:
+        for fold in available if folds is None else folds:
             _train_fold(work, window, section, fold, chosen, _workers(workers, chosen), overwrite=overwrite)
     return 0
 
 
-def _workers(asked: int | None, device: torch.device) -> int:
-    if asked is not None:
-        return asked
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0  # on a CPU they would take from the network
+def _workers(requested: int | None, device: torch.device) -> int:
+    if requested is not None:
+        return requested
+    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0  # on a CPU they would compete with the network
 
 
 def _train_fold(
@@ -95,7 +89,8 @@ def _train_fold(
     *,
     overwrite: bool,
 ) -> None:
-    from classify.training.fit import clear, fit  # Lightning takes seconds to import and `predict` does without it
+    # Imported here, because Lightning takes seconds to import and `predict` does not need it.
+    from classify.training.fit import fit, remove_resume_files
 
     data = work.data
     folder = stage_folder(work, window) / f"fold-{fold}"
@@ -103,26 +98,26 @@ def _train_fold(
     stage = begin(folder, f"python -m classify train {work.root}", data, section, inputs, overwrite=overwrite)
     path = checkpoint_path(work, window, fold)
     if not (stage.finished and path.is_file()):
-        store, labels = read_crops(work, window, data)
-        crops = labels.fold_crops(pick_channels(store, section.channels, data.channels), fold)
-        fitted = fit(crops, section, data.seed, fold, folder, device, workers)
+        store, labels = read_labelled_crops(work, window, data)
+        crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
+        trained = fit(crops, section, data.seed, fold, folder, device, workers)
         Checkpoint(
-            state_dict=fitted.state_dict,
+            state_dict=trained.state_dict,
             config=section.model_dump(mode="json"),
             vocabulary=data.classes.name,
             classes=list(data.classes.classes),
             channels=list(data.channels),
             size_px=store.shape[1],
-            mean=fitted.statistics.mean,
-            std=fitted.statistics.std,
+            mean=trained.statistics.mean,
+            std=trained.statistics.std,
             fold=fold,
-            epoch=fitted.epoch,
+            epoch=trained.epoch,
             seed=data.seed,
             versions={package: version(package) for package in _RECORDED},
-            sources=fitted.statistics.sources,
+            sources=trained.statistics.sources,
         ).save(path)
         stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)})
-    clear(folder)
+    remove_resume_files(folder)
 
 
 def predict(
@@ -133,7 +128,7 @@ def predict(
     model: WorkFolder | None = None,
     embeddings: bool = False,
 ) -> int:
-    """Score every crop with the models that may speak about it, on every kind of window that was cut.
+    """Score every crop with the models that did not see its image in training, for every window of the recipe.
 
     Parameters
     ----------
@@ -142,26 +137,26 @@ def predict(
     device
         As for `train`.
     overwrite
-        Begin anew.
+        Discard existing results and start over.
     model
-        The work folder whose models are used, on every image of `work` as on one never seen; None takes `work`'s
-        own models, each on the images that it never saw.
+        A work folder or bundle whose models score all images of `work` as test images; None uses the models of `work`,
+        each on the test images and on the images of its own fold.
     embeddings
-        Also write the features and embeddings of every crop.
+        Whether to write the features and embeddings of every crop too.
 
     Returns
     -------
     int
-        0.
+        The exit code 0.
 
     Raises
     ------
     UserError
-        If there are no crops or models, models do not fit the crops, or what an earlier run was made from changed.
+        If there are no crops or models, the models do not fit the crops, or the inputs of an earlier run have changed.
     """
-    chosen = pick_device(device)
+    chosen = torch.device(resolve_device(device))
     trained = model or work
-    for window in read_windows(work).windows:
+    for window in work.section("crops", CropsSection).windows:
         _predict_window(work, trained, window, chosen, overwrite=overwrite, embeddings=embeddings)
     return 0
 
@@ -170,32 +165,32 @@ def _predict_window(
     work: WorkFolder, trained: WorkFolder, window: Window, device: torch.device, *, overwrite: bool, embeddings: bool
 ) -> None:
     data = work.data
-    # The models that the trained run's recipe has for this window: its own, or those of another kind of window.
-    source = read_windows(trained).train_window_for(window)
-    folds = run_folds(trained) if trained.folds.exists() else packed_folds(trained, source)
+    # The recipe of the trained run may use models of another window for this one.
+    source = trained.section("crops", CropsSection).train_window_for(window)
+    folds = run_folds(trained) if trained.folds.exists() else bundle_folds(trained, source)
     paths = {fold: checkpoint_path(trained, source, fold) for fold in folds}
     checkpoints = {fold: Checkpoint.load(path) for fold, path in paths.items()}
-    store, labels = read_crops(work, window, data)
+    store, labels = read_labelled_crops(work, window, data)
     inputs = stage_inputs(work, window)
     if trained.root == work.root:
         inputs |= {"folds.parquet": work.folds}
     else:
-        labels = labels.as_new()
+        labels = labels.as_unseen()
     for fold, checkpoint in checkpoints.items():
         _check_fits(checkpoint, paths[fold], data, store)
     inputs |= {f"fold-{fold}/checkpoint.pt": path for fold, path in paths.items()}
-    # What was trained decides, whatever the recipe says by now.
+    # The section that the models were trained with, even if the recipe has changed since.
     section = next(iter(checkpoints.values())).section
     folder = stage_folder(work, window)
     command = f"python -m classify predict {work.root}"
     stage = begin(folder / "predict", command, data, section, inputs, overwrite=overwrite)
-    scored = Scored(store, labels, data.classes)
+    scored = ScoredCrops(store, labels, data.classes)
     parts = [
         predict_fold(checkpoint, scored, folder / "predict" / f"fold-{fold}", device, embeddings=embeddings)
         for fold, checkpoint in checkpoints.items()
     ]
     table = pd.concat(parts, ignore_index=True).sort_values(KEY, ignore_index=True)
-    (folder / "pooling.json").unlink(missing_ok=True)  # models trained since may not have been trained to be pooled
+    (folder / "pooling.json").unlink(missing_ok=True)  # it may be left from earlier models that pooled in training
     if section.objective != "cell":
         write_pooling(folder / "pooling.json", trained_pooling(checkpoints))
     write_probabilities(folder / "probabilities.parquet", table, data.classes)
@@ -203,7 +198,7 @@ def _predict_window(
 
 
 def trained_pooling(checkpoints: Mapping[int, Checkpoint]) -> TrainedPooling:
-    """Return how the models of a run, by fold, were trained to be pooled, and what they learned of it."""
+    """Return how the models of a run pooled in training, with the parameters they learned; `checkpoints` is by fold."""
     section = next(iter(checkpoints.values())).section
     learned = {fold: checkpoint.state_dict.get("alpha") for fold, checkpoint in checkpoints.items()}
     alpha = {fold: values.tolist() for fold, values in learned.items() if values is not None}
@@ -213,7 +208,7 @@ def trained_pooling(checkpoints: Mapping[int, Checkpoint]) -> TrainedPooling:
 
 def _check_fits(checkpoint: Checkpoint, path: Path, data: DataSection, store: CropStore) -> None:
     section = checkpoint.section
-    # A convolutional network looks at any size: at a part in training, if the recipe wants, and at all in the end.
+    # A convolutional network trained on random crops accepts other sizes too.
     trained_px = store.shape[1] if section.random_crop != "none" else checkpoint.size_px
     pairs = {
         "vocabulary": (checkpoint.vocabulary, data.classes.name),
@@ -224,3 +219,61 @@ def _check_fits(checkpoint: Checkpoint, path: Path, data: DataSection, store: Cr
     for what, (trained, given) in pairs.items():
         if trained != given:
             raise UserError(f"expected the {what} that {path} was trained with ({trained}), found {given}")
+
+
+def stage_folder(work: WorkFolder, window: Window) -> Path:
+    """Return the folder of a window: ``classify/<window>``."""
+    return work.root / "classify" / window
+
+
+def checkpoint_path(work: WorkFolder, window: Window, fold: int) -> Path:
+    """Return the path of a fold's model."""
+    return stage_folder(work, window) / f"fold-{fold}" / "checkpoint.pt"
+
+
+def run_folds(work: WorkFolder) -> list[int]:
+    """Return the numbers of the folds that models are trained for.
+
+    Raises
+    ------
+    UserError
+        If there is no fold.
+    """
+    folds = sorted({int(fold) for fold in read_folds(work.folds)["fold"] if fold >= 0})
+    if not folds:
+        raise UserError(f"expected train images with known labels in {work.root}, found none to train or to score on")
+    return folds
+
+
+def bundle_folds(bundle: WorkFolder, window: Window) -> list[int]:
+    """Return the folds of a bundle, which has checkpoints but no images.
+
+    Raises
+    ------
+    UserError
+        If there is no model for the window.
+    """
+    folds = sorted(int(path.parent.name[5:]) for path in stage_folder(bundle, window).glob("fold-*/checkpoint.pt"))
+    if not folds:
+        raise UserError(f"expected a model for the window {window} in {bundle.root}, found none")
+    return folds
+
+
+def stage_inputs(work: WorkFolder, window: Window) -> dict[str, Path]:
+    """Return the tables that both `train` and `predict` read, by the name that messages use.
+
+    Raises
+    ------
+    UserError
+        If there are no crops.
+    """
+    crops = store_folder(work, window) / "crops.parquet"
+    if not crops.exists():
+        raise UserError(f"expected crops (made by `python -m crops run {work.root}`), found none at {crops.parent}")
+    return {"images.parquet": work.images, f"crops/{window}/crops.parquet": crops}
+
+
+def read_labelled_crops(work: WorkFolder, window: Window, data: DataSection) -> tuple[CropStore, CropLabels]:
+    """Open the store of a window and look up the labels of its crops."""
+    store = open_store(work, window)
+    return store, label_crops(store.table, read_images(work.images), read_folds(work.folds), data.classes)

@@ -1,7 +1,7 @@
-"""The second contract of the classify stage: ``classify/<window>/pooling.json``, how models were trained to be pooled.
+"""The second contract of the classify stage: ``classify/<window>/pooling.json``, the pooling used in training.
 
-It is there only where they were (``classify.losses.objective`` bag or dual); the last stage pools so if the recipe says
-``aggregate.pooling = "trained"``.
+The file exists only if models pooled crops in training (``classify.objective`` is bag or dual). The aggregate stage
+pools in the same way if the recipe says ``aggregate.pooling = "trained"``.
 """
 
 import json
@@ -15,17 +15,36 @@ from numpy.typing import NDArray
 from hpa.errors import UserError
 from hpa.work.files import write_json
 
-_MIN_COMPLETENESS: Final = 0.01  # an image of slivers only still has something to say
+_MIN_COMPLETENESS: Final = 0.01  # so that an image of slivers only still gets a prediction
 
 
 def crop_weights(completeness: NDArray[np.float32], power: float) -> NDArray[np.float32]:
-    """Return how much crops count: their completeness to a power, never nothing. Shape (N,), float32."""
+    """Return the weights of crops: their completeness, at least 0.01, to a power.
+
+    Parameters
+    ----------
+    completeness
+        Visible area of each crop's cell over its expected area, 0..1, shape (N,).
+    power
+        The recipe's ``classify.completeness_power``.
+
+    Returns
+    -------
+    ndarray
+        Shape (N,), float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> crop_weights(np.array([1.0, 0.5, 0.0], dtype=np.float32), 1.0)
+    array([1.  , 0.5 , 0.01], dtype=float32)
+    """
     return np.maximum(completeness, np.float32(_MIN_COMPLETENESS)) ** np.float32(power)
 
 
 @dataclass(frozen=True)
 class TrainedPooling:
-    """How models were trained to be pooled.
+    """The pooling that models were trained with.
 
     Parameters
     ----------
@@ -33,9 +52,9 @@ class TrainedPooling:
         ``max``, ``top-k``, ``log-sum-exp``, ``linear-softmax``, ``noisy-or``, ``auto`` or ``attention``
         (`classify.losses.pooling` has the formulas).
     top_k, sharpness
-        Of ``top-k`` and ``log-sum-exp``.
+        Parameters of ``top-k`` and ``log-sum-exp``.
     completeness_power
-        Crops weigh their completeness to this power.
+        Crops are weighted by their completeness to this power.
     alpha
         With ``auto``: the sharpness of each class, by fold.
     """
@@ -58,7 +77,7 @@ def read_pooling(path: Path) -> TrainedPooling:
     Raises
     ------
     UserError
-        If there is none, which is so where models were not trained to be pooled, or it is something else.
+        If there is no such file, because models did not pool in training, or it is damaged.
     """
     if not path.is_file():
         raise UserError(f"expected models trained to be pooled (classify.objective bag or dual), found no {path}")

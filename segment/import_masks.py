@@ -11,7 +11,7 @@ import pandas as pd
 from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
-from hpa.work.device import default_workers, device_named, one_thread
+from hpa.work.device import default_workers, one_thread, resolve_device
 from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE, Chunk
@@ -65,7 +65,7 @@ def import_masks(
         If the folder has no label images, or the stage already has masks of another origin.
     """
     data, section = work.data, work.section("segment", SegmentSection)
-    channels, device = channels_to_read(section, data), device_named(device)
+    channels, device = channels_to_read(section, data), resolve_device(device)
     external = find_external_masks(masks.resolve())
     folder = stage_folder(work)
     command = f"python -m segment import {work.root} --masks {masks}"

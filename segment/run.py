@@ -13,7 +13,7 @@ import pandas as pd
 from hpa.channels import Channel
 from hpa.errors import ImageError
 from hpa.images import read_images
-from hpa.work.device import default_workers, device_named, one_thread
+from hpa.work.device import default_workers, one_thread, resolve_device
 from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE, Chunk
@@ -77,7 +77,7 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
         failed = len(read_images(work.images)) - len(read_masks(work))
         return int(failed > data.max_failures)
     channels = channels_to_read(section, data)
-    device = device_named(device)
+    device = resolve_device(device)
     folder = stage_folder(work)
     inputs = {"images.parquet": work.images, f"the weights of {section.network}": check_weights(section.network)}
     stage = begin(folder, f"python -m segment run {work.root}", data, section, inputs, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""Crops as a model is trained on them: labels, channels, sampling, augmentation, normalisation.
+"""Crops as training data: labels, channels, batches, augmentation and normalisation.
 
 All rooms of `classify` import it.
 """

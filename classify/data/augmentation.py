@@ -1,4 +1,4 @@
-"""Varying training crops. The one module that imports albumentations."""
+"""Augmentation of training crops; the only module that imports albumentations."""
 
 import os
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from classify.config import ClassifySection, Preset, RandomCrop
 from classify.data.seeds import Purpose, derive_seed
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise importing it asks the network for a newer version
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise the import looks for a newer version online
 
 import albumentations
 
@@ -34,7 +34,7 @@ def _transforms(preset: Preset) -> list[albumentations.BasicTransform]:
     return [
         albumentations.D4(p=1),
         albumentations.Affine(scale=(0.85, 1.15), translate_percent=(-0.06, 0.06), rotate=(-45, 45), p=0.5),
-        # A gain of its own for each channel: stains vary in strength, and black stays black.
+        # One gain per channel: stains vary in strength, and black stays black.
         albumentations.MultiplicativeNoise(multiplier=(0.7, 1.4), per_channel=True, elementwise=False, p=0.7),
         albumentations.RandomBrightnessContrast(brightness_limit=0.05, contrast_limit=0.2, p=0.3),
         albumentations.GaussianBlur(blur_limit=(3, 3), p=0.1),
@@ -51,16 +51,18 @@ def _random_crop(kind: RandomCrop, side_px: int) -> list[albumentations.BasicTra
 
 
 class Augmentation:
-    """Varies crops by a preset; what a crop becomes depends on (seed, fold, epoch, row) and nothing else.
+    """Random variation of crops that depends on (seed, fold, epoch, row) alone.
 
     Parameters
     ----------
     section
-        The recipe's `augment`: ``"none"``; ``"light"``, the eight dihedral views; ``"standard"``, those and small
-        changes of scale, place, angle, brightness (per channel), contrast, blur and noise; ``"strong"``, larger ones,
-        elastic deformation and blocks left out. And its `random_crop`.
-    seed, fold
-        Of the recipe and of the model that is trained.
+        Recipe section with `random_crop` and the preset `augment`: ``"none"``; ``"light"``, the eight dihedral views;
+        ``"standard"``, those and small changes of scale, position, angle, brightness (per channel), contrast, blur and
+        noise; ``"strong"``, larger changes, elastic deformation and missing blocks.
+    seed
+        The recipe's seed.
+    fold
+        Fold of the model that is trained.
     """
 
     def __init__(self, section: ClassifySection, seed: int, fold: int) -> None:
@@ -71,21 +73,21 @@ class Augmentation:
         self._fold = fold
 
     def __call__(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
-        """Vary a batch.
+        """Return augmented copies of a batch of crops, or the crops themselves where there is nothing to change.
 
         Parameters
         ----------
         pixels
             Shape (N, C, S, S), uint8.
         rows
-            The crops' positions in the crop table, shape (N,).
+            The crops' positions in the table of crops, shape (N,).
         epoch
-            From 0.
+            Epoch, from 0.
 
         Returns
         -------
         ndarray
-            Shape (N, C, S, S), uint8, C-contiguous; S is the recipe's where it cuts at random.
+            Shape (N, C, S, S), uint8, C-contiguous; S is `random_crop_px` if crops are cut at random.
         """
         if self._compose is None:
             return pixels

@@ -1,24 +1,24 @@
-"""From a store of crops to batches: what is read, in which order, what goes along."""
+"""The crops of a store, the labels that they inherit from their images, and the part of them that each fold uses."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 
 import numpy as np
-import torch
+import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from classify.config import ClassifySection
-from classify.data.augmentation import Augmentation
-from classify.trained_pooling import crop_weights
 from crops.config import OutsideCell
 from crops.store import apply_outside_cell
+from hpa.errors import UserError
+from hpa.vocabulary import Vocabulary
+
+NO_FOLD: Final = -2
+"""Fold of crops whose image is in no fold: test images, and train images whose target is unknown."""
 
 
 class CropSource(Protocol):
-    """What is read of a store of crops (`crops.store`)."""
+    """The part of a store of crops (`crops.store`) that the classifier reads."""
 
     def __len__(self) -> int: ...
 
@@ -26,70 +26,81 @@ class CropSource(Protocol):
         """Return copies of the crops at `rows`, shape (N, C, S, S)."""
 
     def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which pixels are the own cell's, shape (N, S, S)."""
+        """Return which pixels belong to the crop's own cell, shape (N, S, S)."""
 
 
 @dataclass(frozen=True)
-class FoldCrops:
-    """The crops of one fold's model.
+class ChannelSource:
+    """Some channels of a store of crops, or means of several channels.
 
     Parameters
     ----------
     source
-        Where pixels are read.
-    training
-        Rows of `source` it is trained on, sorted, shape (T,).
-    validation
-        Rows of `source` it never sees in training, sorted, shape (V,).
-    targets
-        Labels that every crop inherits from its image, shape (len(source), K).
-    images
-        Number of the image of every crop, shape (len(source),).
-    image_ids, cell_labels
-        The key of every crop, shape (len(source),).
-    sources
-        Source of every crop's image, shape (len(source),).
-    antibodies
-        Number of every crop's antibody, -1 where unknown, shape (len(source),).
-    completeness
-        Share of the cell that is seen, 0..1, shape (len(source),).
-    levels
-        What is subtracted and divided by, shape (len(source), 2, C), where the recipe's normalisation depends on more
-        than the crop (`classify.data.normalisation.crop_levels`).
-    masked
-        Of which classes nothing is known, shape (len(source), K); None where all are known of every crop.
+        The store.
+    groups
+        For each channel of the network input, the positions in the store of the channels that are averaged.
     """
 
     source: CropSource
-    training: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    targets: NDArray[np.bool_]
-    images: NDArray[np.int64]
-    image_ids: NDArray[np.object_]
-    cell_labels: NDArray[np.int64]
-    sources: NDArray[np.object_]
-    antibodies: NDArray[np.int64]
-    completeness: NDArray[np.float32]
-    levels: NDArray[np.float32] | None = None
-    masked: NDArray[np.bool_] | None = None
+    groups: tuple[tuple[int, ...], ...]
 
-    def known(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return of which classes something is known, shape (len(rows), K)."""
-        return np.ones_like(self.targets[rows]) if self.masked is None else ~self.masked[rows]
+    def __len__(self) -> int:
+        return len(self.source)
 
-    def soft_targets(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the targets as 0 and 1, and NaN where nothing is known."""
-        targets = self.targets[rows].astype(np.float32)
-        return targets if self.masked is None else np.where(self.masked[rows], np.float32(np.nan), targets)
+    def pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return copies of the crops at `rows`, shape (N, len(groups), S, S)."""
+        stored = self.source.pixels(rows)
+        selected = np.empty((len(stored), len(self.groups), *stored.shape[2:]), dtype=np.uint8)
+        for c, group in enumerate(self.groups):
+            total = stored[:, list(group)].sum(axis=1, dtype=np.uint16)
+            selected[:, c] = (total + len(group) // 2) // len(group)
+        return selected
+
+    def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which pixels belong to the crop's own cell, shape (N, S, S)."""
+        return self.source.masks(rows)
+
+
+def select_channels(source: Any, chosen: Sequence[str], available: Sequence[str]) -> CropSource:
+    """Select the channels of a store that the network sees.
+
+    Parameters
+    ----------
+    source
+        A `CropSource`.
+    chosen
+        `ClassifySection.channels`: channel names, or names joined by ``+`` for their mean; empty selects all.
+    available
+        The store's channels, in their order.
+
+    Returns
+    -------
+    CropSource
+        The store itself if all channels are selected in their order.
+
+    Raises
+    ------
+    UserError
+        If the store lacks a channel.
+    """
+    names = list(chosen) or list(available)
+    if names == list(available):
+        store: CropSource = source
+        return store
+    for name in names:
+        for part in name.split("+"):
+            if part not in available:
+                raise UserError(f"expected classify.channels among those cut ({', '.join(available)}), found {part!r}")
+    return ChannelSource(source, tuple(tuple(available.index(p) for p in name.split("+")) for name in names))
 
 
 def read_crops(source: CropSource, rows: NDArray[np.int64], outside_cell: OutsideCell) -> NDArray[np.uint8]:
-    """Read crops as the network sees them, what is outside their own cell kept, dimmed or black.
+    """Read crops and keep, dim or blacken the pixels outside their own cell.
 
     Returns
     -------
     ndarray
-        Shape (N, C, S, S), uint8; the caller's own.
+        Shape (N, C, S, S), uint8, a copy.
     """
     pixels = source.pixels(rows)
     if outside_cell == "keep":
@@ -98,81 +109,137 @@ def read_crops(source: CropSource, rows: NDArray[np.int64], outside_cell: Outsid
 
 
 def blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Cut `rows` into consecutive blocks of `size`, the last one shorter."""
+    """Yield consecutive blocks of `size` rows; the last one may be shorter.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [block.tolist() for block in blocks(np.arange(5), 2)]
+    [[0, 1], [2, 3], [4]]
+    """
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
 
-class Batch(NamedTuple):
-    """N crops for one training step, those of one bag next to each other."""
+@dataclass(frozen=True)
+class CropLabels:
+    """The key of every crop and what it inherits from its image; N crops, K classes.
 
-    pixels: Tensor
-    """uint8 (N, C, H, W)."""
-    targets: Tensor
-    """float32 (N, K), inherited from the image."""
-    bags: Tensor
-    """int64 (N,), number of the bag, rising from 0."""
-    weights: Tensor
-    """float32 (N,), how much a crop counts."""
-    antibodies: Tensor
-    """int64 (N,), -1 where unknown."""
-    rows: Tensor
-    """int64 (N,), positions in the crop table."""
-    levels: Tensor | None
-    """float32 (N, 2, C), see `classify.data.normalisation`."""
+    Parameters
+    ----------
+    targets
+        Multi-hot target of the image, shape (N, K).
+    known
+        Whether it is known if the image has the class, shape (N, K).
+    images
+        Number of the image, shape (N,).
+    folds
+        Fold of the image, shape (N,): -1 for images that are trained on and never scored, `NO_FOLD` for images in
+        no fold.
+    is_test
+        Whether the image is a test image, shape (N,).
+    fallback
+        Whether the crop stands in for an image without a kept cell, shape (N,).
+    image_ids, cell_labels
+        The crop's key, shape (N,).
+    sources
+        Source of the image, shape (N,).
+    antibodies
+        Number of the image's antibody, -1 where unknown, shape (N,).
+    completeness
+        Visible area of the cell over its expected area, 0..1, shape (N,).
+    """
+
+    targets: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    images: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    is_test: NDArray[np.bool_]
+    fallback: NDArray[np.bool_]
+    image_ids: NDArray[np.object_]
+    cell_labels: NDArray[np.int64]
+    sources: NDArray[np.object_]
+    antibodies: NDArray[np.int64]
+    completeness: NDArray[np.float32]
+
+    def soft_targets(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return targets as 0 and 1, and NaN where unknown, shape (len(rows), K)."""
+        return np.where(self.known[rows], self.targets[rows].astype(np.float32), np.float32(np.nan))
+
+    def as_unseen(self) -> "CropLabels":
+        """Return the same crops as new to the models of another work folder: all test crops, in no fold."""
+        return replace(self, folds=np.full_like(self.folds, NO_FOLD), is_test=np.ones_like(self.is_test))
+
+    def fold_crops(self, source: CropSource, fold: int) -> "FoldCrops":
+        """Return the training and validation crops of one fold's model.
+
+        The model is trained on the images of all other folds and on those that are never scored, without fallback
+        crops, and validated on all crops of its own fold's images.
+        """
+        training = (self.folds != NO_FOLD) & (self.folds != fold) & ~self.fallback
+        return FoldCrops(source, self, np.flatnonzero(training), np.flatnonzero(self.folds == fold))
 
 
 @dataclass(frozen=True)
-class TrainingCrops(Dataset[Batch]):
-    """The training crops of one epoch, varied; indexed by whole batches of rows.
+class FoldCrops:
+    """The training and validation crops of one fold's model.
+
+    Parameters
+    ----------
+    source
+        The store that pixels are read from.
+    labels
+        Labels of all crops of `source`.
+    training
+        Rows of `source` that the model is trained on, sorted, shape (T,).
+    validation
+        Rows of `source` that it never sees in training, sorted, shape (V,).
+    levels
+        Offset and divisor of every crop and channel, shape (len(source), 2, C), if the recipe's normalisation depends
+        on more than the crop itself (`classify.data.normalisation.crop_levels`).
+    """
+
+    source: CropSource
+    labels: CropLabels
+    training: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    levels: NDArray[np.float32] | None = None
+
+
+def label_crops(crops: pd.DataFrame, images: pd.DataFrame, folds: pd.DataFrame, vocabulary: Vocabulary) -> CropLabels:
+    """Look up the labels of every crop's image.
 
     Parameters
     ----------
     crops
-        What may be read.
-    section
-        What is shown outside the own cell, and how completeness counts.
-    augmentation
-        How crops are varied.
-    epoch
-        From 0.
+        The table of crops: image_id, cell_label, fallback, completeness.
+    images
+        The table of images: image_id, source, split, target, unknown_classes, antibody.
+    folds
+        The table of folds: image_id, fold.
+    vocabulary
+        The vocabulary of the targets.
+
+    Raises
+    ------
+    RuntimeError
+        If an image of `crops` is missing from `images`.
     """
-
-    crops: FoldCrops
-    section: ClassifySection
-    augmentation: Augmentation
-    epoch: int
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> Batch:
-        """Return the crops at `rows`; adjacent crops of one image are one bag."""
-        pixels = self.augmentation(read_crops(self.crops.source, rows, self.section.outside_cell), rows, self.epoch)
-        bags = np.cumsum(np.diff(self.crops.images[rows], prepend=self.crops.images[rows[:1]]) != 0)
-        return Batch(
-            torch.from_numpy(pixels),
-            torch.from_numpy(self.crops.soft_targets(rows)),
-            torch.from_numpy(bags),
-            torch.from_numpy(crop_weights(self.crops.completeness[rows], self.section.completeness_power)),
-            torch.from_numpy(self.crops.antibodies[rows]),
-            torch.from_numpy(rows),
-            None if self.crops.levels is None else torch.from_numpy(self.crops.levels[rows]),
-        )
-
-
-def epoch_loader(
-    crops: TrainingCrops, batches: Sequence[NDArray[np.int64]], workers: int = 0, *, pin: bool = False
-) -> DataLoader[Batch]:
-    """Load the batches of one epoch, each read, varied and collated at once.
-
-    Parameters
-    ----------
-    crops
-        What is read.
-    batches
-        Rows of each batch.
-    workers
-        Processes that do so; 0 does it in this one. Batches are the same for any number.
-    pin
-        Put batches into memory that a GPU reads directly.
-    """
-    # Without a batch size a loader hands every item of its sampler, here a batch of rows, to the data set as it is.
-    return DataLoader(crops, sampler=batches, batch_size=None, num_workers=workers, pin_memory=pin)
+    positions = pd.Index(images["image_id"]).get_indexer(pd.Index(crops["image_id"]))
+    if (positions < 0).any():
+        # Not the user's mistake: the store was cut from this very table of images.
+        raise RuntimeError(f"crops of {crops['image_id'][positions < 0].iloc[0]!r}, an image not in the image table")
+    fold_of_image = pd.Series(folds["fold"].to_numpy(), index=folds["image_id"])
+    return CropLabels(
+        targets=vocabulary.multi_hot(images["target"])[positions],
+        known=~vocabulary.multi_hot(images["unknown_classes"])[positions],
+        images=positions.astype(np.int64),
+        folds=fold_of_image.reindex(crops["image_id"]).fillna(NO_FOLD).to_numpy(dtype=np.int64),
+        is_test=(images["split"] == "test").to_numpy()[positions],
+        fallback=crops["fallback"].to_numpy(dtype=bool),
+        image_ids=crops["image_id"].to_numpy(dtype=object),
+        cell_labels=crops["cell_label"].to_numpy(dtype=np.int64),
+        sources=images["source"].to_numpy(dtype=object)[positions],
+        antibodies=pd.factorize(images["antibody"])[0].astype(np.int64)[positions],
+        completeness=crops["completeness"].to_numpy(dtype=np.float32),
+    )

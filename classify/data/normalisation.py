@@ -1,6 +1,6 @@
-"""What is subtracted from each channel of a crop, and what it is divided by."""
+"""Normalisation of crops: the offset that is subtracted from each channel and the divisor."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -8,26 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.config import Normalise
-from classify.data.crops import CropSource, FoldCrops, blocks, read_crops
+from classify.data.crops import CropLabels, CropSource, FoldCrops, blocks, read_crops
 from crops.config import OutsideCell
 
 IMAGENET_MEAN: Final = (123.675, 116.28, 103.53)
 IMAGENET_STD: Final = (58.395, 57.12, 57.375)
 PERCENTILES: Final = (1.0, 99.5)
-_MIN_RANGE: Final = 8.0  # grey values between the percentiles of a channel that is not empty
+_MIN_RANGE: Final = 8.0  # grey values between the percentiles; a channel with less is taken as empty
 _BLOCK: Final = 256
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Grey values of the training folds, in uint8 units; what a checkpoint keeps.
+    """Mean and standard deviation of the training crops, in uint8 units; stored in the checkpoint.
 
     Parameters
     ----------
     mean, std
-        Per channel, length C.
+        One value per channel, length C.
     sources
-        Mean and deviation per channel of each source's part, where the recipe asks for them.
+        Mean and standard deviation per channel over the crops of each source, for ``normalise = "sources"``.
     """
 
     mean: list[float]
@@ -36,14 +36,18 @@ class Statistics:
 
 
 def measure_statistics(crops: FoldCrops, outside_cell: OutsideCell, normalise: Normalise) -> Statistics:
-    """Measure what a recipe's normalisation needs of the training crops."""
+    """Measure the statistics of the training crops that a normalisation needs.
+
+    With ``"imagenet"`` no crop but the first is read: the first three channels get ImageNet's mean and deviation, any
+    others, or all where there are fewer than three, their averages.
+    """
     if normalise == "imagenet":
         channels = crops.source.pixels(crops.training[:1]).shape[1]
         return Statistics(_imagenet(IMAGENET_MEAN, channels), _imagenet(IMAGENET_STD, channels))
     mean, std = measure_mean_and_deviation(crops.source, crops.training, outside_cell)
     parts: dict[str, list[list[float]]] = {}
     if normalise == "sources":
-        origins = crops.sources[crops.training]
+        origins = crops.labels.sources[crops.training]
         for origin in sorted(set(origins.tolist())):
             part = measure_mean_and_deviation(crops.source, crops.training[origins == origin], outside_cell)
             parts[origin] = [values.tolist() for values in part]
@@ -58,14 +62,14 @@ def _imagenet(values: tuple[float, ...], channels: int) -> list[float]:
 def measure_mean_and_deviation(
     source: CropSource, rows: NDArray[np.int64], outside_cell: OutsideCell
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Measure mean and standard deviation of each channel over crops, in uint8 units.
+    """Measure the mean and standard deviation of each channel over crops, in uint8 units.
 
-    Sums are of integers, so the blocks in which crops are read do not matter.
+    The sums are of integers, so the result does not depend on the blocks in which crops are read.
 
     Returns
     -------
     mean, std
-        Shape (C,) each; `std` is at least 1, which leaves a dark channel dark.
+        Shape (C,) each; `std` is at least 1, so that a dark channel stays dark.
     """
     total: NDArray[np.uint64] | np.uint64 = np.uint64(0)
     squares: NDArray[np.uint64] | np.uint64 = np.uint64(0)
@@ -81,69 +85,56 @@ def measure_mean_and_deviation(
 
 
 def crop_levels(
-    source: CropSource,
-    rows: NDArray[np.int64],
-    images: NDArray[np.int64],
-    sources: NDArray[np.object_],
-    statistics: Statistics,
-    normalise: Normalise,
+    source: CropSource, rows: NDArray[np.int64], labels: CropLabels, statistics: Statistics, normalise: Normalise
 ) -> NDArray[np.float32] | None:
-    """Return what is subtracted from and divided by for each crop, where that depends on more than the crop.
+    """Return the offset and divisor of each crop, if they depend on more than the crop itself.
 
     Parameters
     ----------
     source
         The crops.
     rows
-        Which of them are needed.
-    images, sources
-        Number and source of every crop's image, shape (len(source),).
+        Rows of the crops that are needed.
+    labels
+        Image and source of every crop.
     statistics
-        Of the training folds. A source that is not among them gets those of all.
+        Statistics of the training folds. A source that is not among them gets those of all sources together.
     normalise
-        The recipe's.
+        The recipe's normalisation.
 
     Returns
     -------
     ndarray or None
-        Shape (len(source), 2, C), filled at `rows`; None where the network needs none.
+        Shape (len(source), 2, C), float32, filled at `rows`; None if the network needs no levels.
     """
+    if normalise not in ("sources", "percentiles"):
+        return None
+    levels = np.ones((len(source), 2, len(statistics.mean)), dtype=np.float32)
     if normalise == "sources":
-        return _of_sources(len(source), rows, sources, statistics)
-    if normalise == "percentiles":
-        levels = np.ones((len(source), 2, len(statistics.mean)), dtype=np.float32)
-        for group in _groups(rows, images):
-            levels[group] = _of_image(source, group)
-        return levels
-    return None
-
-
-def _of_sources(
-    n: int, rows: NDArray[np.int64], sources: NDArray[np.object_], statistics: Statistics
-) -> NDArray[np.float32]:
-    levels = np.ones((n, 2, len(statistics.mean)), dtype=np.float32)
-    known: Mapping[str, list[list[float]]] = statistics.sources
-    for origin in set(sources[rows].tolist()):
-        own = rows[sources[rows] == origin]
-        levels[own] = np.asarray(known.get(origin, [statistics.mean, statistics.std]), dtype=np.float32)
+        overall = [statistics.mean, statistics.std]
+        for origin in set(labels.sources[rows].tolist()):
+            own = rows[labels.sources[rows] == origin]
+            levels[own] = np.asarray(statistics.sources.get(origin, overall), dtype=np.float32)
+    else:
+        for group in _rows_by_image(rows, labels.images):
+            levels[group] = _percentile_levels(source, group)
     return levels
 
 
-def _groups(rows: NDArray[np.int64], images: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Yield the rows of each image."""
+def _rows_by_image(rows: NDArray[np.int64], images: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     if len(rows):
         ordered = rows[np.argsort(images[rows], kind="stable")]
         yield from np.split(ordered, np.flatnonzero(np.diff(images[ordered])) + 1)
 
 
-def _of_image(source: CropSource, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Take two percentiles of each channel over an image's crops, by their histogram."""
+def _percentile_levels(source: CropSource, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the low percentile and the range between the percentiles over an image's crops, shape (2, C)."""
     counts: NDArray[np.int64] | None = None
     for block in blocks(rows, _BLOCK):
         pixels = source.pixels(block)
         part = np.stack([np.bincount(pixels[:, c].ravel(), minlength=256) for c in range(pixels.shape[1])])
         counts = part if counts is None else counts + part
-    assert counts is not None, "an image without crops is in no group"
+    assert counts is not None, "every group has at least one crop"
     below = counts.cumsum(axis=1) / counts.sum(axis=1, keepdims=True) * 100
     low, high = ((below < share).sum(axis=1).astype(np.float64) for share in PERCENTILES)
     return np.stack([low, np.maximum(high - low, _MIN_RANGE)])

@@ -1,4 +1,4 @@
-"""Random draws as a pure function of where they are used, so that a resumed training ends like an uninterrupted one."""
+"""Random seeds as a pure function of where they are used, so that a resumed training equals an uninterrupted one."""
 
 from enum import IntEnum
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a draw is for; draws for different purposes are independent."""
+    """Purpose of a random draw; draws for different purposes are independent."""
 
     WEIGHTS = 0
     ORDER = 1
@@ -14,15 +14,15 @@ class Purpose(IntEnum):
 
 
 def derive_seed(purpose: Purpose, seed: int, fold: int, epoch: int = 0, row: int = 0) -> int:
-    """Return the 32-bit seed of one draw.
+    """Return the 32-bit seed of one random draw.
 
     Parameters
     ----------
     purpose
-        What it is for.
+        Purpose of the draw.
     seed
         The recipe's seed.
     fold, epoch, row
-        Where it is used, from 0; `row` is the crop's position in the crop table.
+        Where the draw is used, from 0; `row` is the crop's position in the table of crops.
     """
     return int(np.random.SeedSequence((int(purpose), seed, fold, epoch, row)).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""Running a trained network over crops: evaluation, prediction, test-time views.
+"""Running trained networks over crops: outputs, evaluation and prediction.
 
 `classify.training`, `classify.inspect` and the stage's runs import it.
 """

@@ -1,6 +1,6 @@
-"""What a network says of crops, and how good it is on images."""
+"""Running a network over crops, as they are or in eight views, and scoring it on the images of its fold."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -10,12 +10,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from classify.config import ClassifySection, Precision
+from classify.config import ClassifySection, Precision, Views
 from classify.data.crops import CropSource, FoldCrops, blocks, read_crops
-from classify.inference.views import of_views
-from classify.losses.classification import class_loss
-from classify.losses.objective import pool_bags
+from classify.losses.objective import class_loss, pool_bags
 from classify.network.model import Network, Outputs
 from classify.trained_pooling import crop_weights
 from hpa.errors import UserError
@@ -27,30 +26,11 @@ BATCH: Final = 128
 _IMAGES: Final = 256  # bags that are pooled at a time
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """How good a network is on the images of its fold.
-
-    Parameters
-    ----------
-    loss
-        Mean class loss of crops against inherited labels.
-    macro_f1
-        Of images, pooled over their crops (the maximum unless the recipe pools in training), against 0.5.
-    mean_ap
-        Mean average precision of images, pooled likewise, over the classes that occur (0 if none does).
-    """
-
-    loss: float
-    macro_f1: float
-    mean_ap: float
-
-
 class CropOutputs(NamedTuple):
-    """What a network says of n crops, on the CPU, float32."""
+    """Output of a network for n crops, on the CPU, float32."""
 
     logits: NDArray[np.float32]
-    """Shape (n, K)."""
+    """Shape (n, K), of the crops as they are."""
     probabilities: NDArray[np.float32]
     """Shape (n, K), of the views that the recipe scores."""
     features: NDArray[np.float32]
@@ -61,25 +41,6 @@ class CropOutputs(NamedTuple):
     """Shape (n,), or None."""
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device called `name`; ``"auto"`` is the GPU if there is one, else the CPU.
-
-    Raises
-    ------
-    UserError
-        If there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"expected a device that is here (auto, cpu, cuda, mps), found {name!r} ({reason})") from None
-    return device
-
-
 def predict_batches(
     network: Network,
     source: CropSource,
@@ -88,62 +49,69 @@ def predict_batches(
     device: torch.device,
     levels: NDArray[np.float32] | None = None,
 ) -> Iterator[CropOutputs]:
-    """Stream what the network says of crops, batch by batch.
+    """Run a network over crops, batch by batch.
 
     Parameters
     ----------
     network
-        On `device`; it is left in the mode (training or not) it came in.
+        A network on `device`; its mode (training or not) is restored at the end.
     source, rows
-        Which crops.
+        The crops.
     section
-        What crops show outside their own cell, which views of them are scored, in which arithmetic.
+        Recipe section: what crops show outside their own cell, which views are scored, and the precision.
     device
-        Where it runs. Where it has not the memory for a batch, the batch is halved.
+        Device to run on. A batch that does not fit into its memory is split in half.
     levels
         `classify.data.normalisation.crop_levels`.
 
     Yields
     ------
     CropOutputs
-        Of up to `BATCH` crops.
+        Outputs for up to `BATCH` crops.
+
+    Raises
+    ------
+    UserError
+        If a single crop does not fit into the memory of the device.
     """
-    with _as_evaluated(network):
+    with _evaluation_mode(network):
         for block in blocks(rows, BATCH):
             pixels = torch.from_numpy(read_crops(source, block, section.outside_cell))
-            own = None if levels is None else torch.from_numpy(levels[block])
-            yield _halving(network, pixels, own, section, device)
+            batch_levels = None if levels is None else torch.from_numpy(levels[block])
+            yield _run_in_parts(network, pixels, batch_levels, section, device)
 
 
-def _halving(
+def _run_in_parts(
     network: Network, pixels: Tensor, levels: Tensor | None, section: ClassifySection, device: torch.device
 ) -> CropOutputs:
+    """Run the network on a batch, or on its halves if memory is short."""
     try:
-        return _said(network, pixels, levels, section, device)
+        return _run(network, pixels, levels, section, device)
     except torch.OutOfMemoryError:
         if len(pixels) == 1:
             raise UserError("expected room for one crop on the device, found less") from None
     half = len(pixels) // 2
-    cuts = [None, None] if levels is None else [levels[:half], levels[half:]]
+    halves = [None, None] if levels is None else [levels[:half], levels[half:]]
     parts = [
-        _halving(network, p, c, section, device) for p, c in zip([pixels[:half], pixels[half:]], cuts, strict=True)
+        _run_in_parts(network, part, own, section, device)
+        for part, own in zip([pixels[:half], pixels[half:]], halves, strict=True)
     ]
     return CropOutputs(
         *(None if one is None else np.concatenate([one, other]) for one, other in zip(*parts, strict=True))  # type: ignore[arg-type]
     )
 
 
-def _said(
+def _run(
     network: Network, pixels: Tensor, levels: Tensor | None, section: ClassifySection, device: torch.device
 ) -> CropOutputs:
-    # Entered anew for every batch: a context held open across a yield would leak into the caller.
+    # Entered for every batch: a context held open across a yield would leak into the caller.
     with (
         torch.inference_mode(),
         torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(section.precision, device)),
     ):
-        there = pixels.to(device)
+        on_device = pixels.to(device)
         own = None if levels is None else levels.to(device)
-        outputs, probabilities = of_views(lambda view: _float(network(view, own)), there, section.test_views)
+        outputs, probabilities = predict_views(lambda view: _float(network(view, own)), on_device, section.test_views)
     return CropOutputs(
         outputs.logits.cpu().numpy(),
         probabilities.cpu().numpy(),
@@ -157,16 +125,50 @@ def _float(outputs: Outputs) -> Outputs:
     return Outputs(*(None if part is None else part.float() for part in outputs))  # type: ignore[arg-type]
 
 
-def predict_logits(
-    network: Network, source: CropSource, rows: NDArray[np.int64], section: ClassifySection, device: torch.device
-) -> Iterator[NDArray[np.float32]]:
-    """Stream the logits of crops, batch by batch: `look` for a network that needs no levels."""
-    for said in predict_batches(network, source, rows, section, device):
-        yield said.logits
+def dihedral(pixels: Tensor) -> list[Tensor]:
+    """Return the eight views of crops of shape (N, C, S, S): four turns, then their mirror images."""
+    turned = [torch.rot90(pixels, k, (2, 3)) for k in range(4)]
+    return turned + [view.flip(3) for view in turned]
+
+
+def predict_views(network: Callable[[Tensor], Outputs], pixels: Tensor, views: Views) -> tuple[Outputs, Tensor]:
+    """Run a network on crops, and on their other dihedral views if the recipe asks for them.
+
+    Parameters
+    ----------
+    network
+        Function from pixels to float32 outputs.
+    pixels
+        Shape (N, C, S, S).
+    views
+        ``"one"``, or how the probabilities of the eight views are combined: ``"mean"`` or ``"maximum"``.
+
+    Returns
+    -------
+    outputs
+        Logits of the crops as they are; features, embeddings and attention averaged over the views.
+    probabilities
+        Shape (N, K).
+    """
+    outputs = network(pixels)
+    if views == "one":
+        return outputs, torch.sigmoid(outputs.logits)
+    every = [outputs] + [network(view) for view in dihedral(pixels)[1:]]
+    stacked = torch.stack([torch.sigmoid(one.logits) for one in every])
+    probabilities = stacked.mean(0) if views == "mean" else stacked.amax(0)
+    embeddings = None
+    if outputs.embeddings is not None:
+        embeddings = normalize(_mean([one.embeddings for one in every]), dim=1)
+    attention = None if outputs.attention is None else _mean([one.attention for one in every])
+    return Outputs(outputs.logits, embeddings, _mean([one.features for one in every]), attention), probabilities
+
+
+def _mean(parts: Sequence[Tensor | None]) -> Tensor:
+    return torch.stack([part for part in parts if part is not None]).mean(0)
 
 
 def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
-    """Tell whether a recipe's precision means bfloat16 on a device."""
+    """Return whether a recipe's precision means bfloat16 on a device."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
@@ -180,7 +182,7 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _as_evaluated(network: Network) -> Iterator[None]:
+def _evaluation_mode(network: Network) -> Iterator[None]:
     was_training = network.training
     network.eval()
     try:
@@ -189,25 +191,59 @@ def _as_evaluated(network: Network) -> Iterator[None]:
         network.train(was_training)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a network on the images of its fold.
+
+    Parameters
+    ----------
+    loss
+        Mean class loss of crops against inherited labels.
+    macro_f1
+        Macro F1 of images at the threshold 0.5, pooled over their crops: by the maximum, or as in training if the
+        recipe pools there.
+    mean_ap
+        Mean average precision of images, pooled likewise, over the classes that occur (0 if none does).
+    """
+
+    loss: float
+    macro_f1: float
+    mean_ap: float
+
+
 def evaluate(network: Network, crops: FoldCrops, section: ClassifySection, device: torch.device) -> Evaluation:
-    """Score a network, on `device`, on the validation crops of its fold, each looked at once."""
-    plain = section.model_copy(update={"test_views": "one"})
-    rows = crops.validation
-    said = list(predict_batches(network, crops.source, rows, plain, device, crops.levels))
-    logits = np.concatenate([part.logits for part in said])
-    loss = class_loss(torch.from_numpy(logits), torch.from_numpy(crops.soft_targets(rows)), section)
+    """Score a network on the validation crops of its fold, each in one view.
+
+    Parameters
+    ----------
+    network
+        A network on `device`.
+    crops
+        Crops of the fold.
+    section
+        Recipe section.
+    device
+        Device to run on.
+    """
+    one_view = section.model_copy(update={"test_views": "one"})
+    rows, labels = crops.validation, crops.labels
+    outputs = list(predict_batches(network, crops.source, rows, one_view, device, crops.levels))
+    logits = np.concatenate([part.logits for part in outputs])
+    loss = class_loss(torch.from_numpy(logits), torch.from_numpy(labels.soft_targets(rows)), section)
     if section.objective == "cell":
-        _, first, image = np.unique(crops.images[rows], return_index=True, return_inverse=True)
+        _, first, image = np.unique(labels.images[rows], return_index=True, return_inverse=True)
         pooled = np.zeros((len(first), logits.shape[1]), dtype=np.float32)
         np.maximum.at(pooled, image, sigmoid(logits))
         heads = rows[first]
     else:
-        attention = np.concatenate([part.attention for part in said]) if said[0].attention is not None else None
+        attention = None
+        if outputs[0].attention is not None:
+            attention = np.concatenate([part.attention for part in outputs if part.attention is not None])
         pooled, heads = _pool_as_trained(network, logits, attention, crops, section)
-    # What nothing is known of is predicted last and not at all, so it is neither a hit, nor wrong, nor missed.
-    pooled = pooled * crops.known(heads)
-    of_images = crops.targets[heads]
-    return Evaluation(float(loss), macro_f1(of_images, pooled > 0.5), mean_average_precision(of_images, pooled))
+    # An unknown class gets probability 0: it ranks last and is not predicted, so it is neither hit, wrong nor missed.
+    pooled = pooled * labels.known[heads]
+    targets = labels.targets[heads]
+    return Evaluation(float(loss), macro_f1(targets, pooled > 0.5), mean_average_precision(targets, pooled))
 
 
 def _pool_as_trained(
@@ -217,16 +253,20 @@ def _pool_as_trained(
     crops: FoldCrops,
     section: ClassifySection,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Pool whole images, some at a time, so that one of many crops does not pad them all; and a row of each."""
-    order = np.argsort(crops.images[crops.validation], kind="stable")
+    """Pool the validation images and return their probabilities and one row of each image.
+
+    Some images are pooled at a time, so that one with many crops does not pad them all.
+    """
+    labels = crops.labels
+    order = np.argsort(labels.images[crops.validation], kind="stable")
     rows = crops.validation[order]
-    weights = crop_weights(crops.completeness[rows], section.completeness_power)
-    edges = np.append(np.flatnonzero(np.diff(crops.images[rows], prepend=-1)), len(rows))
+    weights = crop_weights(labels.completeness[rows], section.completeness_power)
+    edges = np.append(np.flatnonzero(np.diff(labels.images[rows], prepend=-1)), len(rows))
     pooled = []
     device = network.head.weight.device
     for start in range(0, len(edges) - 1, _IMAGES):
         part = slice(edges[start], edges[min(start + _IMAGES, len(edges) - 1)])
-        bags = np.cumsum(np.diff(crops.images[rows[part]], prepend=crops.images[rows[part.start]]) != 0)
+        bags = np.cumsum(np.diff(labels.images[rows[part]], prepend=labels.images[rows[part.start]]) != 0)
         scores = None if attention is None else torch.from_numpy(attention[order[part]]).to(device)
         with torch.inference_mode():
             tensors = [torch.from_numpy(a).to(device) for a in (logits[order[part]], bags, weights[part])]
@@ -241,6 +281,13 @@ def mean_average_precision(targets: NDArray[np.bool_], probabilities: NDArray[np
     ----------
     targets, probabilities
         Shape (N, K) each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> targets = np.array([[True, False], [False, False], [True, False]])
+    >>> mean_average_precision(targets, np.array([[0.9, 0.1], [0.5, 0.2], [0.4, 0.3]], dtype=np.float32))
+    0.8333333333333333
     """
     occurring = targets.any(axis=0)
     if not occurring.any():

@@ -1,4 +1,4 @@
-"""Probabilities of crops, each from the models that may speak about it, and what the networks saw in them."""
+"""Predicting the probabilities of crops with the model of one fold, with their features and embeddings on request."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from classify.data.channels import pick_channels
-from classify.data.crops import CropSource, blocks
-from classify.data.labels import CropLabels
+from classify.data.crops import CropLabels, CropSource, blocks, select_channels
 from classify.data.normalisation import crop_levels
 from classify.inference.evaluate import BATCH, CropOutputs, predict_batches
 from classify.network.checkpoint import Checkpoint
@@ -22,24 +20,24 @@ from hpa.work.files import atomic_write, write_parquet
 from hpa.work.progress import progress
 
 CHUNK: Final = 64 * BATCH
-"""Crops between two points to resume from; whole batches, so that where a run was killed changes no bit."""
+"""Crops between two points to resume from; full batches, so that an interruption changes no bit."""
 
 KEYS: Final = "keys.parquet"
 VECTORS: Final = ("features", "embedding")
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What is scored.
+class ScoredCrops:
+    """The crops that models score.
 
     Parameters
     ----------
     source
         The store of crops, with all its channels.
     labels
-        What is known of the crops.
+        Labels of the crops.
     vocabulary
-        Names the columns.
+        Vocabulary that names the columns.
     """
 
     source: CropSource
@@ -48,14 +46,14 @@ class Scored:
 
 
 def scored_rows(labels: CropLabels, fold: int) -> NDArray[np.int64]:
-    """Return the crops that the model of `fold` scores: of its own fold's images, and of all test images."""
+    """Return the rows that the model of `fold` scores: crops of its own fold's images and of all test images."""
     return np.flatnonzero((labels.folds == fold) | labels.is_test)
 
 
 def predict_fold(
-    checkpoint: Checkpoint, scored: Scored, folder: Path, device: torch.device, *, embeddings: bool = False
+    checkpoint: Checkpoint, scored: ScoredCrops, folder: Path, device: torch.device, *, embeddings: bool = False
 ) -> pd.DataFrame:
-    """Score crops with the model of one fold, going on where an earlier run was killed.
+    """Score crops with the model of one fold, resuming an interrupted run.
 
     Parameters
     ----------
@@ -64,23 +62,25 @@ def predict_fold(
     scored
         The crops.
     folder
-        Where parts are kept: ``part-00000.parquet`` and so on.
+        Folder of the parts: ``part-00000.parquet`` and so on.
     device
-        Where it runs.
+        Device to run on.
     embeddings
-        Also leave ``features.npy``, float32 (n, F), and, if the network has that head, ``embedding.npy``, float32
-        (n, D), in `folder`, whose rows are those of ``keys.parquet``: image_id, cell_label, fold, origin.
+        Whether to write ``features.npy``, float32 (n, F), and, if the network has an embedding head,
+        ``embedding.npy``, float32 (n, D), to `folder` too. Their rows are those of ``keys.parquet``: image_id,
+        cell_label, fold, origin.
 
     Returns
     -------
     DataFrame
-        The rows of `scored_rows` as `classify.probabilities` has them, in the order of the store.
+        Probabilities of the rows of `scored_rows` in the order of the store, with the columns of
+        `classify.probabilities`.
     """
     rows = scored_rows(scored.labels, checkpoint.fold)
     chunks = list(blocks(rows, CHUNK))
-    named = VECTORS if checkpoint.section.embedding_dim else VECTORS[:1]
-    wanted = [name for name in named if embeddings and not (folder / KEYS).is_file()]
-    missing = [i for i in range(len(chunks)) if not _done(folder, i, wanted)]
+    names = VECTORS if checkpoint.section.embedding_dim else VECTORS[:1]
+    wanted = [name for name in names if embeddings and not (folder / KEYS).is_file()]
+    missing = [i for i in range(len(chunks)) if not _is_done(folder, i, wanted)]
     with progress(f"predict fold {checkpoint.fold}", len(rows)) as advance:
         advance(len(rows) - sum(len(chunks[i]) for i in missing))
         if missing:
@@ -101,13 +101,13 @@ def _vector_part(folder: Path, index: int, name: str) -> Path:
     return folder / f"part-{index:05d}.{name}.npy"
 
 
-def _done(folder: Path, index: int, wanted: Sequence[str]) -> bool:
+def _is_done(folder: Path, index: int, wanted: Sequence[str]) -> bool:
     return _part(folder, index).is_file() and all(_vector_part(folder, index, name).is_file() for name in wanted)
 
 
 def _score(
     checkpoint: Checkpoint,
-    scored: Scored,
+    scored: ScoredCrops,
     folder: Path,
     device: torch.device,
     chunks: dict[int, NDArray[np.int64]],
@@ -115,27 +115,28 @@ def _score(
     advance: Callable[[int], None],
 ) -> None:
     section, labels = checkpoint.section, scored.labels
-    source = pick_channels(scored.source, section.channels, checkpoint.channels)
+    source = select_channels(scored.source, section.channels, checkpoint.channels)
     every = np.concatenate(list(chunks.values()))
-    # Percentiles of an image are of all its crops: also of those in chunks that are done.
+    # Percentiles of an image are taken over all its crops, including those in finished chunks.
     every = np.flatnonzero(np.isin(labels.images, labels.images[every]))
-    levels = crop_levels(source, every, labels.images, labels.sources, checkpoint.statistics, section.normalise)
+    levels = crop_levels(source, every, labels, checkpoint.statistics, section.normalise)
     network = checkpoint.network(device)
     for index, rows in chunks.items():
-        said: list[CropOutputs] = []
+        outputs: list[CropOutputs] = []
         for batch in predict_batches(network, source, rows, section, device, levels):
-            said.append(batch)
+            outputs.append(batch)
             advance(len(batch.logits))
         for name in wanted:
-            _write_vectors(_vector_part(folder, index, name), [_vectors(one, name) for one in said])
-        write_parquet(_part(folder, index), _table(checkpoint, scored, rows, said))  # last: it makes the chunk done
+            _write_vectors(_vector_part(folder, index, name), [_vectors(batch, name) for batch in outputs])
+        # Written last, because the chunk counts as finished with it.
+        write_parquet(_part(folder, index), _table(checkpoint, scored, rows, outputs))
 
 
-def _vectors(said: CropOutputs, name: str) -> NDArray[np.float32]:
+def _vectors(outputs: CropOutputs, name: str) -> NDArray[np.float32]:
     if name == "features":
-        return said.features
-    assert said.embeddings is not None, "asked for only where the network has that head"
-    return said.embeddings
+        return outputs.features
+    assert outputs.embeddings is not None, "requested only if the network has an embedding head"
+    return outputs.embeddings
 
 
 def _write_vectors(path: Path, parts: Sequence[NDArray[np.float32]]) -> None:
@@ -158,7 +159,7 @@ def _join_vectors(folder: Path, chunks: int, wanted: Sequence[str]) -> None:
 
 
 def _table(
-    checkpoint: Checkpoint, scored: Scored, rows: NDArray[np.int64], said: Sequence[CropOutputs]
+    checkpoint: Checkpoint, scored: ScoredCrops, rows: NDArray[np.int64], outputs: Sequence[CropOutputs]
 ) -> pd.DataFrame:
     labels = scored.labels
     key = pd.DataFrame(
@@ -170,7 +171,7 @@ def _table(
         }
     )
     empty = np.empty((0, len(scored.vocabulary)), dtype=np.float32)
-    scores = np.concatenate([empty, *(one.probabilities for one in said)])
-    table = pd.concat([key, pd.DataFrame(scores, columns=class_columns(scored.vocabulary))], axis=1)
-    attention = [one.attention for one in said if one.attention is not None]
+    probabilities = np.concatenate([empty, *(batch.probabilities for batch in outputs)])
+    table = pd.concat([key, pd.DataFrame(probabilities, columns=class_columns(scored.vocabulary))], axis=1)
+    attention = [batch.attention for batch in outputs if batch.attention is not None]
     return table.assign(**{ATTENTION: np.concatenate(attention)}) if attention else table

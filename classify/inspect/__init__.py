@@ -1,4 +1,4 @@
-"""Looking at what was trained: curves and nearest neighbours.
+"""Inspecting trained models: training curves and nearest neighbours.
 
 Only `classify.__main__` imports it.
 """

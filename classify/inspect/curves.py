@@ -1,6 +1,5 @@
-"""How training went: loss and scores over the epochs, and the learning rate, of every fold."""
+"""The command `curves`: loss, scores and learning rate over the epochs of every fold."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -9,35 +8,54 @@ import pandas as pd
 from classify.training.history import HISTORY
 from hpa.errors import UserError
 from hpa.pictures import save_figure
+from hpa.work.folder import WorkFolder
 
-_PANELS: Final[dict[str, dict[str, tuple[str, str | None]]]] = {  # columns, each with its line and name
+_PANELS: Final[dict[str, dict[str, tuple[str, str | None]]]] = {  # columns, each with its line style and name
     "loss": {"train_loss": ("-", "train loss"), "validation_loss": ("o--", "validation loss")},
     "images of the fold": {"validation_macro_f1": ("o-", "macro F1"), "validation_mean_ap": ("s--", "mean AP")},
     "learning rate": {"learning_rate": ("-", None)},
 }
 
 
-def read_histories(folder: Path) -> dict[int, pd.DataFrame]:
-    """Return ``history.csv`` of every fold below ``classify/<window>``, by fold.
+def curves(work: WorkFolder) -> int:
+    """Draw ``classify/<window>/figures/curves.png`` for every trained window and print the state of training.
+
+    Returns
+    -------
+    int
+        The exit code 0.
 
     Raises
     ------
     UserError
-        If no fold has one.
+        If no fold was trained.
     """
-    found = {int(path.parent.name.removeprefix("fold-")): path for path in folder.glob(f"fold-*/{HISTORY}")}
-    if not found:
-        raise UserError(f"expected {HISTORY} of a fold (made by `python -m classify train`) in {folder}, found none")
-    return {fold: pd.read_csv(found[fold]) for fold in sorted(found)}
+    folders = sorted({path.parent.parent for path in (work.root / "classify").glob(f"*/fold-*/{HISTORY}")})
+    if not folders:
+        raise UserError(f"expected a trained work folder (`python -m classify train {work.root}`), found none")
+    for folder in folders:
+        histories = read_histories(folder)
+        picture = folder / "figures" / "curves.png"
+        draw_curves(picture, histories)
+        for fold, history in histories.items():
+            print(f"{folder.name}, fold {fold}: {summarise_history(history)}")
+        print(f"see {picture}")
+    return 0
+
+
+def read_histories(folder: Path) -> dict[int, pd.DataFrame]:
+    """Read ``history.csv`` of every trained fold in ``classify/<window>``, by fold."""
+    paths = {int(path.parent.name.removeprefix("fold-")): path for path in folder.glob(f"fold-*/{HISTORY}")}
+    return {fold: pd.read_csv(paths[fold]) for fold in sorted(paths)}
 
 
 def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
-    """Draw three panels, a colour for each fold, into a PNG.
+    """Draw three panels with one colour per fold into a PNG.
 
     Parameters
     ----------
     path
-        The picture.
+        Path of the PNG.
     histories
         ``history.csv`` by fold.
     """
@@ -48,9 +66,9 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
     for panel, (title, columns) in zip(axes, _PANELS.items(), strict=True):
         for fold, history in histories.items():
             for column, (style, name) in columns.items():
-                looks = history.dropna(subset=[column])
+                points = history.dropna(subset=[column])
                 label = name if fold == min(histories) else None
-                panel.plot(looks["epoch"], looks[column], style, color=f"C{fold % 10}", label=label, markersize=4)
+                panel.plot(points["epoch"], points[column], style, color=f"C{fold % 10}", label=label, markersize=4)
         panel.set_title(title)
         panel.set_xlabel("epoch")
         if len(columns) > 1:
@@ -62,18 +80,15 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
     save_figure(figure, path)
 
 
-def last_looks(histories: dict[int, pd.DataFrame]) -> Sequence[str]:
-    """Return one line for each fold: where its training stands."""
-    lines = []
-    for fold, history in histories.items():
-        last = history.iloc[-1]
-        looked = history.dropna(subset=["validation_loss"])
-        line = f"fold {fold}: epoch {int(last['epoch'])}, train loss {last['train_loss']:.4f}"
-        if len(looked):
-            look = looked.iloc[-1]
-            line += (
-                f"; at epoch {int(look['epoch'])} validation loss {look['validation_loss']:.4f},"
-                f" macro F1 {look['validation_macro_f1']:.3f}, mean AP {look['validation_mean_ap']:.3f}"
-            )
-        lines.append(line)
-    return lines
+def summarise_history(history: pd.DataFrame) -> str:
+    """Summarise the last epoch and the last validation of a fold's ``history.csv`` in one line."""
+    last = history.iloc[-1]
+    summary = f"epoch {int(last['epoch'])}, train loss {last['train_loss']:.4f}"
+    validated = history.dropna(subset=["validation_loss"])
+    if len(validated):
+        scores = validated.iloc[-1]
+        summary += (
+            f"; at epoch {int(scores['epoch'])} validation loss {scores['validation_loss']:.4f},"
+            f" macro F1 {scores['validation_macro_f1']:.3f}, mean AP {scores['validation_mean_ap']:.3f}"
+        )
+    return summary

@@ -1,4 +1,4 @@
-"""How well neighbours in a space of features share labels."""
+"""Retrieval scores: how well the neighbours of crops and images in a feature space share their labels."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,21 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Retrieval:
-    """How good a space is at finding what is relevant.
+class RetrievalScores:
+    """Scores of retrieving relevant rows by their similarity to queries.
 
     Parameters
     ----------
     precision_at_1
-        Share of queries whose nearest neighbour is relevant.
+        Fraction of queries whose nearest neighbour is relevant.
     map_at_r
         Mean average precision at R (Musgrave et al. 2020, https://arxiv.org/abs/2003.08505): with R the number of
-        relevant others, ``1/R sum P(i)`` over the ranks i up to R that hold a relevant one.
+        relevant candidates, ``1/R sum P(i)`` over the ranks i up to R that hold a relevant one.
     chance
-        Share of others that are relevant, averaged over queries: what precision at 1 is in a space of noise.
+        Fraction of candidates that are relevant, averaged over queries: the expected precision at 1 in a space of
+        noise.
     queries
-        Queries that have something relevant to find; only they count.
+        Number of queries with a relevant candidate; the others do not count.
     """
 
     precision_at_1: float
@@ -30,86 +31,103 @@ class Retrieval:
 
 
 def relevance(
-    targets: NDArray[np.bool_], query: int, jaccard: float, known: NDArray[np.bool_] | None = None
+    targets: NDArray[np.bool_], known: NDArray[np.bool_], query: int, jaccard: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Tell which rows share labels with a query: a Jaccard index of at least `jaccard` and a label in common.
+    """Return which rows share labels with a query: at least one, and a Jaccard index of at least `jaccard`.
 
-    Only classes that are known of both rows count. Where one carries a class of which nothing is known in the other,
-    and they are not relevant all the same, it is undecided whether they are.
+    Only classes that are known for both rows count. A pair that is not relevant by those is undecided if one row has
+    a class that is unknown for the other.
 
     Parameters
     ----------
     targets
-        Shape (N, K).
-    query
-        A row.
-    jaccard
-        Least overlap, in (0, 1].
+        Multi-hot targets, shape (N, K).
     known
-        Shape (N, K), of which classes it is known whether a row has them; None of all.
+        Whether it is known if a row has the class, shape (N, K).
+    query
+        Row of the query.
+    jaccard
+        Minimum Jaccard index, in (0, 1].
 
     Returns
     -------
     relevant, undecided
-        Shape (N,) each.
+        Boolean, shape (N,) each.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> targets = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1]], dtype=bool)
+    >>> relevant, undecided = relevance(targets, np.ones_like(targets), 0, 0.5)
+    >>> relevant
+    array([ True,  True, False])
     """
-    of_both = np.ones_like(targets) if known is None else known & known[query]
+    known_of_both = known & known[query]
     common = (targets & targets[query]).sum(axis=1)
     either = targets | targets[query]
-    relevant: NDArray[np.bool_] = (common > 0) & (common >= jaccard * (either & of_both).sum(axis=1))
-    undecided: NDArray[np.bool_] = (either & ~of_both).any(axis=1) & ~relevant
+    relevant: NDArray[np.bool_] = (common > 0) & (common >= jaccard * (either & known_of_both).sum(axis=1))
+    undecided: NDArray[np.bool_] = (either & ~known_of_both).any(axis=1) & ~relevant
     return relevant, undecided
 
 
-def rank(vectors: NDArray[np.float32], query: int, others: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return `others` by their cosine similarity to a query, the nearest first; rows of `vectors` have unit length."""
-    order: NDArray[np.int64] = others[np.argsort(-(vectors[others] @ vectors[query]), kind="stable")]
+def rank_by_similarity(vectors: NDArray[np.float32], query: int, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sort candidate rows by falling cosine similarity to a query; rows of `vectors` have unit length."""
+    order: NDArray[np.int64] = candidates[np.argsort(-(vectors[candidates] @ vectors[query]), kind="stable")]
     return order
 
 
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bring rows to unit length; a row of zeros stays."""
+def normalise_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to unit length; a row of zeros stays.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> normalise_rows(np.array([[3, 4], [0, 0]], dtype=np.float32))
+    array([[0.6, 0.8],
+           [0. , 0. ]], dtype=float32)
+    """
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: NDArray[np.float32] = (vectors / np.maximum(length, 1e-12)).astype(np.float32)
     return scaled
 
 
-def retrieve(
+def score_retrieval(
     vectors: NDArray[np.float32],
     targets: NDArray[np.bool_],
+    known: NDArray[np.bool_],
     groups: NDArray[np.int64],
     queries: NDArray[np.int64],
     jaccard: float,
-    known: NDArray[np.bool_] | None = None,
-) -> Retrieval:
-    """Score the neighbours of some rows among all rows of other groups.
+) -> RetrievalScores:
+    """Score the neighbours of queries among all rows of other groups.
 
     Parameters
     ----------
     vectors
         Shape (N, D), rows of unit length.
     targets
-        Shape (N, K).
-    groups
-        Rows of one group, such as crops of one image, are not neighbours of each other; shape (N,).
-    queries
-        Rows.
-    jaccard
-        Least overlap of labels of what is relevant.
+        Multi-hot targets, shape (N, K).
     known
-        As for `relevance`; rows of which it is undecided whether they are relevant are left out of a query's others.
+        Whether it is known if a row has the class, shape (N, K). Rows whose relevance to a query is undecided are no
+        candidates.
+    groups
+        Shape (N,); rows of one group, such as crops of one image, are no candidates for each other.
+    queries
+        Rows of the queries.
+    jaccard
+        Minimum Jaccard index of relevant rows.
     """
-    first, precision, share = [], [], []
+    first, precision, fraction = [], [], []
     for query in queries:
-        relevant, undecided = relevance(targets, int(query), jaccard, known)
-        others = np.flatnonzero((groups != groups[query]) & ~undecided)
-        r = int(relevant[others].sum())
+        relevant, undecided = relevance(targets, known, int(query), jaccard)
+        candidates = np.flatnonzero((groups != groups[query]) & ~undecided)
+        r = int(relevant[candidates].sum())
         if r == 0:
             continue
-        hits = relevant[rank(vectors, int(query), others)[:r]]
+        hits = relevant[rank_by_similarity(vectors, int(query), candidates)[:r]]
         first.append(hits[0])
         precision.append((hits * np.cumsum(hits) / np.arange(1, r + 1)).sum() / r)
-        share.append(r / len(others))
+        fraction.append(r / len(candidates))
     if not first:
-        return Retrieval(0.0, 0.0, 0.0, 0)
-    return Retrieval(float(np.mean(first)), float(np.mean(precision)), float(np.mean(share)), len(first))
+        return RetrievalScores(0.0, 0.0, 0.0, 0)
+    return RetrievalScores(float(np.mean(first)), float(np.mean(precision)), float(np.mean(fraction)), len(first))

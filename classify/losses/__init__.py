@@ -1,4 +1,4 @@
-"""Class losses, triplets, pooling that is trained through, and their sum.
+"""The training objective, triplets, and differentiable pooling.
 
 `classify.inference` and `classify.training` import it.
 """

@@ -1,11 +1,11 @@
-"""From the probabilities of crops to those of their images, to be trained through.
+"""Differentiable pooling of the probabilities of crops to those of their images.
 
-`aggregate.pooling.formulas` has the same in NumPy; a test holds the two equal. With p the probabilities of a bag and w
-the weights of its crops (1 unless the recipe weights by completeness):
+`aggregate.pooling.formulas` has the same formulas in NumPy; a test checks that the two agree. With p the probabilities
+of a bag and w the weights of its crops (1 unless the recipe weights by completeness):
 
 =============== ==================================================================================================
 max             max w p
-top-k           mean of the k largest w p, of all where the bag is smaller
+top-k           mean of the k largest w p, or of all if the bag is smaller
 log-sum-exp     log(sum w exp(r p) / sum w) / r (Pinheiro and Collobert 2015, https://arxiv.org/abs/1411.6228)
 linear-softmax  sum w p^2 / sum w p (Wang et al. 2019, https://arxiv.org/abs/1810.09050)
 noisy-or        1 - prod (1 - w p)
@@ -25,20 +25,20 @@ _TINY = 1e-6
 
 
 class Bags(NamedTuple):
-    """Bags padded to the largest."""
+    """B bags padded to the size M of the largest."""
 
     probabilities: Tensor
-    """float32 (B, M, K), within 0..1; anything where there is no crop."""
+    """float32 (B, M, K), within 0..1; any value in the padding."""
     weights: Tensor
-    """float32 (B, M), 0 where there is no crop."""
+    """float32 (B, M), 0 in the padding."""
     attention: Tensor | None = None
-    """float32 (B, M), the score of each crop; anything where there is no crop."""
+    """float32 (B, M), score of each crop; any value in the padding."""
     alpha: Tensor | None = None
-    """float32 (K,), the sharpness of each class."""
+    """float32 (K,), sharpness of each class."""
 
 
-def pad(values: Tensor, bags: Tensor) -> tuple[Tensor, Tensor]:
-    """Put the rows of each bag into a row of their own.
+def pad_bags(values: Tensor, bags: Tensor) -> tuple[Tensor, Tensor]:
+    """Arrange rows by bag and pad every bag to the size of the largest.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def pad(values: Tensor, bags: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     padded, present
-        Shape (B, M, ...), 0 where there is nothing, and (B, M), whether there is something.
+        Shape (B, M, ...), 0 in the padding; boolean, shape (B, M), False in the padding.
     """
     sizes = torch.bincount(bags)
     first = sizes.cumsum(0) - sizes
@@ -63,7 +63,7 @@ def pad(values: Tensor, bags: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool(bags: Bags, section: ClassifySection) -> Tensor:
-    """Pool the probabilities of each bag as the recipe says.
+    """Pool the probabilities of each bag by the recipe's formula.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def pool(bags: Bags, section: ClassifySection) -> Tensor:
     if section.pooling == "log-sum-exp":
         total = torch.logsumexp(section.sharpness * p + weights.clamp(min=0).log(), dim=1)
         return ((total - weights.sum(1).log()) / section.sharpness).clamp(0, 1)
-    scores = _scores(bags, p) + weights.log()  # minus infinity where there is no crop
+    scores = _scores(bags, p) + weights.log()  # minus infinity in the padding
     return (torch.softmax(scores, dim=1) * p).sum(1).clamp(0, 1)
 
 
@@ -96,10 +96,10 @@ def _top_k(p: Tensor, sizes: Tensor, k: int) -> Tensor:
 def _scores(bags: Bags, p: Tensor) -> Tensor:
     if bags.alpha is not None:
         return bags.alpha * p
-    assert bags.attention is not None, "the network has a head for the pooling of its recipe"
+    assert bags.attention is not None, "the network has an attention head for this pooling"
     return bags.attention[..., None]
 
 
 def pooled_logits(p: Tensor) -> Tensor:
-    """Return the logits of pooled probabilities, as the losses want them; sure ones are held at one in a million."""
+    """Return the logits of pooled probabilities, which are first clipped to 1e-6 from 0 and 1."""
     return torch.logit(p.clamp(_TINY, 1 - _TINY))

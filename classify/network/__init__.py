@@ -1,4 +1,4 @@
-"""The network, its backbones, layers and checkpoint.
+"""The network: model, backbones, layers and checkpoint.
 
-Every room of `classify` but `data` imports it.
+`classify.losses`, `classify.inference`, `classify.training` and the stage's runs import it.
 """

@@ -1,4 +1,4 @@
-"""Backbones by name: torchvision's classification models, timm's, and three convolutions; and their weights."""
+"""Backbones by name (torchvision's classification models, timm's, and three convolutions) and their weights."""
 
 import warnings
 from collections import OrderedDict
@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.models import DenseNet, get_model, get_model_weights, list_models
 from torchvision.models.inception import InceptionAux
 
@@ -18,10 +19,10 @@ _HEADS: Final = ("avgpool", "maxpool_head", "dropout", "fc", "classifier", "head
 
 
 def new_backbone(name: str) -> nn.Sequential:
-    """Make a backbone of three input channels with random weights, up to its last feature map.
+    """Return a backbone of three input channels with random weights, up to its last feature map.
 
-    Its weights keep the names that the library gives them. torchvision's models are taken apart into a chain, so that
-    attention can be put between the links.
+    Its weights keep the names that the library gives them. torchvision's models become a chain of their layers, so
+    that attention can be inserted between them.
 
     Parameters
     ----------
@@ -31,44 +32,36 @@ def new_backbone(name: str) -> nn.Sequential:
     Returns
     -------
     Sequential
-        From (N, 3, H, W) to a feature map (N, F, h, w).
+        Maps (N, 3, H, W) to a feature map (N, F, h, w).
 
     Raises
     ------
     UserError
-        If there is no such model, or it does not end in a feature map, or timm is asked for and not installed.
+        If there is no such model, it does not end in a feature map, or it is one of timm's and timm is not installed.
     """
     if name == _SMALL:
         return _three_convolutions()
     if name.startswith(TIMM):
         return nn.Sequential(OrderedDict(model=_timm_model(name.removeprefix(TIMM), pretrained=False)))
-    if name not in list_models(module=torch_models()):
+    if name not in list_models(module=models):
         raise UserError(f"expected a torchvision model, `timm:NAME` or `{_SMALL}` as backbone, found {name!r}")
-    # These two otherwise tell at length that they fill their weights slowly, and have heads only training uses.
+    # Without these options the two models warn about slow initialisation and have auxiliary heads for training.
     options = {"aux_logits": False, "init_weights": True} if name in ("inception_v3", "googlenet") else {}
-    model = get_model(name, weights=None, **options)
-    chain = _chain(model)
-    if feature_map(chain) is None:
+    backbone = _layers_before_pooling(get_model(name, weights=None, **options))
+    if feature_map_shape(backbone) is None:
         raise UserError(f"expected a backbone that ends in a feature map, found {name}, which does not")
-    return chain
-
-
-def torch_models() -> Any:
-    """Return the module that has torchvision's classification models, and none for detection or video."""
-    import torchvision.models
-
-    return torchvision.models
+    return backbone
 
 
 def _three_convolutions() -> nn.Sequential:
-    """Make the plain network of the oldest baselines: three times convolution, ReLU and maximum of 2 x 2."""
-    links: list[tuple[str, nn.Module]] = []
+    """Return the plain network of the oldest baselines: three times convolution, ReLU and 2 x 2 maximum pooling."""
+    layers: list[tuple[str, nn.Module]] = []
     width = 3
     for i, filters in enumerate((32, 64, 128), start=1):
-        links += [(f"conv{i}", nn.Conv2d(width, filters, 3, padding=1)), (f"relu{i}", nn.ReLU(inplace=True))]
-        links += [(f"pool{i}", nn.MaxPool2d(2))]
+        layers += [(f"conv{i}", nn.Conv2d(width, filters, 3, padding=1)), (f"relu{i}", nn.ReLU(inplace=True))]
+        layers += [(f"pool{i}", nn.MaxPool2d(2))]
         width = filters
-    return nn.Sequential(OrderedDict(links))
+    return nn.Sequential(OrderedDict(layers))
 
 
 def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
@@ -80,29 +73,29 @@ def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
     except RuntimeError as error:
         raise UserError(f"expected a model of timm, found {name!r} ({_first_line(error)})") from None
-    except Exception as error:  # hubs and their clients fail in many ways
+    except Exception as error:  # the hub and its client raise many kinds of errors
         raise UserError(f"expected timm's weights of {name} to be downloadable, found {_first_line(error)}") from None
-    if feature_map(model) is None:
+    if feature_map_shape(model) is None:
         raise UserError(f"expected a backbone that ends in a feature map, found {TIMM}{name}, which does not")
     return model
 
 
-def _chain(model: nn.Module) -> nn.Sequential:
-    """Take a torchvision model apart into the chain of its modules before the last pooling."""
-    links: OrderedDict[str, nn.Module] = OrderedDict()
+def _layers_before_pooling(model: nn.Module) -> nn.Sequential:
+    """Return the chain of a torchvision model's modules before its last pooling."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     for name, child in model.named_children():
         if name in _HEADS:
             break
         if isinstance(child, InceptionAux) or name.startswith("aux"):
             continue
-        links[name] = child
-    if isinstance(model, DenseNet):  # it has this one in its forward function
-        links["relu"] = nn.ReLU(inplace=True)
-    return nn.Sequential(links)
+        layers[name] = child
+    if isinstance(model, DenseNet):  # its forward method applies this ReLU, which is not one of its modules
+        layers["relu"] = nn.ReLU(inplace=True)
+    return nn.Sequential(layers)
 
 
-def feature_map(model: nn.Module) -> tuple[int, int, int] | None:
-    """Return the shape (F, h, w) that a model makes of a frame of 128 px, None if that is not a feature map."""
+def feature_map_shape(model: nn.Module) -> tuple[int, int, int] | None:
+    """Return the shape (F, h, w) of a model's output for an image of 128 px, None if that is not a feature map."""
     training = model.training
     try:
         with torch.inference_mode():
@@ -116,13 +109,13 @@ def feature_map(model: nn.Module) -> tuple[int, int, int] | None:
     return int(out.shape[1]), int(out.shape[2]), int(out.shape[3])
 
 
-def library_state(name: str) -> dict[str, Any]:
+def library_weights(name: str) -> dict[str, Any]:
     """Return the library's ImageNet weights of a backbone, from the disk or downloaded.
 
     Raises
     ------
     UserError
-        If there are none, they are neither on the disk nor to be downloaded, or the file is damaged.
+        If there are none, they are neither on the disk nor downloadable, or the file is damaged.
     """
     if name == _SMALL:
         raise UserError(f"expected pretrained weights, found that there are none of {_SMALL}")
@@ -142,24 +135,24 @@ def library_state(name: str) -> dict[str, Any]:
             f"expected the ImageNet weights {weights.url} to be downloadable or in {file} (put them there, or set"
             f" classify.pretrained = false), found neither ({_first_line(error)})"
         ) from None
-    except Exception as error:  # a damaged file fails in as many ways as it can be damaged
+    except Exception as error:  # a damaged file raises many kinds of errors
         raise UserError(f"expected ImageNet weights in {file}, found a damaged file ({_first_line(error)})") from None
     return state
 
 
-def file_state(path: Path) -> dict[str, Any]:
-    """Return the weights in a file; code that hides in it is not run.
+def read_weights(path: Path) -> dict[str, Any]:
+    """Read a file of weights; code in it is not executed.
 
     Raises
     ------
     UserError
-        If there is no such file, or it holds anything but weights.
+        If there is no such file, or it contains anything but weights.
     """
     if not path.is_file():
         raise UserError(f"expected a file of weights, found no {path}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch muses about pickles that it then refuses
+            warnings.simplefilter("ignore", UserWarning)  # torch warns about pickles that it then rejects
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"expected weights in {path}, found another or a damaged file ({_first_line(error)})") from None
@@ -169,23 +162,32 @@ def file_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def fill(backbone: nn.Sequential, state: dict[str, Any], what: str) -> None:
-    """Put weights into a backbone of three channels; those of heads, which it has not, are left out.
+def load_weights(backbone: nn.Sequential, state: dict[str, Any], name: str) -> None:
+    """Load weights into a backbone of three channels; weights of the heads, which it lacks, are ignored.
+
+    Parameters
+    ----------
+    backbone
+        The backbone, changed in place.
+    state
+        Weights by name.
+    name
+        Name of the backbone for the error message.
 
     Raises
     ------
     UserError
-        If a weight is missing, or has another shape.
+        If a weight is missing or has another shape.
     """
     own = backbone.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    odd = [name for name in own if name in state and state[name].shape != own[name].shape]
-    if missing or odd:
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    mismatched = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if missing or mismatched:
         raise UserError(
-            f"expected weights of {what}, found {len(missing)} of {len(own)} missing and {len(odd)} of another shape"
-            f" ({', '.join((missing + odd)[:3])})"
+            f"expected weights of {name}, found {len(missing)} of {len(own)} missing and {len(mismatched)} of another"
+            f" shape ({', '.join((missing + mismatched)[:3])})"
         )
-    backbone.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+    backbone.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
 
 
 def _first_line(error: Exception) -> str:

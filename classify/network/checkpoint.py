@@ -1,4 +1,4 @@
-"""The artefact of training: ``checkpoint.pt``, a dictionary of tensors and plain values, never code."""
+"""The trained model: ``checkpoint.pt``, a dictionary of tensors and plain values, never code."""
 
 import pickle
 import warnings
@@ -17,39 +17,41 @@ from hpa.config import parse_section
 from hpa.errors import UserError
 from hpa.work.files import write_bytes
 
-FORMAT: Final = "cellwise classifier 1"
+FORMAT: Final = "cellwise classifier 2"
+_OLDER_FORMATS: Final = ("cellwise classifier 1",)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained classifier and what one must know to use it.
+    """A trained classifier with all that is needed to use it.
 
     Parameters
     ----------
     state_dict
         Weights of `classify.network.model.Network`, on the CPU.
     config
-        The `[classify]` section it was trained with.
+        The `[classify]` section of the recipe.
     vocabulary
         Name of the run's vocabulary.
     classes
         Class names, in the order of the logits.
     channels
-        Channels of the crops; `config` says which of them the network sees.
+        Channels of the crops; `config` selects those that the network sees.
     size_px
-        Side of the crops it was trained on.
+        Side of the training crops, in pixels.
     mean, std
-        Normalisation per channel, in uint8 units.
+        Mean and standard deviation of the training crops per channel, in uint8 units.
     fold
-        The fold it never saw.
+        The fold that was left out of training.
     epoch
-        Epochs behind the weights.
+        Number of epochs of training behind the weights.
     seed
         The recipe's seed.
     versions
-        Packages it was trained with; recorded, not compared.
+        Package versions in training; recorded, not compared.
     sources
-        Mean and deviation per channel of each source's part of the training folds, where the recipe asks for them.
+        Mean and standard deviation per channel over the training crops of each source, for
+        ``normalise = "sources"``.
     """
 
     state_dict: dict[str, Tensor]
@@ -68,21 +70,21 @@ class Checkpoint:
 
     @property
     def section(self) -> ClassifySection:
-        """The section it was trained with, checked."""
+        """The validated `[classify]` section."""
         return parse_section(ClassifySection, "classify", self.config)
 
     @property
     def statistics(self) -> Statistics:
-        """Grey values of the training folds."""
+        """Statistics of the training crops."""
         return Statistics(self.mean, self.std, self.sources)
 
     def network(self, device: torch.device) -> Network:
-        """Build the network with these weights, ready to evaluate.
+        """Build the network with these weights, in evaluation mode.
 
         Raises
         ------
         UserError
-            If the weights do not fit the network that the rest describes.
+            If the weights do not fit the network that the other fields describe.
         """
         network = Network(self.section, len(self.mean), len(self.classes), self.mean, self.std)
         try:
@@ -92,20 +94,27 @@ class Checkpoint:
         return network.eval().to(device)
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint, whole or not at all; equal checkpoints give equal bytes."""
+        """Write the checkpoint atomically; equal checkpoints give equal bytes."""
         write_bytes(path, to_bytes({"format": FORMAT, **asdict(self)}))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a checkpoint; code that hides in it is not run.
+        """Read a checkpoint; code in it is not executed.
 
         Raises
         ------
         UserError
-            If there is none, or it is cut short, holds anything but tensors and plain values, or is another file.
+            If there is no such file, or it is truncated, of an older format, contains anything but tensors and plain
+            values, or is no checkpoint.
         """
         content = load_plain(path)
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        found = content.pop("format", None) if isinstance(content, dict) else None
+        if isinstance(found, str) and found in _OLDER_FORMATS:
+            raise UserError(
+                f"expected a checkpoint of the format {FORMAT!r} in {path}, found {found!r} of an older version of"
+                " Cellwise: train the model again (`python -m classify train`)"
+            )
+        if found != FORMAT:
             raise UserError(f"expected a checkpoint of the format {FORMAT!r} in {path}, found another file")
         try:
             return cls(**content)
@@ -114,19 +123,19 @@ class Checkpoint:
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:
-    """Serialise tensors and plain values; written through memory, since torch puts a file's name among its bytes."""
+    """Serialise tensors and plain values, in memory, because torch writes the file name into a file that it saves."""
     buffer = BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 def load_plain(path: Path) -> Any:
-    """Read a file of tensors and plain values onto the CPU.
+    """Read a file of tensors and plain values onto the CPU; code in it is not executed.
 
     Raises
     ------
     UserError
-        If there is none, or it is cut short, or holds anything else.
+        If there is no such file, or it is truncated or contains anything else.
     """
     try:
         content = path.read_bytes()
@@ -136,12 +145,12 @@ def load_plain(path: Path) -> Any:
         ) from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch muses about pickles that it then refuses
+            warnings.simplefilter("ignore", UserWarning)  # torch warns about pickles that it then rejects
             return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"expected only tensors and plain values in {path}, found code or damage; it was not run"
+            f"expected only tensors and plain values in {path}, found code, which was not run, or damage"
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"expected a whole checkpoint in {path}, found a damaged file ({reason})") from None
+        raise UserError(f"expected a complete checkpoint in {path}, found a damaged file ({reason})") from None

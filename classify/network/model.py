@@ -1,4 +1,4 @@
-"""The network: a backbone with a stem of C channels, a class head, and, if asked, an embedding and attention."""
+"""The network: a backbone with a stem of C channels, a class head, and optional embedding and attention heads."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -11,52 +11,59 @@ from torch.nn.functional import interpolate, normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from classify.config import ClassifySection
-from classify.network.backbones import feature_map, file_state, fill, library_state, new_backbone
-from classify.network.features import FeaturePooling
-from classify.network.layers import GatedAttention, with_cbam
-from classify.network.stem import first_convolution, new_adapter, replace_stem, widen_stem
+from classify.network.backbones import feature_map_shape, library_weights, load_weights, new_backbone, read_weights
+from classify.network.layers import (
+    FeaturePooling,
+    GatedAttention,
+    add_cbam,
+    first_convolution,
+    new_adapter,
+    replace_stem,
+    widen_stem,
+)
 from hpa.errors import UserError
 
 FLOOR: Final = 0.05
-"""Added to a crop's own deviation: this share of the training folds', so that an empty channel stays nearly flat."""
+"""Fraction of the training crops' standard deviation that is added to a crop's own, so that an empty channel stays
+nearly flat."""
 
 
 class Outputs(NamedTuple):
-    """What the network says of N crops."""
+    """Output of the network for N crops."""
 
     logits: Tensor
     """Shape (N, K)."""
     embeddings: Tensor | None
     """Shape (N, D), rows of unit length; None without an embedding head."""
     features: Tensor
-    """Shape (N, F), what the heads look at."""
+    """Shape (N, F), the input of the heads."""
     attention: Tensor | None
-    """Shape (N,), how much a crop counts in its bag before the softmax; None unless bags are pooled by attention."""
+    """Shape (N,), score of the crop in its bag before the softmax; None unless bags are pooled by attention."""
 
 
 class Network(nn.Module):
-    """Crops of C channels to K logits, and to an embedding if asked.
+    """Classifier that maps crops of C channels to K logits and, optionally, to an embedding.
 
-    Normalisation is part of the network, so that nobody can feed it crops normalised in another way.
+    Normalisation is part of the network, so that it cannot be given crops that are normalised in another way.
 
     Parameters
     ----------
     section
-        Backbone, weights to start from, length of the embedding.
+        Recipe section: backbone, initial weights, length of the embedding.
     channels
-        C.
+        Number of channels C.
     classes
-        K.
+        Number of classes K.
     mean, std
-        Grey value and its deviation per channel over the training folds, length C, in uint8 units. Where every crop
-        is normalised by itself, only `std` is used, as the floor below which contrast is not blown up.
+        Mean and standard deviation of the grey values per channel over the training crops, length C, in uint8 units.
+        If every crop is normalised by itself, only `std` is used, to limit the amplification of weak contrast.
     pretrained
-        Fill the backbone with the weights that the recipe names; without it they are random, to be loaded.
+        Whether to load the initial weights that the recipe names; otherwise the weights are random.
 
     Raises
     ------
     UserError
-        If there is no such backbone, or its weights are not to be had.
+        If there is no such backbone or its weights are not available.
     """
 
     mean: Tensor
@@ -76,12 +83,12 @@ class Network(nn.Module):
         self._normalise_by = section.normalise
         self._input_px = section.input_px
         backbone = new_backbone(section.backbone)
-        shape = feature_map(backbone)
-        assert shape is not None, "new_backbone has seen to it"
-        state = _initial_state(section) if pretrained else None
+        shape = feature_map_shape(backbone)
+        assert shape is not None, "new_backbone returns no other backbones"
+        state = _initial_weights(section) if pretrained else None
         if state is not None:
-            fill(backbone, state, section.backbone)
-        backbone = with_cbam(backbone) if section.attention == "cbam" else backbone
+            load_weights(backbone, state, section.backbone)
+        backbone = add_cbam(backbone) if section.attention == "cbam" else backbone
         self.adapter = new_adapter(channels) if section.stem == "adapter" else None
         if self.adapter is None:
             rgb = first_convolution(backbone).state_dict()
@@ -93,25 +100,25 @@ class Network(nn.Module):
         width = self.features.width(shape[0])
         self.head = nn.Linear(width, classes)
         self.embedding = nn.Linear(width, section.embedding_dim) if section.embedding_dim else None
-        pools = section.pooling if section.objective != "cell" else None
-        self.attention = GatedAttention(width) if pools == "attention" else None
-        # How sharply each class looks at its likeliest crops (AutoPool); 0 is the mean, infinity the maximum.
-        self.alpha = nn.Parameter(torch.ones(classes)) if pools == "auto" else None
-        self.to(memory_format=torch.channels_last)  # bfloat16 is a third faster so, float32 as fast as before
-        # Kept by the checkpoint under its own name, not among the weights.
+        pooling = section.pooling if section.objective != "cell" else None
+        self.attention = GatedAttention(width) if pooling == "attention" else None
+        # AutoPool's sharpness of each class: 0 gives the mean over crops, infinity the maximum.
+        self.alpha = nn.Parameter(torch.ones(classes)) if pooling == "auto" else None
+        self.to(memory_format=torch.channels_last)  # a third faster in bfloat16, no slower in float32
+        # The checkpoint stores these in fields of their own, not among the weights.
         self.register_buffer("mean", _per_channel(mean), persistent=False)
         self.register_buffer("std", _per_channel(std), persistent=False)
 
     def forward(self, pixels: Tensor, levels: Tensor | None = None) -> Outputs:
-        """Look at crops.
+        """Compute the outputs for crops.
 
         Parameters
         ----------
         pixels
             Shape (N, C, H, W), uint8.
         levels
-            Shape (N, 2, C): what is subtracted from each crop and what it is then divided by, where the recipe's
-            normalisation depends on more than the crop (`classify.data.normalisation`).
+            Offset and divisor of each crop and channel, shape (N, 2, C), if the recipe's normalisation depends on more
+            than the crop itself (`classify.data.normalisation.crop_levels`).
         """
         x = self._normalise(pixels.float(), levels)
         if self._input_px:
@@ -123,7 +130,7 @@ class Network(nn.Module):
         return Outputs(self.head(features), embeddings, features, attention)
 
     def freeze(self, frozen: bool) -> None:
-        """Train, or hold still, the backbone but for its stem and attention; frozen batch norms keep their counts."""
+        """Freeze or unfreeze the backbone except its stem and attention; frozen batch norms keep their statistics."""
         for name, child in self.backbone.named_modules():
             if "cbam" in name:
                 continue
@@ -148,50 +155,50 @@ def _per_channel(values: ArrayLike) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32)).reshape(1, -1, 1, 1)
 
 
-def _initial_state(section: ClassifySection) -> dict[str, Tensor] | None:
+def _initial_weights(section: ClassifySection) -> dict[str, Tensor] | None:
     if section.weights_file:
-        return file_state(Path(section.weights_file))
-    return library_state(section.backbone) if section.pretrained else None
+        return read_weights(Path(section.weights_file))
+    return library_weights(section.backbone) if section.pretrained else None
 
 
 def new_network(
     section: ClassifySection, seed: int, mean: ArrayLike, std: ArrayLike, frequencies: ArrayLike
 ) -> Network:
-    """Make a network to be trained: pretrained or drawn from `seed`, the class head at the class frequencies.
+    """Return a network to be trained, with pretrained or random weights and a class head at the class frequencies.
 
     Parameters
     ----------
     section
-        The recipe's section.
+        Recipe section.
     seed
-        Seeds the weights; the process's own random state is left alone.
+        Seed of the random weights; the random state of the process does not change.
     mean, std
-        Normalisation, length C, in uint8 units.
+        Mean and standard deviation per channel, length C, in uint8 units.
     frequencies
-        Share of training crops that carry each class, length K. The head starts with their log odds as
-        bias, so that rare classes need not first be unlearned (Lin et al. 2017, section 3.3).
+        Fraction of training crops with each class, length K. The bias of the head starts at their log odds, so that
+        training need not first unlearn the rare classes (Lin et al. 2017, section 3.3).
 
     Raises
     ------
     UserError
-        If there is no such backbone, or pretrained weights are asked for and not to be had.
+        If there is no such backbone, or pretrained weights are requested but not available.
     """
-    share = np.asarray(frequencies, dtype=np.float64).clip(1e-4, 1 - 1e-4)
+    p = np.asarray(frequencies, dtype=np.float64).clip(1e-4, 1 - 1e-4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(section, np.size(mean), share.size, mean, std, pretrained=True)
+        network = Network(section, np.size(mean), p.size, mean, std, pretrained=True)
     with torch.no_grad():
-        network.head.bias.copy_(torch.from_numpy(np.log(share / (1 - share))))
+        network.head.bias.copy_(torch.from_numpy(np.log(p / (1 - p))))
     return network
 
 
 def check_input(network: Network, channels: int, side_px: int) -> None:
-    """See that the network can look at crops of a size.
+    """Check that the network accepts crops of a size.
 
     Raises
     ------
     UserError
-        If they are too small for its backbone.
+        If the crops are too small for its backbone.
     """
     training = network.training
     try:

@@ -1,4 +1,4 @@
-"""Fitting the network of one fold: loop, optimizer, history.
+"""Training the network of one fold: fit, loop, optimizer and history.
 
-Only `classify.run` imports it.
+`classify.run` imports it, and `classify.inspect` reads the history.
 """

@@ -1,4 +1,4 @@
-"""Training one fold's network: the network of a finished training, and what it takes to get there after a kill."""
+"""Training the network of one fold, resumable, and with smaller steps where device memory is short."""
 
 import gc
 from dataclasses import dataclass, replace
@@ -11,25 +11,24 @@ from torch import Tensor
 from classify.config import ClassifySection
 from classify.data.crops import FoldCrops
 from classify.data.normalisation import Statistics, crop_levels, measure_statistics
-from classify.network.model import Network
-from classify.training.history import History, clear_best
-from classify.training.loop import RESUME, run_epochs
-from classify.training.task import Task, check_sides
+from classify.network.model import Network, check_input
+from classify.training.history import History, remove_best
+from classify.training.loop import RESUME, FoldTraining, run_epochs
 from hpa.errors import UserError
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What training one fold gave.
+class TrainedModel:
+    """Result of training one fold.
 
     Parameters
     ----------
     state_dict
-        The kept weights, on the CPU.
+        Weights, on the CPU.
     epoch
-        Epochs behind them.
+        Number of epochs of training behind them.
     statistics
-        Grey values of the training folds.
+        Statistics of the training crops.
     """
 
     state_dict: dict[str, Tensor]
@@ -45,37 +44,39 @@ def fit(
     folder: Path,
     device: torch.device,
     workers: int = 0,
-) -> Fitted:
-    """Train the network of one fold, going on after the last finished epoch of an earlier run.
+) -> TrainedModel:
+    """Train the network of one fold, resuming after the last finished epoch of an earlier run.
 
-    Every epoch leaves ``history.csv`` and ``resume.ckpt`` in `folder`; `clear` removes what is not needed after the
-    end. On one machine, device and number of threads the result is the same whether or not the run was interrupted.
+    Every epoch writes ``history.csv`` and ``resume.ckpt`` to `folder`; `remove_resume_files` removes what is not
+    needed after training. On one machine, device and number of threads, an interrupted and resumed training gives the
+    same result as an uninterrupted one.
 
     Parameters
     ----------
     crops
-        What is trained and validated on.
+        Training and validation crops.
     section
-        How.
+        Recipe section.
     seed
         The recipe's seed.
     fold
         Number of the fold.
     folder
-        Where the fold's files lie; that what lies there was made from these arguments is the caller's to know.
+        Folder of the fold's files. The caller guarantees that existing files were made from these arguments.
     device
-        Where it runs. If it has not the memory for a training step, the step is made in halves, whose gradients are
-        put together; batch norm then looks at the halves.
+        Device to run on. If a training step does not fit into its memory, the batch is split in half, repeatedly, and
+        the gradients of the parts are accumulated; batch norm then sees the parts.
     workers
-        Processes that read and vary crops; 0 does it in this one.
+        Number of processes that read and augment crops; 0 does so in this process.
 
     Raises
     ------
     UserError
-        If there is nothing to train or validate on, or pretrained weights are not to be had, or what an earlier
-        run left is damaged, or the loss is no longer a finite number; ``not_finite.csv`` then has the batch's crops.
+        If there is nothing to train or validate on, the network does not accept the crops, pretrained weights are not
+        available, the files of an earlier run are damaged, or the loss is not finite, in which case
+        ``not_finite.csv`` lists the crops of the batch.
     SystemExit
-        With code 143, at a SIGTERM; the last finished epoch is saved.
+        With code 143, on SIGTERM; the last finished epoch is saved.
     """
     if len(crops.training) < 2 or not len(crops.validation):
         raise UserError(
@@ -84,34 +85,44 @@ def fit(
         )
     statistics = measure_statistics(crops, section.outside_cell, section.normalise)
     rows = np.concatenate([crops.training, crops.validation])
-    levels = crop_levels(crops.source, rows, crops.images, crops.sources, statistics, section.normalise)
-    task = Task(replace(crops, levels=levels), section, seed, fold, folder, device, workers)
-    network, history = _train(task, statistics)
-    kept, epoch = history.kept(network)
-    return Fitted(kept, epoch, statistics)
+    levels = crop_levels(crops.source, rows, crops.labels, statistics, section.normalise)
+    training = FoldTraining(replace(crops, levels=levels), section, seed, fold, folder, device, workers)
+    network, history = _train(training, statistics)
+    weights, epoch = history.final_weights(network)
+    return TrainedModel(weights, epoch, statistics)
 
 
-def clear(folder: Path) -> None:
-    """Remove what only a training under way needs."""
+def remove_resume_files(folder: Path) -> None:
+    """Remove the files that only an unfinished training needs."""
     (folder / RESUME).unlink(missing_ok=True)
-    clear_best(folder)
+    remove_best(folder)
 
 
-def _train(task: Task, statistics: Statistics) -> tuple[Network, History]:
-    """Train, from the start again with steps in twice as many parts for as long as memory does not suffice."""
+def _train(training: FoldTraining, statistics: Statistics) -> tuple[Network, History]:
+    """Train, and start over with every batch split into twice as many parts as long as memory is short."""
+    section, crops = training.section, training.crops
     parts = 1
     while True:
-        network = task.network(statistics)
-        side = task.section.random_crop_px if task.section.random_crop != "none" else 0
-        check_sides(network, task.crops, side)
-        history = History(task.crops, task.section, task.folder, task.device)
+        network = training.new_network(statistics)
+        _check_crop_sizes(network, crops, section.random_crop_px if section.random_crop != "none" else 0)
+        history = History(crops, section, training.folder, training.device)
         try:
-            run_epochs(network, history, task, parts)
+            run_epochs(network, history, training, parts)
             return network, history
         except torch.OutOfMemoryError:
             parts *= 2
-            print(f"train fold {task.fold}: too little memory on {task.device}, a step is now made in {parts} parts")
+            reason = f"too little memory on {training.device}"
+            print(f"train fold {training.fold}: {reason}, splitting each step into {parts} parts")
         finally:
-            # Trainer and module refer to each other. Until Python happens to look for such rings the optimizer and the
-            # mapped crops would stay, and the next try would have less room, not more.
+            # Trainer and module refer to each other: without a collection, the optimizer and the mapped crops would
+            # stay in memory for an indefinite time, and the next try would have less room.
             gc.collect()
+
+
+def _check_crop_sizes(network: Network, crops: FoldCrops, random_crop_px: int) -> None:
+    """Check that the network accepts crops in their full size and in that of random crops (0 for none)."""
+    shape = crops.source.pixels(crops.training[:1]).shape
+    for side in {shape[2], random_crop_px or shape[2]}:
+        if side > shape[2]:
+            raise UserError(f"expected classify.random_crop_px of at most {shape[2]}, the crops' side, found {side}")
+        check_input(network, shape[1], side)

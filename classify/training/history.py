@@ -1,4 +1,4 @@
-"""What is written after every epoch: how training goes, and the weights that were best so far."""
+"""The history of a training: scores of every epoch, and the best weights so far."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -27,22 +27,22 @@ _COLUMNS: Final = [
 
 
 class History:
-    """The epochs of one fold's training: ``history.csv``, and the best weights where the recipe keeps them.
+    """The epochs of one fold's training: ``history.csv``, and the best weights if the recipe keeps them.
 
-    ``history.csv`` has epoch (from 1), train_loss (mean over the steps), learning_rate (of the last step) and,
-    where the epoch was validated, validation_loss, validation_macro_f1 and validation_mean_ap
+    ``history.csv`` has the columns epoch (from 1), train_loss (mean over the steps), learning_rate (of the last step)
+    and, for validated epochs, validation_loss, validation_macro_f1 and validation_mean_ap
     (`classify.inference.evaluate.Evaluation`).
 
     Parameters
     ----------
     crops
-        What is validated on.
+        Crops of the fold; the validation crops are scored.
     section
-        When to validate, how, and which weights to keep.
+        Recipe section: which epochs are validated, how, and which weights are kept.
     folder
-        Where the files lie.
+        Folder of the files.
     device
-        Where validation runs.
+        Device that validation runs on.
     """
 
     def __init__(self, crops: FoldCrops, section: ClassifySection, folder: Path, device: torch.device) -> None:
@@ -54,16 +54,16 @@ class History:
         self._best = -1.0
 
     def state(self) -> dict[str, Any]:
-        """Return all that a resumed training must know, as plain values."""
+        """Return the state that a resumed training needs, as plain values."""
         return {"rows": self._rows, "best": self._best}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
+        """Restore a state that `state` returned."""
         self._rows = list(state["rows"])
         self._best = state["best"]
 
     def close_epoch(self, network: Network, epoch: int, train_loss: float, learning_rate: float) -> None:
-        """Validate if it is time, and write ``history.csv``; `epoch` counts from 1."""
+        """Validate if the epoch (from 1) is one of those to validate, and write ``history.csv``."""
         row: dict[str, float] = {"epoch": epoch, "train_loss": train_loss, "learning_rate": learning_rate}
         if epoch % self._section.validate_every == 0 or epoch == self._section.epochs:
             row |= self._validate(network, epoch)
@@ -74,7 +74,7 @@ class History:
         result = evaluate(network, self._crops, self._section, self._device)
         if self._section.checkpoint == "best" and result.mean_ap > self._best:
             self._best = result.mean_ap
-            best = {"state_dict": on_cpu(network), "epoch": epoch}
+            best = {"state_dict": copy_weights(network), "epoch": epoch}
             write_bytes(self._folder / _BEST, to_bytes(best))
         return {
             "validation_loss": result.loss,
@@ -84,22 +84,22 @@ class History:
 
     @property
     def losses(self) -> list[float]:
-        """The validation losses so far, one for each look."""
+        """The validation losses so far, one per validation."""
         return [row["validation_loss"] for row in self._rows if "validation_loss" in row]
 
-    def kept(self, network: Network) -> tuple[dict[str, Tensor], int]:
-        """Return the weights that the recipe keeps, after the last epoch, and the number of epochs behind them."""
+    def final_weights(self, network: Network) -> tuple[dict[str, Tensor], int]:
+        """Return the weights that the recipe keeps after the last epoch, and the number of epochs behind them."""
         if self._section.checkpoint == "best":
             best = load_plain(self._folder / _BEST)
             return best["state_dict"], best["epoch"]
-        return on_cpu(network), self._section.epochs
+        return copy_weights(network), self._section.epochs
 
 
-def on_cpu(network: Network) -> dict[str, Tensor]:
-    """Return copies of a network's weights on the CPU."""
+def copy_weights(network: Network) -> dict[str, Tensor]:
+    """Copy the weights of a network to the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
-def clear_best(folder: Path) -> None:
-    """Remove the best weights so far, once the checkpoint holds them."""
+def remove_best(folder: Path) -> None:
+    """Remove the file of the best weights so far, once they are in the checkpoint."""
     (folder / _BEST).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The loop over epochs. The one module that imports Lightning."""
+"""The training loop of one fold's network; the only module that imports Lightning."""
 
 import logging
 import os
@@ -6,114 +6,172 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from classify.data.crops import Batch
+from classify.config import ClassifySection
+from classify.data.augmentation import Augmentation
+from classify.data.batches import Batch, TrainingCrops, epoch_loader, split_batches, training_batches
+from classify.data.crops import FoldCrops
+from classify.data.normalisation import Statistics
+from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import uses_bfloat16
 from classify.losses.objective import batch_loss
 from classify.network.checkpoint import load_plain, to_bytes
-from classify.network.model import Network
+from classify.network.model import Network, new_network
 from classify.training.history import History
 from classify.training.optimizer import new_optimizer, plateau
-from classify.training.task import Task
 from hpa.errors import UserError
 from hpa.work.files import write_bytes, write_csv
 from hpa.work.progress import progress
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # Lightning 2.6 uses a torch class that is on its way out
+    warnings.simplefilter("ignore", FutureWarning)  # Lightning 2.6 uses a deprecated torch class
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 NOT_FINITE: Final = "not_finite.csv"
-"""The crops of the batch whose loss was not a finite number."""
+"""File that lists the crops of the batch whose loss was not finite."""
 
 RESUME: Final = "resume.ckpt"
-"""All that a killed training goes on from, after its last finished epoch."""
+"""File that an interrupted training resumes from, written after every epoch."""
 
 _TERMINATED: Final = 128 + 15
 
 
+@dataclass(frozen=True)
+class FoldTraining:
+    """The training of one fold's network: its data, settings and place.
+
+    Parameters
+    ----------
+    crops
+        Training and validation crops, with their levels.
+    section
+        Recipe section.
+    seed
+        The recipe's seed.
+    fold
+        Number of the fold.
+    folder
+        Folder of the fold's files.
+    device
+        Device to run on.
+    workers
+        Number of processes that read and augment crops; 0 does so in this process.
+    """
+
+    crops: FoldCrops
+    section: ClassifySection
+    seed: int
+    fold: int
+    folder: Path
+    device: torch.device
+    workers: int
+
+    def new_network(self, statistics: Statistics) -> Network:
+        """Return the untrained network, its head at the frequencies of the classes among the known labels."""
+        rows, labels = self.crops.training, self.crops.labels
+        frequencies = labels.targets[rows].sum(axis=0) / np.maximum(labels.known[rows].sum(axis=0), 1)
+        seed = derive_seed(Purpose.WEIGHTS, self.seed, self.fold)
+        return new_network(self.section, seed, statistics.mean, statistics.std, frequencies)
+
+    def batches(self, epoch: int, parts: int) -> list[NDArray[np.int64]]:
+        """Return the rows of every batch of an epoch (from 0), each batch split into `parts`."""
+        batches = training_batches(self.crops, self.section, self.seed, self.fold, epoch)
+        if parts == 1:
+            return batches
+        return split_batches(batches, self.crops.labels.images, parts, keep_bags=self.section.objective != "cell")
+
+    def loader(self, epoch: int, parts: int) -> DataLoader[Batch]:
+        """Return the loader of an epoch's batches, augmented by the recipe."""
+        crops = TrainingCrops(self.crops, self.section, Augmentation(self.section, self.seed, self.fold), epoch)
+        return epoch_loader(crops, self.batches(epoch, parts), self.workers, pin=self.device.type == "cuda")
+
+
 class _Module(LightningModule):
-    """The network as Lightning trains it.
+    """The network in the form that Lightning trains.
 
     Parameters
     ----------
     network
-        What is trained, in place.
-    task
-        On what, and how.
+        The network, trained in place.
+    training
+        Data and settings.
     parts
-        Into how many parts every step is cut.
+        Number of parts that every batch is split into.
     """
 
-    def __init__(self, network: Network, task: Task, parts: int) -> None:
+    def __init__(self, network: Network, training: FoldTraining, parts: int) -> None:
         super().__init__()
         self.network = network
-        self.section = task.section
+        self.section = training.section
         self.losses: list[Tensor] = []  # of the epoch's batches so far, on the device
         self.learning_rate = 0.0  # of the last step
-        self._task = task
+        self._fold_training = training
         self._parts = parts
-        self._rows: list[Tensor] = []  # of the batches whose loss was not looked at yet
-        self.accumulate = task.section.accumulate * parts  # batches whose gradients make one step
-        self.steps = task.section.epochs * -(-len(task.batches(0, parts)) // self.accumulate)
+        self._unchecked_rows: list[Tensor] = []  # rows of each batch whose loss has not been checked yet
+        self.accumulate = training.section.accumulate * parts  # batches whose gradients make one step
+        self.steps = training.section.epochs * -(-len(training.batches(0, parts)) // self.accumulate)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Return the batches of the current epoch; Lightning asks anew for every epoch."""
-        return self._task.loader(self.current_epoch, self._parts)
+        """Return the loader of the current epoch; Lightning calls this at the start of every epoch."""
+        return self._fold_training.loader(self.current_epoch, self._parts)
 
     def on_train_epoch_start(self) -> None:
-        """Turn to training after the last validation, and freeze the backbone for the recipe's first epochs."""
+        """Switch to training mode, which validation ends, and freeze the backbone for the recipe's first epochs."""
         self.network.train()
         self.network.freeze(self.current_epoch < self.section.freeze_epochs)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Return the loss of a batch, a scalar.
+        """Compute the loss of a batch, a scalar.
 
         Raises
         ------
         UserError
-            If an earlier loss, or on a CPU this one, is not a finite number.
+            If an earlier loss, or on a CPU this one, is not finite.
         """
         loss = batch_loss(self.network(batch.pixels, batch.levels), batch, self.section, self.network.alpha)
         self.losses.append(loss.detach())
-        self._rows.append(batch.rows)
-        self.check_finite(waiting=0 if loss.device.type == "cpu" else 2)  # a look at the newest waits for the device
+        self._unchecked_rows.append(batch.rows)
+        # On a GPU, reading the newest losses would wait for the device.
+        self.check_finite(skip_newest=0 if loss.device.type == "cpu" else 2)
         self.learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def check_finite(self, waiting: int = 0) -> None:
-        """Stop if a loss is not a finite number; the newest `waiting` may still be under way on the device.
+    def check_finite(self, skip_newest: int = 0) -> None:
+        """Check that losses are finite, except the newest `skip_newest`, which the device may still be computing.
 
         Raises
         ------
         UserError
-            Naming the file that lists the crops of its batch.
+            If a loss is not finite; the message names the file that lists the crops of its batch.
         """
-        while len(self._rows) > waiting:
-            loss, rows = self.losses[-len(self._rows)], self._rows.pop(0)
+        while len(self._unchecked_rows) > skip_newest:
+            loss, rows = self.losses[-len(self._unchecked_rows)], self._unchecked_rows.pop(0)
             if not torch.isfinite(loss):
                 self._stop(rows.cpu().numpy(), float(loss))
 
     def _stop(self, rows: NDArray[np.int64], loss: float) -> NoReturn:
-        """List the crops of a batch and stop."""
-        path = self._task.folder / NOT_FINITE
-        write_csv(path, self._task.keys(rows))
+        path = self._fold_training.folder / NOT_FINITE
+        labels = self._fold_training.crops.labels
+        keys = pd.DataFrame({"image_id": labels.image_ids[rows], "cell_label": labels.cell_labels[rows]})
+        write_csv(path, keys)
         raise UserError(
             f"expected a finite loss in epoch {self.current_epoch + 1}, found {loss}; the crops of its batch are in"
             f" {path}; a lower classify.learning_rate or a classify.clip_norm may help"
         )
 
     def configure_optimizers(self) -> Any:
-        """Return the recipe's optimizer, and its schedule if that is one of steps."""
+        """Return the recipe's optimizer, and its schedule if that goes by steps."""
         optimizer, scheduler = new_optimizer(self.parameters(), self.section, self.steps)
         if scheduler is None:
             return optimizer
@@ -121,16 +179,16 @@ class _Module(LightningModule):
 
 
 class _Epochs(Callback):
-    """Closes every epoch: history first, then the point to resume from.
+    """Callback that ends every epoch: it writes the history, then the file to resume from.
 
     Parameters
     ----------
     history
-        What is told of every epoch.
+        The history, which also validates.
     folder
-        Where the point to resume from lies.
+        Folder of the file to resume from.
     advance
-        Moves the progress bar by so many steps.
+        Function that moves the progress bar by a number of steps.
     """
 
     def __init__(self, history: History, folder: Path, advance: Callable[[int], None]) -> None:
@@ -139,72 +197,72 @@ class _Epochs(Callback):
         self._advance = advance
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the history, for the point to resume from."""
+        """Return the history for the file to resume from."""
         return self._history.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the history up again."""
+        """Restore the history."""
         self._history.restore(state_dict)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Move the progress bar to where an earlier run ended."""
+        """Move the progress bar to the end of an earlier run."""
         self._advance(trainer.global_step)
         self._step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the learning rate by the validation losses so far, where the schedule follows them."""
+        """Set the learning rate by the validation losses so far, if the schedule follows them."""
         assert isinstance(pl_module, _Module)
         if pl_module.section.schedule == "plateau":
             for group in trainer.optimizers[0].param_groups:
                 group["lr"] = pl_module.section.learning_rate * plateau(self._history.losses)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Move the progress bar; not every batch is a step."""
+        """Move the progress bar; a step may take several batches."""
         self._advance(trainer.global_step - self._step)
         self._step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate, write the history, then the point to resume from."""
+        """Validate, write the history, then the file to resume from."""
         assert isinstance(pl_module, _Module)
         pl_module.check_finite()
         train_loss = torch.stack(pl_module.losses).mean().item()
         pl_module.losses.clear()
         self._history.close_epoch(pl_module.network, trainer.current_epoch + 1, train_loss, pl_module.learning_rate)
-        # Written last: an epoch counts as finished only with it. (Trainer.save_checkpoint would write to the path.)
+        # Written last, because the epoch counts as finished with it, and atomically, unlike Trainer.save_checkpoint.
         write_bytes(self._folder / RESUME, to_bytes(trainer._checkpoint_connector.dump_checkpoint()))
 
 
-def run_epochs(network: Network, history: History, task: Task, parts: int) -> None:
-    """Train a network in place, after the last finished epoch of an earlier run.
+def run_epochs(network: Network, history: History, training: FoldTraining, parts: int) -> None:
+    """Train a network in place, resuming after the last finished epoch of an earlier run.
 
     Parameters
     ----------
     network
-        As training begins; an earlier run's weights are loaded over it.
+        The untrained network; the weights of an earlier run replace its own.
     history
-        Takes in every epoch.
-    task
-        What is trained on, how, and where.
+        The history that every epoch is added to.
+    training
+        Data, settings and place.
     parts
-        Into how many parts every step is cut.
+        Number of parts that every batch is split into.
 
     Raises
     ------
     UserError
-        If what an earlier run left is damaged, or the loss is no longer a finite number.
+        If the resume file of an earlier run is damaged, or the loss is not finite.
     torch.OutOfMemoryError
-        If a part of a step is still too large.
+        If a part of a batch does not fit into device memory.
     SystemExit
-        With code 143, at a SIGTERM.
+        With code 143, on SIGTERM.
     """
-    module = _Module(network, task, parts)
-    resume = task.folder / RESUME
-    device, section = task.device, task.section
+    module = _Module(network, training, parts)
+    resume = training.folder / RESUME
+    device, section = training.device, training.section
     if resume.exists():
-        load_plain(resume)  # a damaged file is told of here, in one sentence
+        load_plain(resume)  # reports a damaged file in one sentence
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS sums in any order
-    with _quiet(), progress(f"train fold {task.fold}", module.steps) as advance:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # otherwise cuBLAS sums in any order
+    with _quiet(), progress(f"train fold {training.fold}", module.steps) as advance:
         trainer = Trainer(
             accelerator=device.type,
             devices=1 if device.index is None else [device.index],
@@ -214,31 +272,32 @@ def run_epochs(network: Network, history: History, task: Task, parts: int) -> No
             gradient_clip_val=section.clip_norm or None,
             accumulate_grad_batches=module.accumulate,
             reload_dataloaders_every_n_epochs=1,
-            callbacks=[_Epochs(history, task.folder, advance)],
+            callbacks=[_Epochs(history, training.folder, advance)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            default_root_dir=task.folder,
+            default_root_dir=training.folder,
         )
         try:
             trainer.fit(module, ckpt_path=resume if resume.exists() else None, weights_only=True)
         except SIGTERMException:
             saved = "the last finished epoch is saved" if resume.exists() else "no epoch was finished yet"
-            print(f"train fold {task.fold}: told to end; {saved}, the same command goes on", file=sys.stderr)
+            print(f"train fold {training.fold}: terminated; {saved}, the same command resumes", file=sys.stderr)
             raise SystemExit(_TERMINATED) from None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning from talking about devices, loggers and tips."""
+    """Silence Lightning's messages about devices, loggers and tips."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches are made in process
+            # Loading in this process is intended.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             yield
     finally:

@@ -1,4 +1,4 @@
-"""How weights are moved: the optimizer and its learning rate over the steps or epochs."""
+"""The optimizer and the schedules of its learning rate."""
 
 from collections.abc import Iterable, Sequence
 from math import cos, inf, pi
@@ -10,23 +10,29 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from classify.config import ClassifySection
 
-_RISE: Final = 0.25  # share of the steps in which the rate rises
-_START: Final = 0.04  # share of the highest rate at the start
-_PATIENCE: Final = 3
+_RISE: Final = 0.25  # fraction of the steps in which the rate rises
+_START: Final = 0.04  # fraction of the highest rate at the start
+_PATIENCE: Final = 3  # validations without progress before the rate drops
 _DROP: Final = 0.1
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """Return the learning rate of a step as a share of the highest (Smith and Topin 2019, https://arxiv.org/abs/1708.07120).
+    """Return the learning rate of a step as a fraction of the highest.
 
-    Along half a cosine up in the first quarter, along another down to almost nothing at the last step.
+    It rises along half a cosine in the first quarter of the steps and falls along another to almost 0 at the last step
+    (Smith and Topin 2019, https://arxiv.org/abs/1708.07120).
 
     Parameters
     ----------
     step
-        From 0.
+        Step, from 0.
     steps
-        Of the whole training.
+        Number of steps of the whole training.
+
+    Examples
+    --------
+    >>> [round(one_cycle(step, 8), 3) for step in (0, 1, 2, 5)]
+    [0.04, 0.52, 1.0, 0.5]
     """
     rise = _RISE * steps
     if step < rise:
@@ -35,33 +41,33 @@ def one_cycle(step: int, steps: int) -> float:
 
 
 def cosine(step: int, steps: int) -> float:
-    """Return the learning rate of a step as a share of the first: along half a cosine down to nothing."""
+    """Return the learning rate of a step as a fraction of the first, which falls to 0 along half a cosine."""
     return (1 + cos(pi * min(1.0, step / steps))) / 2
 
 
 def plateau(losses: Sequence[float]) -> float:
-    """Return the learning rate after some looks at the validation loss, as a share of the first.
+    """Return the learning rate after a series of validations, as a fraction of the first.
 
-    Divided by ten whenever three looks in a row did not fall below the lowest before them.
+    It is divided by ten whenever the loss of three validations in a row is not below the lowest before them.
 
     Parameters
     ----------
     losses
-        Of every look so far.
+        Validation losses so far.
     """
-    lowest, waited, share = inf, 0, 1.0
+    lowest, waited, fraction = inf, 0, 1.0
     for loss in losses:
         waited = 0 if loss < lowest else waited + 1
         lowest = min(lowest, loss)
         if waited == _PATIENCE:
-            share, waited = share * _DROP, 0
-    return share
+            fraction, waited = fraction * _DROP, 0
+    return fraction
 
 
 def decay_groups(parameters: Iterable[Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Part parameters into those that decay and those that do not: scales of norms, biases and other lone numbers.
+    """Group parameters into those with weight decay and those without: scales of norms, biases and other vectors.
 
-    Decay would pull a norm's scale and the head's bias, which starts at the log odds of the classes, to nothing.
+    Decay would pull a norm's scale, and the head's bias, which starts at the log odds of the classes, towards 0.
     """
     every = list(parameters)
     return [
@@ -73,19 +79,18 @@ def decay_groups(parameters: Iterable[Parameter], weight_decay: float) -> list[d
 def new_optimizer(
     parameters: Iterable[Parameter], section: ClassifySection, steps: int
 ) -> tuple[Optimizer, LambdaLR | None]:
-    """Make the optimizer and its schedule.
+    """Return the recipe's optimizer and its schedule by steps, None for ``plateau``, which goes by validations.
 
     AdamW is Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101.
 
     Parameters
     ----------
     parameters
-        What is trained.
+        Parameters to train.
     section
-        Which optimizer, learning rate, weight decay, schedule.
+        Recipe section: optimizer, learning rate, weight decay, schedule.
     steps
-        Of the whole training; the schedule is stepped once after each. `plateau` has none: its rate is set at the
-        start of an epoch.
+        Number of steps of the whole training; the schedule advances after each.
     """
     groups = decay_groups(parameters, section.weight_decay)
     optimizer: Optimizer
@@ -96,11 +101,10 @@ def new_optimizer(
         optimizer = Adam(groups, lr=section.learning_rate)
     else:
         optimizer = AdamW(groups, lr=section.learning_rate)
-    shares = {"one-cycle": one_cycle, "cosine": cosine, "constant": _constant}
     if section.schedule == "plateau":
         return optimizer, None
-    share = shares[section.schedule]
-    return optimizer, LambdaLR(optimizer, lambda step: share(step, steps))
+    fraction = {"one-cycle": one_cycle, "cosine": cosine, "constant": _constant}[section.schedule]
+    return optimizer, LambdaLR(optimizer, lambda step: fraction(step, steps))
 
 
 def _constant(step: int, steps: int) -> float:

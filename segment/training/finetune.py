@@ -13,7 +13,7 @@ from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.pixels import write_labels
-from hpa.work.device import device_named
+from hpa.work.device import resolve_device
 from hpa.work.files import atomic_write, write_json
 from hpa.work.folder import WorkFolder
 from segment.config import SegmentSection
@@ -72,7 +72,7 @@ def fine_tune(
         If no image of the work folder has a label image.
     """
     section = work.section("segment", SegmentSection)
-    network = load_network(COMPACT, torch.device(device_named(device)))
+    network = load_network(COMPACT, torch.device(resolve_device(device)))
     labelled = _load_labelled(work, masks, section, channels_to_read(section, work.data))
     if not labelled:
         raise UserError(f"expected label images for images of {work.root} in {masks}, found none")
@@ -133,7 +133,7 @@ def distill(
         If the teacher is not available.
     """
     section = work.section("segment", SegmentSection)
-    network = load_network(teacher, torch.device(device_named(device)))
+    network = load_network(teacher, torch.device(resolve_device(device)))
     table = read_images(work.images)
     chosen = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(images, len(table))).round().astype(int))]
     folder = out.with_name(out.stem + "-masks")

@@ -1,50 +1,102 @@
-"""What is read, in which order, and how it is normalised."""
+"""The batches of an epoch: complete bags, balanced classes, and the same for the same (seed, fold, epoch)."""
 
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pytest
 
 from classify.config import ClassifySection
 from classify.data.augmentation import Augmentation
-from classify.data.crops import (
+from classify.data.batches import (
     TrainingCrops,
+    draw_by_class,
+    epoch_batches,
     epoch_loader,
-    read_crops,
+    split_batches,
+    training_batches,
 )
-from classify.data.normalisation import measure_mean_and_deviation
-from classify.data.sampling import epoch_batches
-from crops.store import DIM
-from tests.classify.world import bright_crops, bright_fold
+from classify.data.crops import FoldCrops
+from hpa.errors import UserError
+from tests.classify.world import bright_crops, bright_fold, fold_of
 
-SOURCE = bright_crops(np.random.default_rng(2).random((600, 3)) < 0.5)
-
-
-@pytest.mark.parametrize(("outside_cell", "divisor"), [("keep", 1), ("dim", DIM), ("zero", 256)])
-def test_what_is_outside_the_own_cell(outside_cell: Literal["keep", "dim", "zero"], divisor: int) -> None:
-    rows = np.array([3, 1])
-    read = read_crops(SOURCE, rows, outside_cell)
-    for i, row in enumerate(rows):
-        for y, x in [(0, 0), (3, 12), (4, 4), (11, 8), (12, 4)]:
-            inside = SOURCE.own[row, y, x]
-            expected = SOURCE.crops[row, :, y, x].astype(int) // (1 if inside else divisor)
-            np.testing.assert_array_equal(read[i, :, y, x], expected)
+SIZES = [40, 1, 3, 7, 1, 12, 5, 9]
 
 
-@pytest.mark.parametrize("outside_cell", ["keep", "zero"])
-def test_normalisation_is_numpys(outside_cell: Literal["keep", "zero"]) -> None:
-    rows = np.arange(5, 590)  # more than one block
-    mean, std = measure_mean_and_deviation(SOURCE, rows, outside_cell)
-    pixels = read_crops(SOURCE, rows, outside_cell).astype(np.float64)
-    np.testing.assert_allclose(mean, pixels.mean(axis=(0, 2, 3)))
-    np.testing.assert_allclose(std, pixels.std(axis=(0, 2, 3)))
+def _fold() -> FoldCrops:
+    images = np.repeat(np.arange(len(SIZES)), SIZES)
+    targets = np.zeros((len(SIZES), 3), dtype=bool)
+    targets[0, 0] = targets[1:, 1] = targets[4, 2] = True  # one image has class 0, one class 2
+    return fold_of(bright_crops(targets[images]), targets[images], images, len(images) - 9)
 
 
-def test_a_constant_channel_is_not_blown_up() -> None:
-    source = bright_crops(np.zeros((4, 1), dtype=bool))
-    source.crops[:, 2] = 7
-    mean, std = measure_mean_and_deviation(source, np.arange(4), "keep")
-    assert (mean[2], std[2]) == (7, 1)
+BAGS = ClassifySection(objective="bag", bag_size=5, batch_size=15)
+
+
+def test_batches_are_keep_bags_of_few_crops() -> None:
+    crops = _fold()
+    batches = training_batches(crops, BAGS, 0, 0, 0)
+    assert len(batches) == 7 // 3
+    images = [crops.labels.images[batch] for batch in batches]
+    for of_batch in images:
+        runs = np.split(of_batch, np.flatnonzero(np.diff(of_batch)) + 1)
+        assert len(runs) == 3 == len(set(of_batch.tolist()))
+        assert [len(run) for run in runs] == [min(SIZES[run[0]], 5) for run in runs]
+    assert set(np.concatenate(batches).tolist()) <= set(crops.training.tolist())
+    assert len(np.concatenate(batches)) == len(set(np.concatenate(batches).tolist()))
+
+
+def test_a_large_image_shows_other_crops_in_other_epochs() -> None:
+    crops = _fold()
+    seen = set()
+    for epoch in range(60):
+        rows = np.concatenate(training_batches(crops, BAGS, 0, 0, epoch))
+        seen |= set(rows[crops.labels.images[rows] == 0].tolist())
+    assert len(seen) == 40
+
+
+@pytest.mark.parametrize("objective", ["cell", "bag"])
+@pytest.mark.parametrize("sampling", ["crops", "classes"])
+def test_batches_depend_on_seed_fold_and_epoch_only(objective: Any, sampling: Any) -> None:
+    section = ClassifySection(objective=objective, sampling=sampling, bag_size=4, batch_size=8)
+    reference = np.concatenate(training_batches(_fold(), section, 0, 0, 0))
+    np.testing.assert_array_equal(reference, np.concatenate(training_batches(_fold(), section, 0, 0, 0)))
+    for other in [(1, 0, 0), (0, 1, 0), (0, 0, 1)]:
+        rows = np.concatenate(training_batches(_fold(), section, *other))
+        assert len(rows) != len(reference) or (rows != reference).any()
+
+
+def test_classes_are_drawn_alike_however_rare() -> None:
+    targets = np.zeros((100, 3), dtype=bool)
+    targets[0, 0] = targets[1:90, 1] = True  # class 2 never occurs, ten images have no class
+    drawn = draw_by_class(targets, 3000, np.random.default_rng(0))
+    shares = [(drawn == 0).mean(), ((drawn > 0) & (drawn < 90)).mean(), (drawn >= 90).mean()]
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.04)  # 4.6 standard errors
+    counts = np.bincount(drawn[(drawn > 0) & (drawn < 90)], minlength=90)[1:]
+    assert counts.min() > 0, "images of one class are drawn evenly"
+
+
+def test_an_epoch_by_classes_is_as_long_as_one_by_crops() -> None:
+    crops = _fold()
+    section = ClassifySection(batch_size=8)
+    even = section.model_copy(update={"sampling": "classes"})
+    lengths = [[len(b) for b in training_batches(crops, s, 0, 0, 0)] for s in (section, even)]
+    assert lengths[0] == lengths[1]
+
+
+def test_split_batches_keep_every_row_and_keep_bags() -> None:
+    crops = _fold()
+    batches = training_batches(crops, BAGS.model_copy(update={"batch_size": 30}), 0, 0, 3)
+    halves = split_batches(batches, crops.labels.images, 2, keep_bags=True)
+    np.testing.assert_array_equal(np.concatenate(batches), np.concatenate(halves))
+    for one, other in zip(halves[::2], halves[1::2], strict=True):
+        assert not set(crops.labels.images[one].tolist()) & set(crops.labels.images[other].tolist())
+
+
+@pytest.mark.parametrize("keep_bags", [True, False])
+def test_what_cannot_be_split_further_is_an_error(keep_bags: bool) -> None:
+    crops = _fold()
+    with pytest.raises(UserError, match="expected room for a training step"):
+        split_batches([np.array([40, 41, 42])], crops.labels.images, 4, keep_bags=keep_bags)
 
 
 def test_an_epoch_sees_every_crop_at_most_once_and_drops_less_than_a_batch() -> None:
@@ -77,4 +129,4 @@ def test_the_loader_hands_out_the_batches_with_their_inherited_targets() -> None
     assert len(loaded) == len(batches)
     for rows, batch in zip(batches, loaded, strict=True):
         np.testing.assert_array_equal(batch.pixels.numpy(), fold.source.pixels(rows))
-        np.testing.assert_array_equal(batch.targets.numpy(), fold.targets[rows].astype(np.float32))
+        np.testing.assert_array_equal(batch.targets.numpy(), fold.labels.targets[rows].astype(np.float32))

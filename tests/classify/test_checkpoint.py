@@ -86,7 +86,10 @@ def test_missing_and_foreign_files_are_errors(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
     with pytest.raises(UserError, match="found another file"):
         Checkpoint.load(tmp_path / "foreign.pt")
-    torch.save({"format": "cellwise classifier 1", "fold": 0}, tmp_path / "fields.pt")
+    torch.save({"format": "cellwise classifier 1", "fold": 0}, tmp_path / "older.pt")
+    with pytest.raises(UserError, match=r"older version of Cellwise: train the model again"):
+        Checkpoint.load(tmp_path / "older.pt")
+    torch.save({"format": "cellwise classifier 2", "fold": 0}, tmp_path / "fields.pt")
     with pytest.raises(UserError, match="expected the fields"):
         Checkpoint.load(tmp_path / "fields.pt")
 

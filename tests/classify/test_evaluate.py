@@ -1,6 +1,7 @@
-"""Streaming logits and scoring images, against whole passes and naive loops."""
+"""Outputs of a network and scores of images against full passes and naive loops; views and precision."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +9,17 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 
 from classify.config import ClassifySection
-from classify.inference.evaluate import BATCH, evaluate, mean_average_precision, pick_device, predict_logits
-from classify.losses.classification import focal_loss
+from classify.inference.evaluate import (
+    BATCH,
+    dihedral,
+    evaluate,
+    mean_average_precision,
+    predict_batches,
+    uses_bfloat16,
+)
+from classify.losses.objective import focal_loss
 from classify.network.model import Network, new_network
-from hpa.errors import UserError
-from tests.classify.world import bright_crops, bright_fold
+from tests.classify.world import bright_crops, bright_fold, predict_logits
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
 CPU = torch.device("cpu")
@@ -28,7 +35,7 @@ def test_streamed_logits_are_those_of_one_pass() -> None:
     source = bright_crops(np.random.default_rng(0).random((n, 3)) < 0.5)
     network = _network(section).train()
     rows = np.arange(n)[::-1].copy()
-    streamed = list(predict_logits(network, source, rows, section, CPU))
+    streamed = list(predict_logits(network, source, rows, section))
     assert [len(block) for block in streamed] == [BATCH, 5]
     assert network.training, "the mode it came in"
     with torch.no_grad():
@@ -39,8 +46,8 @@ def test_streamed_logits_are_those_of_one_pass() -> None:
 def test_bf16_is_near_and_comes_back_as_float32() -> None:
     source = bright_crops(np.random.default_rng(0).random((6, 3)) < 0.5)
     network = _network(ClassifySection())
-    (full,) = predict_logits(network, source, np.arange(6), ClassifySection(), CPU)
-    (half,) = predict_logits(network, source, np.arange(6), ClassifySection(precision="bf16"), CPU)
+    (full,) = predict_logits(network, source, np.arange(6), ClassifySection())
+    (half,) = predict_logits(network, source, np.arange(6), ClassifySection(precision="bf16"))
     assert half.dtype == np.float32
     assert not np.array_equal(full, half)
     np.testing.assert_allclose(full, half, atol=0.05)
@@ -51,14 +58,14 @@ def test_an_image_is_as_probable_as_its_likeliest_crop() -> None:
     crops = replace(crops, validation=crops.validation[:-1])  # one image keeps a single crop
     section = ClassifySection(focal_gamma=1.0)
     network = _network(section)
-    (logits,) = predict_logits(network, crops.source, crops.validation, section, CPU)
+    (logits,) = predict_logits(network, crops.source, crops.validation, section)
     result = evaluate(network, crops, section, CPU)
-    images = sorted(set(crops.images[crops.validation].tolist()))
+    images = sorted(set(crops.labels.images[crops.validation].tolist()))
     pooled, targets = [], []
     for image in images:
-        own = [i for i, row in enumerate(crops.validation) if crops.images[row] == image]
+        own = [i for i, row in enumerate(crops.validation) if crops.labels.images[row] == image]
         pooled.append([max(1 / (1 + np.exp(-float(logits[i, k]))) for i in own) for k in range(3)])
-        targets.append(crops.targets[crops.validation[own[0]]])
+        targets.append(crops.labels.targets[crops.validation[own[0]]])
     f1 = []
     for k in range(3):
         pairs = [(int(p[k] > 0.5), int(t[k])) for p, t in zip(pooled, targets, strict=True)]
@@ -66,7 +73,7 @@ def test_an_image_is_as_probable_as_its_likeliest_crop() -> None:
         f1.append(2 * both / either if either else 0.0)
     assert result.macro_f1 == pytest.approx(np.mean(f1))
     assert result.mean_ap == pytest.approx(mean_average_precision(np.array(targets), np.array(pooled, np.float32)))
-    expected = focal_loss(torch.from_numpy(logits), torch.from_numpy(crops.targets[crops.validation]), 1.0)
+    expected = focal_loss(torch.from_numpy(logits), torch.from_numpy(crops.labels.targets[crops.validation]), 1.0)
     assert result.loss == pytest.approx(expected.item())
 
 
@@ -78,29 +85,79 @@ def test_average_precision_by_hand_leaves_out_what_never_occurs() -> None:
     assert mean_average_precision(np.zeros((2, 3), dtype=bool), probabilities[:2]) == 0
 
 
-@pytest.mark.parametrize("name", ["quantum", "cuda:99"])
-def test_a_device_that_is_not_there_is_an_error(name: str) -> None:
-    with pytest.raises(UserError, match="expected a device that is here"):
-        pick_device(name)
-
-
 @pytest.mark.parametrize("section", [ClassifySection(), ClassifySection(objective="bag", pooling="max")])
-def test_masked_classes_are_neither_right_nor_wrong(section: ClassifySection) -> None:
-    """Class by class, the scores are those of the images of which it is known."""
+def test_unknown_classes_are_neither_right_nor_wrong(section: ClassifySection) -> None:
+    """The scores of each class are those over the images for which it is known."""
     crops = bright_fold(40, 40, seed=1)
-    masked = np.repeat(np.random.default_rng(2).random((40, 3)) < 0.4, 2, axis=0)
-    targets = crops.targets & ~masked
+    known = ~np.repeat(np.random.default_rng(2).random((40, 3)) < 0.4, 2, axis=0)
+    targets = crops.labels.targets & known
     network = _network(section)
-    found = evaluate(network, replace(crops, targets=targets, masked=masked), section, CPU)
+    crops = replace(crops, labels=replace(crops.labels, targets=targets, known=known))
+    found = evaluate(network, crops, section, CPU)
     rows = crops.validation
-    logits = np.concatenate(list(predict_logits(network, crops.source, rows, section, CPU)))
+    logits = np.concatenate(list(predict_logits(network, crops.source, rows, section)))
     pooled = 1 / (1 + np.exp(-np.maximum(logits[0::2], logits[1::2])))  # two crops an image
     f1, precision = [], []
     for c in range(3):
-        known = ~masked[rows][0::2, c]
-        truth, score = targets[rows][0::2, c][known], pooled[known, c]
+        counted = known[rows][0::2, c]
+        truth, score = targets[rows][0::2, c][counted], pooled[counted, c]
         f1.append(f1_score(truth, score > 0.5, zero_division=0))
         precision.append(average_precision_score(truth, score))
     assert found.macro_f1 == pytest.approx(np.mean(f1))
     assert found.mean_ap == pytest.approx(np.mean(precision))
     assert np.isfinite(found.loss)
+
+
+SOURCE = bright_crops(np.random.default_rng(0).random((6, 3)) < 0.5)
+ROWS = np.arange(6)
+
+
+def test_the_views_are_numpys_turns_and_mirrors() -> None:
+    crop = np.arange(2 * 9).reshape(2, 3, 3)
+    expected = {np.rot90(view, k, (1, 2)).tobytes() for view in (crop, crop[:, ::-1]) for k in range(4)}
+    views = dihedral(torch.from_numpy(crop)[None])
+    assert {view[0].numpy().tobytes() for view in views} == expected
+    assert len(expected) == 8
+    np.testing.assert_array_equal(views[0][0].numpy(), crop)
+
+
+def _look(views: Any, crops: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    section = ClassifySection(backbone="cnn3", test_views=views, embedding_dim=3)
+    torch.manual_seed(0)
+    network = Network(section, 4, 3, [60.0] * 4, [50.0] * 4).eval()
+    source = SOURCE if crops is None else type(SOURCE)(crops, SOURCE.own)
+    (said,) = predict_batches(network, source, ROWS, section, CPU)
+    assert said.embeddings is not None
+    return said.probabilities, said.features, said.embeddings
+
+
+def test_mean_and_maximum_are_of_the_eight_single_views() -> None:
+    singles = [_look("one", view.numpy()) for view in dihedral(torch.from_numpy(SOURCE.crops))]
+    probabilities = np.stack([p for p, _, _ in singles])
+    assert np.ptp(probabilities, axis=0).max() > 1e-4, "the network tells the views apart"
+    np.testing.assert_allclose(_look("mean")[0], probabilities.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(_look("maximum")[0], probabilities.max(0), rtol=1e-5)
+    np.testing.assert_allclose(_look("mean")[1], np.stack([f for _, f, _ in singles]).mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_turned_crop_is_seen_alike() -> None:
+    turned = np.rot90(SOURCE.crops, 1, (2, 3)).copy()
+    for one, other in zip(_look("mean"), _look("mean", turned), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_embeddings_of_many_views_still_have_unit_length() -> None:
+    np.testing.assert_allclose(np.linalg.norm(_look("mean")[2], axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("32", False), ("bf16", True)])
+def test_what_is_said_is_done(precision: str, expected: bool) -> None:
+    assert uses_bfloat16(precision, torch.device("cpu")) is expected  # type: ignore[arg-type]
+
+
+def test_auto_asks_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"amx_bf16": has})
+        assert uses_bfloat16("auto", torch.device("cpu")) is has
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert not uses_bfloat16("auto", torch.device("cpu"))

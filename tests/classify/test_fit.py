@@ -13,7 +13,7 @@ from classify.config import ClassifySection
 from classify.data.crops import FoldCrops
 from classify.network.model import Network
 from classify.training import loop
-from classify.training.fit import Fitted, clear, fit
+from classify.training.fit import TrainedModel, fit, remove_resume_files
 from classify.training.optimizer import plateau
 from hpa.errors import UserError
 from hpa.work.files import write_bytes
@@ -27,7 +27,7 @@ class _KilledError(Exception):
     """Stands for the kill."""
 
 
-def _equal(one: Fitted, other: Fitted) -> bool:
+def _equal(one: TrainedModel, other: TrainedModel) -> bool:
     return (one.epoch, one.statistics) == (other.epoch, other.statistics) and all(
         torch.equal(tensor, other.state_dict[name]) for name, tensor in one.state_dict.items()
     )
@@ -180,7 +180,7 @@ def test_best_is_the_epoch_with_the_highest_mean_average_precision(tmp_path: Pat
 def test_nothing_stays_behind_but_the_history(tmp_path: Path) -> None:
     section = SECTION.model_copy(update={"checkpoint": "best", "epochs": 1})
     fit(bright_fold(), section, 0, 0, tmp_path, CPU)
-    clear(tmp_path)
+    remove_resume_files(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
 
 
@@ -221,5 +221,5 @@ def _learns(section: ClassifySection, crops: FoldCrops, tmp_path: Path) -> None:
     network.load_state_dict(fitted.state_dict)
     with torch.inference_mode():
         logits = network(torch.from_numpy(crops.source.pixels(crops.validation))).logits.numpy()
-    np.testing.assert_array_equal(logits > 0, crops.targets[crops.validation])
+    np.testing.assert_array_equal(logits > 0, crops.labels.targets[crops.validation])
     assert pd.read_csv(tmp_path / "history.csv")["validation_macro_f1"].iloc[-1] == 1

@@ -1,4 +1,4 @@
-"""The network: its stem, its heads, where its weights come from."""
+"""The network: normalisation, heads and initial weights."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,6 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from classify.config import ClassifySection
 from classify.network.model import FLOOR, Network, new_network
-from classify.network.stem import widen_stem
 from hpa.errors import UserError
 
 MEAN, STD = [10.0, 20.0, 30.0, 40.0], [1.0, 2.0, 3.0, 4.0]
@@ -85,16 +84,6 @@ def test_the_seed_decides_the_weights_and_leaves_the_process_alone() -> None:
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert torch.equal(torch.random.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
-def test_a_widened_stem_keeps_rgb_and_gives_the_others_their_mean(channels: int) -> None:
-    filters = torch.randn(2, 3, 7, 7)
-    wide = widen_stem(filters, channels)
-    mean = (filters[:, 0] + filters[:, 1] + filters[:, 2]) / 3
-    assert wide.shape == (2, channels, 7, 7)
-    for c in range(channels):
-        torch.testing.assert_close(wide[:, c], filters[:, c] if c < 3 <= channels else mean)
 
 
 def test_pretrained_weights_are_those_of_the_file(hub: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from aggregate.pooling.formulas import pool_as_trained
 from classify.config import ClassifySection, Pooling
 from classify.losses.objective import pool_bags
-from classify.losses.pooling import Bags, pad, pool, pooled_logits
+from classify.losses.pooling import Bags, pad_bags, pool, pooled_logits
 from classify.trained_pooling import TrainedPooling
 from hpa.errors import UserError
 
@@ -81,8 +81,8 @@ def test_torch_and_numpy_are_the_formula(name: Pooling, weights: NDArray[np.floa
 
 @pytest.mark.parametrize("name", POOLINGS)
 def test_what_stands_in_the_padding_has_no_say(name: Pooling) -> None:
-    p, present = pad(torch.from_numpy(P.astype(np.float32)), torch.from_numpy(BAGS))
-    weights, scores = (pad(torch.from_numpy(v), torch.from_numpy(BAGS))[0] for v in (WEIGHTS, SCORES))
+    p, present = pad_bags(torch.from_numpy(P.astype(np.float32)), torch.from_numpy(BAGS))
+    weights, scores = (pad_bags(torch.from_numpy(v), torch.from_numpy(BAGS))[0] for v in (WEIGHTS, SCORES))
     alpha = torch.tensor(ALPHA, dtype=torch.float32) if name == "auto" else None
     clean = pool(Bags(p, weights, scores, alpha), SECTIONS[name])
     junk_p, junk_scores = p.clone(), scores.clone()

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from classify.__main__ import main
-from classify.data.labels import label_crops
+from classify.data.crops import label_crops
 from classify.inference import predict as predicting_module
-from classify.inference.evaluate import predict_logits, sigmoid
+from classify.inference.evaluate import sigmoid
 from classify.network.checkpoint import Checkpoint
 from classify.probabilities import class_columns, read_probabilities
 from classify.run import predict, train
@@ -23,7 +23,7 @@ from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
-from tests.classify.world import make_work
+from tests.classify.world import make_work, predict_logits
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
 FOLDS = [0, 1, 0, 1, 0, 1, -1, 0, 1, 1]
@@ -69,7 +69,7 @@ def test_every_crop_is_scored_by_the_models_that_may(work: WorkFolder, capsys: p
     assert (table["origin"] == "test").equals(table["image_id"].str.startswith("test"))
     fold_1 = Checkpoint.load(work.root / "classify/cells/fold-1/checkpoint.pt")
     rows = np.flatnonzero(store.table["image_id"] == "train3")
-    (logits,) = predict_logits(fold_1.network(torch.device("cpu")), store, rows, fold_1.section, torch.device("cpu"))
+    (logits,) = predict_logits(fold_1.network(torch.device("cpu")), store, rows, fold_1.section)
     found = table.loc[table["image_id"] == "train3", class_columns(HPA28)].to_numpy()
     np.testing.assert_allclose(found, sigmoid(logits), rtol=1e-5)
 
@@ -212,7 +212,7 @@ def test_wrong_usage_is_one_sentence(work: WorkFolder, tmp_path: Path, capsys: p
     for arguments, sentence in [
         (["train", str(tmp_path / "nowhere")], "expected a work folder"),
         (["train", str(work.root), "--fold", "7"], "expected folds among 0, 1, found 7"),
-        (["train", str(work.root), "--device", "abacus"], "expected a device that is here"),
+        (["train", str(work.root), "--device", "abacus"], "expected a device that this machine has"),
         (["predict", str(work.root)], "expected a checkpoint"),
     ]:
         assert main(arguments) == 2

@@ -1,6 +1,6 @@
-"""A small world with a known truth: class k of a crop is a bright square in channel k."""
+"""Small data sets with a known truth: class k of a crop is a bright square in channel k."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from classify.data.crops import Batch, FoldCrops
+from classify.config import ClassifySection
+from classify.data.batches import Batch
+from classify.data.crops import CropLabels, CropSource, FoldCrops
+from classify.inference.evaluate import predict_batches
+from classify.network.model import Network
 from crops.shards import ShardWriter
 from crops.table import COLUMNS, write_crops
 from hpa.channels import CHANNELS
@@ -27,7 +31,7 @@ SIZE = 16
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Crops in memory, as a store would hand them out."""
+    """A store of crops in memory."""
 
     crops: NDArray[np.uint8]
     own: NDArray[np.bool_]
@@ -43,7 +47,7 @@ class ArraySource:
 
 
 def bright_crops(targets: NDArray[np.bool_], seed: int = 0, channels: int = 4) -> ArraySource:
-    """Draw one noisy crop for every row of `targets`, shape (N, K), K at most `channels`."""
+    """Draw one noisy crop per row of `targets`, shape (N, K), with K at most `channels`."""
     rng = np.random.default_rng(seed)
     crops = rng.integers(0, 60, (len(targets), channels, SIZE, SIZE), dtype=np.uint8)
     for k in range(targets.shape[1]):
@@ -54,31 +58,41 @@ def bright_crops(targets: NDArray[np.bool_], seed: int = 0, channels: int = 4) -
 
 
 def bright_fold(n_training: int = 32, n_validation: int = 8, seed: int = 0) -> FoldCrops:
-    """Make crops of two to an image, with three classes, split into training and validation."""
+    """Return two crops per image, with three classes, split into training and validation."""
     n = n_training + n_validation
     targets = np.repeat(np.random.default_rng(seed).random((n // 2, 3)) < 0.5, 2, axis=0)
     return fold_of(bright_crops(targets, seed), targets, np.arange(n) // 2, n_training)
 
 
 def fold_of(source: ArraySource, targets: NDArray[np.bool_], images: NDArray[np.int64], n_training: int) -> FoldCrops:
-    """Make a fold of crops in memory: the first `n_training` to train on, the others to validate on."""
+    """Return a fold of crops in memory: the first `n_training` for training, the others for validation."""
     n = len(targets)
-    return FoldCrops(
-        source,
-        np.arange(n_training),
-        np.arange(n_training, n),
+    labels = CropLabels(
         targets,
-        images,
+        known=np.ones_like(targets),
+        images=images,
+        folds=np.where(np.arange(n) < n_training, 1, 0),
+        is_test=np.zeros(n, dtype=bool),
+        fallback=np.zeros(n, dtype=bool),
         image_ids=np.array([f"image{i}" for i in images], dtype=object),
         cell_labels=np.arange(n) + 1,
         sources=np.array(["even" if i % 2 == 0 else "odd" for i in images], dtype=object),
         antibodies=images // 2,
         completeness=np.ones(n, dtype=np.float32),
     )
+    return FoldCrops(source, labels, np.arange(n_training), np.arange(n_training, n))
+
+
+def predict_logits(
+    network: Network, source: CropSource, rows: NDArray[np.int64], section: ClassifySection
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the logits of crops on the CPU, batch by batch."""
+    for outputs in predict_batches(network, source, rows, section, torch.device("cpu")):
+        yield outputs.logits
 
 
 def batch_of(targets: Tensor, bags: Tensor | None = None, weights: Tensor | None = None) -> Batch:
-    """Make a batch of which only targets, bags and weights matter; every crop is a bag unless told."""
+    """Return a batch in which only targets, bags and weights matter; by default every crop is a bag."""
     n = len(targets)
     every = torch.arange(n)
     pixels = torch.zeros(n, 1, 1, 1, dtype=torch.uint8)
@@ -90,9 +104,9 @@ def batch_of(targets: Tensor, bags: Tensor | None = None, weights: Tensor | None
 def make_work(
     root: Path, folds: Sequence[int], n_test: int = 2, recipe: dict[str, Any] | None = None, cells: int = 3
 ) -> WorkFolder:
-    """Write a work folder up to its crops: an image for each entry of `folds`, then `n_test` test images.
+    """Write a work folder up to its crops: one image per entry of `folds`, then `n_test` test images.
 
-    Image i carries class i mod 3, has `cells` crops, and the last image of each split has one fallback crop instead.
+    Image i has the class i mod 3 and `cells` crops; the last image of each split has one fallback crop instead.
     """
     work = WorkFolder(root)
     n = len(folds) + n_test

@@ -1,4 +1,4 @@
-"""The losses against their formulas written out, and the triplets against a loop."""
+"""The class losses and the objective against their formulas."""
 
 import itertools
 import math
@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from classify.config import ClassifySection, Mining, Pooling
-from classify.losses.classification import class_loss, focal_loss
-from classify.losses.objective import batch_loss, pool_bags
-from classify.losses.triplets import antibody_pairs, label_pairs, mine, multi_label_triplets, triplet_loss
+from classify.config import ClassifySection, Pooling
+from classify.losses.objective import batch_loss, class_loss, focal_loss, pool_bags
+from classify.losses.triplets import triplet_loss
 from classify.network.model import Outputs
 from tests.classify.world import batch_of
 
@@ -46,58 +45,6 @@ def test_focal_loss_of_half_precision_is_computed_in_full() -> None:
     loss = focal_loss(torch.tensor([[-20.0]], dtype=torch.bfloat16), torch.tensor([[1.0]]), gamma=0.0)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(20.0, rel=1e-5)
-
-
-def _naive_triplets(targets: np.ndarray, jaccard: float) -> list[tuple[int, int, int]]:
-    sets = [set(np.flatnonzero(row)) for row in targets]
-    found = []
-    for a, p, n in itertools.product(range(len(sets)), repeat=3):
-        if a == p or not sets[a] or not sets[a] & sets[p] or sets[a] & sets[n]:
-            continue
-        if len(sets[a] & sets[p]) >= jaccard * len(sets[a] | sets[p]):
-            found.append((a, p, n))
-    return found
-
-
-@pytest.mark.parametrize("jaccard", [0.01, 0.5, 1.0])
-def test_triplets_are_those_of_a_loop(jaccard: float) -> None:
-    targets = np.random.default_rng(3).random((14, 5)) < 0.3
-    assert not targets.any(axis=1).all(), "the world should hold an empty target"
-    a, p, n = multi_label_triplets(torch.from_numpy(targets), jaccard)
-    found = list(zip(a.tolist(), p.tolist(), n.tolist(), strict=True))
-    assert found == _naive_triplets(targets, jaccard)
-    assert found
-
-
-def test_an_overlap_of_exactly_the_threshold_is_enough() -> None:
-    targets = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
-    a, _, _ = multi_label_triplets(targets, 1 / 3)
-    assert a.tolist() == [0, 1]
-
-
-def test_triplet_loss_is_its_formula() -> None:
-    embeddings = torch.nn.functional.normalize(torch.randn(10, 3, generator=torch.Generator().manual_seed(1)), dim=1)
-    targets = np.random.default_rng(1).random((10, 4)) < 0.4
-    points = embeddings.double().numpy()
-    violations = [
-        float(np.linalg.norm(points[a] - points[p]) - np.linalg.norm(points[a] - points[n]) + 0.3)
-        for a, p, n in _naive_triplets(targets, 0.5)
-    ]
-    active = [violation for violation in violations if violation > 0]
-    loss = triplet_loss(
-        embeddings, torch.from_numpy(targets), torch.full((10,), -1), ClassifySection(triplet_margin=0.3)
-    )
-    assert loss.item() == pytest.approx(sum(active) / len(active), rel=1e-4)
-
-
-@pytest.mark.parametrize("mining", ["all", "semi-hard", "batch-hard"])
-def test_no_triplet_gives_a_zero_that_can_be_differentiated(mining: Mining) -> None:
-    section = ClassifySection(triplet_mining=mining)
-    embeddings = torch.nn.functional.normalize(torch.randn(4, 3), dim=1).requires_grad_()
-    loss = triplet_loss(embeddings, torch.ones(4, 2), torch.full((4,), -1), section)
-    (gradient,) = torch.autograd.grad(loss, embeddings)
-    assert loss.item() == 0
-    assert torch.count_nonzero(gradient) == 0
 
 
 def test_the_objective_adds_the_weighted_triplet_loss_to_the_focal_loss() -> None:
@@ -200,39 +147,6 @@ def test_every_objective_is_a_loop_over_what_is_known(
     assert found.item() == pytest.approx(float(expected[objective]), rel=1e-4)
 
 
-def _triplets_of_known(targets: np.ndarray, jaccard: float) -> list[tuple[int, int, int]]:
-    """Compare two crops class by class; NaN is unknown."""
-
-    def compare(i: int, j: int) -> tuple[int, int, int, bool]:
-        both = own = either = 0
-        undecided = False
-        for x, y in zip(targets[i], targets[j], strict=True):
-            if np.isnan(x) or np.isnan(y):
-                undecided |= x == 1 or y == 1
-                continue
-            both, own, either = both + int(x and y), own + int(x), either + int(x or y)
-        return both, own, either, undecided
-
-    found = []
-    for a, p, n in itertools.product(range(len(targets)), repeat=3):
-        common, _, union, _ = compare(a, p)
-        shared, labels, _, undecided = compare(a, n)
-        if a != p and common and common / union >= jaccard and not shared and labels and not undecided:
-            found.append((a, p, n))
-    return found
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_triplets_take_only_what_is_known_of_both(seed: int) -> None:
-    draw = np.random.default_rng(seed)
-    targets = (draw.random((10, 5)) < 0.35).astype(np.float32)
-    targets[draw.random((10, 5)) < 0.2] = np.nan
-    expected = _triplets_of_known(targets, 0.5)
-    found = zip(*(t.tolist() for t in multi_label_triplets(torch.from_numpy(targets), 0.5)), strict=True)
-    assert list(found) == expected
-    assert expected
-
-
 def test_the_triplet_loss_of_a_batch_takes_only_what_is_known() -> None:
     """Two crops of one class, and a third that may well have it: no negative, so no triplet."""
     section = ClassifySection(embedding_dim=3, triplet_weight=1.0)
@@ -272,55 +186,3 @@ def test_bce_is_focal_loss_without_focus() -> None:
     logits, targets = torch.randn(3, 4, generator=torch.Generator().manual_seed(3)), torch.eye(4)[:3]
     bce = class_loss(logits, targets, ClassifySection(loss="bce"))
     torch.testing.assert_close(bce, class_loss(logits, targets, ClassifySection(focal_gamma=0.0)))
-
-
-def _world(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    embeddings = torch.nn.functional.normalize(torch.randn(12, 3, generator=torch.Generator().manual_seed(seed)), dim=1)
-    return embeddings, *label_pairs(torch.from_numpy(np.random.default_rng(seed).random((12, 4)) < 0.4), 0.5)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_semi_hard_triplets_are_those_of_a_loop(seed: int) -> None:
-    embeddings, positive, negative = _world(seed)
-    points, margin = embeddings.numpy(), 0.4
-    expected = []
-    for a, p, n in itertools.product(range(12), repeat=3):
-        gap = np.linalg.norm(points[a] - points[n]) - np.linalg.norm(points[a] - points[p])
-        if positive[a, p] and negative[a, n] and 0 < gap < margin:
-            expected.append((a, p, n))
-    found = zip(*(t.tolist() for t in mine(embeddings, positive, negative, "semi-hard", margin)), strict=True)
-    assert list(found) == expected
-    assert expected
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_batch_hard_takes_the_farthest_positive_and_the_nearest_negative(seed: int) -> None:
-    embeddings, positive, negative = _world(seed)
-    points = embeddings.numpy()
-    expected = []
-    for a in range(12):
-        positives = [i for i in range(12) if positive[a, i]]
-        negatives = [i for i in range(12) if negative[a, i]]
-        if positives and negatives:
-            far = max(positives, key=lambda i: np.linalg.norm(points[a] - points[i]))
-            near = min(negatives, key=lambda i: np.linalg.norm(points[a] - points[i]))
-            expected.append((a, far, near))
-    found = zip(*(t.tolist() for t in mine(embeddings, positive, negative, "batch-hard", 0.2)), strict=True)
-    assert list(found) == expected
-    assert expected
-
-
-def test_crops_of_one_known_antibody_are_positives() -> None:
-    pairs = antibody_pairs(torch.tensor([4, -1, 4, -1, 7]))
-    assert torch.nonzero(pairs).tolist() == [[0, 2], [2, 0]]
-
-
-def test_by_antibody_other_crops_with_the_same_labels_are_neither() -> None:
-    section = ClassifySection(triplet_positives="antibody", triplet_margin=0.5)
-    embeddings = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1.0], [1.0, 0.1]]), dim=1)
-    targets = torch.tensor([[1.0, 0], [1, 0], [0, 1], [1, 0]])
-    antibodies = torch.tensor([5, 5, 6, 8])
-    d01, d02, d12 = (float((embeddings[a] - embeddings[b]).norm()) for a, b in [(0, 1), (0, 2), (1, 2)])
-    active = [v for v in (d01 - d02 + 0.5, d01 - d12 + 0.5) if v > 0]
-    loss = triplet_loss(embeddings, targets, antibodies, section)
-    assert loss.item() == pytest.approx(sum(active) / len(active), rel=1e-4)

@@ -19,7 +19,7 @@ from classify.config import ClassifySection
 from classify.inference.evaluate import predict_batches
 from classify.network.model import Network, Outputs
 from classify.training import loop
-from classify.training.fit import Fitted, fit
+from classify.training.fit import TrainedModel, fit
 from classify.training.loop import NOT_FINITE
 from hpa.errors import UserError
 from hpa.work.files import write_bytes
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 SECTION = ClassifySection(backbone="cnn3", epochs=3, batch_size=8, validate_every=1)
 
 
-def _equal(one: Fitted, other: Fitted) -> bool:
+def _equal(one: TrainedModel, other: TrainedModel) -> bool:
     return all(torch.equal(tensor, other.state_dict[name]) for name, tensor in one.state_dict.items())
 
 
@@ -42,7 +42,7 @@ def test_a_loss_that_is_no_number_stops_and_tells_whose_it_was(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == [NOT_FINITE], "nothing was kept of it"
     told = pd.read_csv(tmp_path / NOT_FINITE)
     assert len(told) == 8
-    keys = set(zip(crops.image_ids[crops.training], crops.cell_labels[crops.training], strict=True))
+    keys = set(zip(crops.labels.image_ids[crops.training], crops.labels.cell_labels[crops.training], strict=True))
     assert set(told.itertuples(index=False, name=None)) <= keys
 
 
@@ -74,7 +74,7 @@ def test_a_step_without_room_is_made_in_parts_with_the_same_gradient(
     whole = fit(bright_fold(32, 2), section, 0, 0, tmp_path / "whole", CPU)
     device = _SmallDevice(monkeypatch, room=3)
     parts = fit(bright_fold(32, 2), section, 0, 0, tmp_path / "parts", CPU)
-    assert "made in 4 parts" in capsys.readouterr().out
+    assert "splitting each step into 4 parts" in capsys.readouterr().out
     assert max(device.sizes) == 2
     for name, tensor in whole.state_dict.items():  # cnn3 has no batch norm, so only the order of sums differs
         torch.testing.assert_close(parts.state_dict[name], tensor, rtol=1e-3, atol=1e-4)
@@ -169,7 +169,8 @@ def test_a_bag_of_forty_and_a_bag_of_one_train_together(tmp_path: Path, objectiv
     targets = np.eye(3, dtype=bool)[images % 3]
     crops = fold_of(bright_crops(targets), targets, images, 82)
     change = {"objective": objective, "pooling": pooling, "bag_size": 64, "batch_size": 128, "completeness_power": 1.0}
-    crops = replace(crops, completeness=np.linspace(0, 1, len(images), dtype=np.float32))
+    labels = replace(crops.labels, completeness=np.linspace(0, 1, len(images), dtype=np.float32))
+    crops = replace(crops, labels=labels)
     fitted = fit(crops, SECTION.model_copy(update=change), 0, 0, tmp_path, CPU)
     assert all(torch.isfinite(tensor).all() for tensor in fitted.state_dict.values())
     history = pd.read_csv(tmp_path / "history.csv")
@@ -179,9 +180,9 @@ def test_a_bag_of_forty_and_a_bag_of_one_train_together(tmp_path: Path, objectiv
 @pytest.mark.parametrize("change", [{}, {"sampling": "classes"}, {"objective": "bag"}])
 def test_a_class_without_a_positive_is_not_predicted(tmp_path: Path, change: dict[str, Any]) -> None:
     crops = bright_fold(64, 16)
-    targets = crops.targets.copy()
+    targets = crops.labels.targets.copy()
     targets[crops.training, 1] = False
-    crops = replace(crops, targets=targets)
+    crops = replace(crops, labels=replace(crops.labels, targets=targets))
     fitted = fit(crops, SECTION.model_copy(update=change), 0, 0, tmp_path, CPU)
     network = Network(SECTION, 4, 3, fitted.statistics.mean, fitted.statistics.std).eval()
     network.load_state_dict(fitted.state_dict)

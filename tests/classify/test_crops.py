@@ -1,12 +1,18 @@
-"""Which crop is trained on, which is scored by whom."""
+"""Labels of crops, training and validation crops of a fold, and the channels and pixels that are read."""
+
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from classify.data.labels import NO_FOLD, CropLabels, label_crops
+from classify.config import ClassifySection
+from classify.data.crops import NO_FOLD, CropLabels, CropSource, label_crops, read_crops, select_channels
 from classify.inference.predict import scored_rows
+from crops.store import DIM
+from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
-from tests.classify.world import bright_crops
+from tests.classify.world import bright_crops, bright_fold
 
 THREE = Vocabulary("three", ("a", "b", "c"))
 CROPS = pd.DataFrame(
@@ -17,6 +23,7 @@ CROPS = pd.DataFrame(
         "fallback": [False, False, True, False, False, False, False, False],
     }
 )
+
 IMAGES = pd.DataFrame(
     {
         "image_id": ["i2", "i1", "i0", "unknown", "always", "test"],
@@ -27,6 +34,7 @@ IMAGES = pd.DataFrame(
         "unknown_classes": [(), (0, 2), (), (), (), ()],
     }
 )
+
 FOLDS = pd.DataFrame({"image_id": ["always", "i0", "i1", "i2"], "fold": [-1, 0, 1, 2]})
 
 
@@ -38,12 +46,8 @@ def test_crops_inherit_from_their_image() -> None:
     labels = _labels()
     assert [np.flatnonzero(row).tolist() for row in labels.targets] == [[0, 2], [0, 2], [1], [2], [2], [1], [], []]
     assert labels.folds.tolist() == [0, 0, 1, 2, 2, -1, NO_FOLD, NO_FOLD]
-    assert labels.masked is not None
-    assert [np.flatnonzero(row).tolist() for row in labels.masked] == [[], [], [0, 2], [], [], [], [], []]
-    assert (
-        label_crops(CROPS, IMAGES.assign(unknown_classes=IMAGES["target"].map(lambda _: ())), FOLDS, THREE).masked
-        is None
-    )
+    assert [np.flatnonzero(~row).tolist() for row in labels.known] == [[], [], [0, 2], [], [], [], [], []]
+    np.testing.assert_array_equal(labels.soft_targets(np.array([2, 3])), [[np.nan, 1, np.nan], [0, 0, 1]])
     assert labels.is_test.tolist() == [False] * 7 + [True]
     assert labels.images.tolist() == [2, 2, 1, 0, 0, 4, 3, 5]
     assert labels.sources.tolist() == ["k18"] * 5 + ["v18"] * 3
@@ -74,4 +78,46 @@ def test_no_model_scores_an_image_it_saw() -> None:
 
 
 def test_to_models_of_another_folder_all_is_new() -> None:
-    assert [scored_rows(_labels().as_new(), fold).tolist() for fold in (0, 1)] == [list(range(8))] * 2
+    assert [scored_rows(_labels().as_unseen(), fold).tolist() for fold in (0, 1)] == [list(range(8))] * 2
+
+
+SOURCE = bright_crops(np.random.default_rng(2).random((600, 3)) < 0.5)
+
+
+@pytest.mark.parametrize(("outside_cell", "divisor"), [("keep", 1), ("dim", DIM), ("zero", 256)])
+def test_what_is_outside_the_own_cell(outside_cell: Literal["keep", "dim", "zero"], divisor: int) -> None:
+    rows = np.array([3, 1])
+    read = read_crops(SOURCE, rows, outside_cell)
+    for i, row in enumerate(rows):
+        for y, x in [(0, 0), (3, 12), (4, 4), (11, 8), (12, 4)]:
+            inside = SOURCE.own[row, y, x]
+            expected = SOURCE.crops[row, :, y, x].astype(int) // (1 if inside else divisor)
+            np.testing.assert_array_equal(read[i, :, y, x], expected)
+
+
+FOLD = bright_fold(32, 8)
+NAMES = ["red", "green", "blue", "yellow"]
+
+
+def test_channels_are_picked_and_merged_by_name() -> None:
+    rows = np.array([4, 2])
+    read = FOLD.source.pixels(rows).astype(np.float64)
+    source = select_channels(FOLD.source, ["green", "red+yellow"], NAMES)
+    seen = source.pixels(rows)
+    assert seen.dtype == np.uint8
+    np.testing.assert_array_equal(seen[:, 0], read[:, 1])
+    np.testing.assert_array_equal(seen[:, 1], np.floor((read[:, 0] + read[:, 3]) / 2 + 0.5))
+    np.testing.assert_array_equal(source.masks(rows), FOLD.source.masks(rows))
+
+
+def test_all_channels_are_the_store_itself() -> None:
+    source: CropSource = FOLD.source
+    assert select_channels(source, [], NAMES) is source
+    assert select_channels(source, NAMES, NAMES) is source
+
+
+def test_a_channel_that_was_not_cut_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"expected classify\.channels among those cut .*found 'yellow'"):
+        select_channels(FOLD.source, ["red+yellow"], NAMES[:3])
+    with pytest.raises(ValueError, match="found 'ultraviolet'"):
+        ClassifySection(channels=("ultraviolet",))

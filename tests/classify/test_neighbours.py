@@ -1,0 +1,79 @@
+"""The commands `neighbours` and `curves`, and feature spaces."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from classify.__main__ import main
+from classify.inspect.neighbours import FeatureSpace, nearest
+from classify.inspect.retrieval import normalise_rows
+from hpa.work.folder import WorkFolder
+from tests.classify.world import make_work
+
+RNG = np.random.default_rng(5)
+TARGETS = RNG.random((30, 5)) < 0.35
+ALL_KNOWN = np.ones_like(TARGETS)
+VECTORS = normalise_rows(RNG.normal(size=(30, 4)).astype(np.float32))
+
+
+def test_neighbours_are_never_of_the_own_group_and_images_are_means() -> None:
+    ids = np.array([f"i{k // 3}" for k in range(30)], dtype=object)
+    rows = np.arange(30)
+    space = FeatureSpace(ids, rows % 3 + 1, VECTORS, TARGETS[rows // 3], ALL_KNOWN, rows // 6)
+    table = nearest(space, np.arange(30))
+    group = dict(zip(ids, space.groups, strict=True))
+    assert all(group[q] != group[n] for q, n in zip(table["query_image_id"], table["image_id"], strict=True))
+    assert (table.groupby(["query_image_id", "query_cell_label"])["similarity"].diff().dropna() <= 0).all()
+    images = space.images()
+    np.testing.assert_allclose(images.vectors[4], normalise_rows(VECTORS[12:15].mean(0, keepdims=True))[0], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
+    recipe = {"classify": {"backbone": "cnn3", "epochs": 2, "batch_size": 4, "embedding_dim": 3}}
+    work = make_work(tmp_path_factory.mktemp("trained") / "work", [0, 1] * 6, recipe=recipe)
+    assert main(["train", str(work.root)]) == 0
+    return work
+
+
+def test_curves_are_drawn_and_told(trained: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["curves", str(trained.root)]) == 0
+    assert "cells, fold 1: epoch 2, train loss" in capsys.readouterr().out
+    picture = cv2.imread(str(trained.root / "classify/cells/figures/curves.png"))
+    assert picture is not None
+    assert (picture != 255).mean() > 0.005
+
+
+def test_neighbours_need_embeddings_and_then_are_told(trained: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    root = trained.root
+    assert main(["neighbours", str(root)]) == 2
+    assert "--embeddings" in capsys.readouterr().err
+    assert main(["predict", str(root)]) == 0
+    plain = (root / "classify/cells/probabilities.parquet").read_bytes()
+    assert main(["predict", str(root), "--embeddings"]) == 0
+    assert (root / "classify/cells/probabilities.parquet").read_bytes() == plain
+    folder = root / "classify/cells/predict/fold-0"
+    keys = pd.read_parquet(folder / "keys.parquet")
+    features, embedding = (np.load(folder / f"{name}.npy") for name in ("features", "embedding"))
+    assert features.shape == (len(keys), 128)
+    assert features.dtype == embedding.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, rtol=1e-5)
+    assert main(["neighbours", str(root), "--shown", "3"]) == 0
+    told = capsys.readouterr().out
+    assert "embedding of crops: precision@1" in told
+    assert "features of images: precision@1" in told
+    table = pd.read_csv(root / "classify/cells/neighbours.csv")
+    folds = pd.read_parquet(trained.folds).set_index("image_id")["fold"]
+    for column in ("query_image_id", "image_id"):
+        assert ("fold-" + folds.loc[table[column]].astype(str)).tolist() == table["fold"].tolist()
+    assert cv2.imread(str(root / "classify/cells/figures/neighbours-fold-1-embedding.png")) is not None
+
+
+def test_nothing_trained_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = make_work(tmp_path / "work", [0, 1])
+    for verb, sentence in (("curves", "expected a trained work folder"), ("neighbours", "expected features")):
+        assert main([verb, str(work.root)]) == 2
+        assert sentence in capsys.readouterr().err
