@@ -1,1 +1,1 @@
-"""Measurements against peers and limits: `python -m bench.NAME`."""
+"""Measure the project against other tools and theoretical limits: `python -m bench.NAME`."""

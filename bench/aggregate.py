@@ -1,9 +1,10 @@
-"""Speed and memory of the aggregate stage: ``uv run python -m bench.aggregate [--tiny]``.
+"""Measure speed and memory of the aggregate stage: ``uv run python -m bench.aggregate [--tiny]``.
 
-Prints, as ratios within this run: pooling 700,000 crops x 28 classes against bare ``np.maximum.reduceat``; exact
-thresholds of 31,072 x 28 scores against scikit-learn's F1 on a grid of 99. Then seconds and peak memory of the whole
-stage on 48,000 images (700,000 crops, scored by one model out of fold and five on test), with cross-fitting, 1,000
-resamples and all files but no figures; and of reading and pooling 1 and 10 million crops. Needs 3 GB of disk.
+Two measurements are printed as ratios within this run: pooling 700,000 crops x 28 classes relative to a bare
+``np.maximum.reduceat``, and exact thresholds of 31,072 x 28 scores relative to scikit-learn's F1 on a grid of 99
+thresholds. Two more are printed as seconds and peak memory: the complete stage on 48,000 images (700,000 crops, scored
+by one model out of fold and by five on test) with cross-fitting, 1,000 resamples and all files but no figures; and
+reading and pooling 1 and 10 million crops. Needs 3 GB of disk space.
 """
 
 import subprocess
@@ -32,7 +33,7 @@ _CELLS: Final = 16
 _PART: Final = 100_000
 
 _PEAK: Final = """
-# Not getrusage: its maximum is that of the parent before the new program began.
+# getrusage would report the peak of the parent process from before the new program began.
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(int(status["VmHWM"].split()[0]) / 1024)
 """
@@ -64,7 +65,7 @@ print(time.monotonic() - started[0], time.process_time() - started[1])
 
 
 def best_seconds(work: Callable[[], object], times: int = 7) -> float:
-    """Return the least processor time that `work` took, which other programs on the machine hardly change."""
+    """Return the minimum processor time of several calls, which other programs on the machine hardly affect."""
     seconds = []
     for _ in range(times):
         started = time.process_time()
@@ -74,20 +75,20 @@ def best_seconds(work: Callable[[], object], times: int = 7) -> float:
 
 
 def bench_pooling(n: int) -> None:
-    """Print what each pooling takes, as a multiple of the bare maximum."""
+    """Print the time of each pooling as a multiple of the bare maximum."""
     rng = np.random.default_rng(0)
     probabilities = rng.random((n, K), dtype=np.float32)
     first_rows = np.unique(np.append(0, rng.integers(1, n, n // _CELLS)))
     section = AggregateSection()
     bare = best_seconds(lambda: np.maximum.reduceat(probabilities, first_rows, axis=0))
-    print(f"pooling {n:,} x {K}: np.maximum.reduceat {bare:.3f} s; as a multiple of it:")
+    print(f"pooling {n:,} x {K}: np.maximum.reduceat {bare:.3f} s; multiples of it:")
     for kind in KINDS:
         seconds = best_seconds(lambda kind=kind: pool_bags(probabilities, first_rows, kind, section))  # type: ignore[misc]
         print(f"  {kind:16s} {seconds / bare:6.2f}")
 
 
 def bench_thresholds(n: int) -> None:
-    """Print what exact thresholds take, and how much longer a grid does."""
+    """Print the time of exact thresholds, and how many times longer a grid search takes."""
     rng = np.random.default_rng(0)
     targets = rng.random((n, K)) < np.geomspace(0.4, 0.0005, K)
     scores = np.clip(0.3 * targets + 0.5 * rng.random((n, K)), 0, 1).astype(np.float32)
@@ -95,6 +96,7 @@ def bench_thresholds(n: int) -> None:
     grid = best_seconds(lambda: _on_grid(targets, scores), times=1)
     print(
         f"thresholds of {n:,} x {K}: {ours:.4f} s; scikit-learn on a grid of 99: {grid:.2f} s, {grid / ours:.0f} times"
+        " as long"
     )
 
 
@@ -107,15 +109,17 @@ def _on_grid(targets: NDArray[np.bool_], scores: NDArray[np.float32]) -> list[fl
 
 
 def bench_stage(folder: Path, train: int, test: int) -> None:
-    """Print seconds and memory of the whole stage in a process of its own."""
+    """Print seconds and memory of the complete stage in a separate process."""
     work = make_work(folder / "work", train=train, test=test, models=5)
     rows = parquet.read_metadata(work.root / "classify" / "cells" / "probabilities.parquet").num_rows
     crops = parquet.read_metadata(work.root / "crops" / "cells" / "crops.parquet").num_rows
-    print(f"the whole stage, {train + test:,} images, {crops:,} crops, {rows:,} rows: {_measured(_STAGE, work.root)}")
+    print(
+        f"the complete stage, {train + test:,} images, {crops:,} crops, {rows:,} rows: {_measured(_STAGE, work.root)}"
+    )
 
 
 def bench_reading(folder: Path, n: int) -> None:
-    """Print seconds and memory of reading and pooling n crops in a process of its own."""
+    """Print seconds and memory of reading and pooling n crops in a separate process."""
     path = folder / "probabilities.parquet"
     _write_rows(path, n)
     print(f"reading and pooling {n:,} crops: {_measured(_READ, path)}")
@@ -141,7 +145,7 @@ def _write_rows(path: Path, n: int) -> None:
 
 
 def _measured(script: str, path: Path) -> str:
-    """Run a script in a process of its own and say what it took."""
+    """Run a script in a separate process and return its time and memory as text."""
     done = subprocess.run([sys.executable, "-c", script, str(path)], check=True, capture_output=True, text=True)
     seconds, processor, megabytes = map(float, done.stdout.split()[-3:])
     return f"{seconds:.1f} s ({processor:.1f} s of the processor), {megabytes:.0f} MB"

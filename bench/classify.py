@@ -1,17 +1,19 @@
-"""What the classifier is worth: ``uv run python -m bench.classify PART [--tiny]``.
+"""Compare ways to train the classifier: ``uv run python -m bench.classify PART [--tiny]``.
 
-Parts, each a table in docs/results.md:
+Each part makes a table of docs/results.md:
 
-windows     cells, whole frames, five windows, and cells + whole: macro F1 of test images against seconds of training
-atlases     the same on an atlas of high and of low penetrance
-objectives  cell labels inherited, bags, and both, with each pooling: images and single cells; the best longer, thrice
-triplets    the triplet loss beside the class loss: macro F1, and MAP@R of its embedding against the plain features
-real        trained on the atlas's green channel, scored on real green images (CELLWISE_REAL_DATA, ../shared/real)
-step        the training step with the real loader against a batch in memory; prediction against the bare forward pass
-gpu         crops a second at 128 px in bfloat16 and the share spent waiting, where there is a GPU
+windows     cells, full frames, five crops, and cells + full frames: macro F1 of test images at equal training time
+atlases     the same on an atlas with high and one with low penetrance
+objectives  inherited cell labels, bags, and both, with each pooling, scored on images and single cells; then the best
+            ones with more epochs and three seeds
+triplets    triplet loss in addition to the class loss: macro F1, and MAP@R of its embedding and of the plain features
+real        train on the green channel of the atlas, score real green images (CELLWISE_REAL_DATA, ../shared/real)
+step        the training step with the real loader relative to a batch in memory, prediction relative to the bare
+            forward pass
+gpu         crops per second at 128 px in bfloat16, and the fraction of time spent waiting, if there is a GPU
 
-Everything lies below work/bench-classify; a run that was stopped goes on. --tiny runs all of a part in about a minute
-and shows only that it runs. Seconds are of this machine; compare them within one table.
+All files are written below work/bench-classify; a stopped run resumes. --tiny runs all of a part in about a minute,
+only to show that it runs. Compare seconds only within one table: they depend on the machine.
 """
 
 import json
@@ -38,27 +40,27 @@ POOLINGS: Final[tuple[Pooling, ...]] = (
 
 
 def _systems(world: World) -> dict[str, Job]:
-    """Return the systems that are compared.
+    """Return the systems to compare.
 
-    Frames and windows are reduced to half their size, which is about what a cell's crop of 64 px is: a typical cell of
-    a field of 512 px is about 110 px wide.
+    Frames and windows are reduced to half their size. This is about the scale of a cell's crop of 64 px, because a
+    typical cell in a field of 512 px is about 110 px wide.
     """
     size = world.size
-    whole_px, part_px = size.image_px // 2, size.image_px // 4
+    full_px, part_px = size.image_px // 2, size.image_px // 4
     cells = (world.work("cells", size.crop_px), "cells")
-    whole = (world.work("full_frame", whole_px), "full_frame")
-    five = (world.work("five_crop", part_px), "five_crop")
+    full_frame = (world.work("full_frame", full_px), "full_frame")
+    five_crop = (world.work("five_crop", part_px), "five_crop")
     of_frames = size.section.model_copy(update={"batch_size": 16})
     parts = {"backbone": size.five_backbone, "random_crop": "crop", "random_crop_px": part_px}
     return {
         "cells": Job("cells", size.section, cells, cells),
-        "full_frame": Job("full_frame", of_frames, whole, whole),
-        "five_crop": Job("five_crop", of_frames.model_copy(update=parts), whole, five),
+        "full_frame": Job("full_frame", of_frames, full_frame, full_frame),
+        "five_crop": Job("five_crop", of_frames.model_copy(update=parts), full_frame, five_crop),
     }
 
 
 def seconds_per_epoch(job: Job) -> float:
-    """Time some training steps and return what an epoch takes, as it was first measured."""
+    """Return the seconds of one epoch, measured over some training steps at the first call."""
     record = job.scored_on[0].root / "bench" / f"{job.name}-step.json"
     if not record.is_file():
         crops = job.crops()
@@ -70,7 +72,7 @@ def seconds_per_epoch(job: Job) -> float:
 
 
 def windows(size: Size, penetrance: float = 1.0) -> None:
-    """Compare the windows at fixed budgets of training time."""
+    """Compare windows at fixed budgets of training time."""
     world = World.of(size, penetrance)
     systems = _systems(world)
     epoch = {name: seconds_per_epoch(job) for name, job in systems.items()}
@@ -87,21 +89,22 @@ def windows(size: Size, penetrance: float = 1.0) -> None:
             rows.append({"budget_s": budget, "system": name, "epochs": epochs, "seconds": ran.seconds, **vars(found)})
         both = score(world, systems["cells"].scored_on[0], joined([pooled["cells"], pooled["full_frame"]]))
         seconds = sum(float(str(row["seconds"])) for row in rows[-3:-1])
-        rows.append({"budget_s": budget, "system": "cells + whole", "seconds": seconds, **vars(both)})
+        rows.append({"budget_s": budget, "system": "cells + full_frame", "seconds": seconds, **vars(both)})
     show(rows, world.root / "windows.json")
 
 
 def atlases(size: Size) -> None:
-    """Compare the windows where nearly all cells carry their image's labels, and where few do."""
+    """Compare windows where nearly all cells show the labels of their image, and where few do."""
     for penetrance in (1.6, 0.5):
-        print(f"penetrance times {penetrance}")
+        print(f"penetrance multiplied by {penetrance}")
         windows(replace(size, budgets_s=size.budgets_s[-2:-1]), penetrance)
 
 
 def _objective_sections(size: Size, crops: FoldCrops) -> dict[str, ClassifySection]:
-    """Return every objective with each pooling, trained on as many crops in steps of as many.
+    """Return every objective with each pooling, all trained on the same number of crops and crops per step.
 
-    Bags are of four crops, sixteen images a step: with bags of sixteen a step sees four images, and learns less.
+    Bags have four crops, so a step has sixteen images. With bags of sixteen, a step has only four images and learns
+    less.
     """
     base = size.section.model_copy(update={"epochs": size.epochs})
     sections = {"cell": base}
@@ -110,29 +113,31 @@ def _objective_sections(size: Size, crops: FoldCrops) -> dict[str, ClassifySecti
             keys = {"objective": objective, "pooling": pooling, "bag_size": 4}
             sections[f"{objective} {pooling}"] = base.model_copy(update=keys)
 
-    def seen(section: ClassifySection) -> int:
+    def crops_per_epoch(section: ClassifySection) -> int:
         return sum(map(len, training_batches(crops, section, 0, FOLD, 0)))
 
     return {
-        name: section.model_copy(update={"epochs": round(size.epochs * seen(base) / seen(section))})
+        name: section.model_copy(
+            update={"epochs": round(size.epochs * crops_per_epoch(base) / crops_per_epoch(section))}
+        )
         for name, section in sections.items()
     }
 
 
 def objectives(size: Size) -> None:
-    """Compare inherited labels, bags and both: all on one seed, then the best two and the baseline longer, on more."""
+    """Compare inherited labels, bags and both: all with one seed, then the best two and the baseline for longer."""
     world = World.of(size)
     cells = (world.work("cells", size.crop_px), "cells")
     crops = Job("", size.section, cells, cells).crops()
 
     def rows(sections: dict[str, ClassifySection], seeds: Sequence[int], kind: str) -> list[dict[str, object]]:
-        told: list[dict[str, object]] = []
+        scored: list[dict[str, object]] = []
         for name, section in sections.items():
             for seed in seeds:
                 ran = run(Job(f"{name.replace(' ', '-')}-{kind}", section, cells, cells, seed))
                 found = score(world, cells[0], image_probabilities(ran), ran.table)
-                told.append({"objective": name, "seed": seed, "seconds": ran.seconds, **vars(found)})
-        return told
+                scored.append({"objective": name, "seed": seed, "seconds": ran.seconds, **vars(found)})
+        return scored
 
     short = replace(size, epochs=-(-size.epochs // 2))
     screening = rows(_objective_sections(short, crops), size.seeds[:1], "short")
@@ -147,7 +152,7 @@ def objectives(size: Size) -> None:
 
 
 def triplets(size: Size) -> None:
-    """Compare the class loss alone and with a triplet loss beside it."""
+    """Compare the class loss alone and in combination with a triplet loss."""
     world = World.of(size)
     cells = (world.work("cells", size.crop_px), "cells")
     base = size.section.model_copy(update={"epochs": size.epochs})
@@ -185,7 +190,7 @@ PARTS: Final[dict[str, Callable[[Size], None]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one part, or tell which there are."""
+    """Run one part, or print the list of parts."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     part = PARTS.get(words[0]) if words else None
     if part is None:

@@ -1,4 +1,4 @@
-"""How near the synthetic atlas is to the world: trained on its protein channel, scored on real images."""
+"""Measure how well training on the protein channel of the synthetic atlas transfers to real images."""
 
 import os
 import time
@@ -25,7 +25,7 @@ from hpa.vocabulary import HPA28
 
 
 class _Windows:
-    """Windows of green planes at half their size, in memory, as a store would hand them out."""
+    """Windows of green planes at half their size, in memory, with the interface of a crop store."""
 
     def __init__(self, planes: NDArray[np.uint8], kind: str) -> None:
         half = planes.shape[1] // 2
@@ -33,7 +33,7 @@ class _Windows:
         if kind == "full_frame":
             self.of_image = 1
             self._crops = small[:, None]
-        else:  # three by three windows of half the side, half overlapping
+        else:  # three by three windows of half the side, overlapping by half
             corners = [(r * half // 4, c * half // 4) for r in range(3) for c in range(3)]
             self.of_image = len(corners)
             cut = [plane[r : r + half // 2, c : c + half // 2] for plane in small for r, c in corners]
@@ -77,13 +77,13 @@ def _frame_probabilities(network: Network, source: _Windows, section: ClassifySe
 
 
 def real(size: Size) -> None:
-    """Train on the atlas's protein channel alone, score real images that are never trained on."""
+    """Train on the protein channel of the atlas only, and score real images, which are never trained on."""
     found = _real_images()
     if found is None:
         return
     folder, texts = found
     world = World.of(size)
-    work = world.work("cells", size.crop_px)  # only for the atlas and its split
+    work = world.work("cells", size.crop_px)  # draws the atlas
     truth = pd.read_csv(world.atlas / "truth" / "images.csv", dtype=str, keep_default_na=False)
     truth = truth[truth["split"] == "train"].reset_index(drop=True)
     targets = HPA28.multi_hot(HPA28.parse(text) for text in truth["target"])
@@ -96,7 +96,7 @@ def real(size: Size) -> None:
     details = {}
     for kind in ("full_frame", "grid"):
         source = _Windows(planes, kind)
-        epochs = -(-size.epochs // (2 if kind == "grid" else 1))  # overlapping windows have 2.25 times the pixels
+        epochs = -(-size.epochs // (2 if kind == "grid" else 1))  # overlapping windows have 2.25 times as many pixels
         section = size.section.model_copy(update={"epochs": epochs, "batch_size": 32})
         images = np.repeat(np.arange(len(truth)), source.of_image)
         crops = FoldCrops(
@@ -133,11 +133,11 @@ def real(size: Size) -> None:
         })  # fmt: skip
     show(rows, world.root / "real.json")
     for kind, of_class in details.items():
-        print(f"{kind}, AUC on real images by class: {of_class}")
+        print(f"{kind}, AUC of each class on real images: {of_class}")
 
 
 def _auc(targets: NDArray[np.bool_], p: NDArray[np.float32]) -> dict[int, float]:
-    """Return the AUC of each class with at least 3 positives, and a negative."""
+    """Return the AUC of each class with at least 3 positives and 1 negative."""
     counted = [c for c in range(targets.shape[1]) if 3 <= targets[:, c].sum() < len(targets)]
     return {c: float(roc_auc_score(targets[:, c], p[:, c])) for c in counted}
 
@@ -147,7 +147,7 @@ def _mean(of_class: dict[int, float]) -> float:
 
 
 def _by_prevalence(trained: NDArray[np.bool_], targets: NDArray[np.bool_]) -> dict[str, object]:
-    """Predict the most frequent training classes for every image, as many as score best on the training images."""
+    """Predict the m most frequent training classes for every image, with m chosen on the training images."""
     order = np.argsort(-trained.mean(axis=0), kind="stable")
 
     def constant(n: int, m: int) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Runs of the classifier on one hold-out split of an atlas, for `bench.classify`."""
+"""Run the classifier on one hold-out split of an atlas, for `bench.classify`."""
 
 import json
 import shutil
@@ -34,23 +34,23 @@ from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder
 
 FOLD: Final = 0
-"""The fold that is held out: thresholds are tuned on it, nothing is trained on it."""
+"""The held-out fold: thresholds are tuned on it, but nothing is trained on it."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One classifier: the windows it is trained on and those it scores.
+    """A classifier to train: its settings, the crops it is trained on and those it scores.
 
     Parameters
     ----------
     name
-        Of its folder.
+        Name of its folder.
     section
-        How it is trained.
+        Settings of the training.
     trained_on, scored_on
         Work folders with the crops, and their window.
     seed
-        Of the training.
+        Seed of the training.
     """
 
     name: str
@@ -60,31 +60,31 @@ class Job:
     seed: int = 0
 
     def crops(self) -> FoldCrops:
-        """Return what is trained and validated on."""
+        """Return the crops for training and validation."""
         store, labels = read(*self.trained_on)
         return labels.fold_crops(pick_channels(store, self.section.channels, CHANNELS), FOLD)
 
 
 def read(work: WorkFolder, window: str) -> tuple[CropStore, CropLabels]:
-    """Return the crops of a window and what is known of them."""
+    """Return the crops of a window and their labels."""
     store = CropStore(work.root / "crops" / window)
     return store, label_crops(store.table, read_images(work.images), read_folds(work.folds), HPA28)
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of a job.
+    """The result of a job.
 
     Parameters
     ----------
     folder
-        Where its files lie.
+        The folder with its files.
     seconds
-        Of training.
+        Duration of the training.
     table
-        Probabilities of crops, as `classify.probabilities` has them.
+        Probabilities of the crops (`classify.probabilities`).
     pooling
-        How they are pooled.
+        How they are pooled to images.
     """
 
     folder: Path
@@ -94,7 +94,7 @@ class Ran:
 
 
 def run(job: Job, *, embeddings: bool = False) -> Ran:
-    """Train and predict, or read what an earlier run of the bench left."""
+    """Train and predict, or read the results of an earlier run of the bench."""
     folder = job.scored_on[0].root / "bench" / f"{job.name}-seed{job.seed}"
     path, record = folder / "checkpoint.pt", folder / "bench.json"
     if not record.is_file():
@@ -139,7 +139,7 @@ def _train(job: Job, folder: Path) -> None:
 
 
 def image_probabilities(ran: Ran) -> pd.DataFrame:
-    """Pool the crops of each image: origin and p of each class, by image_id."""
+    """Pool the crops of each image; the table has origin and p of each class, indexed by image_id."""
     columns = class_columns(HPA28)
     table = ran.table.sort_values(["image_id", "cell_label"], kind="stable", ignore_index=True)
     first = np.flatnonzero((table["image_id"] != table["image_id"].shift()).to_numpy())
@@ -152,7 +152,7 @@ def image_probabilities(ran: Ran) -> pd.DataFrame:
 
 
 def joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """Average image probabilities of several systems over the images that all of them scored."""
+    """Average the image probabilities of several systems, for images scored by all of them."""
     columns = class_columns(HPA28)
     values = np.mean([part[columns].reindex(parts[0].index).to_numpy() for part in parts], axis=0)
     return pd.DataFrame(values, index=parts[0].index, columns=columns).assign(origin=parts[0]["origin"]).dropna()

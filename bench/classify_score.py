@@ -1,4 +1,4 @@
-"""Scores of `bench.classify`'s runs against the hidden truth of their atlas."""
+"""Score the runs of `bench.classify` against the hidden truth of their atlas."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,10 +27,10 @@ from segment.score import match_cells
 
 @dataclass(frozen=True)
 class Score:
-    """Scores on test images against the truth; thresholds are tuned on the held-out images.
+    """Scores on test images against the truth, with thresholds tuned on the held-out images.
 
-    `held_cell_mean_ap` is of the held-out images' cells: systems are chosen by it, so that the choice does not flatter
-    their scores on test.
+    `held_cell_mean_ap` is the score of cells of the held-out images. Systems are selected by it, so that the selection
+    does not inflate their test scores.
     """
 
     image_macro_f1: float
@@ -41,16 +41,16 @@ class Score:
 
 
 def score(world: World, work: WorkFolder, images: pd.DataFrame, cells: pd.DataFrame | None = None) -> Score:
-    """Score image probabilities, and those of cells where there are any.
+    """Score image probabilities and, if given, cell probabilities.
 
     Parameters
     ----------
     world
         The atlas with the truth.
     work
-        A work folder of it, with masks and the labels of the held-out images.
+        A work folder made from it, with masks and the labels of the held-out images.
     images
-        `image_probabilities`.
+        Image probabilities (`bench.classify_runs.image_probabilities`).
     cells
         Probabilities of crops of the window ``cells``.
     """
@@ -75,7 +75,7 @@ def score(world: World, work: WorkFolder, images: pd.DataFrame, cells: pd.DataFr
 
 
 def _score_cells(world: World, work: WorkFolder, table: pd.DataFrame, of_images: pd.DataFrame) -> tuple[float, float]:
-    """Return macro F1 and mean average precision of cells, whose labels are those of their images that they show."""
+    """Return macro F1 and mean average precision of cells; a cell gets the labels of its image that it shows."""
     columns = class_columns(HPA28)
     first = np.flatnonzero((table["image_id"] != table["image_id"].shift()).to_numpy())
     predictions = of_images.loc[table["image_id"].iloc[first]].to_numpy(bool)
@@ -98,7 +98,7 @@ def _score_cells(world: World, work: WorkFolder, table: pd.DataFrame, of_images:
 
 
 def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, Any]:
-    """Return precision@1 and MAP@R of held-out crops in a space of vectors, other antibodies' crops only."""
+    """Return precision@1 and MAP@R of held-out crops in a vector space, among crops of other antibodies."""
     keys = pd.read_parquet(ran.folder / "predict" / "keys.parquet")
     own = np.flatnonzero((keys["origin"] == "oof").to_numpy())
     work = job.scored_on[0]

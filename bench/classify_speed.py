@@ -1,4 +1,4 @@
-"""The classifier's speed: the training step with the real loader, prediction from the store, and a GPU."""
+"""Measure the speed of the classifier: training with the real loader, prediction from the store, and on a GPU."""
 
 import os
 import time
@@ -23,7 +23,7 @@ from classify.training.optimizer import new_optimizer
 
 
 class Steps:
-    """Training steps as the trainer makes them, without the trainer: from the loader, or again and again one batch."""
+    """The training steps of the trainer, without the trainer: with batches from the loader or one repeated batch."""
 
     def __init__(self, section: ClassifySection, crops: FoldCrops, workers: int = 0, device: str = "auto") -> None:
         self._section = section
@@ -47,7 +47,7 @@ class Steps:
             yield from epoch_loader(crops, batches, self._workers, pin=self.device.type == "cuda")
 
     def run(self, steps: int, *, loader: bool = True) -> float:
-        """Make some steps and return the seconds they took."""
+        """Run some steps and return their duration in seconds."""
         source = islice(self._batches, steps) if loader else [self._one] * steps
         self._wait()
         started = time.perf_counter()
@@ -71,7 +71,7 @@ class Steps:
 
 
 def _ratio(one: Callable[[], float], other: Callable[[], float], rounds: int) -> tuple[float, float, float]:
-    """Time two things in turn; return the median seconds of each and the median of their ratios."""
+    """Time two functions in turn; return the median seconds of each and the median of their ratios."""
     pairs = np.array([(one(), other()) for _ in range(rounds)])
     return float(np.median(pairs[:, 0])), float(np.median(pairs[:, 1])), float(np.median(pairs[:, 0] / pairs[:, 1]))
 
@@ -128,7 +128,7 @@ def _prediction(network: Network, crops: FoldCrops, section: ClassifySection, ro
 
 
 def gpu(size: Size) -> None:
-    """Time crops of 128 px in bfloat16 on a GPU."""
+    """Measure training on crops of 128 px in bfloat16 on a GPU."""
     if not torch.cuda.is_available():
         print("skipped: expected a GPU, found none")
         return

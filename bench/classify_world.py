@@ -1,4 +1,4 @@
-"""The atlases of `bench.classify`: how large they are, and their work folders."""
+"""Make the atlases of `bench.classify` and their work folders."""
 
 import shutil
 from dataclasses import dataclass
@@ -14,31 +14,31 @@ from pipeline.init import init
 from pipeline.recipe import read_recipe
 
 ROOT: Final = Path("work/bench-classify")
-"""Where everything lies that the bench makes."""
+"""The folder for all files of the bench."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large an experiment is.
+    """The size of an experiment.
 
     Parameters
     ----------
     train, test
-        Images of the atlas.
+        Number of images of the atlas.
     image_px
-        Their side.
+        Height and width of the images.
     crop_px
-        Side of the crops of cells.
+        Height and width of the crops of cells.
     budgets_s
-        Seconds of training that systems are compared at.
+        Training times in seconds at which systems are compared.
     epochs
-        Of the objectives.
+        Number of epochs when objectives are compared.
     seeds
-        Of the finalists.
+        Seeds of the best objectives.
     backbone
-        Of all but `five_backbone`.
+        Backbone of all systems except five_crop.
     five_backbone
-        Of the system of five windows.
+        Backbone of the five_crop system.
     """
 
     train: int
@@ -53,7 +53,7 @@ class Size:
 
     @property
     def section(self) -> ClassifySection:
-        """What the experiments start from."""
+        """The settings that all experiments start from."""
         return ClassifySection(backbone=self.backbone, precision="auto", validate_every=100)
 
 
@@ -68,11 +68,11 @@ class World:
     Parameters
     ----------
     root
-        Where its work folders lie, one for each kind of window.
+        The folder with its work folders, one per window.
     size
-        How large it is.
+        Size of the atlas.
     penetrance
-        Multiplies the share of cells that carry a label of their image.
+        Factor of the share of cells that show a label of their image.
     """
 
     root: Path
@@ -86,11 +86,11 @@ class World:
 
     @property
     def atlas(self) -> Path:
-        """The data set, with its truth."""
+        """The folder of the data set with its truth."""
         return self.root / "atlas"
 
     def work(self, window: str, size_px: int) -> WorkFolder:
-        """Return a work folder with crops of one kind of window, made if it is not there; cells are segmented once.
+        """Return a work folder with the crops of one window; create it if necessary, but segment cells only once.
 
         Raises
         ------

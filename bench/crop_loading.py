@@ -1,4 +1,4 @@
-"""The parts of `bench.crops` in which a training reads the crops: torch's DataLoader, and how long it is waited for."""
+"""Measure loading for `bench.crops`: throughput of torch's DataLoader, and how long training waits for it."""
 
 import time
 from pathlib import Path
@@ -22,7 +22,7 @@ BATCH: Final = 256
 
 
 def fold_of(store: CropStore) -> FoldCrops:
-    """Make every crop one to train on, with random labels."""
+    """Return all crops of a store as training crops with random labels."""
     rows = np.arange(len(store))
     targets = np.random.default_rng(0).random((len(store), 28)) < 0.06
     return FoldCrops(
@@ -40,37 +40,37 @@ def fold_of(store: CropStore) -> FoldCrops:
 
 
 def load(crops: FoldCrops, batch: int, n_workers: int) -> DataLoader[Batch]:
-    """Load one epoch of varied crops."""
+    """Return the loader of one epoch of augmented crops."""
     section = ClassifySection()
     training = TrainingCrops(crops, section, Augmentation(section, 0, 0), 0)
     return epoch_loader(training, epoch_batches(crops.training, batch, 0, 0, 0), n_workers)
 
 
 def loader(folder: Path, drawn: list[Scene], count: int) -> None:
-    """Print crops a second through torch's DataLoader."""
+    """Print crops per second through torch's DataLoader."""
     crops = fold_of(CropStore(stores(folder, drawn, count)))
-    print(f"\nloader, batches of {BATCH} crops of 128 px with standard augmentation, workers' start left out:")
+    print(f"\nloader, batches of {BATCH} crops of 128 px with standard augmentation, start of the workers excluded:")
     for n_workers in (0, 1, 2):
         batches = iter(load(crops, min(BATCH, len(crops.training) // 4), n_workers))
         next(batches)
         start, n = time.perf_counter(), 0
         for batch in batches:
             n += len(batch.pixels)
-        print(f"  {n_workers} workers  {n / (time.perf_counter() - start):,.0f} crops a second")
+        print(f"  {n_workers} workers  {n / (time.perf_counter() - start):,.0f} crops per second")
 
 
 def training(folder: Path, drawn: list[Scene], count: int, steps: int) -> None:
-    """Print how long a training loop waits for its data."""
-    print("\ntraining, ResNet18, batches of 64, all of torch's threads, share of the time in which it waits for crops:")
+    """Print the fraction of time that a training loop waits for its data."""
+    print("\ntraining, ResNet18, batches of 64, default number of threads, share of the time spent waiting for crops:")
     for size_px in (64, 128):
         crops = fold_of(CropStore(stores(folder / str(size_px), drawn, count, size_px)))
         for n_workers in (0, 1):
             share, rate = waits(crops, steps, n_workers)
-            print(f"  {size_px:3d} px, {n_workers} workers  {share:.1%} at {rate:.0f} crops a second")
+            print(f"  {size_px:3d} px, {n_workers} workers  {share:.1%} at {rate:.0f} crops per second")
 
 
 def waits(crops: FoldCrops, steps: int, n_workers: int) -> tuple[float, float]:
-    """Train some steps; return the share of time spent waiting, and crops a second."""
+    """Train some steps; return the fraction of time spent waiting, and crops per second."""
     section = ClassifySection()
     network = new_network(section, 0, np.full(4, 30.0), np.full(4, 30.0), np.full(28, 0.06))
     optimizer, _ = new_optimizer(network.parameters(), section, steps + 1)
@@ -84,7 +84,7 @@ def waits(crops: FoldCrops, steps: int, n_workers: int) -> tuple[float, float]:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if step == 0:  # the workers start and torch warms up
+        if step == 0:  # starts the workers and warms up torch
             waited, n, start = 0.0, 0, time.perf_counter()
         else:
             waited += arrived - asked

@@ -1,4 +1,4 @@
-"""Work folders and crop stores for measurements, of synthetic images drawn once and used over and over."""
+"""Make work folders and crop stores for measurements, from a few synthetic images used repeatedly."""
 
 import io
 from contextlib import redirect_stdout
@@ -20,16 +20,16 @@ from hpa.layouts.find import index
 from hpa.work.folder import WorkFolder
 from segment.masks import write_masks, write_pair
 
-STREAM: Final = 7_304  # no training's and no atlas's
+STREAM: Final = 7_304  # used by no training and no atlas
 
 
 def scenes(count: int, size_px: int = 512) -> list[Scene]:
-    """Draw fields of view."""
+    """Draw synthetic images."""
     return [draw_scene((STREAM, number), size_px=size_px) for number in range(count)]
 
 
 def make_work(root: Path, drawn: list[Scene], count: int, recipe: str = "") -> WorkFolder:
-    """Make a work folder of `count` segmented images, the drawn ones over and over."""
+    """Make a work folder of `count` segmented images, repeating the drawn ones."""
     data, work, section = root / "images", WorkFolder(root / "work"), DataSection()
     data.mkdir(parents=True)
     for number in range(count):
@@ -53,18 +53,18 @@ def make_work(root: Path, drawn: list[Scene], count: int, recipe: str = "") -> W
 
 
 def run(work: WorkFolder, *, workers: int, overwrite: bool = False, compress: bool = False) -> None:
-    """Run the stage without a word."""
+    """Run the crops stage without printing."""
     with redirect_stdout(io.StringIO()):
         assert run_stage(work, workers=workers, overwrite=overwrite, compress=compress) == 0
 
 
 def size(folder: Path) -> int:
-    """Return the bytes of a store's shards."""
+    """Return the total size of the shards of a store in bytes."""
     return sum(path.stat().st_size for path in folder.glob("shard-*"))
 
 
 def stores(folder: Path, drawn: list[Scene], count: int, size_px: int = 128, *, compress: bool = False) -> Path:
-    """Make a crop store."""
+    """Make a crop store and return its folder."""
     work = make_work(folder, drawn, count, f"[crops]\nsize_px = {size_px}\n")
     run(work, workers=1, compress=compress)
     return store_folder(work, "cells")

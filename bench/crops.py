@@ -1,22 +1,23 @@
-"""Crops against their peers and limits: ``uv run python -m bench.crops [--tiny] [PART ...]``.
+"""Measure the crops stage and its stores: ``uv run python -m bench.crops [--tiny] [PART ...]``.
 
-Parts, all of them where none is named; on processors, on synthetic images:
+Parts; without a name, all of them run. They use processors only, and synthetic images:
 
-making    the whole stage, one process, on 512 px PNG images and masks, against decoding the same files and one OpenCV
-          resize a cell; cells a second, also from images in memory, beside the peer's.
-workers   two worker processes against one.
-large     seconds a further cell costs on a 2048 px image, against a 512 px image.
-gather    random batches of 256 crops from the store, plain and compressed, against a memory-mapped array of the same.
-loader    the same through torch's DataLoader with augmentation, by 0, 1 and 2 workers.
-training  the share of its time that a training loop of ResNet18 waits for crops of 64 and of 128 px.
-memory    peak memory of a run over few and over many images.
-table     seconds to open a store of 700,000 rows.
-kills     runs killed at a random output file and started again: their files against those of a run that was not.
+making    the complete stage in one process on 512 px PNG images and masks, relative to decoding the same files plus
+          one OpenCV resize per cell; cells per second, also from images in memory, compared with scPortrait
+workers   two worker processes relative to one
+large     processor time of one additional cell on a 2048 px image, relative to a 512 px image
+gather    random batches of 256 crops from the store, plain and compressed, relative to a memory-mapped array of them
+loader    the same through torch's DataLoader with augmentation, with 0, 1 and 2 workers
+training  the fraction of time that a training loop of ResNet18 waits for crops of 64 and of 128 px
+memory    peak memory of a run over few and over many images
+table     seconds to open a store of 700,000 rows
+kills     runs killed at a random output file and started again: their files compared with those of an undisturbed run
 
-With ``--tiny`` a few images, to see that everything runs.
+``--tiny`` uses a few images, only to show that everything runs.
 
-The peer is scPortrait 1.8.0, measured apart on two quiet cores of such a machine, 2 threads: HDF5 extraction of 3,061
-cells at 128 px 189 cells a second for the whole call, 318 for its inner loop; its dataset class reads 2,065 a second.
+scPortrait 1.8.0 was measured separately on two quiet cores of a similar machine with 2 threads. Its HDF5 extraction of
+3,061 cells at 128 px processed 189 cells per second for the complete call and 318 in its inner loop. Its dataset class
+read 2,065 crops per second.
 """
 
 import shutil
@@ -38,7 +39,7 @@ from bench.crop_stores import make_work, run, scenes, size, stores
 from bench.measure import ROOT, data_files, peak_mib, run_killed, run_parts, split_words, spread, timed
 from crops.config import CropsSection
 from crops.cut import cut_windows
-from crops.measure import find_cells, measure_cells, measure_light
+from crops.measure import find_cells, measure_cells, measure_intensities
 from crops.shards import ShardWriter
 from crops.store import CropStore, store_folder
 from crops.windows import around_cells
@@ -50,7 +51,7 @@ PEER_CALL, PEER_LOOP, PEER_READ = 189, 318, 2_065
 
 
 def bare_making(work: WorkFolder, windows: dict[str, NDArray[np.int32]]) -> None:
-    """Decode the files of every image and resize one window a cell."""
+    """Decode the files of every image and resize one window per cell."""
     images = pd.read_parquet(work.images)
     for row in images.to_dict("records"):
         paths = [row[f"path_{channel}"] for channel in CHANNELS]
@@ -58,27 +59,27 @@ def bare_making(work: WorkFolder, windows: dict[str, NDArray[np.int32]]) -> None
         planes = [np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)) for path in paths]
         merged = cv2.merge(planes[:4])
         for first_row, first_col, end_row, end_col in windows[row["image_id"]]:
-            how = cv2.INTER_AREA if end_row - first_row > 128 else cv2.INTER_LINEAR
+            interpolation = cv2.INTER_AREA if end_row - first_row > 128 else cv2.INTER_LINEAR
             inside = merged[max(0, first_row) : end_row, max(0, first_col) : end_col]
-            cv2.resize(inside, (128, 128), interpolation=how)
+            cv2.resize(inside, (128, 128), interpolation=interpolation)
 
 
 def from_memory(folder: Path, drawn: list[Scene]) -> int:
-    """Measure, cut and write the cells of images that are in memory; return how many."""
+    """Measure, cut and write the cells of images in memory; return the number of cells."""
     section = CropsSection()
     with ShardWriter(folder, 0) as shard:
         for scene in drawn:
             labels = scene.cells.astype(np.uint16)
             cells = find_cells(labels)
             measure_cells(cells, labels)
-            measure_light(scene.channels, cells, CHANNELS)
+            measure_intensities(scene.channels, cells, CHANNELS)
             cut = cut_windows(scene.channels, labels, cells.labels, around_cells(cells.boxes, section), 128)
             shard.add(cut.crops, cut.masks)
     return shard.n
 
 
 def making(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
-    """Print the stage against decoding and one resize a cell."""
+    """Print the time of the stage relative to decoding and one resize per cell."""
     cv2.setNumThreads(1)
     work = make_work(folder, drawn, count)
     run(work, workers=1)
@@ -87,7 +88,7 @@ def making(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
     windows = {str(image_id): rows[box].to_numpy(np.int32) for image_id, rows in table.groupby("image_id")}
     ratios, rates, memory_rates = [], [], []
     for _ in range(rounds):
-        # Processor time: it waits for neither the disk nor other programs.
+        # Processor time excludes waiting for the disk and for other programs.
         ours = timed(lambda: run(work, workers=1, overwrite=True), time.process_time)
         bare = timed(lambda: bare_making(work, windows), time.process_time)
         ratios.append(ours / bare)
@@ -97,19 +98,18 @@ def making(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
         start = time.process_time()
         memory_rates.append(from_memory(folder / "memory", drawn) / (time.process_time() - start))
     print(
-        f"\nmaking, {count} images of 512 px, {len(table)} cells, {rounds} rounds in turns, one thread, processor time:"
+        f"\nmaking, {count} images of 512 px, {len(table)} cells, {rounds} rounds in turn, one thread, processor time:"
     )
-    print(f"  stage : decoding and one resize a cell   {spread(ratios)}")
+    print(f"  stage / (decoding + one resize per cell) {spread(ratios)}")
     times = np.median(rates) / PEER_CALL
-    print(f"  cells a second, decoding included        {spread(rates, 0)}, {times:.1f} times the peer")
-    quoted = (
-        f"{np.median(memory_rates) / PEER_CALL:.0f} times its call, {np.median(memory_rates) / PEER_LOOP:.0f} its loop"
-    )
-    print(f"  cells a second from memory, written      {spread(memory_rates, 0)}, {quoted}")
+    print(f"  cells per second, decoding included      {spread(rates, 0)}, {times:.1f} times scPortrait")
+    rate = np.median(memory_rates)
+    print(f"  cells per second from memory, written    {spread(memory_rates, 0)}, ", end="")
+    print(f"{rate / PEER_CALL:.0f} times scPortrait's complete call, {rate / PEER_LOOP:.0f} times its inner loop")
 
 
 def workers(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
-    """Print two processes against one, start included, as a user runs them."""
+    """Print the speed of two processes relative to one, start included, as a user runs them."""
     work = make_work(folder, drawn, count)
 
     def seconds(processes: int) -> float:
@@ -117,11 +117,11 @@ def workers(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
         return timed(lambda: subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL))
 
     ratios = [seconds(1) / seconds(2) for _ in range(rounds)]
-    print(f"\nworkers: two processes, start included, against one: {spread(ratios)} times as fast")
+    print(f"\nworkers: two processes, start included, are {spread(ratios)} times as fast as one")
 
 
 def large(rounds: int) -> None:
-    """Print what a further cell costs in images of two sizes."""
+    """Print the processor time of one additional cell in images of two sizes."""
 
     def seconds(side: int, cells: int) -> float:
         labels = np.zeros((side, side), np.uint16)
@@ -133,21 +133,21 @@ def large(rounds: int) -> None:
         def once() -> None:
             found = find_cells(labels)
             measure_cells(found, labels)
-            measure_light(pixels, found, CHANNELS)
+            measure_intensities(pixels, found, CHANNELS)
             cut_windows(pixels, labels, found.labels, around_cells(found.boxes, CropsSection()), 128)
 
         return min(timed(once, time.process_time) for _ in range(rounds))
 
     costs = {side: (seconds(side, 25) - seconds(side, 1)) / 24 for side in (512, 2048)}
     print(
-        f"\nlarge: a further cell costs {costs[512] * 1e6:.0f} us at 512 px, {costs[2048] * 1e6:.0f} us at 2048 px, ",
+        f"\nlarge: one more cell takes {costs[512] * 1e6:.0f} us at 512 px, {costs[2048] * 1e6:.0f} us at 2048 px, ",
         end="",
     )
-    print(f"ratio {costs[2048] / costs[512]:.2f}; a 2048 px image with one cell {seconds(2048, 1) * 1e3:.0f} ms")
+    print(f"ratio {costs[2048] / costs[512]:.2f}; a 2048 px image with one cell takes {seconds(2048, 1) * 1e3:.0f} ms")
 
 
 def gather(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
-    """Print random batches from the store against a memory-mapped array."""
+    """Print the speed of random batches from the store relative to a memory-mapped array."""
     plain = CropStore(stores(folder / "plain", drawn, count))
     packed = CropStore(stores(folder / "packed", drawn, count, compress=True))
     np.save(folder / "all.npy", plain.pixels(np.arange(len(plain))))
@@ -164,52 +164,52 @@ def gather(folder: Path, drawn: list[Scene], count: int, rounds: int) -> None:
         ratios.append(bare / ours)
         rates.append(len(batches) * BATCH / ours)
         packed_rates.append(len(batches) * BATCH / slow)
-    print(f"\ngather, batches of {BATCH} of {len(plain)} crops of 128 px, warm, processor time:")
-    print(f"  of a bare memory-mapped gather           {spread(ratios)}")
+    print(f"\ngather, batches of {BATCH} of {len(plain)} crops of 128 px, files cached, processor time:")
+    print(f"  speed relative to a memory-mapped gather {spread(ratios)}")
     times = np.median(rates) / PEER_READ
-    print(f"  crops a second                           {spread(rates, 0)}, {times:.0f} times the peer")
+    print(f"  crops per second                         {spread(rates, 0)}, {times:.0f} times scPortrait")
     saved = size(packed.folder) / size(plain.folder)
     print(f"  compressed, {saved:.0%} of the bytes           {spread(packed_rates, 0)}")
 
 
 def memory(folder: Path, drawn: list[Scene], few: int, many: int) -> None:
-    """Print the peak memory of runs of different length."""
+    """Print the peak memory of runs over few and over many images."""
     peaks = []
     for count in (few, many):
         work = make_work(folder / str(count), drawn, count)
         peaks.append(peak_mib("crops", ["run", str(work.root), "--workers", "1"]))
-    print(f"\nmemory, peak: {few} images {peaks[0]:.0f} MiB, {many} images {peaks[1]:.0f} MiB, ", end="")
+    print(f"\npeak memory: {few} images {peaks[0]:.0f} MiB, {many} images {peaks[1]:.0f} MiB, ", end="")
     print(f"ratio {peaks[1] / peaks[0]:.3f}")
 
 
 def table(folder: Path, drawn: list[Scene], rows: int) -> None:
-    """Print how long a large store takes to open."""
+    """Print the seconds to open a large store."""
     made = stores(folder, drawn, len(drawn))
     one = pd.read_parquet(made / "crops.parquet")
     many = pd.concat([one] * -(-rows // len(one)), ignore_index=True).iloc[:rows]
     many["image_id"] = [f"{number // 16:08d}-bb99-11e8-b2b9-ac1f6b6435d0" for number in range(rows)]
     many.to_parquet(made / "crops.parquet", index=False)
     seconds = [timed(lambda: CropStore(made)) for _ in range(5)]
-    print(f"\ntable: {rows:,} rows open in {spread(seconds)} s")
+    print(f"\ntable: a store of {rows:,} rows opens in {spread(seconds)} s")
 
 
 def kills(folder: Path, drawn: list[Scene], count: int, times: int) -> None:
-    """Print how many killed and resumed runs ended with the files of a run that was not killed."""
+    """Print how many killed and resumed runs end with the same files as an undisturbed run."""
     work = make_work(folder, drawn, count)
     run(work, workers=1)
-    whole = data_files(store_folder(work, "cells"))
+    expected = data_files(store_folder(work, "cells"))
     same, killed = 0, 0
     for seed in range(times):
         shutil.rmtree(store_folder(work, "cells"))
         nth = int(np.random.default_rng(seed).integers(1, 3 * -(-count // 32) + 4))
         killed += run_killed("crops", nth, ["run", str(work.root), "--workers", "1"]) == -signal.SIGKILL
         run(work, workers=1)
-        same += data_files(store_folder(work, "cells")) == whole
-    print(f"\nkills: of {times} runs {killed} were killed, {same} ended with the same files")
+        same += data_files(store_folder(work, "cells")) == expected
+    print(f"\nkills: {killed} of {times} runs were killed, {same} ended with the same files")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the parts that are named, or all."""
+    """Run the named parts, or all."""
     parts, tiny = split_words(arguments)
     drawn = scenes(2 if tiny else 16, 256 if tiny else 512)
     known: dict[str, Callable[[Path], None]] = {

@@ -1,16 +1,17 @@
-"""Large data sets: ``uv run python -m bench.data [--tiny] [PART ...]``.
+"""Measure the preparation of large data sets: ``uv run python -m bench.data [--tiny] [PART ...]``.
 
-Parts, all of them where none is named:
+Parts; without a name, all of them run:
 
-index       seconds to index 100,000 files in the layout of 2018.
-hash        scanning images (decoding, hashes, intensities, table parts on the disk) against decoding them bare, in
-            turns, one process and one thread.
-pairs       all pairs of 100,000 hashes, of which 1,000 are near-duplicates of others: seconds, and how many are found.
-duplicates  share of shifted, cropped, brightened and recompressed copies that the hashes find, and how many
-            pairs of different images they take for alike.
-folds       the joined real label table (105,678 rows) in 5 folds, beside KFold and MultilabelStratifiedKFold by image.
+index       seconds to index 100,000 files in the layout of the 2018 competition
+hash        scanning images (decoding, hashes, intensities, table parts on disk) relative to decoding alone, in
+            alternating rounds, one process and one thread
+pairs       all pairs of 100,000 hashes, 1,000 of them near-duplicates of others: seconds, and number found
+duplicates  fraction of shifted, cropped, brightened and recompressed copies that the hashes find, and number of pairs
+            of different images that they wrongly match
+folds       the joined real label table (105,678 rows) in 5 folds, compared with KFold and MultilabelStratifiedKFold by
+            image
 
-With ``--tiny`` little of each, to see that everything runs.
+``--tiny`` uses little data, only to show that everything runs.
 """
 
 import os
@@ -40,7 +41,7 @@ BITS = 12
 
 
 def write_atlas(folder: Path, count: int, drawn: int) -> None:
-    """Write `count` images in the layout of 2018, of `drawn` different ones: the others are links to them."""
+    """Write `count` images in the 2018 layout, `drawn` of them different and the others hard links to these."""
     train = folder / "train"
     train.mkdir(parents=True)
     for n in range(count):
@@ -55,14 +56,14 @@ def write_atlas(folder: Path, count: int, drawn: int) -> None:
 
 
 def indexing(folder: Path, n_images: int) -> None:
-    """Print how fast a folder is indexed."""
+    """Print the speed of indexing a folder."""
     write_atlas(folder, n_images, 4)
     seconds = timed(lambda: index(folder, "auto", HPA28, CHANNELS))
-    print(f"\nindex: {4 * n_images:,} files in {seconds:.1f} s, {4 * n_images / seconds:,.0f} files a second")
+    print(f"\nindex: {4 * n_images:,} files in {seconds:.1f} s, {4 * n_images / seconds:,.0f} files per second")
 
 
 def hashing(folder: Path, n_images: int, rounds: int) -> None:
-    """Print the throughput of a scan against bare decoding."""
+    """Print the throughput of a scan and of decoding alone."""
     cv2.setNumThreads(1)
     write_atlas(folder / "data", n_images, min(n_images, 16))
     images = index(folder / "data", "auto", HPA28, CHANNELS).images
@@ -75,25 +76,26 @@ def hashing(folder: Path, n_images: int, rounds: int) -> None:
         ratios.append(ours / bare)
         rates.append((n_images / ours, n_images / bare))
     ours, bare = np.median(rates, axis=0)
-    print(f"\nhash: {ours:.0f} images of four {SIDE_PX} px planes a second, decoding alone {bare:.0f}; ", end="")
+    print(f"\nhash: {ours:.0f} images of four {SIDE_PX} px planes per second, decoding alone {bare:.0f}; ", end="")
     print(f"{np.median(ratios):.2f} times as long ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def pairing(n_hashes: int) -> None:
-    """Print how long all pairs take, and how many planted ones are found."""
+    """Print the seconds to compare all pairs, and how many of the planted near-duplicates are found."""
     draw = np.random.default_rng(0)
     hashes = draw.integers(0, 2**63, (n_hashes, 3), dtype=np.uint64)
     planted = n_hashes // 100
     hashes[:planted] = hashes[-planted:]
-    for _ in range(4):  # at most 4 of the 64 bits of each colour differ
+    for _ in range(4):  # at most 4 of the 64 bits per channel differ
         hashes[:planted] ^= np.uint64(1) << draw.integers(0, 64, (planted, 3), dtype=np.uint64)
     found: list[NDArray[np.int64]] = []
     seconds = timed(lambda: found.append(similar_pairs(hashes, np.ones(n_hashes, bool), BITS)))
-    print(f"\npairs: all pairs of {n_hashes:,} hashes in {seconds:.1f} s, {len(found[0])} found of {planted} planted")
+    print(f"\npairs: all pairs of {n_hashes:,} hashes in {seconds:.1f} s, ", end="")
+    print(f"found {len(found[0])} of {planted} near-duplicates")
 
 
 def shifted(share: float) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """Return what moves a plane by a share of its side; what comes in is a mirror of the rim."""
+    """Return a function that shifts a plane by a fraction of its side and fills the gap by reflection."""
 
     def move(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
         by = round(share * len(plane))
@@ -103,7 +105,7 @@ def shifted(share: float) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
 
 
 def cropped(share: float) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """Return what cuts a share of the side off all around and enlarges the rest."""
+    """Return a function that cuts a fraction of the side off at the margins and enlarges the rest."""
 
     def cut(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
         by = round(share * len(plane) / 2)
@@ -113,18 +115,18 @@ def cropped(share: float) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
 
 
 def brightened(factor: float) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """Return what multiplies the intensities."""
+    """Return a function that multiplies the intensities of a plane."""
     return lambda plane: np.clip(plane * factor, 0, 255).astype(np.uint8)
 
 
 def recompressed(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Write and read a plane as a JPEG of low quality."""
+    """Compress a plane as a JPEG of low quality and decompress it."""
     content = cv2.imencode(".jpg", plane, [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
     return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)
 
 
 def duplicates(n_images: int) -> None:
-    """Print which share of changed copies is found, and how many of all pairs of different images are taken for one."""
+    """Print the fraction of changed copies found, and the number of pairs of different images wrongly matched."""
     images = [
         draw_scene((STREAM, 1, n), size_px=SIDE_PX, cell_line=n % 3, target=(n % 28,), shares=(0.8,)).channels[:3]
         for n in range(n_images)
@@ -136,24 +138,26 @@ def duplicates(n_images: int) -> None:
     changes: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
         **{f"shifted by {share:.0%} of the side": shifted(share) for share in (0.01, 0.02, 0.04, 0.08)},
         **{f"{1 - share:.0%} of the side, enlarged": cropped(share) for share in (0.02, 0.05, 0.1, 0.2)},
-        **{f"brightness times {factor}": brightened(factor) for factor in (0.4, 0.7, 1.5, 2.5)},
+        **{f"brightness multiplied by {factor}": brightened(factor) for factor in (0.4, 0.7, 1.5, 2.5)},
         "JPEG of quality 60": recompressed,
     }
     originals = hashes(lambda plane: plane)
-    print(f"\nduplicates: {n_images} images, {len(HASHED)} colours within {BITS} bits each")
+    print(f"\nduplicates: {n_images} images, {len(HASHED)} channels, at most {BITS} different bits each")
     for name, change in changes.items():
         both = np.concatenate([originals, hashes(change)])
         pairs = similar_pairs(both, np.ones(len(both), bool), BITS)
         right = pairs[:, 1] - pairs[:, 0] == n_images
-        others = len(both) * (len(both) - 1) // 2 - n_images
-        print(f"  {name:32s} {right.sum() / n_images:6.1%} found, {(~right).sum()} of {others} others")
+        different = len(both) * (len(both) - 1) // 2 - n_images
+        print(
+            f"  {name:32s} {right.sum() / n_images:6.1%} found, {(~right).sum()} of {different} different pairs matched"
+        )
 
 
 def folding() -> None:
-    """Print how the joined real label table is folded."""
+    """Print the quality of the folds of the joined real label table."""
     real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
     if not real.is_dir():
-        print(f"\nfolds: skipped, no real data at {real} (CELLWISE_REAL_DATA)")
+        print(f"\nfolds: skipped, found no real data in {real} (CELLWISE_REAL_DATA)")
         return
     old = pd.read_csv(real / "kaggle2018" / "train.csv")
     external = pd.read_csv(real / "hpa_v18" / "HPAv18RBGY_wodpl.csv")
@@ -169,29 +173,26 @@ def folding() -> None:
 
     seconds = timed(ours)
     groups, folds = done[0]
-    print(f"\nfolds: {len(targets):,} rows, {groups.max() + 1:,} groups, {largest(groups)} images in the largest")
+    print(f"\nfolds: {len(targets):,} rows, {groups.max() + 1:,} groups, {largest(groups)} images in the largest one")
     counts = np.array([len(np.unique(groups[targets[:, c]])) for c in range(len(HPA28))])
     held = np.array([targets[folds == fold].sum(axis=0) for fold in range(5)])
     off = np.abs(held / held.mean(axis=0) - 1).max(axis=0)
-    print(
-        f"  ours in {seconds:.2f} s; class shares off by at most {off[counts >= 60].max():.1%} (60 groups and more), ",
-        end="",
-    )
-    print(f"{off[counts < 60].max(initial=0):.1%} (fewer)")
+    print(f"  ours in {seconds:.2f} s; class frequencies off by at most ", end="")
+    print(f"{off[counts >= 60].max():.1%} (60 groups or more), {off[counts < 60].max(initial=0):.1%} (fewer)")
     for split in [quality("ours", folds, targets, groups), *other_splits(targets, groups, 5, 0)]:
         print(f"  {describe(split)}")
 
 
 def describe(split: SplitQuality) -> str:
-    """Return a line about a split."""
+    """Describe the quality of a split in one line."""
     return (
-        f"{split.name:26s} groups torn {split.torn:6,d}, sizes differ by {split.size_spread:.3%}, "
-        f"class shares off by {split.worst_share:.1%}"
+        f"{split.name:26s} split groups {split.torn:6,d}, sizes differ by {split.size_spread:.3%}, "
+        f"class frequencies by up to {split.worst_share:.1%}"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the parts that are named, or all."""
+    """Run the named parts, or all."""
     parts, tiny = split_words(arguments)
     known: dict[str, Callable[[Path], None]] = {
         "index": lambda folder: indexing(folder / "data", 100 if tiny else 25_000),

@@ -1,4 +1,4 @@
-"""What measurements share: clocks, parts to choose from, and runs in a process of their own, watched or killed."""
+"""Time calls, select parts of a bench, and run commands in separate processes, measured or killed."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ import numpy as np
 
 ROOT: Final = Path(__file__).parent.parent
 
-# Files appear by a rename (`hpa.work.files.whole`), so the n-th rename is the n-th output file.
+# Output files appear by a rename (`hpa.work.files.atomic_write`), so the n-th rename makes the n-th file.
 _KILLED: Final = """
 import os, signal, sys
 from importlib import import_module
@@ -33,7 +33,7 @@ Path.replace = counted
 sys.exit(main(sys.argv[3:]))
 """
 
-# Not getrusage: a new process starts with the highest memory of the one that started it.
+# getrusage would report the peak of the parent process, which a new process inherits.
 _PEAK: Final = """
 import sys
 from importlib import import_module
@@ -46,30 +46,30 @@ sys.exit(code)
 
 
 def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return the seconds that a call takes."""
+    """Return the duration of a call in seconds."""
     start = clock()
     work()
     return clock() - start
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Write a median with the least and the most."""
+    """Format the median with the minimum and maximum."""
     return f"{np.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
 def split_words(arguments: Sequence[str] | None) -> tuple[list[str], bool]:
-    """Return the parts named on the command line, or in `arguments`, and whether ``--tiny`` is among them."""
+    """Return the words of the command line (or `arguments`) without ``--tiny``, and whether it was among them."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     return [word for word in words if word != "--tiny"], "--tiny" in words
 
 
 def run_parts(known: Mapping[str, Callable[[Path], None]], parts: Sequence[str]) -> None:
-    """Run the parts that are named, or all, each in an empty folder.
+    """Run the named parts, or all, each in an empty folder.
 
     Raises
     ------
     SystemExit
-        If a part is not known.
+        If a part is unknown.
     """
     if unknown := set(parts) - set(known):
         raise SystemExit(f"expected some of {', '.join(known)}, found {min(unknown)}")
@@ -79,25 +79,25 @@ def run_parts(known: Mapping[str, Callable[[Path], None]], parts: Sequence[str])
 
 
 def run_killed(package: str, nth: int, arguments: Sequence[str]) -> int:
-    """Run ``python -m PACKAGE ARGUMENTS``, killed (SIGKILL) when its `nth` output file appears.
+    """Run ``python -m PACKAGE ARGUMENTS`` and kill it (SIGKILL) when its `nth` output file appears.
 
     Returns
     -------
     int
-        The return code: minus SIGKILL, or that of the command where it wrote fewer files.
+        The return code: minus SIGKILL, or that of the command if it wrote fewer files.
     """
     command = [sys.executable, "-c", _KILLED, f"{package}.__main__", str(nth), *arguments]
     return subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode
 
 
 def peak_mib(package: str, arguments: Sequence[str]) -> float:
-    """Run ``python -m PACKAGE ARGUMENTS`` and return the most memory that the process held, in MiB."""
+    """Run ``python -m PACKAGE ARGUMENTS`` and return the peak memory of the process in MiB."""
     command = [sys.executable, "-c", _PEAK, f"{package}.__main__", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1]) / 1024
 
 
 def data_files(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file below a folder by its path in it, but for what differs from run to run."""
+    """Return the content of each file below a folder by its relative path, without files that differ between runs."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("run.json", "lock"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}

@@ -1,11 +1,11 @@
-"""How far synthetic images can be told from real ones: ``uv run python -m bench.realism [IMAGES]``.
+"""Measure how well synthetic images can be distinguished from real ones: ``uv run python -m bench.realism [IMAGES]``.
 
-Reads a folder of real images named in CELLWISE_REAL_DATA, by default ../shared/real: 512 px channels
-(``single_channel512``) and cell masks (``cell_masks``). Draws as many fields of view as IMAGES says (120), prints
+Reads real images from the folder CELLWISE_REAL_DATA, by default ../shared/real: 512 px channels
+(``single_channel512``) and cell masks (``cell_masks``). Draws IMAGES synthetic images (120), and prints
 
-- per channel the AUC of a random forest and of a logistic regression on texture features, cross-validated: 0.5 is
-  "cannot be told apart", 1 is "always told apart"; and the features that part them most;
-- statistics of cell shapes beside the real ones.
+- for each channel, the cross-validated AUC of a random forest and of a logistic regression on texture features (0.5:
+  indistinguishable, 1: always distinguished), and the features that separate real and synthetic images best;
+- statistics of cell shapes in real and synthetic images.
 """
 
 import os
@@ -43,24 +43,24 @@ def real_folder() -> Path:
 
 
 def texture_features(plane: NDArray[np.uint8]) -> dict[str, float]:
-    """Describe a gray image (H, W) by its intensities, its radial power spectrum and its co-occurrence matrix."""
+    """Compute features of a gray image (H, W) from intensities, radial power spectrum and co-occurrence matrix."""
     found = {f"quantile {q}": float(v) for q, v in zip(QUANTILES, np.percentile(plane, QUANTILES), strict=True)}
     found |= {
         "mean": float(plane.mean()),
         "zeros": float((plane == 0).mean()),
         "saturated": float((plane == 255).mean()),
     }
-    light = plane.astype(np.float32)
-    window = np.hanning(light.shape[0])[:, None] * np.hanning(light.shape[1])
-    power = np.abs(np.fft.rfft2((light - light.mean()) * window)) ** 2
-    rows, columns = np.fft.fftfreq(light.shape[0])[:, None], np.fft.rfftfreq(light.shape[1])
+    gray = plane.astype(np.float32)
+    window = np.hanning(gray.shape[0])[:, None] * np.hanning(gray.shape[1])
+    power = np.abs(np.fft.rfft2((gray - gray.mean()) * window)) ** 2
+    rows, columns = np.fft.fftfreq(gray.shape[0])[:, None], np.fft.rfftfreq(gray.shape[1])
     radius = np.hypot(rows, columns)
     edges = np.geomspace(1 / 256, 0.5, 17)
     spectrum = [power[(radius >= low) & (radius < high)].mean() for low, high in pairwise(edges)]
-    total = float(np.log(light.var() + 1))
+    total = float(np.log(gray.var() + 1))
     found["log variance"] = total
     found |= {f"power at {1 / e:.1f} px": float(np.log(p + 1)) - total for e, p in zip(edges, spectrum, strict=False)}
-    levels = np.minimum(np.sqrt(light), 15.9).astype(np.uint8)
+    levels = np.minimum(np.sqrt(gray), 15.9).astype(np.uint8)
     matrix = graycomatrix(levels, [1, 2, 4, 8], [0, np.pi / 2], levels=16, symmetric=True, normed=True)  # type: ignore[no-untyped-call]
     for name in ("contrast", "homogeneity", "energy", "correlation"):
         values = graycoprops(matrix, name).mean(axis=1)  # type: ignore[no-untyped-call]
@@ -69,7 +69,7 @@ def texture_features(plane: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def adversarial_validation(real: pd.DataFrame, drawn: pd.DataFrame) -> tuple[float, float, pd.Series]:
-    """Return cross-validated AUCs of a forest and of a regression, and each feature's own AUC."""
+    """Return the cross-validated AUCs of a random forest and a logistic regression, and the AUC of each feature."""
     table = pd.concat([real, drawn], ignore_index=True)
     truth = np.repeat([1, 0], [len(real), len(drawn)])
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
@@ -84,7 +84,7 @@ def adversarial_validation(real: pd.DataFrame, drawn: pd.DataFrame) -> tuple[flo
 
 
 def shape_statistics(masks: list[NDArray[np.uint16]]) -> dict[str, float]:
-    """Describe label images of square frames; lengths are scaled to a frame of 512 px."""
+    """Compute statistics of the cells in square label images, with lengths scaled to a frame of 512 px."""
     cells, counts, coverage = [], [], []
     for mask in masks:
         table = pd.DataFrame(regionprops_table(mask, properties=PROPERTIES))  # type: ignore[no-untyped-call]
@@ -95,7 +95,7 @@ def shape_statistics(masks: list[NDArray[np.uint16]]) -> dict[str, float]:
         counts.append(len(table))
         coverage.append((mask > 0).mean())
     every = pd.concat(cells)
-    found = {f"cells an image, {q}%": float(np.percentile(counts, q)) for q in (5, 50, 95)}
+    found = {f"cells per image, {q}%": float(np.percentile(counts, q)) for q in (5, 50, 95)}
     found |= {f"diameter px, {q}%": float(np.percentile(every.diameter, q)) for q in (5, 50, 95)}
     found |= {"eccentricity, 50%": float(every.eccentricity.median())}
     found |= {f"solidity, {q}%": float(np.percentile(every.solidity, q)) for q in (5, 50)}
@@ -109,7 +109,7 @@ def read_gray(path: Path) -> NDArray[np.uint8]:
 
 
 def read_mask(path: Path) -> NDArray[np.uint16]:
-    """Read a label image at a quarter of its size."""
+    """Read a label image at a quarter of its height and width."""
     return np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), dtype=np.uint16)[2::4, 2::4]
 
 

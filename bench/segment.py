@@ -1,20 +1,21 @@
-"""Segmentation against its peers and limits: ``uv run python -m bench.segment [--tiny] [PART ...]``.
+"""Measure the segment stage: ``uv run python -m bench.segment [--tiny] [PART ...]``.
 
-Parts, all of them where none is named; everything runs on processors, on synthetic images that no training ever draws:
+Parts; without a name, all of them run. They use processors unless stated, and synthetic images that no training draws:
 
 accuracy  AP at IoU 0.5, 0.75 and 0.9 of a watershed without a network, of Cellpose as documented, of Cellpose's masks
-          made at the size of the network, and of the default path.
-speed     the stage against Cellpose as documented (one image after another, the same network and diameter), and
-          against the bare sum of decoding the PNG files and the network's forward pass.
-workers   two worker processes against one, of one thread each.
-memory    peak memory of a run over 100 and over 400 images.
-gpu       where there is one: the big network with random weights, batches filled across images against the documented
-          loop; images a second, and the share of the time in which the network computes.
-real      mean AP and pooled F1 of a plain watershed, of ours, and of the default path on real images with masks, over
-          a range of diameters (CELLWISE_REAL_DATA, ../shared/real).
-kills     twenty runs killed at a random output file and started again: their files against those of a run that was not.
+          computed at network size, and of the default path
+speed     the stage relative to Cellpose as documented (one image at a time, same network and diameter), and relative
+          to decoding the PNG files plus the network's forward pass
+workers   two worker processes relative to one, with one thread each
+memory    peak memory of a run over 100 and over 400 images
+gpu       if there is a GPU: the big network with random weights, with batches filled across images, relative to the
+          documented loop; images per second, and the fraction of time in which the network computes
+real      mean AP and pooled F1 of a plain watershed, of our watershed and of the default path on real images with
+          masks, over a range of diameters (CELLWISE_REAL_DATA, ../shared/real)
+kills     twenty runs killed at a random output file and started again: their files compared with those of an
+          undisturbed run
 
-With ``--tiny`` a few images, to see that everything runs.
+``--tiny`` uses a few images, only to show that everything runs.
 """
 
 import json
@@ -42,7 +43,7 @@ from segment.watershed import watershed_cells
 
 
 def accuracy(net: CompactNetwork, count: int) -> None:
-    """Print AP of each way over synthetic images."""
+    """Print the AP of each method on synthetic images."""
     drawn = scenes(count)
     images = [planes_of(scene) for scene in drawn]
     seen = [prepare_input(image, typical_diameter_px(*image.shape[1:])) for image in images]
@@ -62,11 +63,11 @@ def accuracy(net: CompactNetwork, count: int) -> None:
 
 
 def kills(folder: Path, times: int) -> None:
-    """Print how many killed and resumed runs ended with the files of a run that was not killed."""
+    """Print how many killed and resumed runs end with the same files as an undisturbed run."""
     write_folder(folder / "images", scenes(8, 128), 40)
     (folder / "images" / "i00007_blue.png").unlink()
-    whole = make_work(folder / "whole", folder / "images")
-    run(whole, device="cpu", workers=1)
+    undisturbed = make_work(folder / "undisturbed", folder / "images")
+    run(undisturbed, device="cpu", workers=1)
     same, added, killed = 0, 0, 0
     for seed in range(times):
         work = make_work(folder / f"killed{seed}", folder / "images")
@@ -74,14 +75,15 @@ def kills(folder: Path, times: int) -> None:
         code = run_killed("segment", nth, ["run", str(work.root), "--device", "cpu", "--workers", "1"])
         killed += code == -signal.SIGKILL
         run(work, device="cpu", workers=1)
-        same += data_files(stage_folder(work)) == data_files(stage_folder(whole))
+        same += data_files(stage_folder(work)) == data_files(stage_folder(undisturbed))
         counts = json.loads((work.root / "segment" / "run.json").read_text())["counts"]
         added += counts["images"] == counts["masks"] + counts["failures"]
-    print(f"\nkills: of {times} runs {killed} were killed, {same} ended with the same files, counts of {added} add up")
+    print(f"\nkills: {killed} of {times} runs were killed, {same} ended with the same files, ", end="")
+    print(f"{added} with consistent counts")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the parts that are named, or all."""
+    """Run the named parts, or all."""
     parts, tiny = split_words(arguments)
     net = load_network("compact", torch.device("cpu"))
     known: dict[str, Callable[[Path], None]] = {

@@ -1,4 +1,4 @@
-"""What `bench.segment` works on: synthetic images in memory, files and work folders; and Cellpose as documented."""
+"""Make synthetic images, files and work folders for `bench.segment`, and run Cellpose as documented."""
 
 from pathlib import Path
 
@@ -18,22 +18,22 @@ from hpa.work.folder import WorkFolder
 from segment.inference.diameter import typical_diameter_px
 from segment.training.scenes import REFERENCE_PLANES
 
-STREAM = 7_303  # neither the training's, nor its check's, nor an atlas's
+STREAM = 7_303  # used by no training, validation or atlas
 SIDE_PX = 512
 
 
 def scenes(count: int, size_px: int = SIDE_PX) -> list[Scene]:
-    """Draw fields of view."""
+    """Draw synthetic images."""
     return [draw_scene((STREAM, number), size_px=size_px, protein=False) for number in range(count)]
 
 
 def planes_of(scene: Scene) -> NDArray[np.uint8]:
-    """Return ER and nucleus, shape (2, H, W)."""
+    """Return the ER and nucleus planes, shape (2, H, W)."""
     return scene.channels[list(REFERENCE_PLANES[:2])]
 
 
 def write_folder(folder: Path, drawn: list[Scene], count: int) -> None:
-    """Write `count` images as PNG, the drawn ones over and over."""
+    """Write `count` images as PNG files, repeating the drawn ones as hard links."""
     folder.mkdir()
     for number, scene in enumerate(drawn):
         for channel, plane in zip(("yellow", "blue"), planes_of(scene), strict=True):
@@ -44,7 +44,7 @@ def write_folder(folder: Path, drawn: list[Scene], count: int) -> None:
 
 
 def make_work(root: Path, data: Path) -> WorkFolder:
-    """Make a work folder of a folder of images."""
+    """Make a work folder for a folder of images."""
     section = DataSection(channels=("yellow", "blue"))
     images = index(data, "folder", section.classes, section.channels).images
     work = WorkFolder(root)
@@ -54,11 +54,11 @@ def make_work(root: Path, data: Path) -> WorkFolder:
 
 
 def as_documented(net: BaseModel, images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint16]]:
-    """Segment images with ``CellposeModel.eval`` on a list, default settings, the diameter given."""
-    model = CellposeModel.__new__(CellposeModel)  # its constructor knows networks of its own only
+    """Segment a list of images with ``CellposeModel.eval``, default settings and a given diameter."""
+    model = CellposeModel.__new__(CellposeModel)  # its constructor only accepts its own networks
     model.net, model.device, model.gpu = net, net.device, net.device.type == "cuda"
     model.backbone = "sam_vitl"  # tiles of 256 px
     inputs = [np.concatenate([image, np.zeros_like(image[:1])]).transpose(1, 2, 0) for image in images]
-    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call] # said, it is not warned of
+    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call] # explicit, else torch warns
         masks: list[NDArray[np.uint16]] = model.eval(inputs, diameter=typical_diameter_px(*images[0].shape[1:]))[0]
     return masks

@@ -1,4 +1,4 @@
-"""Segmentation of real images, over a range of diameters: a few cells decide little at any one of them."""
+"""Score the segmentation of real images over a range of diameters, because few cells decide little at a single one."""
 
 import os
 from collections.abc import Callable
@@ -20,23 +20,23 @@ from segment.score import score_images, summarise
 from segment.watershed import watershed_cells
 
 DIAMETERS_PX: Final = tuple(range(80, 121, 4))
-_MIN_NUCLEUS_PX: Final = 200  # in a field of 512 px; less is dirt
+_MIN_NUCLEUS_PX: Final = 200  # in a field of 512 px; smaller objects are debris
 
 
 def plain_watershed(planes: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Flood the smoothed ER from the thresholded nuclei (Otsu) down to a threshold on it (triangle).
+    """Flood the smoothed ER plane from Otsu-thresholded nuclei, within a triangle threshold of the ER.
 
-    Of Otsu's, Li's, the triangle and the mean the triangle does best here.
+    Of the Otsu, Li, triangle and mean thresholds, the triangle works best here.
 
     Parameters
     ----------
     planes
-        ER and nucleus, shape (2, H, W).
+        ER and nucleus planes, shape (2, H, W).
 
     Returns
     -------
     ndarray
-        Shape (H, W), labels of cells.
+        Label image of the cells, shape (H, W).
     """
     reticulum, blue = (ndimage.gaussian_filter(plane.astype(np.float64), 2.0) for plane in planes)
     pieces, _ = ndimage.label(blue > threshold_otsu(blue))  # type: ignore[no-untyped-call]
@@ -47,7 +47,7 @@ def plain_watershed(planes: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
-    """Print mean AP and pooled F1 at IoU 0.5 of each way on real images with masks, where they are at hand."""
+    """Print mean AP and pooled F1 at IoU 0.5 of each method on real images with masks, if there are any."""
     root = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[2] / "shared" / "real"))
     references = {path.stem.removesuffix("_mask"): read_labels(path) for path in (root / "masks512").glob("*_mask.png")}
     if not references:

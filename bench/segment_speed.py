@@ -1,4 +1,4 @@
-"""The speed and memory of the segmentation, against Cellpose as documented and against the bare work."""
+"""Measure speed and memory of the segment stage, relative to Cellpose as documented and to the bare work."""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from segment.run import run
 
 
 def speed(net: CompactNetwork, folder: Path, peers: int, count: int, rounds: int) -> None:
-    """Print the stage against Cellpose as documented and against the bare work, in turns."""
+    """Print the speed of the stage, of Cellpose as documented and of the bare work, measured in turn."""
     drawn = scenes(min(32, count))
     write_folder(folder / "images", drawn, count)
     images = [planes_of(scene) for scene in drawn]
@@ -37,29 +37,29 @@ def speed(net: CompactNetwork, folder: Path, peers: int, count: int, rounds: int
         work = make_work(folder / f"work{turn}", folder / "images")
         ours = timed(lambda work=work: run(work, device="cpu", workers=2)) / count  # type: ignore[misc]
         torch.set_num_threads(1)
-        parts.append(whole_path(net, paths, folder))
-        whole = sum(parts[-1].values())
+        parts.append(complete_path(net, paths, folder))
+        seconds = sum(parts[-1].values())
         bare = timed(lambda: bare_work(net, paths))
         ours_s.append(1 / ours)
         theirs_s.append(1 / theirs)
         ratios.append(theirs / ours)
-        bare_ratios.append(whole / bare)
-    print(f"\nspeed, {SIDE_PX} px, {rounds} rounds in turns, median (least to most):")
-    print(f"  Cellpose as documented, 2 threads     {spread(theirs_s, 2)} images a second")
-    print(f"  the stage, 2 workers, start included  {spread(ours_s, 1)} images a second")
+        bare_ratios.append(seconds / bare)
+    print(f"\nspeed, {SIDE_PX} px, {rounds} rounds in turn, median (minimum to maximum):")
+    print(f"  Cellpose as documented, 2 threads     {spread(theirs_s, 2)} images per second")
+    print(f"  the stage, 2 workers, start included  {spread(ours_s, 1)} images per second")
     print(f"  ratio                                 {spread(ratios, 1)}")
-    print(f"  whole path : decoding + forward pass  {spread(bare_ratios, 2)} (one process, one thread)")
+    print(f"  path / (decoding + forward pass)      {spread(bare_ratios, 2)} (one process, one thread)")
     spent = (f"{part} {np.median([turn[part] for turn in parts]) / len(paths) * 1000:.1f}" for part in parts[0])
-    print(f"  of it, ms an image                    {', '.join(spent)}")
+    print(f"  of which, ms per image                {', '.join(spent)}")
 
 
-def whole_path(net: CompactNetwork, paths: list[list[Path]], folder: Path) -> dict[str, float]:
-    """From PNG files to label images on the disk, eight images at a time as the stage does.
+def complete_path(net: CompactNetwork, paths: list[list[Path]], folder: Path) -> dict[str, float]:
+    """Segment PNG files to label images on disk, eight images at a time as the stage does.
 
     Returns
     -------
     dict
-        Seconds spent by part.
+        Seconds spent in each part.
     """
     spent = dict.fromkeys(("decoding", "reducing", "network", "masks", "writing"), 0.0)
     section = SegmentSection()
@@ -87,7 +87,7 @@ def _clock(spent: dict[str, float], part: str) -> Iterator[None]:
 
 
 def bare_work(net: CompactNetwork, paths: list[list[Path]]) -> None:
-    """Decode the PNG files and run the network over planes of the size that it sees."""
+    """Decode the PNG files and run the network over empty planes of network size."""
     for start in range(0, len(paths), 8):
         pairs = paths[start : start + 8]
         for pair in pairs:
@@ -98,7 +98,7 @@ def bare_work(net: CompactNetwork, paths: list[list[Path]]) -> None:
 
 
 def workers(folder: Path, count: int, rounds: int) -> None:
-    """Print the throughput of two workers against that of one, after their start."""
+    """Print the throughput of one and of two workers, start excluded."""
     write_folder(folder / "images", scenes(32), count)
     rates: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(rounds):
@@ -108,30 +108,32 @@ def workers(folder: Path, count: int, rounds: int) -> None:
             ends = sorted(part.stat().st_mtime for part in (work.root / "segment" / "parts").iterdir())
             rates[n].append((len(ends) - n) * 32 / (ends[-1] - ends[n - 1]))
     ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
-    print(f"\nworkers: one {spread(rates[1], 1)}, two {spread(rates[2], 1)} images a second, ratio {spread(ratios, 2)}")
+    print(
+        f"\nworkers: one {spread(rates[1], 1)}, two {spread(rates[2], 1)} images per second, ratio {spread(ratios, 2)}"
+    )
 
 
 def memory(folder: Path, few: int, many: int) -> None:
-    """Print the peak memory of runs of different length."""
+    """Print the peak memory of runs over few and over many images."""
     drawn, peaks = scenes(min(32, few)), []
     for count in (few, many):
         write_folder(folder / f"images{count}", drawn, count)
         work = make_work(folder / f"work{count}", folder / f"images{count}")
         peaks.append(peak_mib("segment", ["run", str(work.root), "--device", "cpu", "--workers", "1"]))
-    print(f"\nmemory, peak: {few} images {peaks[0]:.0f} MiB, {many} images {peaks[1]:.0f} MiB, ", end="")
+    print(f"\npeak memory: {few} images {peaks[0]:.0f} MiB, {many} images {peaks[1]:.0f} MiB, ", end="")
     print(f"ratio {peaks[1] / peaks[0]:.3f}")
 
 
 def gpu_with_big_network() -> None:
-    """Run `gpu` with a Cellpose network of random weights, where there is a GPU."""
+    """Run `gpu` with a Cellpose network of random weights, if there is a GPU."""
     if not torch.cuda.is_available():
         print("\ngpu: skipped, no CUDA device")
         return
     gpu(CPSAM(dtype=torch.bfloat16).to("cuda").eval(), 16, 64)
 
 
-class Watched(torch.nn.Module):
-    """A network that sums up the seconds for which it computes."""
+class TimedNetwork(torch.nn.Module):
+    """A network that records the seconds in which it computes."""
 
     def __init__(self, net: BaseModel) -> None:
         super().__init__()
@@ -139,33 +141,33 @@ class Watched(torch.nn.Module):
         self.backbone, self.device, self.dtype = net.backbone, net.device, net.dtype
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute, and wait for the end of it."""
+        """Compute, and wait until the device has finished."""
         start = time.perf_counter()
-        answer: tuple[torch.Tensor, torch.Tensor] = self.net(x)
+        output: tuple[torch.Tensor, torch.Tensor] = self.net(x)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - start
-        return answer
+        return output
 
 
 def gpu(net: BaseModel, peers: int, count: int) -> None:
-    """Print batches filled across images against the documented loop, for one network on its device."""
+    """Print the speed of one network on its device with batches filled across images and with the documented loop."""
     images = [planes_of(scene) for scene in scenes(count)]
     diameter = typical_diameter_px(SIDE_PX, SIDE_PX)
-    watched = Watched(net)
+    timed_net = TimedNetwork(net)
     section = SegmentSection(postprocess="cellpose")
 
     def ours() -> None:
         for start in range(0, count, 8):
             list(
                 segment_images(
-                    watched, [prepare_input(image, diameter) for image in images[start : start + 8]], section
+                    timed_net, [prepare_input(image, diameter) for image in images[start : start + 8]], section
                 )
             )
 
-    as_documented(net, images[:1])  # warms the device up
+    as_documented(net, images[:1])  # warms up the device
     theirs_s = timed(lambda: as_documented(net, images[:peers])) / peers
     seconds = timed(ours)
-    print(f"\ngpu, {net.backbone} on {net.device}, images a second: documented {1 / theirs_s:.2f}, ", end="")
+    print(f"\ngpu, {net.backbone} on {net.device}, images per second: documented {1 / theirs_s:.2f}, ", end="")
     print(f"ours {count / seconds:.2f}, ", end="")
-    print(f"ratio {theirs_s * count / seconds:.1f}, the network computes {watched.seconds / seconds:.0%} of the time")
+    print(f"ratio {theirs_s * count / seconds:.1f}, the network computes {timed_net.seconds / seconds:.0%} of the time")

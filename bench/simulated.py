@@ -1,7 +1,7 @@
-"""Crop probabilities with known truth, at the label sets and class counts of the Kaggle 2018 table.
+"""Simulate crop probabilities with known truth, with the label sets and class counts of the Kaggle 2018 table.
 
-Images of one antibody share their labels; cells carry them or not; several models score the cells, with errors that
-they share (of the antibody, the image, the cell) and errors of their own, some of which hold for the whole image.
+Images of one antibody share their labels, and each cell shows them or not. Several models score the cells. Some of
+their errors are common to all models (per antibody, image and cell), others are their own, partly per image.
 """
 
 from dataclasses import dataclass
@@ -21,20 +21,20 @@ _CELLS: Final = 13.0
 
 @dataclass(frozen=True)
 class Images:
-    """Images with known truth, and what all models see of them.
+    """Images with known truth, and the part of the logits that all models share.
 
     Parameters
     ----------
     targets
-        Shape (N, 28).
+        Shape (N, 28), the true labels of each image.
     groups
-        Shape (N,), the antibody of each.
+        Shape (N,), the antibody of each image.
     image_of
-        Shape (n,), of every cell the image, rising.
+        Shape (n,), the image of each cell, in ascending order.
     first_rows
-        Shape (N,), where the cells of each image begin.
+        Shape (N,), the first cell of each image.
     logits
-        Shape (n, 28), float32: what all models agree on.
+        Shape (n, 28), float32: the logits shared by all models.
     """
 
     targets: NDArray[np.bool_]
@@ -50,13 +50,13 @@ def draw_images(n: int, skill: float, rng: np.random.Generator, shift: float = 0
     Parameters
     ----------
     n
-        How many.
+        Number of images.
     skill
-        How far carriers of a class lie from others; 1 is very good.
+        Separation between cells that show a class and other cells; 1 is very good.
     rng
-        Every draw is its.
+        Source of all random draws.
     shift
-        Standard deviation of the logarithm by which class frequencies differ from the table's.
+        Standard deviation of the log ratio between class frequencies and those of the table.
     """
     sets, counts = label_sets()
     hot = HPA28.multi_hot(sets)
@@ -67,10 +67,10 @@ def draw_images(n: int, skill: float, rng: np.random.Generator, shift: float = 0
     targets = hot[drawn[groups]]
     n_cells = np.clip(np.exp(rng.normal(np.log(_CELLS), 0.5, n)), 2, 80).astype(np.int64)
     image_of = np.repeat(np.arange(n), n_cells)
-    carried = np.array([CARRIED[c] for c in range(K)])
-    shares = rng.beta(3 * carried, 3 * (1 - carried), (n, K)).astype(np.float32)
+    mean_shares = np.array([CARRIED[c] for c in range(K)])
+    shares = rng.beta(3 * mean_shares, 3 * (1 - mean_shares), (n, K)).astype(np.float32)
     carriers = targets[image_of] & (rng.random((len(image_of), K), dtype=np.float32) < shares[image_of])
-    # Frequent classes are learned better.
+    # Models learn frequent classes better.
     distance = skill * np.linspace(4.0, 6.0, K)[np.argsort(np.argsort(prior))]
     base = 0.8 * logit(prior) - 2.0
     shared = 0.6 * _normal(rng, n)[groups] + 0.5 * _normal(rng, n)
@@ -79,18 +79,18 @@ def draw_images(n: int, skill: float, rng: np.random.Generator, shift: float = 0
 
 
 def score_cells(images: Images, bias: NDArray[np.float64], own: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return what one model says of every cell, shape (n, 28), float32 within 0..1.
+    """Return the probabilities that one model assigns to every cell, shape (n, 28), float32 within 0..1.
 
     Parameters
     ----------
     images
-        `draw_images`.
+        The images (`draw_images`).
     bias
-        Of the model, shape (28,), or (N, 28) where each image has another.
+        Bias of the model, shape (28,), or (N, 28) for a different one per image.
     own
-        How large the model's own errors are beside those it shares.
+        Size of the model's own errors relative to the shared ones.
     rng
-        Draws these errors.
+        Source of these errors.
     """
     n = len(images.targets)
     error = (own * bias).astype(np.float32) + 0.5 * own * (_normal(rng, n)[images.groups] + _normal(rng, n))

@@ -1,4 +1,4 @@
-"""Work folders as the classify stage leaves them, with known truth and without a network: for benches and tests."""
+"""Make work folders as if the classify stage had run, with known truth and without a network: for benches and tests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,15 +35,15 @@ def make_work(
     Parameters
     ----------
     root
-        The folder.
+        The folder to create.
     settings
-        Of the recipe, ``section.key=value``.
+        Settings of the recipe, ``section.key=value``.
     train, test, models
-        How many images and folds.
+        Number of train images, test images and folds.
     seed
-        Of images and cells.
+        Seed of images and cells.
     noise_seed
-        Of the models: another one gives other models of the same cells.
+        Seed of the models: a different one gives different models of the same cells.
     """
     work = WorkFolder(root)
     rng = np.random.default_rng(seed)
@@ -76,12 +76,12 @@ def make_work(
 
 
 def probabilities_path(work: WorkFolder) -> Path:
-    """Return where the table of crop probabilities lies."""
+    """Return the path of the table of crop probabilities."""
     return work.root / "classify" / "cells" / "probabilities.parquet"
 
 
 def rewrite(work: WorkFolder, table: pd.DataFrame) -> None:
-    """Write a table of probabilities without checking it, as a damaged or foreign file has it."""
+    """Write a table of probabilities without checking it, to simulate a damaged or external file."""
     content = pyarrow.Table.from_pandas(table, preserve_index=False)
     metadata = {**content.schema.metadata, b"cellwise_vocabulary": b"hpa28"}
     pyarrow.parquet.write_table(content.replace_schema_metadata(metadata), probabilities_path(work))
@@ -103,5 +103,5 @@ def _images(ids: list[str], targets: np.ndarray, train: int) -> pd.DataFrame:
 
 
 def truth(train: int = 60, test: int = 30, seed: int = 0) -> np.ndarray:
-    """Return the targets of all images of a world."""
+    """Return the targets of all images that `make_work` draws."""
     return draw_images(train + test, 0.8, np.random.default_rng(seed)).targets

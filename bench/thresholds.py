@@ -1,10 +1,11 @@
-"""Which thresholds hold on a fresh draw: ``uv run python -m bench.thresholds [REPEATS]``.
+"""Compare threshold methods on new data: ``uv run python -m bench.thresholds [REPEATS]``.
 
-Draws crop probabilities with known truth at the class counts of the Kaggle 2018 table (`bench.simulated`) and treats
-them as the pipeline does: a train image gets the maximum over its cells of the one model that has not seen it, a test
-image the mean over all models of their maxima. Every method tunes on the train images, is carried to the test images,
-and is scored there. Printed is the macro F1 above that of the exact optimum per class as it stands, the mean over
-REPEATS draws (40; fewer of the large ones) with its standard error. Every draw is seen by all methods.
+Simulates crop probabilities with known truth and the class counts of the Kaggle 2018 table (`bench.simulated`), and
+treats them as the pipeline does: a train image gets the maximum over its cells from the one model that has not seen it,
+a test image the mean over all models of their maxima. Every method is tuned on the train images; its thresholds are
+transferred to the test images and scored there. The tables show the gain in macro F1 over the exact optimum per class
+without transfer, as the mean over REPEATS draws (40; fewer for large data sets) with its standard error. All methods
+see the same draws.
 """
 
 import sys
@@ -29,18 +30,18 @@ from hpa.vocabulary import HPA28
 
 @dataclass(frozen=True)
 class World:
-    """A size of data set, and how its models are.
+    """A simulated data set: its size and the quality of its models.
 
     Parameters
     ----------
     name
-        For the table.
+        Name in the tables.
     train, test, models
-        How many.
+        Number of train images, test images and models.
     skill, own, shift
-        As in `bench.simulated`; shift is that of the test images.
+        As in `bench.simulated`; shift applies to the test images.
     repeats
-        Share of REPEATS.
+        Fraction of REPEATS to draw.
     """
 
     name: str
@@ -80,7 +81,7 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
     "shrunk to prevalence, 30": {"thresholds": "shrunk", "shrink_to": "prevalence", "shrinkage": 30.0},
 }
 TRANSFERS: Final[tuple[Transfer, ...]] = ("none", "shares", "spread")
-HANDFULS: Final = (1, 5, 20, 50, 75, 100, 150)
+GROUP_SIZES: Final = (1, 5, 20, 50, 75, 100, 150)
 
 Key = tuple[str, Transfer]
 
@@ -92,9 +93,9 @@ class Draw:
     Parameters
     ----------
     targets, scores, groups
-        Of the train images, out of fold: shapes (N, K), (N, K), (N,).
+        Targets, out-of-fold scores and groups of the train images: shapes (N, K), (N, K), (N,).
     test_targets, by_model
-        Of the test images: shapes (M, K), (F, M, K).
+        Targets of the test images, and their scores by each model: shapes (M, K), (F, M, K).
     """
 
     targets: NDArray[np.bool_]
@@ -105,7 +106,7 @@ class Draw:
 
 
 def draw(world: World, seed: int) -> Draw:
-    """Draw train and test images and let the models score them."""
+    """Draw train and test images and their scores."""
     rng = np.random.default_rng([seed, world.train, world.models])
     biases = rng.normal(0, 0.3, (world.models, K))
     train = draw_images(world.train, world.skill, rng)
@@ -131,24 +132,24 @@ def score_methods(one: Draw) -> dict[Key, float]:
     return found
 
 
-def score_handfuls(one: Draw) -> dict[str, float]:
-    """Return the macro F1 on test where images come in handfuls and thresholds are carried on each by itself."""
+def score_small_groups(one: Draw) -> dict[str, float]:
+    """Return the macro F1 on test when images arrive in small groups and thresholds are transferred to each group."""
     section = AggregateSection()
     values = fit_thresholds(one.targets, one.scores, one.groups, section)
     shares = (one.scores > values).mean(axis=0)
     mean = one.by_model.mean(axis=0)
-    found = {"all at once": _score(one, transfer_thresholds(values, shares, one.by_model, "spread"))}
+    found = {"all images at once": _score(one, transfer_thresholds(values, shares, one.by_model, "spread"))}
     half = len(mean) // 2
     stored = transfer_thresholds(values, shares, one.by_model[:, :half], "spread")
-    found["as stored from other images"] = _score(one, stored)
-    found["not carried"] = _score(one, values)
-    for size in HANDFULS:
+    found["transferred to other images"] = _score(one, stored)
+    found["not transferred"] = _score(one, values)
+    for size in GROUP_SIZES:
         predictions = np.empty(mean.shape, dtype=bool)
         for start in range(0, len(mean), size):
             rows = slice(start, start + size)
-            carried = transfer_thresholds(values, shares, one.by_model[:, rows], "spread")
-            predictions[rows] = decide(mean[rows], carried, "argmax", HPA28)
-        found[f"by {size}"] = macro_f1(one.test_targets, predictions)
+            transferred = transfer_thresholds(values, shares, one.by_model[:, rows], "spread")
+            predictions[rows] = decide(mean[rows], transferred, "argmax", HPA28)
+        found[f"in groups of {size}"] = macro_f1(one.test_targets, predictions)
     return found
 
 
@@ -170,19 +171,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print_world(world, found)
         for key in found:
             totals[key].append(float(np.mean(found[key]) - np.mean(found["per-class", "none"])))
-    print(f"\nmean over the {len(worlds)} worlds of the gain over per-class as it stands")
+    print(f"\nmean over the {len(worlds)} data sets of the gain over per-class without transfer")
     for name in METHODS:
         print(f"  {name:26s}", *(f"{transfer} {np.mean(totals[name, transfer]):+.4f}  " for transfer in TRANSFERS))
-    print("\nthe default, on images that come in handfuls (1,000 / 300, 5 models)")
-    handfuls = [score_handfuls(draw(WORLDS[3], seed)) for seed in range(repeats)]
-    for name in handfuls[0]:
-        print(f"  {name:28s} {np.mean([one[name] for one in handfuls]):.4f}")
+    print("\nthe default, on images that arrive in small groups (1,000 / 300, 5 models)")
+    groups = [score_small_groups(draw(WORLDS[3], seed)) for seed in range(repeats)]
+    for name in groups[0]:
+        print(f"  {name:28s} {np.mean([one[name] for one in groups]):.4f}")
 
 
 def _print_world(world: World, found: dict[Key, list[float]]) -> None:
     base = np.array(found["per-class", "none"])
     best = np.mean(found["tuned on test", "none"])
-    print(f"\n{world.name} ({len(base)} draws): per-class as it stands {base.mean():.4f}, tuned on test {best:.4f}")
+    print(f"\n{world.name} ({len(base)} draws): per-class without transfer {base.mean():.4f}, tuned on test {best:.4f}")
     for name in METHODS:
         cells = []
         for transfer in TRANSFERS:

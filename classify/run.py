@@ -73,7 +73,7 @@ def train(
     for fold in folds or ():
         if fold not in known:
             raise UserError(f"expected folds among {', '.join(map(str, known))}, found {fold}")
-    for window in read_windows(work).trained:
+    for window in read_windows(work).train_windows:
         for fold in known if folds is None else folds:
             _train_fold(work, window, section, fold, chosen, _workers(workers, chosen), overwrite=overwrite)
     return 0
@@ -171,7 +171,7 @@ def _predict_window(
 ) -> None:
     data = work.data
     # The models that the trained run's recipe has for this window: its own, or those of another kind of window.
-    source = read_windows(trained).trained_for(window)
+    source = read_windows(trained).train_window_for(window)
     folds = run_folds(trained) if trained.folds.exists() else packed_folds(trained, source)
     paths = {fold: checkpoint_path(trained, source, fold) for fold in folds}
     checkpoints = {fold: Checkpoint.load(path) for fold, path in paths.items()}

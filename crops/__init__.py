@@ -1,1 +1,1 @@
-"""Stage 2: images and masks to crop stores."""
+"""Stage 2: cut crops out of images and write them to crop stores."""

@@ -1,17 +1,26 @@
-"""Stage 2: place windows on the images, around the cells or otherwise, and cut them out.
+"""Stage 2: cut crops out of images, around cells or at other windows.
 
     python -m crops run work/my
     python -m crops sheet work/my
     python -m crops export work/my --to webdataset
 
-run     reads  recipe.toml, images.parquet, the images; for windows around cells segment/masks.parquet, segment/masks/,
-        segment/nuclei/.
-        writes crops/<window>/, for every kind of window in the recipe: shard-*.npy, shard-*.mask.npy, crops.parquet,
-        dropped.parquet, failures.csv, run.json. A run that was killed goes on with the unfinished chunks of images.
-sheet   reads  a store, and the images of dropped cells.
-        writes crops/<window>/figures/: cells of each class, cells at the border, dropped cells by reason.
-export  reads  a store and images.parquet.
-        writes export/<window>.h5sc (AnnData), export/<window>-webdataset/ or export/<window>-png/.
+run     Cut the windows of every image into crop stores. A killed run resumes
+        with the unfinished images.
+        reads:  recipe.toml, images.parquet, the images; for windows around
+                cells also segment/masks.parquet, segment/masks/ and
+                segment/nuclei/
+        writes: crops/<window>/ for each window of the recipe: shard-*.npy,
+                shard-*.mask.npy, crops.parquet, dropped.parquet,
+                failures.csv, run.json
+
+sheet   Draw crops of each class, cells at the border, and dropped cells.
+        reads:  a store, and the images of dropped cells
+        writes: crops/<window>/figures/
+
+export  Write a store in a format that other programs read.
+        reads:  a store and images.parquet
+        writes: export/<window>.h5sc (AnnData), export/<window>-webdataset/
+                or export/<window>-png/
 """
 
 from collections.abc import Sequence
@@ -29,20 +38,20 @@ if TYPE_CHECKING:
 
 app = new_app(__doc__)
 
-Work = Annotated[Path, typer.Argument(help="The work folder.")]
-Kind = Annotated[str, typer.Option(help="Which store; the recipe's first kind of window if not named.")]
+WorkArgument = Annotated[Path, typer.Argument(help="The work folder.")]
+WindowOption = Annotated[str, typer.Option(help="The window of the store; by default the first one of the recipe.")]
 
 
-class Form(StrEnum):
-    """What `export` writes."""
+class ExportFormat(StrEnum):
+    """The formats of `export`."""
 
     ANNDATA = "anndata"
     WEBDATASET = "webdataset"
     PNG = "png"
 
 
-class Shown(StrEnum):
-    """What an exported crop shows outside its own cell."""
+class OutsideCellOption(StrEnum):
+    """What to do with the pixels outside each crop's own cell (`crops.config.OutsideCell`)."""
 
     KEEP = "keep"
     DIM = "dim"
@@ -51,11 +60,11 @@ class Shown(StrEnum):
 
 @app.command()
 def run(
-    work: Work,
-    workers: Annotated[int, typer.Option(help="Processes; 0 takes one a processor.", min=0)] = 0,
-    dask: Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers do the work.")] = "",
-    overwrite: Annotated[bool, typer.Option(help="Begin anew.")] = False,
-    compress: Annotated[bool, typer.Option(help="Half the room, slower to read.")] = False,
+    work: WorkArgument,
+    workers: Annotated[int, typer.Option(help="Number of processes; 0 uses one per processor.", min=0)] = 0,
+    dask: Annotated[str, typer.Option(help="Address of a Dask scheduler to run on instead.")] = "",
+    overwrite: Annotated[bool, typer.Option(help="Discard existing results and start over.")] = False,
+    compress: Annotated[bool, typer.Option(help="Compress shards: half the disk space, slower to read.")] = False,
 ) -> None:
     """Cut the windows of every image into crop stores."""
     from crops.run import run as run_stage
@@ -68,44 +77,48 @@ def run(
 
 @app.command()
 def sheet(
-    work: Work,
-    window: Kind = "",
-    class_name: Annotated[str, typer.Option("--class", help="One sheet of this class alone.")] = "",
+    work: WorkArgument,
+    window: WindowOption = "",
+    class_name: Annotated[str, typer.Option("--class", help="Draw only one sheet, of this class.")] = "",
 ) -> None:
-    """Draw crops of each class, at the border and dropped."""
+    """Draw crops of each class, cells at the border, and dropped cells."""
     from crops.sheet import draw_sheets
     from hpa.work.folder import open_work
 
     folder = open_work(work)
-    for path in draw_sheets(folder, _kind(folder, window), class_name):
+    for path in draw_sheets(folder, _chosen_window(folder, window), class_name):
         print(path)
 
 
 @app.command()
 def export(
-    work: Work,
-    to: Annotated[Form, typer.Option(help="The form.")],
-    window: Kind = "",
-    out: Annotated[Path | None, typer.Option(help="The file or folder to make; by default in WORK/export.")] = None,
-    outside_cell: Annotated[Shown, typer.Option(help="What is shown outside the own cell.")] = Shown.KEEP,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    work: WorkArgument,
+    to: Annotated[ExportFormat, typer.Option(help="The format.")],
+    window: WindowOption = "",
+    out: Annotated[Path | None, typer.Option(help="The file or folder to create; by default in WORK/export.")] = None,
+    outside_cell: Annotated[
+        OutsideCellOption, typer.Option(help="Keep, dim or set to zero the pixels outside each crop's own cell.")
+    ] = OutsideCellOption.KEEP,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing export.")] = False,
 ) -> None:
-    """Write a store in a form that other programs read."""
+    """Write a store in a format that other programs read."""
     from crops.export import export as export_store
     from hpa.work.folder import open_work
 
     folder = open_work(work)
-    print(export_store(folder, _kind(folder, window), to.value, out, outside_cell.value, overwrite=overwrite))
+    window_name = _chosen_window(folder, window)
+    print(export_store(folder, window_name, to.value, out, outside_cell.value, overwrite=overwrite))
 
 
-def _kind(work: "WorkFolder", name: str) -> "Window":
+def _chosen_window(work: "WorkFolder", name: str) -> "Window":
+    """Return the window of the recipe with this name, or its first one if the name is empty."""
     from crops.config import CropsSection
     from hpa.errors import UserError
 
-    known = work.section("crops", CropsSection).stores
-    if name and name not in known:
-        raise UserError(f"expected a kind of window of the recipe ({', '.join(known)}), found {name!r}")
-    return next(window for window in known if window == (name or known[0]))
+    windows = work.section("crops", CropsSection).stores
+    if name and name not in windows:
+        raise UserError(f"expected a window of the recipe ({', '.join(windows)}), found {name!r}")
+    return next(window for window in windows if window == (name or windows[0]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Cutting windows out of one image: from pixels and a label image to crops and their masks."""
+"""Cut windows out of the pixels and the label image of one image."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,19 +7,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from crops.depth import interleaved
+from crops.depth import channels_last
 
 
 @dataclass(frozen=True)
-class Cut:
+class ImageCrops:
     """The crops of one image.
 
     Parameters
     ----------
     crops
-        Shape (n, C, S, S), uint8, all pixels of the window, also those of neighbouring cells.
+        Shape (n, C, S, S), uint8: all pixels of each window, including those of neighbouring cells.
     masks
-        Shape (n, S, S), bool, the cell's own pixels.
+        Shape (n, S, S), bool: the pixels of each crop's own cell.
     """
 
     crops: NDArray[np.uint8]
@@ -32,11 +32,12 @@ def cut_windows(
     labels: NDArray[np.integer[Any]],
     windows: NDArray[np.int32],
     size_px: int,
-) -> Cut:
-    """Cut windows and resize them: area-averaged when they shrink, bilinear when they grow, black beyond the edge.
+) -> ImageCrops:
+    """Cut windows out of an image and resize them to square crops.
 
-    A pixel of a mask is the cell's where the source pixel under its centre is; where the centre falls between two
-    source pixels, either decides.
+    Pixels are area-averaged when a window shrinks and interpolated bilinearly when it grows. Pixels beyond the edge of
+    the frame are black. A mask pixel is set if the source pixel under its centre belongs to the cell; if the centre
+    falls between two source pixels, either may decide.
 
     Parameters
     ----------
@@ -45,29 +46,36 @@ def cut_windows(
     image
         Label image, shape (H, W).
     labels
-        Shape (n,): whose pixels are the window's own.
+        Shape (n,): the label of each window's own cell.
     windows
-        Shape (n, 4), squares that may reach over the edge (`crops.windows`).
+        Shape (n, 4), squares that may extend beyond the frame (`crops.windows`).
     size_px
         Height and width of a crop.
+
+    Returns
+    -------
+    ImageCrops
+        One crop and one mask per window.
     """
-    merged = interleaved(planes)
+    merged = channels_last(planes)
     crops = np.empty((len(windows), len(planes), size_px, size_px), dtype=np.uint8)
     masks = np.empty((len(windows), size_px, size_px), dtype=bool)
     height, width = image.shape
     for i, (window, label) in enumerate(zip(windows.tolist(), labels.tolist(), strict=True)):
         first_row, first_col, end_row, end_col = window
         inside = np.s_[max(0, first_row) : min(height, end_row), max(0, first_col) : min(width, end_col)]
-        over = (max(0, -first_row), max(0, end_row - height), max(0, -first_col), max(0, end_col - width))
+        padding = (max(0, -first_row), max(0, end_row - height), max(0, -first_col), max(0, end_col - width))
         side = end_row - first_row
-        how = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
-        cv2.split(_resized(merged[inside], over, size_px, how), list(crops[i]))
-        # A label has nothing to average: sampled, its edge is as true as an average's and costs a half or less.
-        np.equal(_resized(image[inside], over, size_px, cv2.INTER_NEAREST_EXACT), label, out=masks[i])
-    return Cut(crops, masks)
+        interpolation = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
+        cv2.split(_pad_and_resize(merged[inside], padding, size_px, interpolation), list(crops[i]))
+        # Labels cannot be averaged. Nearest-neighbour sampling gives an edge as accurate as averaging the mask would,
+        # at half the cost or less.
+        nearest = _pad_and_resize(image[inside], padding, size_px, cv2.INTER_NEAREST_EXACT)
+        np.equal(nearest, label, out=masks[i])
+    return ImageCrops(crops, masks)
 
 
-def _resized(image: Any, over: tuple[int, int, int, int], size_px: int, how: int) -> Any:
-    """Resize the part of a window that lies in the frame, black where it reaches over: top, bottom, left, right."""
-    square = cv2.copyMakeBorder(image, *over, cv2.BORDER_CONSTANT, value=0) if any(over) else image
-    return cv2.resize(square, (size_px, size_px), interpolation=how)
+def _pad_and_resize(image: Any, padding: tuple[int, int, int, int], size_px: int, interpolation: int) -> Any:
+    """Pad the part of a window inside the frame with black (top, bottom, left, right) and resize it to a square."""
+    square = cv2.copyMakeBorder(image, *padding, cv2.BORDER_CONSTANT, value=0) if any(padding) else image
+    return cv2.resize(square, (size_px, size_px), interpolation=interpolation)

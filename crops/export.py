@@ -1,4 +1,4 @@
-"""A store in forms that other programs read: AnnData, WebDataset shards, PNG folders by class."""
+"""Export a store for other programs: as AnnData, WebDataset shards or PNG folders by class."""
 
 import io
 import json
@@ -21,10 +21,10 @@ from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.work.folder import WorkFolder
 
-Form = Literal["anndata", "webdataset", "png"]
+ExportFormat = Literal["anndata", "webdataset", "png"]
 
 UNKNOWN: Final = "unknown"
-"""PNG folder of crops whose image has no known class."""
+"""Name of the PNG folder for crops whose image has no known class."""
 
 _BLOCK: Final = 256
 _PER_TAR: Final = 4096
@@ -33,7 +33,7 @@ _PER_TAR: Final = 4096
 def export(
     work: WorkFolder,
     window: Window,
-    form: Form,
+    export_format: ExportFormat,
     out: Path | None,
     outside_cell: OutsideCell,
     *,
@@ -44,61 +44,63 @@ def export(
     Parameters
     ----------
     work
-        The work folder; its crops must be done.
+        The work folder; its crops stage must be done.
     window
-        Which store.
-    form
-        ``anndata`` (one ``.h5sc`` file), ``webdataset`` (a folder of tars) or ``png`` (a folder of folders).
+        The window of the store.
+    export_format
+        ``anndata`` (one ``.h5sc`` file), ``webdataset`` (a folder of tar files) or ``png`` (one folder per class).
     out
-        The file or folder to make; None takes ``export/<window>`` in the work folder.
+        The file or folder to create; None uses ``export/<window>`` in the work folder.
     outside_cell
-        What is shown outside the own cell.
+        What to do with the pixels outside each crop's own cell.
     overwrite
-        Replace what is there.
+        Replace an existing file or folder.
 
     Returns
     -------
     Path
-        What was made.
+        The file or folder created.
 
     Raises
     ------
     UserError
-        If there is no finished store, or something in the place of the export.
+        If there is no finished store, or `out` exists and `overwrite` is false.
     """
     store = open_store(work, window)
-    out = out or work.root / "export" / (f"{window}.h5sc" if form == "anndata" else f"{window}-{form}")
+    out = out or work.root / "export" / (
+        f"{window}.h5sc" if export_format == "anndata" else f"{window}-{export_format}"
+    )
     if out.exists() and not overwrite:
-        raise UserError(f"expected a new place for the export, found {out}; replace it with --overwrite")
-    crops, channels = describe(work, store), work.data.channels
-    if form == "anndata":
+        raise UserError(f"expected a new place for the export, found {out}; --overwrite replaces it")
+    crops, channels = join_image_labels(work, store), work.data.channels
+    if export_format == "anndata":
         from crops.h5sc import write_h5sc
 
         write_h5sc(store, crops, channels, out, outside_cell)
         return out
     with _new_folder(out) as folder:
-        if form == "webdataset":
+        if export_format == "webdataset":
             write_tars(store, crops, folder, window, outside_cell)
         else:
             write_pngs(store, crops, channels, folder, outside_cell)
     return out
 
 
-def describe(work: WorkFolder, store: CropStore) -> pd.DataFrame:
-    """Return the crop table with split, target, antibody and the names of the target's classes (joined by ``;``).
+def join_image_labels(work: WorkFolder, store: CropStore) -> pd.DataFrame:
+    """Return the crop table with split, target, antibody and class names of each crop's image.
 
-    Class indices and names are empty texts where no class is known.
+    Class names are joined by ``;``. Targets and class names are empty strings where no class is known.
 
     Parameters
     ----------
     work
-        The work folder, with its image table.
+        The work folder with the image table.
     store
-        A store of it.
+        One of its stores.
     """
     vocabulary = work.data.classes
     images = read_images(work.images)
-    known = pd.DataFrame(
+    labels = pd.DataFrame(
         {
             "image_id": images["image_id"],
             "split": images["split"],
@@ -107,27 +109,27 @@ def describe(work: WorkFolder, store: CropStore) -> pd.DataFrame:
             "classes": [";".join(vocabulary.classes[c] for c in target) for target in images["target"]],
         }
     )
-    return store.table.merge(known, on="image_id", how="left", validate="many_to_one")
+    return store.table.merge(labels, on="image_id", how="left", validate="many_to_one")
 
 
 def write_tars(store: CropStore, crops: pd.DataFrame, folder: Path, name: str, outside_cell: OutsideCell) -> None:
-    """Write WebDataset shards ``<name>-000000.tar`` with, for every crop, ``.npy``, ``.mask.npy`` and ``.json``.
+    """Write WebDataset shards ``<name>-000000.tar`` with a ``.npy``, ``.mask.npy`` and ``.json`` file per crop.
 
     Parameters
     ----------
     store, crops
-        The crops and what is known of each.
+        The crops, and the table that describes them (`join_image_labels`).
     folder, name
-        Where to, and how the shards are called.
+        The folder to write to, and the prefix of the file names.
     outside_cell
-        What is shown outside the own cell.
+        What to do with the pixels outside each crop's own cell.
     """
     for number, start in enumerate(range(0, len(store), _PER_TAR)):
         with tarfile.open(folder / f"{name}-{number:06d}.tar", "w") as tar:
             for row, pixels, own in _crops(store, outside_cell, start, min(start + _PER_TAR, len(store))):
-                told = json.dumps(crops.iloc[row].to_dict(), default=_plain).encode()
-                # The key is a number: an image id may have dots, at which WebDataset would cut it.
-                parts = {"npy": _npy(pixels), "mask.npy": _npy(own.view(np.uint8)), "json": told}
+                description = json.dumps(crops.iloc[row].to_dict(), default=_to_python).encode()
+                # Keys are numbers because WebDataset splits names at dots, which image ids may contain.
+                parts = {"npy": _npy(pixels), "mask.npy": _npy(own.view(np.uint8)), "json": description}
                 for suffix, content in parts.items():
                     member = tarfile.TarInfo(f"{row:09d}.{suffix}")
                     member.size = len(content)
@@ -137,18 +139,20 @@ def write_tars(store: CropStore, crops: pd.DataFrame, folder: Path, name: str, o
 def write_pngs(
     store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...], folder: Path, outside_cell: OutsideCell
 ) -> None:
-    """Write ``<class>/<image_id>_<cell_label>.png``, red, green and blue; a crop stands with each of its classes.
+    """Write ``<class>/<image_id>_<cell_label>.png`` with the red, green and blue channels of each crop.
+
+    A crop is written to the folder of each of its classes.
 
     Parameters
     ----------
     store, crops
-        The crops and what is known of each.
+        The crops, and the table that describes them (`join_image_labels`).
     channels
-        Of the store.
+        The channels of the store.
     folder
-        Where to.
+        The folder to write to.
     outside_cell
-        What is shown outside the own cell.
+        What to do with the pixels outside each crop's own cell.
     """
     for row, pixels, _ in _crops(store, outside_cell, 0, len(store)):
         crop = crops.iloc[row]
@@ -161,7 +165,7 @@ def write_pngs(
 
 
 def rgb(pixels: NDArray[np.uint8], channels: tuple[Channel, ...]) -> NDArray[np.uint8]:
-    """Return a crop (C, S, S) as a picture (S, S, 3) of its red, green and blue channel, black where it has none."""
+    """Return the red, green and blue channels of a crop (C, S, S) as a picture (S, S, 3), missing ones black."""
     picture = np.zeros((*pixels.shape[1:], 3), dtype=np.uint8)
     for i, channel in enumerate(("red", "green", "blue")):
         if channel in channels:
@@ -183,14 +187,15 @@ def _npy(array: NDArray[Any]) -> bytes:
     return content.getvalue()
 
 
-def _plain(value: Any) -> Any:
-    item: Callable[[], Any] = value.item  # NumPy's numbers
+def _to_python(value: Any) -> Any:
+    """Convert a NumPy scalar, which JSON does not know."""
+    item: Callable[[], Any] = value.item
     return item()
 
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """Let the caller fill a folder that gets its name when it is complete."""
+    """Yield a folder to fill, which is renamed to `out` when it is complete."""
     unfinished = out.with_name(f"{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -1,8 +1,8 @@
-"""Export as AnnData in scPortrait's `.h5sc` form. The one module that imports anndata and h5py.
+"""Export a store as AnnData in scPortrait's `.h5sc` format. The only module that imports anndata and h5py.
 
 ``obsm["single_cell_images"]`` is float16 of shape (n, 1 + C, S, S): first the mask of the cell, 0 or 1, then the
-channels, 0..1. ``obs`` has the crop table and what is known of the images, ``var`` names the channels, and
-``uns["single_cell_images"]`` tells the sizes (https://mannlabs.github.io/scPortrait, single-cell image format).
+channels, 0..1. ``obs`` contains the crop table with the labels of the images, ``var`` the channel names, and
+``uns["single_cell_images"]`` the sizes (https://mannlabs.github.io/scPortrait, single-cell image format).
 """
 
 from pathlib import Path
@@ -31,13 +31,13 @@ def write_h5sc(
     store
         The crops.
     crops
-        What is known of each, in the order of the store's table.
+        The table that describes them, in the order of the store (`crops.export.join_image_labels`).
     channels
-        Of the store.
+        The channels of the store.
     path
-        The file to make, whole or not at all.
+        The file to write; it appears complete or not at all.
     outside_cell
-        What is shown outside the own cell.
+        What to do with the pixels outside each crop's own cell.
 
     Raises
     ------
@@ -48,16 +48,18 @@ def write_h5sc(
         import h5py  # type: ignore[import-not-found,import-untyped,unused-ignore]
         from anndata import AnnData  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
-        raise UserError("expected anndata for --to anndata, found it missing; install cellwise[anndata]") from None
+        raise UserError(
+            "expected the package anndata for --to anndata, found none; install cellwise[anndata]"
+        ) from None
     kinds = ["mask"] + ["image_channel"] * len(channels)
     names = ["seg_all_cytosol", *channels]
     var = pd.DataFrame({"channels": names, "channel_mapping": kinds}, index=[str(i) for i in range(len(names))])
-    # Texts as objects: anndata writes those whatever pandas makes of them.
+    # anndata can write strings of dtype object, whichever dtype pandas uses for strings.
     obs = crops.assign(scportrait_cell_id=np.arange(1, len(crops) + 1, dtype=np.uint64))
     obs = obs.astype(dict.fromkeys(obs.select_dtypes(["object", "string"]).columns, object))
     obs.index = obs.index.astype(str)
     size_px = store.shape[1]
-    told = {
+    sizes = {
         "n_cells": np.int64(len(store)),
         "n_channels": np.int64(len(names)),
         "n_masks": np.int64(1),
@@ -68,7 +70,7 @@ def write_h5sc(
         "compression": "lzf",
     }
     with atomic_write(path) as partial:
-        AnnData(obs=obs, var=var, uns={_KEY: told}).write_h5ad(partial)
+        AnnData(obs=obs, var=var, uns={_KEY: sizes}).write_h5ad(partial)
         with h5py.File(partial, "r+") as file:
             shape = (len(store), len(names), size_px, size_px)
             chunks = (1, 1, size_px, size_px) if len(store) else None

@@ -1,9 +1,9 @@
-"""The files of pixels of a store: written crop by crop, opened as arrays, plain or compressed.
+"""Write and open the shards of a store, which contain the pixels of its crops, plain or compressed.
 
-``shard-00000.npy`` is uint8 of shape (n, C, S, S), ``shard-00000.mask.npy`` uint8 of shape (n, ceil(S * S / 8)), the
-packed bits of each crop's own pixels; ``numpy.load(..., mmap_mode="r")`` opens both. A compressed shard has, in place
-of the first, ``shard-00000.zst``, one Zstandard frame a crop (``zstd -d`` gives all their bytes), and
-``shard-00000.index.npy``, int64: C, S, S, then where each of the n frames begins and the last one ends.
+``shard-00000.npy`` is uint8 of shape (n, C, S, S). ``shard-00000.mask.npy`` is uint8 of shape (n, ceil(S * S / 8)), the
+packed bits of each crop's own pixels. ``numpy.load(..., mmap_mode="r")`` opens both. A compressed shard has two files
+instead of the first: ``shard-00000.zst``, one Zstandard frame per crop (``zstd -d`` restores all bytes), and
+``shard-00000.index.npy``, int64: C, S, S, then the offset of each of the n frames and the end of the last one.
 """
 
 import io
@@ -25,18 +25,18 @@ from hpa.errors import UserError
 from hpa.work.files import atomic_write
 
 _HEADER_BYTES: Final = 128
-_LEVEL: Final = 1  # higher levels take longer and save nothing on microscopy's noise
+_LEVEL: Final = 1  # higher levels take longer and save nothing on noisy microscopy images
 
 
 class ShardWriter:
-    """Write one shard, crops as they come; its files appear whole or not at all, and only if there are crops.
+    """Write one shard, crop by crop. Its files appear complete or not at all, and only if there are crops.
 
     Parameters
     ----------
     folder
-        The store.
+        The folder of the store.
     index
-        The number of the shard.
+        Number of the shard.
     compress
         Write a compressed shard.
     """
@@ -79,7 +79,7 @@ class ShardWriter:
 
     def _begin(self) -> tuple[io.BufferedWriter, io.BufferedWriter]:
         pixels_path = _frames_path if self._codec else shard_path
-        # The pixels are renamed last: where they are, the rest is too.
+        # The pixels are renamed last, so that a shard with pixels is always complete.
         pixels = self._open.enter_context(atomic_write(pixels_path(self._folder, self._index)))
         bits = self._open.enter_context(atomic_write(mask_path(self._folder, self._index)))
         self._files = (
@@ -87,7 +87,7 @@ class ShardWriter:
             self._open.enter_context(bits.open("wb")),
         )
         for file in self._files[bool(self._codec) :]:
-            file.write(bytes(_HEADER_BYTES))  # its place; what stands in it is known in the end
+            file.write(bytes(_HEADER_BYTES))  # space for the header, which is written last, when n is known
         return self._files
 
     def _end(self, pixels: io.BufferedWriter, bits: io.BufferedWriter) -> None:
@@ -109,19 +109,19 @@ def _write_header(file: io.BufferedWriter, shape: tuple[int, ...]) -> None:
 
 
 Fetch = Callable[[int, NDArray[np.uint8]], None]
-"""Puts one row of a shard into an array."""
+"""Copies one row of a shard, given by its number, into an array."""
 
 
 @dataclass(frozen=True)
 class OpenShard:
-    """One file of a shard, ready to be read.
+    """One file of a shard, open for reading.
 
     Parameters
     ----------
     shape
-        Of one row: (C, S, S), or (bytes,) of packed bits.
+        Shape of one row: (C, S, S) for pixels, (bytes,) for packed bits.
     fetch
-        Puts a row, by its number, into an array of that shape.
+        Copies a row, given by its number, into an array of that shape.
     """
 
     shape: tuple[int, ...]
@@ -134,7 +134,7 @@ def open_pixels(folder: Path, index: int) -> OpenShard:
     Raises
     ------
     UserError
-        If its files are missing or broken.
+        If its files are missing or damaged.
     """
     path = shard_path(folder, index)
     return _open_frames(folder, index) if not path.exists() and _frames_path(folder, index).exists() else _open(path)
@@ -146,25 +146,28 @@ def open_masks(folder: Path, index: int) -> OpenShard:
     Raises
     ------
     UserError
-        If the file is missing or broken.
+        If the file is missing or damaged.
     """
     return _open(mask_path(folder, index))
 
 
 def cached(opener: Callable[[Path, int], OpenShard], folder: Path) -> Callable[[int], OpenShard]:
-    """Keep shards open, the ones used last; every mapped file takes one of the process's file descriptors."""
-    most = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-    return lru_cache(most)(lambda index: opener(folder, index))
+    """Return `opener` with the most recently used shards kept open.
+
+    Every open shard uses one file descriptor, so their number is limited to a quarter of those the process may have.
+    """
+    max_open = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+    return lru_cache(max_open)(lambda index: opener(folder, index))
 
 
 def remove_shard(folder: Path, index: int) -> None:
-    """Remove the files of a shard, where there are any."""
+    """Remove the files of a shard, if there are any."""
     for path in (shard_path, mask_path, _frames_path, _index_path):
         path(folder, index).unlink(missing_ok=True)
 
 
 def shard_bytes(folder: Path) -> int:
-    """Return how many bytes the shards of a store have."""
+    """Return the total size of the shards of a store in bytes."""
     return sum(path.stat().st_size for path in folder.glob("shard-*"))
 
 
@@ -187,7 +190,7 @@ def _index_path(folder: Path, index: int) -> Path:
 
 
 def _open(path: Path) -> OpenShard:
-    array = np.asarray(_load(path))  # a plain view: the memmap class costs a microsecond a crop
+    array = np.asarray(_load(path))  # a plain view: indexing a memmap costs a microsecond more per crop
 
     def fetch(row: int, out: NDArray[np.uint8]) -> None:
         out[...] = array[row]
@@ -200,7 +203,7 @@ def _open_frames(folder: Path, index: int) -> OpenShard:
     shape, offsets = tuple(int(length) for length in head[:3]), head[3:].tolist()
     path = _frames_path(folder, index)
     if path.stat().st_size != offsets[-1]:
-        raise _broken(path, f"{path.stat().st_size} bytes, not {offsets[-1]}")
+        raise _damaged(path, f"{path.stat().st_size} bytes, not {offsets[-1]}")
     frames = arrow.py_buffer(np.memmap(path, dtype=np.uint8, mode="r"))
     codec = arrow.Codec("zstd")
     n_bytes = int(np.prod(shape))
@@ -216,11 +219,11 @@ def _load(path: Path) -> NDArray[np.uint8]:
     try:
         loaded: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise _broken(path, "no such file") from None
+        raise _damaged(path, "no such file") from None
     except (ValueError, EOFError) as error:
-        raise _broken(path, str(error)) from None
+        raise _damaged(path, str(error)) from None
     return loaded
 
 
-def _broken(path: Path, found: str) -> UserError:
+def _damaged(path: Path, found: str) -> UserError:
     return UserError(f"expected a shard of crops {path}, found {found}; rerun `python -m crops run` with --overwrite")

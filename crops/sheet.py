@@ -1,4 +1,4 @@
-"""Pictures of crops for people to look at: cells of each class, cells at the border, dropped cells by reason."""
+"""Draw contact sheets of crops: cells of each class, cells at the border, dropped cells by reason."""
 
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from crops.config import CropsSection, Window
 from crops.cut import cut_windows
 from crops.depth import to_8_bit
-from crops.export import describe
+from crops.export import join_image_labels
 from crops.measure import find_cells
 from crops.store import CropStore, open_store
 from crops.table import read_dropped
@@ -25,26 +25,26 @@ from segment.masks import read_mask
 
 _TILE_PX: Final = 128
 _COLUMNS: Final = 10
-_LINES: Final = 6
+_ROWS: Final = 6
 _OUTLINE: Final[Color] = (190, 190, 190)
 
 
 def draw_sheets(work: WorkFolder, window: Window, class_name: str = "") -> list[Path]:
-    """Draw the sheets of one store into its folder ``figures``.
+    """Draw the sheets of one store into its ``figures`` folder.
 
     Parameters
     ----------
     work
-        The work folder; its crops must be done.
+        The work folder; its crops stage must be done.
     window
-        Which store.
+        The window of the store.
     class_name
-        Draw one sheet of this class alone.
+        Draw only a single sheet of this class; an empty name draws all sheets.
 
     Returns
     -------
     list of Path
-        The pictures: ``classes.png``, and ``border.png`` and ``dropped.png`` where there are such cells.
+        The pictures: ``classes.png``, and ``border.png`` and ``dropped.png`` if there are such cells.
 
     Raises
     ------
@@ -52,10 +52,10 @@ def draw_sheets(work: WorkFolder, window: Window, class_name: str = "") -> list[
         If there is no finished store, no class of that name or no crop of the class.
     """
     store = open_store(work, window)
-    crops, figures, channels = describe(work, store), store.folder / "figures", work.data.channels
+    crops, figures, channels = join_image_labels(work, store), store.folder / "figures", work.data.channels
     if class_name:
         number = work.data.classes.index(class_name)
-        rows = _evenly(_of_class(crops, class_name), _COLUMNS * _LINES)
+        rows = _evenly(_of_class(crops, class_name), _COLUMNS * _ROWS)
         if not len(rows):
             raise UserError(f"expected crops of images of class {class_name!r}, found none")
         path = figures / f"class-{number:02d}.png"
@@ -77,30 +77,31 @@ def draw_sheets(work: WorkFolder, window: Window, class_name: str = "") -> list[
 
 
 def tile(pixels: NDArray[np.uint8], own: NDArray[np.bool_], channels: tuple[Channel, ...], name: str) -> Picture:
-    """Draw one crop: each channel in its colour, brightened by itself, and the outline of the cell.
+    """Draw one crop: each channel in its colour, with its own contrast, and the outline of the cell.
 
     Parameters
     ----------
     pixels
         Shape (C, S, S).
     own
-        Shape (S, S).
+        Shape (S, S), bool: the pixels of the crop's own cell.
     channels
-        Of the pixels.
+        The channel of each plane of `pixels`.
     name
-        Written above.
+        Title above the crop.
     """
     picture = composite(fitted(pixels, _TILE_PX), channels)
     return titled(outlined(picture, own, _OUTLINE), name, _TILE_PX)
 
 
 def _of_class(crops: pd.DataFrame, name: str) -> NDArray[np.int64]:
-    """Return the crops whose image has a class; an empty name means those without any."""
+    """Return the table positions of crops whose image has a class; an empty name selects crops without any."""
     return np.flatnonzero([name in classes.split(";") for classes in crops["classes"]])
 
 
-def _evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))
+def _evenly(rows: NDArray[np.int64], max_rows: int) -> NDArray[np.int64]:
+    """Return up to `max_rows` evenly spaced rows."""
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(max_rows, len(rows))).round().astype(int))
     return np.asarray(rows[chosen], dtype=np.int64)
 
 
@@ -112,22 +113,22 @@ def _tiles(store: CropStore, rows: NDArray[np.int64], channels: tuple[Channel, .
 
 
 def _name(image_id: str, label: int) -> str:
-    return f"{label} of {image_id}"  # a long id is cut: the label first
+    return f"{label} of {image_id}"  # the label comes first because long titles are cut off
 
 
 def _border(store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...]) -> dict[str, list[Picture]]:
-    """Draw cells at the border, a line for each fifth of completeness."""
+    """Draw cells at the border, one line per fifth of completeness."""
     fifths = np.minimum((crops["completeness"] * 5).astype(int), 4)
     lines = {}
     for fifth in range(5):
         rows = np.flatnonzero(crops["touches_border"] & ~crops["fallback"] & (fifths == fifth))
-        title = f"at the border, {len(rows)} cells seen to {20 * fifth} to {20 * fifth + 20}%"
+        title = f"at the border: {len(rows)} cells, {20 * fifth} to {20 * fifth + 20}% visible"
         lines[title] = _tiles(store, _evenly(rows, _COLUMNS), channels)
     return lines
 
 
 def _dropped(work: WorkFolder, store: CropStore) -> dict[str, list[Picture]]:
-    """Cut some dropped cells of each reason from their images: the store does not have them."""
+    """Draw some dropped cells of each reason, cut from their images because the store does not contain them."""
     section = work.section("crops", CropsSection)
     images = read_images(work.images).set_index("image_id")
     lines = {}
@@ -137,16 +138,16 @@ def _dropped(work: WorkFolder, store: CropStore) -> dict[str, list[Picture]]:
         for image_id, label in zip(chosen["image_id"], chosen["cell_label"], strict=True):
             try:
                 tiles.append(_cut_one(work, images.loc[image_id], str(image_id), int(label), section))
-            except ImageError:  # gone since the run
+            except ImageError:  # the image or mask is missing since the run
                 continue
-        lines[f"dropped: {reason}, {len(cells)} cells"] = tiles
+        lines[f"dropped as {reason}: {len(cells)} cells"] = tiles
     return lines
 
 
 def _cut_one(work: WorkFolder, image: pd.Series, image_id: str, label: int, section: CropsSection) -> Picture:
     channels = work.data.channels
     planes = to_8_bit(read_channels(image.to_dict(), channels), section).pixels
-    found = find_cells(read_mask(work, image_id))
-    cell = found.only(found.labels == label)
+    cells = find_cells(read_mask(work, image_id))
+    cell = cells.select(cells.labels == label)
     cut = cut_windows(planes, cell.image, cell.labels, around_cells(cell.boxes, section), section.size_px)
     return tile(cut.crops[0], cut.masks[0], channels, _name(image_id, label))

@@ -1,8 +1,8 @@
-"""The contract of the crops stage: a folder of crops, and the one way to read them.
+"""Read crop stores: the contract of the crops stage.
 
-A store is the folder ``crops/<window>/``, of the same form for every kind of window. Its shards (`crops.shards`) hold
+A store is the folder ``crops/<window>/``; its layout is the same for every window. Its shards (`crops.shards`) contain
 the crops, uint8 of shape (n, C, S, S) with the channels of the run's recipe, and the packed bits of each crop's own
-pixels; ``crops.parquet`` has one row a crop, ``dropped.parquet`` one a dropped cell (`crops.table`).
+pixels. ``crops.parquet`` has one row per crop, ``dropped.parquet`` one row per dropped cell (`crops.table`).
 """
 
 import json
@@ -24,7 +24,7 @@ from hpa.work.folder import WorkFolder
 from hpa.work.tables import read_parquet
 
 DIM: Final = 4
-"""Dimmed pixels keep one part in this many of their brightness."""
+"""Pixels outside the cell are divided by this when they are dimmed."""
 
 Rows = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -34,17 +34,33 @@ def store_folder(work: WorkFolder, window: Window) -> Path:
     return work.root / "crops" / window
 
 
-def show_outside(pixels: NDArray[np.uint8], own: NDArray[np.bool_], outside_cell: OutsideCell) -> NDArray[np.uint8]:
-    """Show crops with what is outside their own cell kept, dimmed to a quarter, or black.
+def apply_outside_cell(
+    pixels: NDArray[np.uint8], own: NDArray[np.bool_], outside_cell: OutsideCell
+) -> NDArray[np.uint8]:
+    """Keep, dim to a quarter or set to zero the pixels outside each crop's own cell.
 
     Parameters
     ----------
     pixels
-        Shape (n, C, S, S).
+        Shape (n, C, S, S), uint8.
     own
-        Shape (n, S, S).
+        Shape (n, S, S), bool: the pixels of each crop's own cell.
     outside_cell
-        ``keep``, ``dim`` or ``blank``.
+        ``keep``, ``dim`` or ``zero``.
+
+    Returns
+    -------
+    ndarray
+        Shape (n, C, S, S), uint8; with ``keep``, `pixels` itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pixels = np.array([[[[40, 80], [120, 160]]]], dtype=np.uint8)
+    >>> own = np.array([[[True, False], [False, True]]])
+    >>> apply_outside_cell(pixels, own, "dim")
+    array([[[[ 40,  20],
+             [ 30, 160]]]], dtype=uint8)
     """
     if outside_cell == "keep":
         return pixels
@@ -55,19 +71,19 @@ def show_outside(pixels: NDArray[np.uint8], own: NDArray[np.bool_], outside_cell
 
 
 def open_store(work: WorkFolder, window: Window) -> "CropStore":
-    """Open a finished store that still belongs to its work folder.
+    """Open a finished store and check that its work folder has not changed since it was made.
 
     Parameters
     ----------
     work
         The work folder.
     window
-        Which of its stores.
+        The window of the store.
 
     Raises
     ------
     UserError
-        If there is none, its run was not finished, or the masks, images or recipe changed since.
+        If there is no store, its run did not finish, or the masks, images or recipe changed since.
     """
     folder = store_folder(work, window)
     store = CropStore(folder)
@@ -76,7 +92,7 @@ def open_store(work: WorkFolder, window: Window) -> "CropStore":
         return store
     run = json.loads(record.read_text())
     if run["state"] != "done":
-        raise UserError(f"expected finished crops in {folder}, found a run begun only; run `python -m crops run`")
+        raise UserError(f"expected finished crops in {folder}, found an unfinished run; run `python -m crops run`")
     made_from = run["made_from"]
     now = {
         "[data]": (made_from["data"], work.data.model_dump(mode="json")),
@@ -96,10 +112,10 @@ def open_store(work: WorkFolder, window: Window) -> "CropStore":
 
 
 class CropStore:
-    """Read crops by their position in the table.
+    """Read crops by their position in the crop table.
 
-    Shards are mapped by each process when it first needs them, and the table is not sent along, so that a store can be
-    handed to worker processes, forked or spawned.
+    Each process memory-maps a shard when it first reads from it, and the table is not pickled. A store can therefore be
+    passed to worker processes, forked or spawned.
 
     Parameters
     ----------
@@ -109,7 +125,7 @@ class CropStore:
     Raises
     ------
     UserError
-        If there is no store, or its table is broken.
+        If there is no store, or its table lacks columns.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -136,10 +152,10 @@ class CropStore:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The table of crops, its columns as the contract has them."""
+        """The crop table (`crops.table`)."""
         path = self.folder / "crops.parquet"
         table = read_parquet(path, "python -m crops run")
-        missing = [name for name, column in COLUMNS.items() if name not in table]
+        missing = [name for name in COLUMNS if name not in table]
         if missing:
             raise UserError(
                 f"expected the columns {', '.join(missing)} in {path}, found none; "
@@ -156,7 +172,7 @@ class CropStore:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, S, S) of every crop; (0, 0, 0) for a store without crops."""
+        """The shape (C, S, S) of every crop; (0, 0, 0) for a store without crops."""
         if not len(self):
             return (0, 0, 0)
         return cast(tuple[int, int, int], self._pixels(int(self._shards[0])).shape)
@@ -167,38 +183,38 @@ class CropStore:
         return crop
 
     def bag(self, image_id: str, outside_cell: OutsideCell = "keep") -> NDArray[np.uint8]:
-        """Return the crops of an image in the order of the table, shape (n, C, S, S), uint8; n is 0 for a stranger."""
+        """Return the crops of an image in table order, shape (n, C, S, S), uint8; n is 0 for an unknown image."""
         return self.batch(self.rows_of(image_id), outside_cell)
 
     def rows_of(self, image_id: str) -> NDArray[np.int64]:
-        """Return the positions in the table of an image's crops."""
+        """Return the table positions of an image's crops."""
         bag = self._bags.get(image_id, slice(0, 0))
         return np.arange(bag.start, bag.stop)
 
     def batch(self, rows: Rows, outside_cell: OutsideCell = "keep") -> NDArray[np.uint8]:
-        """Return the crops at some positions of the table.
+        """Return the crops at the given positions of the table.
 
         Parameters
         ----------
         rows
-            n positions in ``table``, in any order; the files are read in theirs.
+            n positions in ``table``, in any order; files are always read front to back.
         outside_cell
-            What is shown outside the own cell.
+            What to do with the pixels outside each crop's own cell.
 
         Returns
         -------
         ndarray
-            Shape (n, C, S, S), uint8, in the order asked for; the caller's own.
+            Shape (n, C, S, S), uint8, in the order of `rows`; a new array.
         """
         pixels = self.pixels(rows)
-        return pixels if outside_cell == "keep" else show_outside(pixels, self.masks(rows), outside_cell)
+        return pixels if outside_cell == "keep" else apply_outside_cell(pixels, self.masks(rows), outside_cell)
 
     def pixels(self, rows: Rows) -> NDArray[np.uint8]:
-        """Return the untouched crops at some positions of the table: shape (n, C, S, S), uint8."""
+        """Return the unmodified crops at the given positions of the table, shape (n, C, S, S), uint8."""
         return self._gather(self._pixels, rows, self.shape)
 
     def masks(self, rows: Rows) -> NDArray[np.bool_]:
-        """Return the own-cell masks at some positions of the table: shape (n, S, S), bool."""
+        """Return the own-cell masks at the given positions of the table, shape (n, S, S), bool."""
         _, height, width = self.shape
         packed = self._gather(self._masks, rows, (-(-height * width // 8),))
         bits = np.unpackbits(packed, axis=1, count=height * width)
@@ -208,6 +224,6 @@ class CropStore:
         positions = np.asarray(rows, dtype=np.int64)
         shards, places = self._shards[positions], self._places[positions]
         gathered = np.empty((len(positions), *shape), dtype=np.uint8)
-        for i in np.lexsort((places, shards)).tolist():  # the disk likes to be read forwards
+        for i in np.lexsort((places, shards)).tolist():  # sequential reads are fastest
             opened(int(shards[i])).fetch(int(places[i]), gathered[i])
         return gathered

@@ -1,18 +1,18 @@
-"""The tables of a store: ``crops.parquet`` and ``dropped.parquet``, what they must hold, writing and checking them.
+"""Define, check and write the tables of a store: ``crops.parquet`` and ``dropped.parquet``.
 
-``crops.parquet`` has one row a crop, sorted as the image table, then by cell_label; the crops of an image lie side by
-side in one shard:
+``crops.parquet`` has one row per crop, in the order of the image table, then of cell_label. The crops of an image are
+adjacent and in one shard. Columns:
 
-image_id, cell_label (the number of the window, from 1, where windows follow no cell; 0 for the frame that stands for
-an image without a kept cell), shard, row, min_row_px, min_col_px, max_row_px, max_col_px (the square window in the
-source image, half-open; it may reach over the edge), area_px (own pixels in the source image), scale (crop px per
-source px), touches_border, completeness (area seen over area expected), in_window (share of the cell's pixels that the
-crop shows), n_nuclei, has_nucleus, focus (`crops.measure`), fallback, and for every channel C mean_C (over the own
-pixels, in 8-bit units), black_C and white_C (the values of the source that became 0 and 255).
+image_id; cell_label (for windows that do not follow cells, the number of the window, from 1; 0 for the full-frame crop
+of an image without a kept cell); shard; row; min_row_px, min_col_px, max_row_px, max_col_px (the square window in the
+source image, half-open; it may extend beyond the frame); area_px (own pixels in the source image); scale (crop px per
+source px); touches_border; completeness (visible area over expected area); in_window (fraction of the cell's pixels
+inside the window); n_nuclei; has_nucleus; focus (`crops.measure`); fallback; and for each channel C mean_C (mean of the
+own pixels, in 8-bit units), black_C and white_C (the source values that became 0 and 255).
 
-Own pixels are those of the cell; of a window that follows no cell, and of a fallback, those within the frame. A row
-with ``fallback`` is scored, never trained on. ``dropped.parquet`` has image_id, cell_label, reason. Kept and dropped
-cells together are the segmented ones.
+Own pixels are those of the cell; for a window that does not follow a cell, and for a fallback, those inside the frame.
+A row with ``fallback`` is scored but never trained on. ``dropped.parquet`` has the columns image_id, cell_label and
+reason. Every segmented cell is in exactly one of the two tables.
 """
 
 from pathlib import Path
@@ -44,13 +44,13 @@ COLUMNS: Final = {
     "fallback": pa.Column(bool),
 }
 
-_OF_CHANNELS: Final = {
+_CHANNEL_COLUMNS: Final = {
     "^mean_(red|green|blue|yellow)$": pa.Column("float32", pa.Check.in_range(0, 255), regex=True, required=False),
     "^(black|white)_(red|green|blue|yellow)$": pa.Column("int32", pa.Check.ge(0), regex=True, required=False),
 }
 
 _CROPS: Final = pa.DataFrameSchema(
-    COLUMNS | _OF_CHANNELS,
+    COLUMNS | _CHANNEL_COLUMNS,
     checks=[
         pa.Check(lambda t: t["max_row_px"] > t["min_row_px"], error="an empty window"),
         pa.Check(lambda t: t["fallback"] == (t["cell_label"] == 0), error="fallback is not cell_label 0"),
@@ -75,7 +75,7 @@ def write_crops(folder: Path, crops: pd.DataFrame, dropped: pd.DataFrame) -> Non
     Raises
     ------
     pandera.errors.SchemaError
-        If a table breaks the contract.
+        If a table violates its schema.
     """
     write_parquet(folder / "dropped.parquet", _DROPPED.validate(dropped))
     write_parquet(folder / "crops.parquet", _CROPS.validate(crops))
@@ -87,7 +87,7 @@ def read_dropped(folder: Path) -> pd.DataFrame:
     Raises
     ------
     UserError
-        If it is missing or breaks the contract.
+        If it is missing or violates its schema.
     """
     path = folder / "dropped.parquet"
     return check_table(read_parquet(path, "python -m crops run"), _DROPPED, path)

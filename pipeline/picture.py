@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from aggregate.cell_labels import read_cells
 from classify.probabilities import class_columns
-from crops.store import open_store, show_outside
+from crops.store import apply_outside_cell, open_store
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.pictures import Color, Picture, composite, outlined, save_figure
@@ -64,7 +64,7 @@ def draw_journey(work: WorkFolder, image_id: str, out: Path) -> None:
     store = open_store(work, "cells")
     rows = store.rows_of(image_id)
     rows = rows[np.isin(store.table["cell_label"].to_numpy()[rows], shown)]
-    pixels = show_outside(store.pixels(rows), store.masks(rows), "dim")
+    pixels = apply_outside_cell(store.pixels(rows), store.masks(rows), "dim")
     tiles = [composite(crop, channels) for crop in pixels]
 
     figure = Figure(figsize=(15, 3.5), layout="constrained", dpi=110)

@@ -102,17 +102,17 @@ def _import_image(context: _Context, image: Mapping[Any, Any]) -> dict[str, Any]
     path = context.external.cells_path(image_id)
     if path is None:
         raise ImageError("the folder has no label image for this id")
-    prepared = load_input(image, context.channels, context.section.diameter_px)
-    cells = read_external_mask(path, prepared.shape)
-    nuclei = assign_nuclei_to_cells(_nuclei(context, image_id, prepared), cells)
+    network_input = load_input(image, context.channels, context.section.diameter_px)
+    cells = read_external_mask(path, network_input.shape)
+    nuclei = assign_nuclei_to_cells(_nuclei(context, image_id, network_input), cells)
     masks = Masks(cells.astype(np.uint16), nuclei.astype(np.uint16))
-    return write_image(context.work, image_id, masks, prepared, context.section)
+    return write_image(context.work, image_id, masks, network_input, context.section)
 
 
-def _nuclei(context: _Context, image_id: str, prepared: NetworkInput) -> Any:
+def _nuclei(context: _Context, image_id: str, image: NetworkInput) -> Any:
     path = context.external.nuclei_path(image_id)
     if path is not None:
-        return read_external_mask(path, prepared.shape)
+        return read_external_mask(path, image.shape)
     with one_thread(context.device):
-        output = run_network(cached_network(COMPACT, context.device), [prepared])[0]
-    return decode_nuclei(output, prepared.planes[NUCLEUS_PLANE], context.section, prepared.shape).astype(np.int32)
+        output = run_network(cached_network(COMPACT, context.device), [image])[0]
+    return decode_nuclei(output, image.planes[NUCLEUS_PLANE], context.section, image.shape).astype(np.int32)

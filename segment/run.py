@@ -1,6 +1,6 @@
 """Run the segment stage: images in, label images of cells and nuclei out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from json import loads
@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from hpa.channels import Channel
 from hpa.errors import ImageError
@@ -25,11 +24,11 @@ from segment.inference.predict import cached_network, run_network
 from segment.inference.preprocess import NetworkInput, channels_to_read, load_input, size_name
 from segment.masks import COLUMNS, read_masks, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
-from segment.network.weights import check_weights
+from segment.network.weights import COMPACT, check_weights
 from segment.postprocess.decode import decode
 from segment.results import conclude, imported_from, write_image
 
-_GROUP: Final = 8  # images of a chunk whose tiles fill batches together; more only hold more memory
+_GROUP: Final = 8  # images whose tiles fill batches together; a larger group only holds more memory
 
 _DIAMETERS: Final = "diameters.json"
 
@@ -44,22 +43,22 @@ class _Context:
 
 
 def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str = "", overwrite: bool = False) -> int:
-    """Find the cells and nuclei of every image of a work folder.
+    """Segment the cells and nuclei of every image of a work folder.
 
-    The masks do not depend on the number of workers: on a processor every worker computes with one thread.
+    The masks do not depend on the number of workers: on a CPU every worker computes with one thread.
 
     Parameters
     ----------
     work
         The work folder.
     device
-        Where the network runs: "auto", "cpu", "cuda", "cuda:1", "mps".
+        Device of the network: "auto", "cpu", "cuda", "cuda:1", "mps".
     workers
-        Processes; 0 takes one a processor, or four where there is a GPU.
+        Number of processes; 0 uses one per processor, or four with a GPU.
     dask
-        Address of a Dask scheduler whose workers do the work instead.
+        Address of a Dask scheduler whose workers segment the images instead.
     overwrite
-        Begin anew.
+        Discard existing results and start over.
 
     Returns
     -------
@@ -69,8 +68,8 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
     Raises
     ------
     UserError
-        If the recipe's network cannot be had, the run has no ER or nucleus channel, or something the masks were made
-        from changed.
+        If the recipe's network is not available, the run has no ER or nucleus channel, or an input of the existing
+        masks changed.
     """
     data, section = work.data, work.section("segment", SegmentSection)
     if not overwrite and (source := imported_from(work)):
@@ -83,70 +82,68 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
     inputs = {"images.parquet": work.images, f"the weights of {section.network}": check_weights(section.network)}
     stage = begin(folder, f"python -m segment run {work.root}", data, section, inputs, overwrite=overwrite)
     images = read_images(work.images).drop(columns="target")
-    context = _Context(work, section, channels, device, _diameters(folder, images, section, channels, device))
-    diameters = {"diameters_px": dict(context.diameters_px)}
+    diameters = _find_diameters(folder, images, section, channels, device)
     return stage.run_over_images(
         images,
         _process,
-        context,
-        lambda parts: conclude(work, images, parts, channels) | diameters,
+        _Context(work, section, channels, device, diameters),
+        lambda parts: conclude(work, images, parts, channels) | {"diameters_px": diameters},
         label="segment",
         workers=workers or default_workers(device),
         dask=dask,
     )
 
 
-def _diameters(
-    folder: Path, images: pd.DataFrame, section: SegmentSection, channels: tuple[Channel, ...], device: str
-) -> dict[str, float]:
-    """Find, once, the diameter of a typical cell at every image size."""
-    path = folder / _DIAMETERS
-    if path.exists():
-        found: dict[str, float] = loads(path.read_text())
-        return found
-    diameters = {}
-    if not section.diameter_px:
-        for _, rows in sample_rows(images).groupby(["height_px", "width_px"]):
-            height, width = int(rows["height_px"].iloc[0]), int(rows["width_px"].iloc[0])
-            diameters[size_name(height, width)] = estimate_on(rows, (height, width), section, channels, device)
-    write_json(path, diameters)
-    return diameters
-
-
-def estimate_on(
-    rows: pd.DataFrame,
-    shape: tuple[int, int],
-    section: SegmentSection,
-    channels: tuple[Channel, ...],
-    device: str,
+def find_diameter_px(
+    images: Sequence[NetworkInput], shape: tuple[int, int], section: SegmentSection, device: str
 ) -> float:
-    """Estimate the diameter of a typical cell, in px of the source, from what the compact network finds in images.
+    """Segment images with the compact network to estimate the diameter of a typical cell in them.
 
     Parameters
     ----------
-    rows
-        Rows of the image table, all of one size.
+    images
+        Images of one size, prepared at the typical diameter (`segment.inference.diameter.typical_diameter_px`).
     shape
-        That size.
+        Their height and width.
     section
-        How masks are made.
-    channels
-        What the network reads.
+        How to make masks from the network output.
     device
-        Where it runs.
+        Device of the network.
+
+    Returns
+    -------
+    float
+        Equivalent diameter, in px of the source; the typical one if there are no cells.
     """
-    inputs: list[NetworkInput] = []
     areas: list[int] = []
-    for row in rows.to_dict("records"):
-        with suppress(ImageError):  # told when its own turn comes
-            inputs.append(load_input(row, channels, typical_diameter_px(*shape)))
     with one_thread(device):
-        for image, output in zip(inputs, run_network(cached_network("compact", device), inputs), strict=True):
-            with suppress(ImageError):
-                areas.extend(
-                    np.bincount(decode(output, image.planes[NUCLEUS_PLANE], section, image.shape).cells.ravel())[1:]
-                )
+        outputs = run_network(cached_network(COMPACT, device), images)
+        for image, output in zip(images, outputs, strict=True):
+            with suppress(ImageError):  # reported when the image itself is processed
+                cells = decode(output, image.planes[NUCLEUS_PLANE], section, image.shape).cells
+                areas.extend(np.bincount(cells.ravel())[1:])
     return estimate_diameter_px(areas, *shape)
+
+
+def _find_diameters(
+    folder: Path, images: pd.DataFrame, section: SegmentSection, channels: tuple[Channel, ...], device: str
+) -> dict[str, float]:
+    """Estimate the diameter for every image size from a sample of the images, or return the stored estimates."""
+    path = folder / _DIAMETERS
+    if path.exists():
+        stored: dict[str, float] = loads(path.read_text())
+        return stored
+    diameters = {}
+    if not section.diameter_px:
+        for _, rows in sample_rows(images).groupby(["height_px", "width_px"]):
+            shape = int(rows["height_px"].iloc[0]), int(rows["width_px"].iloc[0])
+            sample = []
+            for row in rows.to_dict("records"):
+                with suppress(ImageError):  # reported when the image itself is processed
+                    sample.append(load_input(row, channels, typical_diameter_px(*shape)))
+            diameters[size_name(*shape)] = find_diameter_px(sample, shape, section, device)
+    write_json(path, diameters)
+    return diameters
 
 
 def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
@@ -159,24 +156,20 @@ def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:
 
 
 def _process_group(context: _Context, images: pd.DataFrame) -> list[dict[str, Any]]:
+    section = context.section
     inputs: dict[str, NetworkInput] = {}
     rows: list[dict[str, Any]] = []
     for row in images.to_dict("records"):
         try:
-            section = context.section
             inputs[row["image_id"]] = load_input(row, context.channels, section.diameter_px, context.diameters_px)
         except ImageError as error:
             rows.append({"image_id": row["image_id"], FAILURE: str(error)})
     with one_thread(context.device):
-        found = run_network(cached_network(context.section.network, context.device), list(inputs.values()))
-        for (image_id, image), output in zip(inputs.items(), found, strict=True):
+        outputs = run_network(cached_network(section.network, context.device), list(inputs.values()))
+        for (image_id, image), output in zip(inputs.items(), outputs, strict=True):
             try:
-                rows.append(_segment(context, image_id, image, output))
+                masks = decode(output, image.planes[NUCLEUS_PLANE], section, image.shape)
+                rows.append(write_image(context.work, image_id, masks, image, section))
             except ImageError as error:
                 rows.append({"image_id": image_id, FAILURE: str(error)})
     return rows
-
-
-def _segment(context: _Context, image_id: str, image: NetworkInput, output: NDArray[np.float32]) -> dict[str, Any]:
-    masks = decode(output, image.planes[NUCLEUS_PLANE], context.section, image.shape)
-    return write_image(context.work, image_id, masks, image, context.section)

@@ -6,13 +6,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
 from classify.probabilities import class_columns
 from hpa.channels import CHANNELS
+from hpa.pixels import read_plane
 from hpa.vocabulary import HPA28
 from tests.pages import ROOT, commands, python_blocks, recipe_commands
 
@@ -23,6 +23,7 @@ BENCH_ARGUMENTS: dict[str, list[str]] = {
     "bench.classify": ["triplets", "--tiny"],
     "bench.crops": ["--tiny"],
     "bench.data": ["--tiny"],
+    "bench.reading": ["--tiny"],
     "bench.realism": [],
     "bench.segment": ["--tiny", "accuracy", "real", "speed", "memory", "gpu"],
     "bench.thresholds": ["1"],
@@ -93,7 +94,7 @@ def test_the_readme_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     assert len(_submission(tmp_path / "work" / "new")) == 8
     monkeypatch.chdir(tmp_path)
     image = next((tmp_path / "work" / "demo" / "atlas" / "test").glob("*_red.png")).name.removesuffix("_red.png")
-    planes = [cv2.imread(f"work/demo/atlas/test/{image}_{channel}.png", cv2.IMREAD_UNCHANGED) for channel in CHANNELS]
+    planes = [read_plane(Path(f"work/demo/atlas/test/{image}_{channel}.png")) for channel in CHANNELS]
     names: dict[str, Any] = {"image": np.stack(planes)}
     for block in python_blocks(ROOT / "README.md"):
         exec(block, names)

@@ -14,7 +14,7 @@ from classify.config import ClassifySection
 from classify.data.augmentation import Augmentation
 from classify.trained_pooling import crop_weights
 from crops.config import OutsideCell
-from crops.store import show_outside
+from crops.store import apply_outside_cell
 
 
 class CropSource(Protocol):
@@ -94,7 +94,7 @@ def read_crops(source: CropSource, rows: NDArray[np.int64], outside_cell: Outsid
     pixels = source.pixels(rows)
     if outside_cell == "keep":
         return pixels
-    return show_outside(pixels, source.masks(rows), outside_cell)
+    return apply_outside_cell(pixels, source.masks(rows), outside_cell)
 
 
 def blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""The cutter against one window at a time."""
+"""Cutting, compared with cutting one window at a time."""
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from tests.crops.worlds import label_images
     st.sampled_from([0.0, 0.1, 0.7]),
     st.sampled_from([("fit", 1.5), ("fixed", 0.4), ("fixed", 1.0), ("fixed", 3.3)]),
 )
-def test_the_cutter_against_one_cell_at_a_time(
+def test_crops_equal_those_cut_one_cell_at_a_time(
     image: tuple[np.ndarray, np.ndarray, np.ndarray], size_px: int, margin: float, scale: tuple[str, float]
 ) -> None:
     pixels, labels, _ = image
@@ -43,25 +43,25 @@ def test_the_cutter_against_one_cell_at_a_time(
         assert abs((first_row + end_row) - (rows.min() + rows.max() + 1)) <= 1, "centred on the cell"
         assert abs((first_col + end_col) - (cols.min() + cols.max() + 1)) <= 1
         square = np.s_[first_row + pad : end_row + pad, first_col + pad : end_col + pad]
-        how = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
+        interpolation = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
         for channel in range(len(pixels)):
-            expected = cv2.resize(padded[channel][square], (size_px, size_px), interpolation=how)
-            # OpenCV rounds a half differently in one and in several channels.
+            expected = cv2.resize(padded[channel][square], (size_px, size_px), interpolation=interpolation)
+            # OpenCV rounds halves differently for one and for several channels.
             np.testing.assert_allclose(cut.crops[i, channel].astype(int), expected.astype(int), atol=1)
         assert sampled(cut.masks[i], padded_labels[square] == label).all()
 
 
 def sampled(mask: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Tell which pixels of a mask are the source pixel under their centre, or one of those it falls between."""
-    doubled = np.arange(1, 2 * len(mask), 2) * len(own)  # the centres, in source pixels, times twice the crop's side
+    """Return which mask pixels equal the source pixel under their centre, or one of those it falls between."""
+    doubled = np.arange(1, 2 * len(mask), 2) * len(own)  # centres in source pixels, times twice the side of the crop
     after = doubled // (2 * len(mask))
     before = np.where(doubled % (2 * len(mask)) == 0, after - 1, after)
-    found = [mask == own[np.ix_(rows, cols)] for rows in (before, after) for cols in (before, after)]
-    return np.asarray(np.any(found, axis=0))
+    matches = [mask == own[np.ix_(rows, cols)] for rows in (before, after) for cols in (before, after)]
+    return np.asarray(np.any(matches, axis=0))
 
 
 @pytest.mark.parametrize("side", [17, 63, 64, 65, 127, 300])
-def test_a_mask_is_sampled_at_the_centres_and_as_large_as_its_cell(side: int) -> None:
+def test_masks_are_sampled_at_pixel_centres_and_keep_the_cell_area(side: int) -> None:
     rows, cols = np.indices((side, side)) - side // 2
     labels = (np.hypot(rows, cols) < 0.45 * side).astype(np.uint16)
     windows = np.array([[0, 0, side, side]], np.int32)
@@ -71,7 +71,7 @@ def test_a_mask_is_sampled_at_the_centres_and_as_large_as_its_cell(side: int) ->
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_at_its_own_size_a_crop_is_the_pixels_themselves(channels: int) -> None:
+def test_a_crop_at_source_size_equals_the_source_pixels(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (channels, 30, 40), dtype=np.uint8)
     labels = np.zeros((30, 40), np.uint16)
     labels[5:9, 10:14] = 7
@@ -82,7 +82,7 @@ def test_at_its_own_size_a_crop_is_the_pixels_themselves(channels: int) -> None:
     np.testing.assert_array_equal(cut.crops[1], np.pad(pixels, ((0, 0), (3, 0), (0, 3)))[:, 0:10, 33:43])
 
 
-def test_shrinking_keeps_the_mean() -> None:
+def test_shrinking_averages_areas() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (1, 64, 64), dtype=np.uint8)
     cut = cut_windows(pixels, np.ones((64, 64), np.uint16), np.array([1]), np.array([[0, 0, 64, 64]], np.int32), 16)
     blocks = pixels.reshape(16, 4, 16, 4).mean(axis=(1, 3))

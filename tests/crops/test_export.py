@@ -1,4 +1,4 @@
-"""Exports, each read back by the program it is for."""
+"""Exports, read back by the programs they are made for."""
 
 import importlib
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from crops.__main__ import main
 from crops.run import run
-from crops.store import CropStore, open_store, show_outside
+from crops.store import CropStore, apply_outside_cell, open_store
 from hpa.work.folder import WorkFolder
 from tests.crops.test_run import SMALL, worlds
 from tests.crops.worlds import make_work
@@ -36,26 +36,26 @@ def store(work: WorkFolder) -> CropStore:
 
 
 @pytest.mark.parametrize("outside_cell", ["keep", "dim", "zero"])
-def test_anndata_opens_what_is_exported(work: WorkFolder, store: CropStore, tmp_path: Path, outside_cell: str) -> None:
+def test_anndata_reads_the_export(work: WorkFolder, store: CropStore, tmp_path: Path, outside_cell: str) -> None:
     anndata = pytest.importorskip("anndata")
     out = tmp_path / "a.h5sc"
-    assert main(["export", str(work.root), "--to", "anndata", "--out", str(out), "--outside_cell", outside_cell]) == 0
+    assert main(["export", str(work.root), "--to", "anndata", "--out", str(out), "--outside-cell", outside_cell]) == 0
     data = anndata.read_h5ad(out)
     images, rows = data.obsm["single_cell_images"], np.arange(len(store))
     assert images.dtype == np.float16
     assert images.shape == (len(store), 5, 16, 16)
     np.testing.assert_array_equal(images[:, 0], store.masks(rows))
-    shown = show_outside(store.pixels(rows), store.masks(rows), outside_cell)  # type: ignore[arg-type]
+    shown = apply_outside_cell(store.pixels(rows), store.masks(rows), outside_cell)  # type: ignore[arg-type]
     np.testing.assert_array_equal(np.rint(images[:, 1:].astype(float) * 255), shown)
     assert list(data.obs["image_id"]) == list(store.table["image_id"])
     assert list(data.obs["cell_label"]) == list(store.table["cell_label"])
     assert data.obs["scportrait_cell_id"].is_unique
     assert list(data.var["channels"]) == ["seg_all_cytosol", "red", "green", "blue", "yellow"]
-    told = data.uns["single_cell_images"]
-    assert (told["n_cells"], told["n_channels"], told["n_masks"], told["image_size"]) == (len(store), 5, 1, 16)
+    sizes = data.uns["single_cell_images"]
+    assert (sizes["n_cells"], sizes["n_channels"], sizes["n_masks"], sizes["image_size"]) == (len(store), 5, 1, 16)
 
 
-def test_webdataset_reads_what_is_exported(work: WorkFolder, store: CropStore) -> None:
+def test_webdataset_reads_the_export(work: WorkFolder, store: CropStore) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         webdataset = pytest.importorskip("webdataset")
@@ -66,12 +66,12 @@ def test_webdataset_reads_what_is_exported(work: WorkFolder, store: CropStore) -
     for row, sample in enumerate(samples):
         np.testing.assert_array_equal(sample["npy"], store.crop(row))
         np.testing.assert_array_equal(sample["mask.npy"], store.masks([row])[0])
-        told = store.table.iloc[row]
-        assert (sample["json"]["image_id"], sample["json"]["cell_label"]) == (told["image_id"], told["cell_label"])
-        assert sample["json"]["target"] == " ".join(map(str, TARGETS[told["image_id"]]))
+        crop = store.table.iloc[row]
+        assert (sample["json"]["image_id"], sample["json"]["cell_label"]) == (crop["image_id"], crop["cell_label"])
+        assert sample["json"]["target"] == " ".join(map(str, TARGETS[crop["image_id"]]))
 
 
-def test_png_folders_by_class(work: WorkFolder, store: CropStore, tmp_path: Path) -> None:
+def test_png_export_has_one_folder_per_class(work: WorkFolder, store: CropStore, tmp_path: Path) -> None:
     out = tmp_path / "png"
     assert main(["export", str(work.root), "--to", "png", "--out", str(out)]) == 0
     found = {str(path.relative_to(out)) for path in out.rglob("*.png")}
@@ -90,7 +90,7 @@ def test_png_folders_by_class(work: WorkFolder, store: CropStore, tmp_path: Path
     np.testing.assert_array_equal(picture[..., ::-1].transpose(2, 0, 1), store.bag("ordinary")[1][:3])
 
 
-def test_an_export_is_not_overwritten_unasked(
+def test_an_export_is_only_replaced_with_overwrite(
     work: WorkFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "png"
@@ -103,16 +103,16 @@ def test_an_export_is_not_overwritten_unasked(
     assert not (out / "mine").exists()
 
 
-def test_wrong_usage_is_one_sentence(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_reported_in_one_sentence(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(work.root), "--to", "png", "--window", "grid"]) == 2
-    assert "expected a kind of window of the recipe (cells), found 'grid'" in capsys.readouterr().err
+    assert "expected a window of the recipe (cells), found 'grid'" in capsys.readouterr().err
     assert main(["sheet", str(work.root), "--class", "Noodles"]) == 2
     assert "expected a class of the vocabulary hpa28, found 'Noodles'" in capsys.readouterr().err
     assert main(["sheet", str(work.root), "--class", "Aggresome"]) == 2
     assert "found none" in capsys.readouterr().err
 
 
-def test_without_anndata_it_is_one_sentence(
+def test_missing_anndata_is_reported_in_one_sentence(
     work: WorkFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(importlib.import_module("sys").modules, "anndata", None)
@@ -126,7 +126,7 @@ def test_sheets_are_drawn(work: WorkFolder, store: CropStore) -> None:
     drawn = {path.name: cv2.imread(str(path)) for path in (store.folder / "figures").iterdir()}
     assert set(drawn) == {"classes.png", "border.png", "dropped.png", "class-05.png"}
     heights = {name: picture.shape[0] for name, picture in drawn.items() if picture is not None}
-    lines = len({c for target in TARGETS.values() for c in target}) + 1  # and those without a known class
+    lines = len({c for target in TARGETS.values() for c in target}) + 1  # and one line without a known class
     assert heights["classes.png"] == lines * (18 + 18 + 128)
     assert heights["dropped.png"] == 18 + 18 + 128
     assert json.loads((store.folder / "run.json").read_text())["state"] == "done"

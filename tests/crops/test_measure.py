@@ -1,4 +1,4 @@
-"""What is measured of cells, against one cell at a time over the whole image."""
+"""Measurements, compared with measuring one cell at a time over the full image."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from scipy import ndimage
 
 from crops.config import CropsSection
-from crops.measure import find_cells, measure_cells, measure_light, measure_windows, share_within
+from crops.measure import find_cells, measure_cells, measure_intensities, measure_windows, share_in_window
 from crops.windows import around_cells
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
@@ -16,12 +16,12 @@ from tests.crops.worlds import World, cells_of, label_images
 
 @settings(max_examples=60, deadline=None)
 @given(label_images())
-def test_measurements_against_one_cell_at_a_time(image: World) -> None:
+def test_measurements_equal_those_of_one_cell_at_a_time(image: World) -> None:
     pixels, labels, nuclei = image
     cells = find_cells(labels)
-    measured = measure_cells(cells, nuclei) | measure_light(pixels, cells, CHANNELS)
+    measured = measure_cells(cells, nuclei) | measure_intensities(pixels, cells, CHANNELS)
     windows = around_cells(cells.boxes, CropsSection(scale="fixed", size_px=8, source_px=0.5))
-    within = share_within(cells, windows)
+    within = share_in_window(cells, windows)
     height, width = labels.shape
     plane = pixels[3].astype(np.float64)  # ER
     smooth = cv2.GaussianBlur(plane, (0, 0), 1.0)
@@ -51,11 +51,11 @@ def test_measurements_against_one_cell_at_a_time(image: World) -> None:
         assert measured["completeness"][i] == pytest.approx(share)
 
 
-def test_no_cell_at_all() -> None:
+def test_an_image_without_cells() -> None:
     empty = np.zeros((8, 8), np.uint16)
     cells = find_cells(empty)
     assert all(len(column) == 0 for column in measure_cells(cells, empty).values())
-    assert len(measure_light(np.zeros((4, 8, 8), np.uint8), cells, CHANNELS)["focus"]) == 0
+    assert len(measure_intensities(np.zeros((4, 8, 8), np.uint8), cells, CHANNELS)["focus"]) == 0
 
 
 def test_a_cell_in_two_pieces_with_two_nuclei_is_one_cell() -> None:
@@ -68,7 +68,7 @@ def test_a_cell_in_two_pieces_with_two_nuclei_is_one_cell() -> None:
     assert measured["n_nuclei"].tolist() == [2]
 
 
-def test_windows_that_follow_no_cell() -> None:
+def test_windows_that_do_not_follow_cells() -> None:
     measured = measure_windows(np.array([[2, 3, 6, 7], [-2, 0, 2, 4]], np.int32), 10, 12)
     assert measured["cell_label"].tolist() == [1, 2]
     assert measured["area_px"].tolist() == [16, 8]
@@ -77,8 +77,8 @@ def test_windows_that_follow_no_cell() -> None:
 
 
 @pytest.mark.parametrize("gain", [0.5, 1.0])
-def test_blurring_lowers_the_focus_of_every_cell_whatever_the_gain(gain: float) -> None:
-    """Sharp cells against the same out of focus, with the photon noise of a detector."""
+def test_blurring_lowers_the_focus_of_every_cell_at_any_gain(gain: float) -> None:
+    """Sharp cells compared with the same cells out of focus, with the photon noise of a detector."""
     random = np.random.default_rng(0)
     scene = draw_scene((11, 4), size_px=256)
     sharp = scene.channels
@@ -86,6 +86,6 @@ def test_blurring_lowers_the_focus_of_every_cell_whatever_the_gain(gain: float) 
     noisy = np.clip(gain * random.normal(blurred, np.sqrt(0.5 * blurred + 1)), 0, 255).astype(np.uint8)
     cells = find_cells(scene.cells.astype(np.uint16))
     large = measure_cells(cells, cells.image)["area_px"] > 300
-    before, after = (measure_light(planes, cells, CHANNELS)["focus"][large] for planes in (sharp, noisy))
+    before, after = (measure_intensities(planes, cells, CHANNELS)["focus"][large] for planes in (sharp, noisy))
     assert large.sum() > 4
     assert before.min() > after.max()

@@ -1,4 +1,4 @@
-"""The run of the stage on small worlds with known truth, on bad input, and killed."""
+"""Run the stage on small images with known truth, on bad input, and killed."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ SMALL = "[crops]\nsize_px = 16\n"
 
 
 def worlds() -> dict[str, World]:
-    """Images of 40 x 60 px: ordinary, without a cell, with a speck, with a cell that fills the frame."""
+    """Return images of 40 x 60 px: ordinary, without cells, with a speck, with a cell that fills the frame."""
     shape = (40, 60)
     ordinary = cells_of(shape, (5, 5, 20, 25), (10, 30, 32, 50), (20, 0, 36, 12))
     speck = cells_of(shape, (5, 5, 20, 25), (30, 30, 31, 31), (22, 10, 38, 28))
@@ -37,7 +37,7 @@ def worlds() -> dict[str, World]:
 
 
 def many(n: int) -> dict[str, World]:
-    """Return more images than a chunk holds."""
+    """Return n images, to fill more than one chunk."""
     kinds = list(worlds().values())
     return {f"i{number:03d}": kinds[number % 4] for number in range(n)}
 
@@ -69,7 +69,7 @@ def test_every_cell_is_kept_or_dropped_with_a_reason(tmp_path: Path) -> None:
     assert (counts["segmented"], counts["kept"], counts["dropped"], counts["fallback"]) == (7, 6, 1, 1)
 
 
-def test_a_cell_at_its_own_size_is_stored_pixel_by_pixel(tmp_path: Path) -> None:
+def test_a_crop_at_source_size_stores_the_source_pixels(tmp_path: Path) -> None:
     work = make_work(tmp_path, worlds(), '[crops]\nsize_px = 30\nscale = "fixed"\nsource_px = 1.0\n')
     run(work, workers=1)
     store = open_store(work, "cells")
@@ -86,7 +86,7 @@ def test_a_cell_at_its_own_size_is_stored_pixel_by_pixel(tmp_path: Path) -> None
     assert store.table.set_index("image_id").loc["filled", "in_window"] == pytest.approx(30 * 30 / (40 * 60))
 
 
-def test_16_bit_images_say_what_they_were_scaled_from(tmp_path: Path) -> None:
+def test_16_bit_images_record_their_black_and_white_values(tmp_path: Path) -> None:
     _, cells, nuclei = worlds()["ordinary"]
     deep, _, _ = world(cells, 5, deep=True)
     deep //= 7
@@ -103,7 +103,7 @@ def test_16_bit_images_say_what_they_were_scaled_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("window", "per_image"), [("full_frame", 1), ("five_crop", 5), ("random", 4), ("grid", 6), ("brightest", 4)]
 )
-def test_every_other_kind_of_window_has_the_same_form_and_needs_no_masks(
+def test_every_other_window_makes_the_same_kind_of_store_without_masks(
     tmp_path: Path, window: Window, per_image: int
 ) -> None:
     recipe = f'[crops]\nsize_px = 16\ncount = 4\ngrid = 3\nside = 0.4\nwindows = ["{window}"]\n'
@@ -121,7 +121,7 @@ def test_every_other_kind_of_window_has_the_same_form_and_needs_no_masks(
     np.testing.assert_allclose(inside, store.table["completeness"], atol=0.07)
 
 
-def test_several_kinds_at_once_and_one_more_later(tmp_path: Path) -> None:
+def test_several_windows_at_once_and_another_one_later(tmp_path: Path) -> None:
     recipe = SMALL + 'windows = ["five_crop"]\ntrain_window = "random"\n'
     work = make_work(tmp_path, worlds(), recipe)
     run(work, workers=1)
@@ -134,7 +134,7 @@ def test_several_kinds_at_once_and_one_more_later(tmp_path: Path) -> None:
     assert len(open_store(work, "full_frame")) == 4
 
 
-def test_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
     images = many(70)
     one, three = make_work(tmp_path / "a", images, SMALL), make_work(tmp_path / "b", images, SMALL)
     run(one, workers=1)
@@ -143,7 +143,7 @@ def test_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     assert len(list(store_folder(one, "cells").glob("shard-?????.npy"))) == 3
 
 
-def test_compressed_shards_hold_the_same(tmp_path: Path) -> None:
+def test_compressed_shards_contain_the_same_crops(tmp_path: Path) -> None:
     images = many(40)
     plain, packed = make_work(tmp_path / "a", images, SMALL), make_work(tmp_path / "b", images, SMALL)
     run(plain, workers=1)
@@ -157,7 +157,7 @@ def test_compressed_shards_hold_the_same(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(a.table, b.table)
 
 
-def test_images_that_cannot_be_used_are_named_and_the_others_go_on(tmp_path: Path) -> None:
+def test_unusable_images_are_listed_and_the_others_are_cut(tmp_path: Path) -> None:
     images = {name: worlds()["ordinary"] for name in ("gone", "other mask", "other size", "well")}
     work = make_work(tmp_path, images, SMALL)
     (tmp_path / "images" / "gone_red.png").unlink()
@@ -166,14 +166,14 @@ def test_images_that_cannot_be_used_are_named_and_the_others_go_on(tmp_path: Pat
     for channel in ("red", "green", "blue", "yellow"):
         cv2.imwrite(str(tmp_path / "images" / f"other size_{channel}.png"), pixels[0, :30])
     assert run(work, workers=1) == 1
-    told = failures(work)
-    assert told["gone"] == "red channel: missing file gone_red.png"
-    assert "expected the mask that segment/masks.parquet describes, found another; rerun" in told["other mask"]
-    assert told["other size"] == "expected a mask of the image's size (30, 60), found (40, 60)"
+    reasons = failures(work)
+    assert reasons["gone"] == "red channel: missing file gone_red.png"
+    assert "expected the mask that segment/masks.parquet describes, found another; rerun" in reasons["other mask"]
+    assert reasons["other size"] == "expected a cell mask of the image's size (30, 60), found (40, 60)"
     assert open_store(work, "cells").table["image_id"].unique().tolist() == ["well"]
 
 
-def test_a_chunk_tried_again_has_no_old_crops(tmp_path: Path) -> None:
+def test_a_repeated_chunk_keeps_no_old_crops(tmp_path: Path) -> None:
     work = make_work(tmp_path, {"a": worlds()["ordinary"], "b": worlds()["filled"]}, SMALL)
     hidden = tmp_path / "images" / "b_red.png"
     hidden.rename(tmp_path / "kept.png")
@@ -185,8 +185,8 @@ def test_a_chunk_tried_again_has_no_old_crops(tmp_path: Path) -> None:
     assert len(CropStore(store)) == 0
 
 
-def test_odd_cells(tmp_path: Path) -> None:
-    """One pixel; two pieces; labels missing in between."""
+def test_unusual_cells(tmp_path: Path) -> None:
+    """A cell of one pixel, a cell in two pieces, and gaps between labels."""
     labels = cells_of((30, 30), (2, 2, 3, 3))
     labels[10:14, 4:8] = labels[20:24, 20:24] = 5
     labels[16:19, 1:4] = 9
@@ -197,7 +197,7 @@ def test_odd_cells(tmp_path: Path) -> None:
     assert (table["max_row_px"] - table["min_row_px"]).to_dict()[5] >= 20
 
 
-def test_masks_made_anew_make_the_crops_stale(tmp_path: Path) -> None:
+def test_new_masks_make_the_crops_stale(tmp_path: Path) -> None:
     work = make_work(tmp_path, worlds(), SMALL)
     run(work, workers=1)
     _, cells, nuclei = worlds()["ordinary"]
@@ -217,7 +217,7 @@ def test_masks_made_anew_make_the_crops_stale(tmp_path: Path) -> None:
         open_store(work, "cells")
 
 
-def test_a_lost_shard_is_one_sentence(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_shard_is_reported_in_one_sentence(tmp_path: Path) -> None:
     work = make_work(tmp_path, worlds(), SMALL)
     run(work, workers=1)
     shard = store_folder(work, "cells") / "shard-00000.npy"
@@ -229,7 +229,7 @@ def test_a_lost_shard_is_one_sentence(tmp_path: Path) -> None:
         open_store(work, "cells").pixels([0])
 
 
-def test_no_room_on_the_disk(tmp_path: Path) -> None:
+def test_too_little_disk_space_is_reported_before_the_run(tmp_path: Path) -> None:
     work = make_work(tmp_path, worlds(), '[crops]\nwindows = ["grid"]\ngrid = 100\nsize_px = 1024\n')
     many_images = pd.concat([pd.read_parquet(work.images)] * 2000, ignore_index=True)
     many_images["image_id"] = [f"i{i}" for i in range(len(many_images))]
@@ -239,7 +239,7 @@ def test_no_room_on_the_disk(tmp_path: Path) -> None:
     assert not list(store_folder(work, "grid").rglob("shard-*"))
 
 
-def test_a_cell_lost_on_the_way_stops_the_run(tmp_path: Path) -> None:
+def test_a_lost_cell_stops_the_run(tmp_path: Path) -> None:
     work = make_work(tmp_path, worlds(), SMALL)
     run(work, workers=1)
     part = store_folder(work, "cells") / "parts" / "00000.parquet"
@@ -248,7 +248,7 @@ def test_a_cell_lost_on_the_way_stops_the_run(tmp_path: Path) -> None:
         run(work, workers=1)
 
 
-def test_without_masks_it_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_masks_are_reported_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = make_work(tmp_path, worlds(), SMALL)
     (work.root / "segment" / "masks.parquet").unlink()
     assert main(["run", str(work.root)]) == 2
@@ -258,15 +258,15 @@ def test_without_masks_it_is_one_sentence(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.slow
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_killed_run_started_again_gives_the_same_files(tmp_path: Path, seed: int, compress: bool) -> None:
+def test_a_killed_and_resumed_run_writes_the_same_files(tmp_path: Path, seed: int, compress: bool) -> None:
     images = many(70)
-    whole, work = make_work(tmp_path / "a", images, SMALL), make_work(tmp_path / "b", images, SMALL)
-    run(whole, workers=1, compress=compress)
+    undisturbed, work = make_work(tmp_path / "a", images, SMALL), make_work(tmp_path / "b", images, SMALL)
+    run(undisturbed, workers=1, compress=compress)
     outputs = 2 + (4 if compress else 3) * 3
     nth = int(np.random.default_rng([seed, compress]).integers(1, outputs + 1))
     flags = ["--workers", "1", *(["--compress"] if compress else [])]
     assert run_killed("crops", nth, ["run", str(work.root), *flags]) == -signal.SIGKILL
     assert run(work, workers=1, compress=compress) == 0
-    assert data_files(store_folder(work, "cells")) == data_files(store_folder(whole, "cells"))
+    assert data_files(store_folder(work, "cells")) == data_files(store_folder(undisturbed, "cells"))
     counts = json.loads((store_folder(work, "cells") / "run.json").read_text())["counts"]
     assert counts["kept"] + counts["dropped"] == counts["segmented"]

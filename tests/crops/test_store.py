@@ -45,9 +45,9 @@ def table(n: int = 6) -> pd.DataFrame:
 
 
 def _store(folder: Path) -> tuple[CropStore, np.ndarray, np.ndarray]:
-    draw = np.random.default_rng(0)
-    crops = draw.integers(0, 256, (6, 2, SIZE, SIZE), dtype=np.uint8)
-    masks = draw.random((6, SIZE, SIZE)) < 0.5
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 256, (6, 2, SIZE, SIZE), dtype=np.uint8)
+    masks = rng.random((6, SIZE, SIZE)) < 0.5
     for index, rows in enumerate((slice(0, 4), slice(4, 6))):
         with ShardWriter(folder, index) as shard:
             shard.add(crops[rows], masks[rows])
@@ -55,7 +55,7 @@ def _store(folder: Path) -> tuple[CropStore, np.ndarray, np.ndarray]:
     return CropStore(folder), crops, masks
 
 
-def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_rows_are_returned_in_the_requested_order(tmp_path: Path) -> None:
     store, crops, masks = _store(tmp_path)
     assert len(store) == 6
     assert store.shape == (2, SIZE, SIZE)
@@ -64,23 +64,23 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.masks(rows), masks[np.array(rows, int)])
 
 
-def test_files_are_read_forwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_front_to_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, crops, _ = _store(tmp_path)
-    asked = []
+    fetched = []
 
-    def watched(folder: Path, index: int) -> OpenShard:
+    def recording(folder: Path, index: int) -> OpenShard:
         opened = open_pixels(folder, index)
 
         def fetch(row: int, out: np.ndarray) -> None:
-            asked.append((index, row))
+            fetched.append((index, row))
             opened.fetch(row, out)
 
         return OpenShard(opened.shape, fetch)
 
-    monkeypatch.setattr("crops.store.open_pixels", watched)
+    monkeypatch.setattr("crops.store.open_pixels", recording)
     rows = [5, 0, 4, 3, 1]
     np.testing.assert_array_equal(CropStore(store.folder).pixels(rows), crops[rows])
-    assert asked == [(0, 0), (0, 1), (0, 3), (1, 0), (1, 1)]
+    assert fetched == [(0, 0), (0, 1), (0, 3), (1, 0), (1, 1)]
 
 
 def test_shards_are_plain_memory_mappable_arrays(tmp_path: Path) -> None:
@@ -90,16 +90,18 @@ def test_shards_are_plain_memory_mappable_arrays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")  # forking while threads run is what is tested
-def test_worker_processes_read_the_same(tmp_path: Path, how: str) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:.*use of fork.*:DeprecationWarning"
+)  # forking while threads run is tested on purpose
+def test_worker_processes_read_the_same_crops(tmp_path: Path, how: str) -> None:
     store, crops, _ = _store(tmp_path)
-    store.pixels([0])  # opened before it is handed over
+    store.pixels([0])  # opens a shard before the store is passed on
     assert "table" not in pickle.loads(pickle.dumps(store)).__dict__
     with multiprocessing.get_context(how).Pool(1) as pool:
         np.testing.assert_array_equal(pool.apply(store.pixels, ([4, 1],)), crops[[4, 1]])
 
 
-def test_no_store(tmp_path: Path) -> None:
+def test_a_missing_store_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a crop store"):
         CropStore(tmp_path)
 
@@ -116,7 +118,7 @@ def test_no_store(tmp_path: Path) -> None:
         ({"extra": 1}, "extra"),
     ],
 )
-def test_each_rule_of_the_table(tmp_path: Path, change: dict[str, Any], rule: str) -> None:
+def test_each_rule_of_the_crop_table(tmp_path: Path, change: dict[str, Any], rule: str) -> None:
     with pytest.raises((pandera.errors.SchemaError, pandera.errors.SchemaErrors), match=rule):
         write_crops(tmp_path, table().assign(**change), NOTHING)
     assert not (tmp_path / "crops.parquet").exists()

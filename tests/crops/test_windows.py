@@ -1,4 +1,4 @@
-"""Where windows lie."""
+"""The positions of windows."""
 
 from typing import get_args
 
@@ -11,24 +11,24 @@ from crops.config import CropsSection, Window
 from crops.windows import brightest, five_crop, full_frame, grid, on_frame
 
 
-def test_cells_windows_and_what_trains_them() -> None:
+def test_windows_and_the_windows_they_are_trained_on() -> None:
     section = CropsSection(windows=("five_crop", "full_frame"), train_window="random")
     assert section.stores == ("five_crop", "full_frame", "random")
-    assert section.trained == ("random",)
-    assert [section.trained_for(window) for window in section.windows] == ["random", "random"]
+    assert section.train_windows == ("random",)
+    assert [section.train_window_for(window) for window in section.windows] == ["random", "random"]
     same = CropsSection(windows=("cells", "five_crop"))
-    assert same.stores == same.trained == ("cells", "five_crop")
-    assert same.trained_for("five_crop") == "five_crop"
-    with pytest.raises(ValueError, match="twice"):
+    assert same.stores == same.train_windows == ("cells", "five_crop")
+    assert same.train_window_for("five_crop") == "five_crop"
+    with pytest.raises(ValueError, match="windows must not repeat"):
         CropsSection(windows=("five_crop", "five_crop"))
 
 
-def test_another_kind_in_the_recipe_does_not_make_a_store_stale() -> None:
+def test_another_window_in_the_recipe_does_not_make_a_store_stale() -> None:
     assert CropsSection(windows=("cells", "five_crop")).of("cells") == CropsSection()
     assert CropsSection(margin=0.2).of("cells") != CropsSection().of("cells")
 
 
-def test_five_windows_of_a_small_frame() -> None:
+def test_five_crop_of_a_small_frame() -> None:
     assert five_crop(10, 16, 6).tolist() == [
         [0, 0, 6, 6],
         [0, 10, 6, 16],
@@ -41,11 +41,11 @@ def test_five_windows_of_a_small_frame() -> None:
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 6), st.floats(0, 0.9))
 def test_a_grid_covers_every_pixel_and_stays_in_the_frame(height: int, width: int, n: int, overlap: float) -> None:
     windows = grid(height, width, n, overlap)
-    seen = np.zeros((height, width), dtype=int)
+    covered = np.zeros((height, width), dtype=int)
     for first_row, first_col, end_row, end_col in windows:
         assert end_row - first_row == end_col - first_col
-        seen[max(0, first_row) : end_row, max(0, first_col) : end_col] += 1
-    assert (seen > 0).all()
+        covered[max(0, first_row) : end_row, max(0, first_col) : end_col] += 1
+    assert (covered > 0).all()
     assert len(windows) <= n * n
     side = windows[0, 2] - windows[0, 0]
     if side <= min(height, width):
@@ -53,11 +53,11 @@ def test_a_grid_covers_every_pixel_and_stays_in_the_frame(height: int, width: in
         assert (windows[:, 2:] <= [height, width]).all()
     columns = np.unique(windows[:, 1])
     if height <= width and len(columns) > 1:
-        assert np.diff(columns).max() <= np.ceil(side * (1 - overlap)), "neighbours overlap enough"
+        assert np.diff(columns).max() <= np.ceil(side * (1 - overlap)), "adjacent windows overlap enough"
 
 
 @given(st.integers(4, 40), st.integers(4, 40), st.integers(0, 2**31), st.text("ab0", min_size=1, max_size=3))
-def test_random_windows_lie_in_the_frame_and_follow_seed_and_image(
+def test_random_windows_are_in_the_frame_and_depend_on_seed_and_image(
     height: int, width: int, seed: int, image_id: str
 ) -> None:
     planes, section = np.zeros((2, height, width), np.uint8), CropsSection(count=7)
@@ -79,10 +79,10 @@ def test_random_windows_reach_every_corner() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_the_brightest_windows_against_every_place(seed: int) -> None:
+def test_brightest_windows_equal_a_search_of_all_positions(seed: int) -> None:
     random = np.random.default_rng(seed)
     plane = random.integers(0, 256, (23, 31), dtype=np.uint8)
-    windows = brightest(plane, 8, 5)  # of side 8 every place is tried
+    windows = brightest(plane, 8, 5)  # with side 8 every position is a candidate
     free = np.ones((16, 24), dtype=bool)
     light = np.array([[plane[r : r + 8, c : c + 8].sum(dtype=int) for c in range(24)] for r in range(16)])
     for row, col, end_row, end_col in windows:
@@ -95,18 +95,18 @@ def test_the_brightest_windows_against_every_place(seed: int) -> None:
     assert len(windows) == 5 or not free.any()
 
 
-def test_a_small_frame_has_room_for_fewer() -> None:
+def test_a_small_frame_has_space_for_fewer_windows() -> None:
     assert len(brightest(np.zeros((8, 8), np.uint8), 8, 5)) == 1
 
 
 @pytest.mark.parametrize("window", [window for window in get_args(Window) if window != "cells"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (33, 20)])
-def test_every_kind_on_odd_frames(window: Window, shape: tuple[int, int]) -> None:
+def test_every_window_on_unusual_frames(window: Window, shape: tuple[int, int]) -> None:
     windows = on_frame(window, np.zeros((4, *shape), np.uint8), CropsSection(), 0, "a", 1)
     assert len(windows) >= 1
     assert (windows[:, 2] - windows[:, 0] == windows[:, 3] - windows[:, 1]).all()
     assert (np.minimum(windows[:, 2:], shape) > np.maximum(windows[:, :2], 0)).all(), "every window sees the frame"
 
 
-def test_full_frame_holds_it() -> None:
+def test_full_frame_contains_the_frame() -> None:
     assert full_frame(7, 4).tolist() == [[0, -2, 7, 5]]

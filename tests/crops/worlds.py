@@ -1,4 +1,4 @@
-"""Small worlds of cells, drawn or laid out by hand, and work folders made of them."""
+"""Make small images of cells, random or laid out by hand, and work folders from them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +16,12 @@ from hpa.work.folder import WorkFolder
 from segment.masks import join_flags, write_masks, write_pair
 
 World = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Pixels (4, H, W), cells (H, W), nuclei (H, W)."""
+"""An image: pixels (4, H, W), cells (H, W) and nuclei (H, W)."""
 
 
 @st.composite
 def label_images(draw: st.DrawFn) -> World:
-    """Draw random pixels, cells of any shape, in pieces, with labels missing in between, and nuclei."""
+    """Draw random pixels, nuclei, and cells of any shape, possibly in pieces and with gaps between labels."""
     height, width = draw(st.integers(3, 24)), draw(st.integers(3, 24))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     coarse = random.integers(0, draw(st.sampled_from([1, 2, 4])) + 1, (-(-height // 3), -(-width // 3)))
@@ -53,7 +53,7 @@ def world(labels: np.ndarray, seed: int = 0, *, deep: bool = False) -> World:
 
 
 def make_work(root: Path, worlds: Mapping[str, World], recipe: str = "") -> WorkFolder:
-    """Make a work folder in which the worlds are segmented."""
+    """Make a work folder in which the images are already segmented."""
     data = root / "images"
     data.mkdir(parents=True)
     for image_id, (pixels, _, _) in worlds.items():

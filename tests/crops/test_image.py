@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crops.config import CropsSection
-from crops.drop import drop_reasons
+from crops.image import drop_reasons
 
 MEASURED: dict[str, np.ndarray] = {
     "area_px": np.array([100, 100, 1, 120, 40]),
@@ -28,9 +28,9 @@ MEASURED: dict[str, np.ndarray] = {
         ({"min_focus": 0.1}, [None, None, "speck", "out of focus", None]),
     ],
 )
-def test_each_rule(keys: dict[str, Any], reasons: list[str | None]) -> None:
+def test_each_drop_rule(keys: dict[str, Any], reasons: list[str | None]) -> None:
     assert drop_reasons(MEASURED, CropsSection.model_validate(keys)).tolist() == reasons
 
 
-def test_no_cell_to_drop() -> None:
+def test_drop_reasons_without_cells() -> None:
     assert drop_reasons({name: column[:0] for name, column in MEASURED.items()}, CropsSection()).tolist() == []
