@@ -32,9 +32,8 @@ class _Block(nn.Module):
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
         self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
-        self.around = (
-            nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
-        )  # the weights' files use this name
+        # Files of weights refer to the names of these layers.
+        self.around = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
