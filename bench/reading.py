@@ -62,7 +62,7 @@ class Trace:
     def stop(self) -> None:
         """Switch recording off."""
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # typeshed lacks None here, as documented
+        threading.setprofile(None)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
