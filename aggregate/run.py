@@ -126,7 +126,7 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
         thresholds = _transfer(oof, test_ids, by_model, data.classes, section)
         thresholds.write(folder / "thresholds.json")
     assert thresholds is not None
-    test = _decide_test(test_ids, by_model, thresholds)
+    test = decide_images(test_ids, by_model, thresholds)
     table = image_table(images, oof, test, data.classes)
     write_parquet(folder / "images.parquet", table)
     if oof:
@@ -281,7 +281,18 @@ def _model_scores(by_model: list[ImageScores], decision: Decision, section: Aggr
     return np.stack([decision.score(scored, section) for scored in by_model])
 
 
-def _decide_test(ids: list[str], by_model: list[ImageScores], thresholds: Thresholds) -> UnlabelledImages:
+def decide_images(ids: list[str], by_model: list[ImageScores], thresholds: Thresholds) -> UnlabelledImages:
+    """Average the scores of the models and predict the classes of images that none of them has seen.
+
+    Parameters
+    ----------
+    ids
+        image_id of the N images.
+    by_model
+        Their pooled scores, once per model; none if no image could be read, which gives all the training frequencies.
+    thresholds
+        What was fitted, and how to transfer it to the mean of the models.
+    """
     decision, section, vocabulary = thresholds.decision, thresholds.section, thresholds.vocabulary
     if not by_model:  # there are no test images, or none of them could be read
         scores = np.tile(decision.prior.astype(np.float32), (len(ids), 1))

@@ -64,7 +64,7 @@ class Classifier:
 
         model = open_model(Path(path))
         window = model.recipe.crops.windows[0]
-        paths = trained_checkpoints(model.work, model.recipe.crops.trained_for(window))
+        paths = trained_checkpoints(model.work, model.recipe.crops.train_window_for(window))
         checkpoints = {fold: Checkpoint.load(checkpoint) for fold, checkpoint in paths.items()}
         return cls(checkpoints, model.recipe, torch.device(resolve_device(device)))
 

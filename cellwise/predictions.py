@@ -86,4 +86,4 @@ def _as_thresholds(thresholds: str | Path | ArrayLike, vocabulary: Vocabulary) -
     if isinstance(thresholds, str | Path):
         path = Path(thresholds)
         return read_thresholds(path / "aggregate" / "thresholds.json" if path.is_dir() else path, vocabulary)
-    return fixed_thresholds(np.asarray(thresholds, dtype=np.float64), AggregateSection(transfer="none"), vocabulary)
+    return fixed_thresholds(np.asarray(thresholds, dtype=np.float64), AggregateSection(), vocabulary)

@@ -169,6 +169,26 @@ def stream_probabilities(path: Path, vocabulary: Vocabulary, rows: int = 1 << 17
         yield _part(held, np.zeros(1, dtype=np.int64), columns)
 
 
+def part_of(table: pd.DataFrame, vocabulary: Vocabulary) -> Part:
+    """Return a table of probabilities in memory, of images that no model has seen, as one part.
+
+    Parameters
+    ----------
+    table
+        image_id, cell_label, fold and the probability columns of the vocabulary, in any order of rows.
+    vocabulary
+        Vocabulary of the probabilities.
+
+    Raises
+    ------
+    UserError
+        If a probability is outside 0..1, or a crop occurs twice in a fold.
+    """
+    table = table.sort_values(KEY, kind="stable").assign(origin="test")
+    _check_values(table, class_columns(vocabulary), Path("the table"))
+    return _part(table, _image_starts(table, Path("the table")), class_columns(vocabulary))
+
+
 def _batches(file: parquet.ParquetFile, columns: list[str], rows: int) -> Iterator[arrow.RecordBatch]:
     # Row groups are read one by one, because `iter_batches` keeps all that it has read until it ends.
     for group in range(file.num_row_groups):

@@ -167,8 +167,7 @@ def _predict_window(
     data = work.data
     # The recipe of the trained run may use models of another window for this one.
     source = trained.section("crops", CropsSection).train_window_for(window)
-    folds = run_folds(trained) if trained.folds.exists() else bundle_folds(trained, source)
-    paths = {fold: checkpoint_path(trained, source, fold) for fold in folds}
+    paths = trained_checkpoints(trained, source)
     checkpoints = {fold: Checkpoint.load(path) for fold, path in paths.items()}
     store, labels = read_labelled_crops(work, window, data)
     inputs = stage_inputs(work, window)
@@ -243,6 +242,18 @@ def run_folds(work: WorkFolder) -> list[int]:
     if not folds:
         raise UserError(f"expected train images with known labels in {work.root}, found none to train or to score on")
     return folds
+
+
+def trained_checkpoints(trained: WorkFolder, window: Window) -> dict[int, Path]:
+    """Return the paths of the models of a work folder or a bundle for a window, by fold.
+
+    Raises
+    ------
+    UserError
+        If there is no fold, or a bundle has no model for the window.
+    """
+    folds = run_folds(trained) if trained.folds.exists() else bundle_folds(trained, window)
+    return {fold: checkpoint_path(trained, window, fold) for fold in folds}
 
 
 def bundle_folds(bundle: WorkFolder, window: Window) -> list[int]:

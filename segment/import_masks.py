@@ -20,11 +20,11 @@ from segment.config import SegmentSection
 from segment.external_masks import ExternalMasks, find_external_masks, read_external_mask
 from segment.inference.predict import cached_network, run_network
 from segment.inference.preprocess import NetworkInput, channels_to_read, load_input
-from segment.masks import COLUMNS, stage_folder
+from segment.masks import COLUMNS, Masks, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import COMPACT
 from segment.postprocess.cells import assign_nuclei_to_cells
-from segment.postprocess.decode import Masks, decode_nuclei
+from segment.postprocess.decode import decode_nuclei
 from segment.results import IMPORTED, conclude, imported_from, write_image
 
 

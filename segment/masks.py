@@ -11,6 +11,7 @@ Images of the image table = rows of this table + rows of ``segment/failures.csv`
 """
 
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +59,22 @@ _MASKS: Final = pa.DataFrameSchema(
     ordered=True,
     coerce=True,
 )
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The cells and nuclei of one image.
+
+    Parameters
+    ----------
+    cells
+        Shape (H, W), uint16: 0 for background, cells 1..n.
+    nuclei
+        Shape (H, W), uint16; a nucleus carries the label of the cell that it belongs to.
+    """
+
+    cells: NDArray[np.uint16]
+    nuclei: NDArray[np.uint16]
 
 
 def stage_folder(work: WorkFolder) -> Path:

@@ -11,8 +11,7 @@ from hpa.work.mapping import FAILURE
 from segment.config import SegmentSection
 from segment.figures import write_figures
 from segment.inference.preprocess import NetworkInput
-from segment.masks import COLUMNS, join_flags, stage_folder, write_masks, write_pair
-from segment.postprocess.decode import Masks
+from segment.masks import COLUMNS, Masks, join_flags, stage_folder, write_masks, write_pair
 
 IMPORTED: Final = "imported.json"
 """File of the stage that records the folder from which masks were imported."""

@@ -94,6 +94,39 @@ class Thresholds:
         write_json(path, content)
 
 
+def fixed_thresholds(values: NDArray[np.float64], section: AggregateSection, vocabulary: Vocabulary) -> Thresholds:
+    """Return given thresholds, with nothing else fitted.
+
+    Parameters
+    ----------
+    values
+        One threshold for all classes, or shape (K,).
+    section
+        How crops are pooled; its thresholds are neither tuned nor transferred.
+    vocabulary
+        Vocabulary of the K classes.
+
+    Raises
+    ------
+    UserError
+        If there are neither 1 nor K values, or one is outside 0..1.
+    """
+    k = len(vocabulary)
+    if values.shape not in ((), (k,)) or not ((values >= 0) & (values <= 1)).all():
+        raise UserError(f"expected 1 or {k} thresholds within 0..1, found {values.tolist()}")
+    none = np.zeros(k)
+    decision = Decision(
+        weights=np.ones(1),
+        pooling=np.zeros(k, dtype=np.intp),
+        calibrations=(Calibration(),) * k,
+        values=np.broadcast_to(values, (k,)).astype(np.float64),
+        shares=none,
+        support=none.astype(np.int64),
+        prior=none,
+    )
+    return Thresholds(decision, section.model_copy(update={"transfer": "none"}), vocabulary, 0, None, 0)
+
+
 def read_thresholds(path: Path, vocabulary: Vocabulary) -> Thresholds:
     """Read ``thresholds.json``.
 

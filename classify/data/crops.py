@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,33 @@ class CropSource(Protocol):
 
     def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which pixels belong to the crop's own cell, shape (N, S, S)."""
+
+
+@dataclass(frozen=True)
+class CropArrays:
+    """A source of crops in memory.
+
+    Parameters
+    ----------
+    crops
+        Shape (n, C, S, S), uint8.
+    own
+        Shape (n, S, S), bool: the pixels of each crop's own cell.
+    """
+
+    crops: NDArray[np.uint8]
+    own: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return copies of the crops at `rows`, shape (N, C, S, S)."""
+        return self.crops[rows]
+
+    def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return the masks of the own cells at `rows`, shape (N, S, S)."""
+        return self.own[rows]
 
 
 @dataclass(frozen=True)
@@ -161,6 +188,26 @@ class CropLabels:
     sources: NDArray[np.object_]
     antibodies: NDArray[np.int64]
     completeness: NDArray[np.float32]
+
+    @classmethod
+    def unlabelled(cls, n: int, n_classes: int) -> Self:
+        """Return the labels of n crops of one new image, of which nothing is known."""
+        none = np.zeros((n, n_classes), dtype=bool)
+        zeros, yes = np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
+        names = np.full(n, "", dtype=object)
+        return cls(
+            targets=none,
+            known=none,
+            images=zeros,
+            folds=np.full(n, NO_FOLD, dtype=np.int64),
+            is_test=yes,
+            fallback=~yes,
+            image_ids=names,
+            cell_labels=np.arange(1, n + 1),
+            sources=names,
+            antibodies=np.full(n, -1, dtype=np.int64),
+            completeness=np.ones(n, dtype=np.float32),
+        )
 
     def soft_targets(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return targets as 0 and 1, and NaN where unknown, shape (len(rows), K)."""

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from classify.data.crops import CropLabels, CropSource, blocks, select_channels
+from classify.data.crops import CropArrays, CropLabels, CropSource, blocks, select_channels
 from classify.data.normalisation import crop_levels
 from classify.inference.evaluate import BATCH, CropOutputs, predict_batches
 from classify.network.checkpoint import Checkpoint
@@ -91,6 +91,31 @@ def predict_fold(
         _join_vectors(folder, len(chunks), wanted)
         write_parquet(folder / KEYS, table[["image_id", "cell_label", "fold", "origin"]])
     return table
+
+
+def predict_crops(
+    checkpoint: Checkpoint, pixels: NDArray[np.uint8], masks: NDArray[np.bool_], device: torch.device
+) -> CropOutputs:
+    """Run the model of one fold over crops of one image in memory.
+
+    Parameters
+    ----------
+    checkpoint
+        The model.
+    pixels
+        Shape (n, C, S, S), uint8, the channels that the model was trained on.
+    masks
+        Shape (n, S, S), bool: the pixels of each crop's own cell.
+    device
+        Device to run on.
+    """
+    section, rows = checkpoint.section, np.arange(len(pixels))
+    source = select_channels(CropArrays(pixels, masks), section.channels, checkpoint.channels)
+    labels = CropLabels.unlabelled(len(pixels), len(checkpoint.classes))
+    levels = crop_levels(source, rows, labels, checkpoint.statistics, section.normalise)
+    batches = list(predict_batches(checkpoint.network(device), source, rows, section, device, levels))
+    parts = (None if batch[0] is None else np.concatenate(batch) for batch in zip(*batches, strict=True))
+    return CropOutputs(*parts)  # type: ignore[arg-type]
 
 
 def _part(folder: Path, index: int) -> Path:

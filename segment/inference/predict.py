@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from segment.config import SegmentSection
 from segment.inference.preprocess import NetworkInput
+from segment.masks import Masks
 from segment.network.cellpose import FLOW_SCALE, BaseModel, average_tiles, make_tiles
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import load_network
-from segment.postprocess.decode import Masks, decode
+from segment.postprocess.decode import decode
 
 _BATCH_SIZE: Final = 8
 _TILE_MULTIPLE: Final = 16

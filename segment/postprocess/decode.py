@@ -1,6 +1,5 @@
 """Turn the network output of one image into cell and nucleus masks at source resolution."""
 
-from dataclasses import dataclass
 from typing import Final
 
 import cv2
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from hpa.errors import ImageError
 from hpa.pixels import MAX_LABELS
 from segment.config import SegmentSection
+from segment.masks import Masks
 from segment.network.cellpose import follow_flows, masks_from_flows
 from segment.network.compact import NUCLEUS, NUCLEUS_CORE, OUTPUTS
 from segment.postprocess.cells import (
@@ -28,22 +28,6 @@ _MIN_CELL_WITHOUT_NUCLEUS: Final = 0.2  # share of a typical cell's area
 _THRESHOLD: Final = 0.6  # 0.5 places outlines too far out: AP@0.9 on synthetic images is 0.35 instead of 0.44
 _CELLPOSE_THRESHOLD: Final = 0.5
 _STEPS: Final = 60  # enough for a pixel that is two typical diameters away
-
-
-@dataclass(frozen=True)
-class Masks:
-    """The cells and nuclei of one image.
-
-    Parameters
-    ----------
-    cells
-        Shape (H, W), uint16: 0 for background, cells 1..n.
-    nuclei
-        Shape (H, W), uint16; a nucleus carries the label of the cell that it belongs to.
-    """
-
-    cells: NDArray[np.uint16]
-    nuclei: NDArray[np.uint16]
 
 
 def decode(
