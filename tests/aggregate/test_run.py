@@ -18,6 +18,7 @@ from classify.probabilities import write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
 from hpa.config import read_toml
 from hpa.errors import UserError
+from hpa.images import read_images, write_images
 from hpa.metrics import macro_f1
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
@@ -405,8 +406,8 @@ def test_joined_runs_applied_to_their_own_images(by: str, tmp_path: Path) -> Non
     for name in ("work", "other"):  # as `apply` makes them: elsewhere, with test images only
         new = WorkFolder(tmp_path / "new" / name)
         shutil.copytree(tmp_path / name, new.root, ignore=shutil.ignore_patterns("aggregate"))
-        images = pd.read_parquet(new.images)
-        images[images["split"] == "test"].to_parquet(new.images)
+        images = read_images(new.images).query("split == 'test'").reset_index(drop=True)
+        write_images(new.images, images, HPA28, new.data.channels)
         read_folds(new.folds).iloc[:0].to_parquet(new.folds)
         crops = pd.read_parquet(probabilities_path(new))
         rewrite(new, crops[crops["origin"] == "test"].reset_index(drop=True))
