@@ -1,4 +1,4 @@
-"""A backbone small enough for tests that train."""
+"""Fixtures: a backbone small enough for tests that train, and a single thread."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def _tiny(_: str) -> nn.Sequential:
 
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread() -> Iterator[None]:
-    """Networks this small lose more to threads than they gain."""
+    """Use one thread: networks this small lose more to threads than they gain."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -24,5 +24,5 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put one convolution in the place of every backbone."""
+    """Replace every backbone by a single convolution."""
     monkeypatch.setattr("classify.network.model.new_backbone", _tiny)

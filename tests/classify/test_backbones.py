@@ -28,7 +28,7 @@ def _pixels(channels: int, side: int = 64, n: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize(
     "name", ["resnet18", "densenet121", "efficientnet_b0", pytest.param("inception_v3", marks=pytest.mark.slow)]
 )
-def test_a_backbone_taken_apart_says_what_the_library_s_model_says(name: str) -> None:
+def test_backbone_and_head_give_the_output_of_the_library_model(name: str) -> None:
     options = {"aux_logits": False, "init_weights": True} if name == "inception_v3" else {}
     torch.manual_seed(0)
     model = get_model(name, weights=None, **options).eval()
@@ -43,7 +43,7 @@ def test_a_backbone_taken_apart_says_what_the_library_s_model_says(name: str) ->
 @pytest.mark.parametrize(
     "name", ["convnext_tiny", "mobilenet_v3_small", pytest.param("timm:resnet10t", marks=needs_timm)]
 )
-def test_other_families_train_a_step(name: str) -> None:
+def test_gradients_reach_the_stem_of_other_families(name: str) -> None:
     network = new_network(ClassifySection(backbone=name), 0, [9.0] * 4, [5.0] * 4, [0.5, 0.2])
     network(_pixels(4)).logits.sum().backward()
     gradient = first_convolution(network.backbone).weight.grad
@@ -62,17 +62,17 @@ def test_other_families_train_a_step(name: str) -> None:
         pytest.param("timm:vit_tiny_patch16_224", "ends in a feature map", marks=needs_timm),
     ],
 )
-def test_an_unusable_backbone_is_one_sentence(name: str, sentence: str) -> None:
+def test_unusable_backbone_raises_an_error(name: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         new_backbone(name)
 
 
-def test_there_are_no_pretrained_weights_of_the_plain_network() -> None:
+def test_cnn3_has_no_pretrained_weights() -> None:
     with pytest.raises(UserError, match="there are none of cnn3"):
         new_network(ClassifySection(backbone="cnn3", pretrained=True), 0, [0.0], [1.0], [0.5])
 
 
-def test_crops_too_small_for_a_backbone_are_one_sentence() -> None:
+def test_crops_too_small_for_a_backbone_raise_an_error() -> None:
     network = Network(ClassifySection(backbone="cnn3"), 2, 3, [0.0] * 2, [1.0] * 2)
     check_input(network, 2, 8)
     with pytest.raises(UserError, match=r"found 4 px \(set classify.input_px"):
@@ -81,7 +81,7 @@ def test_crops_too_small_for_a_backbone_are_one_sentence() -> None:
     check_input(larger, 2, 4)
 
 
-def test_weights_from_a_file(tmp_path: Path) -> None:
+def test_weights_are_read_from_a_file(tmp_path: Path) -> None:
     donor = new_backbone("cnn3")
     torch.save({"state_dict": donor.state_dict()}, tmp_path / "cnn3.pt")
     section = ClassifySection(backbone="cnn3", weights_file=str(tmp_path / "cnn3.pt"))
@@ -98,7 +98,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
         new_network(section, 0, [0.0] * 4, [1.0] * 4, [0.5])
 
 
-def test_frozen_is_all_but_stem_attention_and_heads() -> None:
+def test_freeze_spares_stem_attention_and_heads() -> None:
     network = Network(ClassifySection(attention="cbam", embedding_dim=2), 4, 3, [0.0] * 4, [1.0] * 4).train()
     network.freeze(True)
     moving = {name for name, parameter in network.named_parameters() if parameter.requires_grad}

@@ -32,7 +32,7 @@ def _fold() -> FoldCrops:
 BAGS = ClassifySection(objective="bag", bag_size=5, batch_size=15)
 
 
-def test_batches_are_keep_bags_of_few_crops() -> None:
+def test_batches_are_complete_bags_of_limited_size() -> None:
     crops = _fold()
     batches = training_batches(crops, BAGS, 0, 0, 0)
     assert len(batches) == 7 // 3
@@ -45,7 +45,7 @@ def test_batches_are_keep_bags_of_few_crops() -> None:
     assert len(np.concatenate(batches)) == len(set(np.concatenate(batches).tolist()))
 
 
-def test_a_large_image_shows_other_crops_in_other_epochs() -> None:
+def test_bags_of_a_large_image_differ_between_epochs() -> None:
     crops = _fold()
     seen = set()
     for epoch in range(60):
@@ -65,7 +65,7 @@ def test_batches_depend_on_seed_fold_and_epoch_only(objective: Any, sampling: An
         assert len(rows) != len(reference) or (rows != reference).any()
 
 
-def test_classes_are_drawn_alike_however_rare() -> None:
+def test_classes_are_drawn_uniformly() -> None:
     targets = np.zeros((100, 3), dtype=bool)
     targets[0, 0] = targets[1:90, 1] = True  # class 2 never occurs, ten images have no class
     drawn = draw_by_class(targets, 3000, np.random.default_rng(0))
@@ -75,7 +75,7 @@ def test_classes_are_drawn_alike_however_rare() -> None:
     assert counts.min() > 0, "images of one class are drawn evenly"
 
 
-def test_an_epoch_by_classes_is_as_long_as_one_by_crops() -> None:
+def test_class_sampling_keeps_the_length_of_an_epoch() -> None:
     crops = _fold()
     section = ClassifySection(batch_size=8)
     even = section.model_copy(update={"sampling": "classes"})
@@ -83,7 +83,7 @@ def test_an_epoch_by_classes_is_as_long_as_one_by_crops() -> None:
     assert lengths[0] == lengths[1]
 
 
-def test_split_batches_keep_every_row_and_keep_bags() -> None:
+def test_split_batches_keep_every_row_and_every_bag() -> None:
     crops = _fold()
     batches = training_batches(crops, BAGS.model_copy(update={"batch_size": 30}), 0, 0, 3)
     halves = split_batches(batches, crops.labels.images, 2, keep_bags=True)
@@ -93,13 +93,13 @@ def test_split_batches_keep_every_row_and_keep_bags() -> None:
 
 
 @pytest.mark.parametrize("keep_bags", [True, False])
-def test_what_cannot_be_split_further_is_an_error(keep_bags: bool) -> None:
+def test_batches_that_cannot_be_split_raise_an_error(keep_bags: bool) -> None:
     crops = _fold()
     with pytest.raises(UserError, match="expected room for a training step"):
         split_batches([np.array([40, 41, 42])], crops.labels.images, 4, keep_bags=keep_bags)
 
 
-def test_an_epoch_sees_every_crop_at_most_once_and_drops_less_than_a_batch() -> None:
+def test_epoch_has_every_crop_at_most_once_and_drops_less_than_a_batch() -> None:
     rows = np.arange(7, 60)
     batches = epoch_batches(rows, 8, seed=0, fold=0, epoch=0)
     assert [len(batch) for batch in batches] == [8] * 6
@@ -108,20 +108,20 @@ def test_an_epoch_sees_every_crop_at_most_once_and_drops_less_than_a_batch() -> 
     assert set(seen.tolist()) <= set(rows.tolist())
 
 
-def test_a_short_batch_is_used_when_it_is_all_there_is() -> None:
+def test_a_single_short_batch_is_kept() -> None:
     batches = epoch_batches(np.arange(3), 8, seed=0, fold=0, epoch=0)
     assert [sorted(batch.tolist()) for batch in batches] == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("other", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
-def test_seed_fold_and_epoch_each_decide_the_order(other: tuple[int, int, int]) -> None:
+def test_order_depends_on_seed_fold_and_epoch(other: tuple[int, int, int]) -> None:
     rows = np.arange(50)
     first = np.concatenate(epoch_batches(rows, 10, 0, 0, 0))
     np.testing.assert_array_equal(first, np.concatenate(epoch_batches(rows, 10, 0, 0, 0)))
     assert (first != np.concatenate(epoch_batches(rows, 10, *other))).any()
 
 
-def test_the_loader_hands_out_the_batches_with_their_inherited_targets() -> None:
+def test_loader_returns_batches_with_inherited_targets() -> None:
     fold = bright_fold()
     batches = epoch_batches(fold.training, 8, 0, 0, 0)
     section = ClassifySection(augment="none")

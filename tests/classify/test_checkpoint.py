@@ -1,4 +1,4 @@
-"""The artefact: the same network comes back, and nothing else is let in."""
+"""Checkpoints: the same network is loaded, and nothing but checkpoints is accepted."""
 
 import pickle
 from pathlib import Path
@@ -34,7 +34,7 @@ def _checkpoint() -> Checkpoint:
     )
 
 
-def test_what_is_saved_comes_back_and_says_the_same(tmp_path: Path) -> None:
+def test_saved_checkpoint_is_loaded_unchanged(tmp_path: Path) -> None:
     saved = _checkpoint()
     saved.save(tmp_path / "checkpoint.pt")
     loaded = Checkpoint.load(tmp_path / "checkpoint.pt")
@@ -46,14 +46,14 @@ def test_what_is_saved_comes_back_and_says_the_same(tmp_path: Path) -> None:
     assert torch.equal(saved.network(cpu)(pixels).logits, loaded.network(cpu)(pixels).logits)
 
 
-def test_equal_checkpoints_are_equal_bytes_whatever_their_name(tmp_path: Path) -> None:
+def test_equal_checkpoints_are_equal_bytes_under_any_name(tmp_path: Path) -> None:
     _checkpoint().save(tmp_path / "one.pt")
     _checkpoint().save(tmp_path / "other_name.pt")
     assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other_name.pt").read_bytes()
 
 
 class _Trap:
-    """Pickled code that would leave a file behind if it ran."""
+    """Pickled code that would create a file if it were executed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +62,7 @@ class _Trap:
         return Path.touch, (self.path,)
 
 
-def test_pickled_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+def test_pickled_code_is_rejected_and_not_executed(tmp_path: Path) -> None:
     torch.save({"format": _Trap(tmp_path / "sprung")}, tmp_path / "torch.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(_Trap(tmp_path / "sprung")))
     for name in ("torch.pt", "plain.pt"):
@@ -72,7 +72,7 @@ def test_pickled_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 10, 1000, -1])
-def test_a_truncated_checkpoint_is_an_error(tmp_path: Path, keep: int) -> None:
+def test_truncated_checkpoint_raises_an_error(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "checkpoint.pt"
     _checkpoint().save(path)
     path.write_bytes(path.read_bytes()[:keep])
@@ -80,7 +80,7 @@ def test_a_truncated_checkpoint_is_an_error(tmp_path: Path, keep: int) -> None:
         Checkpoint.load(path)
 
 
-def test_missing_and_foreign_files_are_errors(tmp_path: Path) -> None:
+def test_missing_older_and_other_files_raise_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         Checkpoint.load(tmp_path / "checkpoint.pt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
@@ -94,8 +94,8 @@ def test_missing_and_foreign_files_are_errors(tmp_path: Path) -> None:
         Checkpoint.load(tmp_path / "fields.pt")
 
 
-def test_weights_that_do_not_fit_their_description_are_an_error(tmp_path: Path) -> None:
-    whole = _checkpoint()
-    broken = Checkpoint(**{**vars(whole), "classes": ["a", "b"]})
+def test_weights_that_do_not_fit_the_network_raise_an_error(tmp_path: Path) -> None:
+    checkpoint = _checkpoint()
+    broken = Checkpoint(**{**vars(checkpoint), "classes": ["a", "b"]})
     with pytest.raises(UserError, match="expected weights that fit"):
         broken.network(torch.device("cpu"))

@@ -42,7 +42,7 @@ def _labels() -> CropLabels:
     return label_crops(CROPS, IMAGES, FOLDS, THREE)
 
 
-def test_crops_inherit_from_their_image() -> None:
+def test_crops_inherit_the_labels_of_their_image() -> None:
     labels = _labels()
     assert [np.flatnonzero(row).tolist() for row in labels.targets] == [[0, 2], [0, 2], [1], [2], [2], [1], [], []]
     assert labels.folds.tolist() == [0, 0, 1, 2, 2, -1, NO_FOLD, NO_FOLD]
@@ -57,14 +57,14 @@ def test_crops_inherit_from_their_image() -> None:
     assert i1 == labels.antibodies[-1] == -1, "unknown antibodies are not one antibody"
 
 
-def test_a_fold_trains_on_the_others_without_fallbacks_and_unknown_targets() -> None:
+def test_fold_trains_on_other_folds_without_fallbacks_and_unknown_targets() -> None:
     source = bright_crops(np.zeros((8, 3), dtype=bool))
     by_fold = [_labels().fold_crops(source, fold) for fold in range(3)]
     assert [crops.training.tolist() for crops in by_fold] == [[3, 4, 5], [0, 1, 3, 4, 5], [0, 1, 5]]
     assert [crops.validation.tolist() for crops in by_fold] == [[0, 1], [2], [3, 4]]
 
 
-def test_no_model_scores_an_image_it_saw() -> None:
+def test_no_model_scores_an_image_of_its_training() -> None:
     source = bright_crops(np.zeros((8, 3), dtype=bool))
     images = CROPS["image_id"].to_numpy()
     scored: list[str] = []
@@ -77,7 +77,7 @@ def test_no_model_scores_an_image_it_saw() -> None:
     assert sorted(scored) == ["i0", "i0", "i1", "i2", "i2", "test", "test", "test"]
 
 
-def test_to_models_of_another_folder_all_is_new() -> None:
+def test_all_crops_are_unseen_by_models_of_another_folder() -> None:
     assert [scored_rows(_labels().as_unseen(), fold).tolist() for fold in (0, 1)] == [list(range(8))] * 2
 
 
@@ -85,7 +85,7 @@ SOURCE = bright_crops(np.random.default_rng(2).random((600, 3)) < 0.5)
 
 
 @pytest.mark.parametrize(("outside_cell", "divisor"), [("keep", 1), ("dim", DIM), ("zero", 256)])
-def test_what_is_outside_the_own_cell(outside_cell: Literal["keep", "dim", "zero"], divisor: int) -> None:
+def test_pixels_outside_the_own_cell(outside_cell: Literal["keep", "dim", "zero"], divisor: int) -> None:
     rows = np.array([3, 1])
     read = read_crops(SOURCE, rows, outside_cell)
     for i, row in enumerate(rows):
@@ -99,7 +99,7 @@ FOLD = bright_fold(32, 8)
 NAMES = ["red", "green", "blue", "yellow"]
 
 
-def test_channels_are_picked_and_merged_by_name() -> None:
+def test_channels_are_selected_and_averaged_by_name() -> None:
     rows = np.array([4, 2])
     read = FOLD.source.pixels(rows).astype(np.float64)
     source = select_channels(FOLD.source, ["green", "red+yellow"], NAMES)
@@ -110,13 +110,13 @@ def test_channels_are_picked_and_merged_by_name() -> None:
     np.testing.assert_array_equal(source.masks(rows), FOLD.source.masks(rows))
 
 
-def test_all_channels_are_the_store_itself() -> None:
+def test_selecting_all_channels_returns_the_store() -> None:
     source: CropSource = FOLD.source
     assert select_channels(source, [], NAMES) is source
     assert select_channels(source, NAMES, NAMES) is source
 
 
-def test_a_channel_that_was_not_cut_is_an_error() -> None:
+def test_missing_or_unknown_channel_raises_an_error() -> None:
     with pytest.raises(UserError, match=r"expected classify\.channels among those cut .*found 'yellow'"):
         select_channels(FOLD.source, ["red+yellow"], NAMES[:3])
     with pytest.raises(ValueError, match="found 'ultraviolet'"):

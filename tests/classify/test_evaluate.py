@@ -29,7 +29,7 @@ def _network(section: ClassifySection) -> Network:
     return new_network(section, 0, np.full(4, 60.0), np.full(4, 50.0), [0.5, 0.5, 0.5])
 
 
-def test_streamed_logits_are_those_of_one_pass() -> None:
+def test_logits_by_batch_equal_those_of_one_pass() -> None:
     section = ClassifySection()
     n = BATCH + 5
     source = bright_crops(np.random.default_rng(0).random((n, 3)) < 0.5)
@@ -39,11 +39,11 @@ def test_streamed_logits_are_those_of_one_pass() -> None:
     assert [len(block) for block in streamed] == [BATCH, 5]
     assert network.training, "the mode it came in"
     with torch.no_grad():
-        whole = network.eval()(torch.from_numpy(source.crops[rows])).logits.numpy()
-    np.testing.assert_allclose(np.concatenate(streamed), whole, rtol=1e-4, atol=1e-6)
+        full = network.eval()(torch.from_numpy(source.crops[rows])).logits.numpy()
+    np.testing.assert_allclose(np.concatenate(streamed), full, rtol=1e-4, atol=1e-6)
 
 
-def test_bf16_is_near_and_comes_back_as_float32() -> None:
+def test_bf16_is_close_and_returns_float32() -> None:
     source = bright_crops(np.random.default_rng(0).random((6, 3)) < 0.5)
     network = _network(ClassifySection())
     (full,) = predict_logits(network, source, np.arange(6), ClassifySection())
@@ -53,7 +53,7 @@ def test_bf16_is_near_and_comes_back_as_float32() -> None:
     np.testing.assert_allclose(full, half, atol=0.05)
 
 
-def test_an_image_is_as_probable_as_its_likeliest_crop() -> None:
+def test_scores_of_images_pooled_by_the_maximum() -> None:
     crops = bright_fold()
     crops = replace(crops, validation=crops.validation[:-1])  # one image keeps a single crop
     section = ClassifySection(focal_gamma=1.0)
@@ -77,7 +77,7 @@ def test_an_image_is_as_probable_as_its_likeliest_crop() -> None:
     assert result.loss == pytest.approx(expected.item())
 
 
-def test_average_precision_by_hand_leaves_out_what_never_occurs() -> None:
+def test_mean_average_precision_ignores_classes_that_never_occur() -> None:
     targets = np.array([[True, False, False], [False, True, False], [True, False, False]])
     probabilities = np.array([[0.9, 0.1, 0.9], [0.5, 0.8, 0.9], [0.4, 0.9, 0.9]], dtype=np.float32)
     # First class: hits at ranks 1 and 3; second: at rank 2; third never occurs.
@@ -112,7 +112,7 @@ SOURCE = bright_crops(np.random.default_rng(0).random((6, 3)) < 0.5)
 ROWS = np.arange(6)
 
 
-def test_the_views_are_numpys_turns_and_mirrors() -> None:
+def test_views_equal_rotations_and_flips_of_numpy() -> None:
     crop = np.arange(2 * 9).reshape(2, 3, 3)
     expected = {np.rot90(view, k, (1, 2)).tobytes() for view in (crop, crop[:, ::-1]) for k in range(4)}
     views = dihedral(torch.from_numpy(crop)[None])
@@ -121,41 +121,41 @@ def test_the_views_are_numpys_turns_and_mirrors() -> None:
     np.testing.assert_array_equal(views[0][0].numpy(), crop)
 
 
-def _look(views: Any, crops: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _predict(views: Any, crops: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     section = ClassifySection(backbone="cnn3", test_views=views, embedding_dim=3)
     torch.manual_seed(0)
     network = Network(section, 4, 3, [60.0] * 4, [50.0] * 4).eval()
     source = SOURCE if crops is None else type(SOURCE)(crops, SOURCE.own)
-    (said,) = predict_batches(network, source, ROWS, section, CPU)
-    assert said.embeddings is not None
-    return said.probabilities, said.features, said.embeddings
+    (outputs,) = predict_batches(network, source, ROWS, section, CPU)
+    assert outputs.embeddings is not None
+    return outputs.probabilities, outputs.features, outputs.embeddings
 
 
-def test_mean_and_maximum_are_of_the_eight_single_views() -> None:
-    singles = [_look("one", view.numpy()) for view in dihedral(torch.from_numpy(SOURCE.crops))]
+def test_mean_and_maximum_of_the_eight_views() -> None:
+    singles = [_predict("one", view.numpy()) for view in dihedral(torch.from_numpy(SOURCE.crops))]
     probabilities = np.stack([p for p, _, _ in singles])
-    assert np.ptp(probabilities, axis=0).max() > 1e-4, "the network tells the views apart"
-    np.testing.assert_allclose(_look("mean")[0], probabilities.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(_look("maximum")[0], probabilities.max(0), rtol=1e-5)
-    np.testing.assert_allclose(_look("mean")[1], np.stack([f for _, f, _ in singles]).mean(0), rtol=1e-4, atol=1e-6)
+    assert np.ptp(probabilities, axis=0).max() > 1e-4, "the outputs of the views differ"
+    np.testing.assert_allclose(_predict("mean")[0], probabilities.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(_predict("maximum")[0], probabilities.max(0), rtol=1e-5)
+    np.testing.assert_allclose(_predict("mean")[1], np.stack([f for _, f, _ in singles]).mean(0), rtol=1e-4, atol=1e-6)
 
 
-def test_a_turned_crop_is_seen_alike() -> None:
+def test_mean_of_views_is_invariant_to_rotation() -> None:
     turned = np.rot90(SOURCE.crops, 1, (2, 3)).copy()
-    for one, other in zip(_look("mean"), _look("mean", turned), strict=True):
+    for one, other in zip(_predict("mean"), _predict("mean", turned), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_embeddings_of_many_views_still_have_unit_length() -> None:
-    np.testing.assert_allclose(np.linalg.norm(_look("mean")[2], axis=1), 1, rtol=1e-5)
+def test_embeddings_of_views_have_unit_length() -> None:
+    np.testing.assert_allclose(np.linalg.norm(_predict("mean")[2], axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("32", False), ("bf16", True)])
-def test_what_is_said_is_done(precision: str, expected: bool) -> None:
+def test_explicit_precision_is_used(precision: str, expected: bool) -> None:
     assert uses_bfloat16(precision, torch.device("cpu")) is expected  # type: ignore[arg-type]
 
 
-def test_auto_asks_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_precision_depends_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     for has in (True, False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"amx_bf16": has})
         assert uses_bfloat16("auto", torch.device("cpu")) is has

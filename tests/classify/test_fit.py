@@ -1,4 +1,4 @@
-"""Training: it learns, it ends the same after a kill, it keeps what it was told to keep."""
+"""Training of a fold: it learns, resumes to the same result, and keeps the requested weights."""
 
 import gc
 import weakref
@@ -24,7 +24,7 @@ SECTION = ClassifySection(epochs=3, batch_size=8, embedding_dim=4, learning_rate
 
 
 class _KilledError(Exception):
-    """Stands for the kill."""
+    """Raised in place of a kill signal."""
 
 
 def _equal(one: TrainedModel, other: TrainedModel) -> bool:
@@ -34,7 +34,7 @@ def _equal(one: TrainedModel, other: TrainedModel) -> bool:
 
 
 def _fit_killed(crops: FoldCrops, section: ClassifySection, folder: Path, after: int, when: str) -> None:
-    """Train until the resume file of epoch `after` is about to be written, or was."""
+    """Train until right before or right after the resume file of epoch `after` is written."""
     with pytest.MonkeyPatch.context() as patch:
         written: list[Path] = []
 
@@ -53,16 +53,16 @@ def _fit_killed(crops: FoldCrops, section: ClassifySection, folder: Path, after:
 
 @pytest.mark.usefixtures("tiny_backbone")
 @pytest.mark.parametrize("checkpoint", ["last", "best"])
-def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path: Path, checkpoint: str) -> None:
+def test_killed_training_resumes_to_the_same_result(tmp_path: Path, checkpoint: str) -> None:
     section = SECTION.model_copy(update={"checkpoint": checkpoint, "validate_every": 1})
     crops = bright_fold()
-    whole = fit(crops, section, 0, 1, tmp_path / "whole", CPU)
+    uninterrupted = fit(crops, section, 0, 1, tmp_path / "uninterrupted", CPU)
     for after, when in [(1, "before"), (2, "after"), (3, "before"), (3, "after")]:
         folder = tmp_path / f"{after}-{when}"
         _fit_killed(crops, section, folder, after, when)
         resumed = fit(crops, section, 0, 1, folder, CPU)
-        assert _equal(whole, resumed), f"killed {when} the end of epoch {after}"
-        assert (folder / "history.csv").read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()
+        assert _equal(uninterrupted, resumed), f"killed {when} the end of epoch {after}"
+        assert (folder / "history.csv").read_bytes() == (tmp_path / "uninterrupted" / "history.csv").read_bytes()
 
 
 EVERYTHING = [
@@ -76,19 +76,19 @@ EVERYTHING = [
 
 @pytest.mark.usefixtures("tiny_backbone")
 @pytest.mark.parametrize("change", EVERYTHING, ids=lambda change: next(iter(change)))
-def test_every_kind_of_training_ends_alike_after_a_kill(tmp_path: Path, change: dict[str, object]) -> None:
+def test_every_kind_of_training_resumes_to_the_same_result(tmp_path: Path, change: dict[str, object]) -> None:
     section = SECTION.model_copy(update=change)
     crops = bright_fold()
-    whole = fit(crops, section, 0, 1, tmp_path / "whole", CPU)
+    uninterrupted = fit(crops, section, 0, 1, tmp_path / "uninterrupted", CPU)
     for after, when in [(1, "after"), (2, "after"), (3, "before")]:
         folder = tmp_path / f"{after}-{when}"
         _fit_killed(crops, section, folder, after, when)
-        assert _equal(whole, fit(crops, section, 0, 1, folder, CPU)), f"killed {when} the end of epoch {after}"
-        assert (folder / "history.csv").read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()
+        assert _equal(uninterrupted, fit(crops, section, 0, 1, folder, CPU)), f"killed {when} the end of epoch {after}"
+        assert (folder / "history.csv").read_bytes() == (tmp_path / "uninterrupted" / "history.csv").read_bytes()
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_nothing_is_left_in_memory_for_python_to_find(tmp_path: Path) -> None:
+def test_training_leaves_no_reference_cycle_to_the_crops(tmp_path: Path) -> None:
     crops = bright_fold()
     watched = weakref.ref(crops.source)
     gc.disable()
@@ -102,13 +102,13 @@ def test_nothing_is_left_in_memory_for_python_to_find(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where one core is all there is
 @pytest.mark.usefixtures("tiny_backbone")
-def test_the_number_of_loading_processes_changes_nothing(tmp_path: Path) -> None:
+def test_number_of_workers_does_not_change_the_result(tmp_path: Path) -> None:
     alone = fit(bright_fold(), SECTION, 0, 0, tmp_path / "alone", CPU)
     assert _equal(alone, fit(bright_fold(), SECTION, 0, 0, tmp_path / "helped", CPU, workers=2))
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_frozen_layers_stand_still_and_then_move(tmp_path: Path) -> None:
+def test_frozen_layers_change_only_after_the_frozen_epochs(tmp_path: Path) -> None:
     def norm(freeze: int, epochs: int) -> torch.Tensor:
         section = SECTION.model_copy(update={"freeze_epochs": freeze, "epochs": epochs, "schedule": "constant"})
         return fit(bright_fold(), section, 0, 0, tmp_path / f"{freeze}-{epochs}", CPU).state_dict["backbone.bn1.bias"]
@@ -117,8 +117,8 @@ def test_frozen_layers_stand_still_and_then_move(tmp_path: Path) -> None:
     assert not torch.equal(norm(2, 3), torch.zeros(64))
 
 
-def test_steps_put_together_are_one_step_of_their_mean(tmp_path: Path) -> None:
-    """Without momentum or norm two half batches put together move the weights as the whole batch does."""
+def test_accumulated_batches_equal_one_batch(tmp_path: Path) -> None:
+    """Without momentum or norm, two accumulated half batches move the weights as the full batch does."""
     section = ClassifySection(
         backbone="cnn3", epochs=1, optimizer="sgd", momentum=0, weight_decay=0, schedule="constant", augment="none"
     )
@@ -129,7 +129,7 @@ def test_steps_put_together_are_one_step_of_their_mean(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_a_plateau_lowers_the_rate(tmp_path: Path) -> None:
+def test_plateau_lowers_the_learning_rate(tmp_path: Path) -> None:
     section = SECTION.model_copy(
         update={"schedule": "plateau", "epochs": 12, "validate_every": 1, "optimizer": "sgd", "learning_rate": 2.0}
     )
@@ -141,22 +141,22 @@ def test_a_plateau_lowers_the_rate(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_a_finished_training_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
+def test_finished_training_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uninterrupted = fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
     monkeypatch.setattr(loop, "batch_loss", None)
-    assert _equal(whole, fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU))
+    assert _equal(uninterrupted, fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU))
 
 
 @pytest.mark.usefixtures("tiny_backbone")
 @pytest.mark.parametrize(("seed", "fold"), [(1, 0), (0, 1)])
-def test_seed_and_fold_each_matter(tmp_path: Path, seed: int, fold: int) -> None:
+def test_result_depends_on_seed_and_fold(tmp_path: Path, seed: int, fold: int) -> None:
     one = fit(bright_fold(), SECTION, 0, 0, tmp_path / "one", CPU)
     other = fit(bright_fold(), SECTION, seed, fold, tmp_path / "other", CPU)
     assert not _equal(one, other)
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_the_history_has_a_row_an_epoch_and_validates_when_told(tmp_path: Path) -> None:
+def test_history_has_one_row_per_epoch_and_scores_of_validated_epochs(tmp_path: Path) -> None:
     fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
     history = pd.read_csv(tmp_path / "history.csv")
     assert history["epoch"].tolist() == [1, 2, 3]
@@ -166,7 +166,7 @@ def test_the_history_has_a_row_an_epoch_and_validates_when_told(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_best_is_the_epoch_with_the_highest_mean_average_precision(tmp_path: Path) -> None:
+def test_best_checkpoint_has_the_highest_mean_average_precision(tmp_path: Path) -> None:
     section = SECTION.model_copy(
         update={"checkpoint": "best", "validate_every": 1, "epochs": 6, "schedule": "constant"}
     )
@@ -177,7 +177,7 @@ def test_best_is_the_epoch_with_the_highest_mean_average_precision(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_nothing_stays_behind_but_the_history(tmp_path: Path) -> None:
+def test_only_the_history_remains_after_cleanup(tmp_path: Path) -> None:
     section = SECTION.model_copy(update={"checkpoint": "best", "epochs": 1})
     fit(bright_fold(), section, 0, 0, tmp_path, CPU)
     remove_resume_files(tmp_path)
@@ -185,33 +185,33 @@ def test_nothing_stays_behind_but_the_history(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_a_damaged_resume_file_is_an_error(tmp_path: Path) -> None:
+def test_damaged_resume_file_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "resume.ckpt").write_bytes(b"PK\x03\x04 half of it")
     with pytest.raises(UserError, match=r"resume\.ckpt"):
         fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
 
 
 @pytest.mark.parametrize("sizes", [(0, 8), (32, 0)])
-def test_nothing_to_train_or_validate_on_is_an_error(tmp_path: Path, sizes: tuple[int, int]) -> None:
+def test_too_few_crops_raise_an_error(tmp_path: Path, sizes: tuple[int, int]) -> None:
     with pytest.raises(UserError, match="expected at least 2 crops to train fold 0"):
         fit(bright_fold(*sizes), SECTION, 0, 0, tmp_path, CPU)
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_bf16_trains(tmp_path: Path) -> None:
+def test_training_in_bf16(tmp_path: Path) -> None:
     section = SECTION.model_copy(update={"precision": "bf16", "epochs": 1})
     fitted = fit(bright_fold(), section, 0, 0, tmp_path, CPU)
     assert all(tensor.dtype != torch.bfloat16 for tensor in fitted.state_dict.values())
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_a_small_network_learns_a_separable_world(tmp_path: Path) -> None:
+def test_small_network_learns_separable_classes(tmp_path: Path) -> None:
     section = ClassifySection(epochs=8, batch_size=8, learning_rate=5e-2, augment="light")
     _learns(section, bright_fold(64, 16), tmp_path)
 
 
 @pytest.mark.slow
-def test_resnet18_learns_a_separable_world(tmp_path: Path) -> None:
+def test_resnet18_learns_separable_classes(tmp_path: Path) -> None:
     _learns(ClassifySection(epochs=12, batch_size=16), bright_fold(192, 16), tmp_path)
 
 

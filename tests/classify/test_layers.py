@@ -25,7 +25,7 @@ def _pixels(channels: int, side: int = 64, n: int = 2) -> torch.Tensor:
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("stem", ["average", "adapter"])
-def test_one_to_five_channels_of_any_size(channels: int, stem: Stem) -> None:
+def test_one_to_five_channels_of_any_crop_size(channels: int, stem: Stem) -> None:
     section = ClassifySection(backbone="cnn3", stem=stem)
     network = Network(section, channels, 6, np.zeros(channels), np.ones(channels)).eval()
     for side in (16, 40):
@@ -33,14 +33,14 @@ def test_one_to_five_channels_of_any_size(channels: int, stem: Stem) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
-def test_copied_filters_come_in_turn(channels: int) -> None:
+def test_copied_filters_repeat_in_turn(channels: int) -> None:
     filters = torch.randn(2, 3, 7, 7)
     wide = widen_stem(filters, channels, "copy")
     for c in range(channels):
         assert torch.equal(wide[:, c], filters[:, c % 3])
 
 
-def test_an_adapter_starts_by_handing_through() -> None:
+def test_adapter_starts_as_identity_on_the_first_three_channels() -> None:
     x = torch.rand(1, 4, 2, 2)
     with torch.no_grad():
         out = new_adapter(4)(x)
@@ -49,7 +49,7 @@ def test_an_adapter_starts_by_handing_through() -> None:
 
 
 @pytest.mark.parametrize(("name", "stages"), [("resnet18", 4), ("densenet121", 4), ("cnn3", 2)])
-def test_attention_stands_after_every_stage(name: str, stages: int) -> None:
+def test_cbam_follows_every_stage(name: str, stages: int) -> None:
     backbone = new_backbone(name)
     attended = add_cbam(backbone)
     blocks = [layer for layer in attended.modules() if isinstance(layer, Cbam)]
@@ -57,19 +57,19 @@ def test_attention_stands_after_every_stage(name: str, stages: int) -> None:
     assert feature_map_shape(attended) == feature_map_shape(backbone)
 
 
-def test_attention_by_hand() -> None:
+def test_cbam_matches_its_formula() -> None:
     block = Cbam(3, reduction=1)
     for parameter in block.parameters():
         nn.init.zeros_(parameter)
     x = torch.randn(2, 3, 5, 5)
     torch.testing.assert_close(block(x), x / 4)  # a sigmoid of nothing is one half, twice
     nn.init.constant_(block.channel[2].bias, 20.0)  # type: ignore[arg-type]
-    block.spatial.weight.data[0, 0, 3, 3] = 20.0  # looks at the mean over channels, at the same place
+    block.spatial.weight.data[0, 0, 3, 3] = 20.0  # weighs the mean over channels at the same position
     expected = x * torch.sigmoid(20 * x.mean(1, keepdim=True))
     torch.testing.assert_close(block(x), expected)
 
 
-def test_gated_attention_is_its_formula() -> None:
+def test_gated_attention_matches_its_formula() -> None:
     layer = GatedAttention(3, hidden=2)
     features = torch.randn(4, 3)
     hidden = torch.tanh(features @ layer.value.weight.T + layer.value.bias)
@@ -78,7 +78,7 @@ def test_gated_attention_is_its_formula() -> None:
 
 
 @pytest.mark.parametrize(("kind", "width"), [("average", 3), ("maximum", 3), ("both", 6), ("gem", 3)])
-def test_feature_pooling_against_numpy(kind: Features, width: int) -> None:
+def test_feature_pooling_equals_numpy(kind: Features, width: int) -> None:
     x = torch.rand(2, 3, 4, 5) + 0.1
     layer = FeaturePooling(kind)
     assert layer.width(3) == width
@@ -93,7 +93,7 @@ def test_feature_pooling_against_numpy(kind: Features, width: int) -> None:
         np.testing.assert_allclose(layer(x).numpy(), expected, rtol=1e-5)
 
 
-def test_the_generalised_mean_goes_from_average_to_maximum() -> None:
+def test_generalised_mean_ranges_from_average_to_maximum() -> None:
     x = torch.rand(2, 3, 4, 4) + 0.1
     layer = FeaturePooling("gem")
     assert layer.p is not None
@@ -105,7 +105,7 @@ def test_the_generalised_mean_goes_from_average_to_maximum() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
-def test_a_widened_stem_keeps_rgb_and_gives_the_others_their_mean(channels: int) -> None:
+def test_widened_stem_keeps_rgb_and_gives_further_channels_the_mean(channels: int) -> None:
     filters = torch.randn(2, 3, 7, 7)
     wide = widen_stem(filters, channels)
     mean = (filters[:, 0] + filters[:, 1] + filters[:, 2]) / 3

@@ -1,4 +1,4 @@
-"""What goes wrong on the way: a loss that is no number, no room in memory or on disk, a signal; odd folds and bags."""
+"""Faults and extremes of training: non-finite losses, full memory and disk, signals, unusual folds and bags."""
 
 import os
 import resource
@@ -34,20 +34,20 @@ def _equal(one: TrainedModel, other: TrainedModel) -> bool:
     return all(torch.equal(tensor, other.state_dict[name]) for name, tensor in one.state_dict.items())
 
 
-def test_a_loss_that_is_no_number_stops_and_tells_whose_it_was(tmp_path: Path) -> None:
+def test_non_finite_loss_stops_and_lists_the_crops(tmp_path: Path) -> None:
     crops = bright_fold()
     section = SECTION.model_copy(update={"learning_rate": 1e30, "schedule": "constant"})
     with pytest.raises(UserError, match=rf"expected a finite loss in epoch 1, found .*{NOT_FINITE}"):
         fit(crops, section, 0, 0, tmp_path, CPU)
-    assert [path.name for path in tmp_path.iterdir()] == [NOT_FINITE], "nothing was kept of it"
-    told = pd.read_csv(tmp_path / NOT_FINITE)
-    assert len(told) == 8
+    assert [path.name for path in tmp_path.iterdir()] == [NOT_FINITE], "nothing else is written"
+    listed = pd.read_csv(tmp_path / NOT_FINITE)
+    assert len(listed) == 8
     keys = set(zip(crops.labels.image_ids[crops.training], crops.labels.cell_labels[crops.training], strict=True))
-    assert set(told.itertuples(index=False, name=None)) <= keys
+    assert set(listed.itertuples(index=False, name=None)) <= keys
 
 
 class _SmallDevice:
-    """A device with room for so many crops in training: a larger step runs out of memory, as torch tells it."""
+    """A device with memory for `room` crops: a larger batch raises torch's out-of-memory error."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
         self.sizes: list[int] = []
@@ -56,45 +56,45 @@ class _SmallDevice:
         device = self
 
         def forward(network: Network, pixels: Tensor, levels: Tensor | None = None) -> Outputs:
-            return device.predict_batches(network, pixels, levels)
+            return device.run(network, pixels, levels)
 
         monkeypatch.setattr(Network, "forward", forward)
 
-    def predict_batches(self, network: Network, pixels: Tensor, levels: Tensor | None) -> Outputs:
+    def run(self, network: Network, pixels: Tensor, levels: Tensor | None) -> Outputs:
         if len(pixels) > self._room:
             raise torch.OutOfMemoryError("no room")
         self.sizes.append(len(pixels))
         return self._forward(network, pixels, levels)
 
 
-def test_a_step_without_room_is_made_in_parts_with_the_same_gradient(
+def test_step_too_large_for_memory_is_split_with_the_same_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     section = SECTION.model_copy(update={"validate_every": 3})
-    whole = fit(bright_fold(32, 2), section, 0, 0, tmp_path / "whole", CPU)
+    uninterrupted = fit(bright_fold(32, 2), section, 0, 0, tmp_path / "uninterrupted", CPU)
     device = _SmallDevice(monkeypatch, room=3)
     parts = fit(bright_fold(32, 2), section, 0, 0, tmp_path / "parts", CPU)
     assert "splitting each step into 4 parts" in capsys.readouterr().out
     assert max(device.sizes) == 2
-    for name, tensor in whole.state_dict.items():  # cnn3 has no batch norm, so only the order of sums differs
+    for name, tensor in uninterrupted.state_dict.items():  # cnn3 has no batch norm, so only the order of sums differs
         torch.testing.assert_close(parts.state_dict[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_a_device_without_room_for_two_crops_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_too_small_for_two_crops_raises_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _SmallDevice(monkeypatch, room=1)
     with pytest.raises(UserError, match="expected room for a training step of 2 crops"):
         fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
 
 
-def test_scoring_without_room_is_done_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prediction_too_large_for_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     section = SECTION.model_copy(update={"normalise": "percentiles", "embedding_dim": 2})
     network = Network(section, 4, 3, [60.0] * 4, [50.0] * 4)
     source = bright_crops(np.random.default_rng(0).random((11, 3)) < 0.5)
     levels = np.random.default_rng(1).uniform(10, 20, (11, 2, 4)).astype(np.float32)
-    (whole,) = predict_batches(network, source, np.arange(11), section, CPU, levels)
+    (uninterrupted,) = predict_batches(network, source, np.arange(11), section, CPU, levels)
     _SmallDevice(monkeypatch, room=3)
     (parts,) = predict_batches(network, source, np.arange(11), section, CPU, levels)
-    for one, other in zip(whole, parts, strict=True):
+    for one, other in zip(uninterrupted, parts, strict=True):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
@@ -104,7 +104,7 @@ def test_scoring_without_room_is_done_in_halves(monkeypatch: pytest.MonkeyPatch)
 
 
 def _at_write(monkeypatch: pytest.MonkeyPatch, number: int, what: Any) -> None:
-    """Let something happen after the resume file was written so many times."""
+    """Call `what` after the resume file has been written `number` times."""
     written: list[Path] = []
 
     def writing(path: Path, content: bytes) -> None:
@@ -117,38 +117,38 @@ def _at_write(monkeypatch: pytest.MonkeyPatch, number: int, what: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [{}, {"objective": "dual", "pooling": "attention", "bag_size": 2}])
-def test_a_signal_saves_exits_and_goes_on_to_the_same_end(
+def test_sigterm_exits_and_training_resumes_to_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
 ) -> None:
     section = SECTION.model_copy(update=change)
-    whole = fit(bright_fold(), section, 0, 0, tmp_path / "whole", CPU)
+    uninterrupted = fit(bright_fold(), section, 0, 0, tmp_path / "uninterrupted", CPU)
     with monkeypatch.context() as patch:
         _at_write(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit) as ended:
-            fit(bright_fold(), section, 0, 0, tmp_path / "told", CPU)
+            fit(bright_fold(), section, 0, 0, tmp_path / "resumed", CPU)
     assert ended.value.code == 143
     assert "the last finished epoch is saved" in capsys.readouterr().err
-    assert len(pd.read_csv(tmp_path / "told" / "history.csv")) == 2
-    assert _equal(whole, fit(bright_fold(), section, 0, 0, tmp_path / "told", CPU))
+    assert len(pd.read_csv(tmp_path / "resumed" / "history.csv")) == 2
+    assert _equal(uninterrupted, fit(bright_fold(), section, 0, 0, tmp_path / "resumed", CPU))
 
 
 @pytest.fixture
 def no_limit() -> Iterator[None]:
-    """Give back the room that a test takes away."""
+    """Restore the limit on file sizes that a test lowers."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.usefixtures("no_limit")
-def test_a_full_disk_keeps_what_was_saved_and_is_one_sentence(
+def test_full_disk_raises_an_error_and_keeps_saved_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = {"classify": {"backbone": "cnn3", "epochs": 3, "batch_size": 4}}
     folds = [0, 1, 0, 1, 0, 1]
-    whole = make_work(tmp_path / "whole", folds, recipe=recipe)
+    uninterrupted = make_work(tmp_path / "uninterrupted", folds, recipe=recipe)
     work = make_work(tmp_path / "full", folds, recipe=recipe)
-    assert main(["train", str(whole.root), "--fold", "0"]) == 0
+    assert main(["train", str(uninterrupted.root), "--fold", "0"]) == 0
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with monkeypatch.context() as patch:
         _at_write(patch, 1, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard)))
@@ -159,12 +159,12 @@ def test_a_full_disk_keeps_what_was_saved_and_is_one_sentence(
     assert {path.name for path in fold.iterdir()} == {"run.json", "history.csv", "resume.ckpt"}, "no half file"
     assert main(["train", str(work.root), "--fold", "0"]) == 0
     for name in ("checkpoint.pt", "history.csv"):
-        assert (fold / name).read_bytes() == (whole.root / "classify/cells/fold-0" / name).read_bytes()
+        assert (fold / name).read_bytes() == (uninterrupted.root / "classify/cells/fold-0" / name).read_bytes()
 
 
 @pytest.mark.parametrize("pooling", ["max", "linear-softmax", "attention", "auto"])
 @pytest.mark.parametrize("objective", ["bag", "dual"])
-def test_a_bag_of_forty_and_a_bag_of_one_train_together(tmp_path: Path, objective: str, pooling: str) -> None:
+def test_bags_of_forty_and_of_one_train_together(tmp_path: Path, objective: str, pooling: str) -> None:
     images = np.repeat(np.arange(6), [40, 1, 40, 1, 40, 1])
     targets = np.eye(3, dtype=bool)[images % 3]
     crops = fold_of(bright_crops(targets), targets, images, 82)
@@ -178,7 +178,7 @@ def test_a_bag_of_forty_and_a_bag_of_one_train_together(tmp_path: Path, objectiv
 
 
 @pytest.mark.parametrize("change", [{}, {"sampling": "classes"}, {"objective": "bag"}])
-def test_a_class_without_a_positive_is_not_predicted(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_class_without_positives_is_not_predicted(tmp_path: Path, change: dict[str, Any]) -> None:
     crops = bright_fold(64, 16)
     targets = crops.labels.targets.copy()
     targets[crops.training, 1] = False
@@ -193,16 +193,14 @@ def test_a_class_without_a_positive_is_not_predicted(tmp_path: Path, change: dic
 
 
 @pytest.mark.parametrize("change", [{}, {"objective": "bag"}, {"embedding_dim": 3}, {"sampling": "classes"}])
-def test_one_image_is_enough(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_training_on_a_single_image(tmp_path: Path, change: dict[str, Any]) -> None:
     targets = np.ones((6, 2), dtype=bool)
     crops = fold_of(bright_crops(targets), targets, np.array([0, 0, 0, 0, 1, 1]), 4)
     fitted = fit(crops, SECTION.model_copy(update=change), 0, 0, tmp_path, CPU)
     assert all(torch.isfinite(tensor).all() for tensor in fitted.state_dict.values())
 
 
-def test_a_checkpoint_of_other_channels_than_the_store_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_checkpoint_of_other_channels_raises_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = {"classify": {"backbone": "cnn3", "epochs": 1, "batch_size": 4}}
     work = make_work(tmp_path / "work", [0, 1, 0, 1], recipe=recipe)
     assert main(["train", str(work.root)]) == 0
@@ -213,7 +211,7 @@ def test_a_checkpoint_of_other_channels_than_the_store_is_one_sentence(
     assert "expected the channels that" in capsys.readouterr().err
 
 
-def test_a_random_crop_larger_than_the_crops_is_one_sentence(tmp_path: Path) -> None:
+def test_random_crop_larger_than_the_crops_raises_an_error(tmp_path: Path) -> None:
     section = SECTION.model_copy(update={"random_crop": "crop", "random_crop_px": 32})
     with pytest.raises(UserError, match="random_crop_px of at most 16"):
         fit(bright_fold(), section, 0, 0, tmp_path, CPU)

@@ -18,7 +18,7 @@ MEAN, STD = [10.0, 20.0, 30.0, 40.0], [1.0, 2.0, 3.0, 4.0]
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where the pretrained weight file belongs; the network cannot be reached."""
+    """Return the path of the pretrained weight file; downloads fail."""
 
     def offline(*_: object, **__: object) -> None:
         raise URLError("no network")
@@ -31,7 +31,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / name
 
 
-def test_shapes_and_unit_length() -> None:
+def test_output_shapes_and_unit_length() -> None:
     section = ClassifySection(embedding_dim=5)
     network = new_network(section, 0, MEAN, STD, np.full(28, 0.1)).eval()
     outputs = network(torch.randint(0, 255, (3, 4, 32, 32), dtype=torch.uint8))
@@ -42,14 +42,14 @@ def test_shapes_and_unit_length() -> None:
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_without_an_embedding_there_is_none() -> None:
+def test_network_without_embedding_head() -> None:
     network = new_network(ClassifySection(), 0, MEAN, STD, np.full(28, 0.1)).eval()
     assert network(torch.zeros(1, 4, 8, 8, dtype=torch.uint8)).embeddings is None
 
 
 @pytest.mark.usefixtures("tiny_backbone")
 @pytest.mark.parametrize("normalise", ["crop", "folds"])
-def test_the_network_normalises_as_numpy_does(normalise: Literal["crop", "folds"]) -> None:
+def test_normalisation_equals_numpy(normalise: Literal["crop", "folds"]) -> None:
     network = new_network(ClassifySection(normalise=normalise), 0, MEAN, STD, [0.5]).eval()
     seen: list[torch.Tensor] = []
     network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -64,21 +64,21 @@ def test_the_network_normalises_as_numpy_does(normalise: Literal["crop", "folds"
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_a_crop_normalised_by_itself_is_seen_alike_however_bright() -> None:
+def test_crop_normalisation_is_invariant_to_brightness() -> None:
     network = new_network(ClassifySection(), 0, MEAN, [0.01] * 4, [0.5]).eval()
     pixels = torch.randint(0, 60, (2, 4, 16, 16), dtype=torch.uint8)
     torch.testing.assert_close(network(pixels).logits, network(pixels * 4 + 3).logits, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_the_head_starts_at_the_class_frequencies() -> None:
+def test_head_starts_at_the_class_frequencies() -> None:
     frequencies = np.array([0.5, 0.1, 0.0])
     network = new_network(ClassifySection(), 0, MEAN, STD, frequencies)
     np.testing.assert_allclose(torch.sigmoid(network.head.bias.detach()).numpy(), [0.5, 0.1, 1e-4], rtol=1e-3)
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_the_seed_decides_the_weights_and_leaves_the_process_alone() -> None:
+def test_seed_determines_weights_without_changing_the_global_state() -> None:
     before = torch.random.get_rng_state()
     one, same, other = (new_network(ClassifySection(), seed, MEAN, STD, [0.5]).head.weight for seed in (1, 1, 2))
     assert torch.equal(one, same)
@@ -86,7 +86,7 @@ def test_the_seed_decides_the_weights_and_leaves_the_process_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_pretrained_weights_are_those_of_the_file(hub: Path) -> None:
+def test_pretrained_weights_equal_the_file(hub: Path) -> None:
     donor = resnet18().state_dict()
     torch.save(donor, hub)
     network = new_network(ClassifySection(pretrained=True), 0, MEAN, STD, [0.5])
@@ -98,7 +98,7 @@ def test_pretrained_weights_are_those_of_the_file(hub: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_pretrained_weights_that_cannot_be_had_are_an_error(hub: Path) -> None:
+def test_unavailable_pretrained_weights_raise_an_error(hub: Path) -> None:
     with pytest.raises(UserError, match=r"expected the ImageNet weights .*found neither") as error:
         new_network(ClassifySection(pretrained=True), 0, MEAN, STD, [0.5])
     assert str(hub) in str(error.value)
@@ -106,13 +106,13 @@ def test_pretrained_weights_that_cannot_be_had_are_an_error(hub: Path) -> None:
 
 @pytest.mark.usefixtures("tiny_backbone")
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04cut"])
-def test_a_damaged_weight_file_is_an_error(hub: Path, content: bytes) -> None:
+def test_damaged_weight_file_raises_an_error(hub: Path, content: bytes) -> None:
     hub.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         new_network(ClassifySection(pretrained=True), 0, MEAN, STD, [0.5])
 
 
-def test_weights_of_another_network_are_an_error(hub: Path) -> None:
+def test_weights_of_another_network_raise_an_error(hub: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(3)}, hub)
     with pytest.raises(UserError, match=r"expected weights of resnet18, found .* missing and 1 of another shape"):
         Network(ClassifySection(pretrained=True), 4, 1, MEAN, STD, pretrained=True)

@@ -19,7 +19,7 @@ ALL_KNOWN = np.ones_like(TARGETS)
 VECTORS = normalise_rows(RNG.normal(size=(30, 4)).astype(np.float32))
 
 
-def test_neighbours_are_never_of_the_own_group_and_images_are_means() -> None:
+def test_neighbours_are_of_other_groups_and_images_are_means() -> None:
     ids = np.array([f"i{k // 3}" for k in range(30)], dtype=object)
     rows = np.arange(30)
     space = FeatureSpace(ids, rows % 3 + 1, VECTORS, TARGETS[rows // 3], ALL_KNOWN, rows // 6)
@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     return work
 
 
-def test_curves_are_drawn_and_told(trained: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_curves_are_drawn_and_summarised(trained: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["curves", str(trained.root)]) == 0
     assert "cells, fold 1: epoch 2, train loss" in capsys.readouterr().out
     picture = cv2.imread(str(trained.root / "classify/cells/figures/curves.png"))
@@ -47,7 +47,7 @@ def test_curves_are_drawn_and_told(trained: WorkFolder, capsys: pytest.CaptureFi
     assert (picture != 255).mean() > 0.005
 
 
-def test_neighbours_need_embeddings_and_then_are_told(trained: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_neighbours_need_embeddings_and_are_reported(trained: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
     root = trained.root
     assert main(["neighbours", str(root)]) == 2
     assert "--embeddings" in capsys.readouterr().err
@@ -62,9 +62,9 @@ def test_neighbours_need_embeddings_and_then_are_told(trained: WorkFolder, capsy
     assert features.dtype == embedding.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, rtol=1e-5)
     assert main(["neighbours", str(root), "--shown", "3"]) == 0
-    told = capsys.readouterr().out
-    assert "embedding of crops: precision@1" in told
-    assert "features of images: precision@1" in told
+    output = capsys.readouterr().out
+    assert "embedding of crops: precision@1" in output
+    assert "features of images: precision@1" in output
     table = pd.read_csv(root / "classify/cells/neighbours.csv")
     folds = pd.read_parquet(trained.folds).set_index("image_id")["fold"]
     for column in ("query_image_id", "image_id"):
@@ -72,7 +72,7 @@ def test_neighbours_need_embeddings_and_then_are_told(trained: WorkFolder, capsy
     assert cv2.imread(str(root / "classify/cells/figures/neighbours-fold-1-embedding.png")) is not None
 
 
-def test_nothing_trained_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_untrained_work_folder_raises_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = make_work(tmp_path / "work", [0, 1])
     for verb, sentence in (("curves", "expected a trained work folder"), ("neighbours", "expected features")):
         assert main([verb, str(work.root)]) == 2

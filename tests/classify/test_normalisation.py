@@ -17,7 +17,7 @@ SOURCE = bright_crops(np.random.default_rng(2).random((600, 3)) < 0.5)
 
 
 @pytest.mark.parametrize("outside_cell", ["keep", "zero"])
-def test_normalisation_is_numpys(outside_cell: Literal["keep", "zero"]) -> None:
+def test_mean_and_deviation_equal_numpy(outside_cell: Literal["keep", "zero"]) -> None:
     rows = np.arange(5, 590)  # more than one block
     mean, std = measure_mean_and_deviation(SOURCE, rows, outside_cell)
     pixels = read_crops(SOURCE, rows, outside_cell).astype(np.float64)
@@ -25,7 +25,7 @@ def test_normalisation_is_numpys(outside_cell: Literal["keep", "zero"]) -> None:
     np.testing.assert_allclose(std, pixels.std(axis=(0, 2, 3)))
 
 
-def test_a_constant_channel_is_not_blown_up() -> None:
+def test_deviation_of_a_constant_channel_is_one() -> None:
     source = bright_crops(np.zeros((4, 1), dtype=bool))
     source.crops[:, 2] = 7
     mean, std = measure_mean_and_deviation(source, np.arange(4), "keep")
@@ -43,7 +43,7 @@ def _levels(normalise: str, statistics: Statistics) -> np.ndarray:
     return levels
 
 
-def test_each_source_has_the_statistics_of_its_own_training_crops() -> None:
+def test_each_source_gets_the_statistics_of_its_training_crops() -> None:
     statistics = measure_statistics(FOLD, "keep", "sources")
     levels = _levels("sources", statistics)
     for origin in ("even", "odd"):
@@ -54,7 +54,7 @@ def test_each_source_has_the_statistics_of_its_own_training_crops() -> None:
             np.testing.assert_allclose(levels[row, 1], pixels.std((0, 2, 3)), rtol=1e-6)
 
 
-def test_a_source_never_trained_on_gets_the_statistics_of_all() -> None:
+def test_unknown_source_gets_the_overall_statistics() -> None:
     statistics = measure_statistics(FOLD, "keep", "sources")
     labels = replace(FOLD.labels, sources=np.full(40, "new", dtype=object))
     levels = crop_levels(FOLD.source, ALL, labels, statistics, "sources")
@@ -62,7 +62,7 @@ def test_a_source_never_trained_on_gets_the_statistics_of_all() -> None:
     np.testing.assert_allclose(levels[3], [statistics.mean, statistics.std], rtol=1e-6)
 
 
-def test_percentiles_are_of_all_crops_of_the_image() -> None:
+def test_percentiles_are_over_all_crops_of_the_image() -> None:
     levels = _levels("percentiles", measure_statistics(FOLD, "keep", "percentiles"))
     for image in np.unique(FOLD.labels.images):
         rows = np.flatnonzero(FOLD.labels.images == image)
@@ -73,7 +73,7 @@ def test_percentiles_are_of_all_crops_of_the_image() -> None:
             np.testing.assert_allclose(levels[rows, 1, c], max(high - low, 8))
 
 
-def test_percentiles_do_not_depend_on_which_rows_are_asked_for_together() -> None:
+def test_percentiles_do_not_depend_on_the_requested_rows() -> None:
     statistics = measure_statistics(FOLD, "keep", "percentiles")
     rows = np.flatnonzero(np.isin(FOLD.labels.images, [3, 7]))
     some = crop_levels(FOLD.source, rows[::-1].copy(), FOLD.labels, statistics, "percentiles")
@@ -81,19 +81,19 @@ def test_percentiles_do_not_depend_on_which_rows_are_asked_for_together() -> Non
     np.testing.assert_array_equal(some[rows], _levels("percentiles", statistics)[rows])
 
 
-def test_imagenet_s_numbers_go_to_the_first_three_channels() -> None:
+def test_imagenet_statistics_of_the_first_three_channels() -> None:
     statistics = measure_statistics(FOLD, "keep", "imagenet")
     np.testing.assert_allclose(np.array(statistics.mean) / 255, [0.485, 0.456, 0.406, 0.449], atol=1e-9)
     np.testing.assert_allclose(np.array(statistics.std[:3]) / 255, [0.229, 0.224, 0.225], atol=1e-9)
 
 
 @pytest.mark.parametrize("normalise", ["crop", "folds", "imagenet"])
-def test_the_network_needs_no_levels_of_its_own_kinds(normalise: str) -> None:
+def test_normalisation_within_the_network_needs_no_levels(normalise: str) -> None:
     statistics = measure_statistics(FOLD, "keep", normalise)  # type: ignore[arg-type]
     assert crop_levels(FOLD.source, ALL, FOLD.labels, statistics, normalise) is None  # type: ignore[arg-type]
 
 
-def test_the_network_takes_levels_off_and_divides() -> None:
+def test_network_subtracts_and_divides_by_levels() -> None:
     network = Network(ClassifySection(backbone="cnn3", normalise="percentiles"), 4, 2, [0.0] * 4, [1.0] * 4).eval()
     seen: list[torch.Tensor] = []
     network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -105,7 +105,7 @@ def test_the_network_takes_levels_off_and_divides() -> None:
         np.testing.assert_allclose(seen[0][n, c].numpy(), expected, rtol=1e-5)
 
 
-def test_statistics_are_of_what_the_network_sees() -> None:
+def test_statistics_are_of_the_selected_channels() -> None:
     two = replace(FOLD, source=select_channels(FOLD.source, ["blue", "green"], NAMES))
     every = measure_statistics(FOLD, "keep", "folds")
     assert measure_statistics(two, "keep", "folds").mean == [every.mean[2], every.mean[1]]

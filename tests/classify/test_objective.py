@@ -26,7 +26,7 @@ def _naive_focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float, alph
 
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, -1.0), (0.5, 0.25), (0.0, 0.9)])
-def test_focal_loss_is_its_formula(gamma: float, alpha: float) -> None:
+def test_focal_loss_matches_its_formula(gamma: float, alpha: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(5, 4, generator=generator) * 3
     targets = (torch.rand(5, 4, generator=generator) < 0.3).float()
@@ -34,20 +34,20 @@ def test_focal_loss_is_its_formula(gamma: float, alpha: float) -> None:
     assert focal_loss(logits, targets, gamma, alpha).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_focal_loss_without_focus_is_cross_entropy() -> None:
+def test_focal_loss_without_focus_equals_cross_entropy() -> None:
     logits = torch.tensor([[0.3, -2.0], [4.0, 0.0]])
     targets = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
     assert focal_loss(logits, targets, gamma=0.0).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_focal_loss_of_half_precision_is_computed_in_full() -> None:
+def test_focal_loss_of_bfloat16_is_computed_in_float32() -> None:
     loss = focal_loss(torch.tensor([[-20.0]], dtype=torch.bfloat16), torch.tensor([[1.0]]), gamma=0.0)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(20.0, rel=1e-5)
 
 
-def test_the_objective_adds_the_weighted_triplet_loss_to_the_focal_loss() -> None:
+def test_objective_adds_the_weighted_triplet_loss() -> None:
     section = ClassifySection(embedding_dim=3, triplet_weight=0.25, focal_gamma=1.0)
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(8, 3, generator=generator)
@@ -61,20 +61,20 @@ def test_the_objective_adds_the_weighted_triplet_loss_to_the_focal_loss() -> Non
     assert batch_loss(Outputs(logits, embeddings, logits, None), batch, section) == focal + 0.25 * triplets
 
 
-def test_what_is_unknown_does_not_count() -> None:
-    """The mean over the known entries, by an explicit loop; nothing known is a zero that can be differentiated."""
+def test_unknown_targets_do_not_count_in_the_focal_loss() -> None:
+    """The loss is the mean over known entries, by an explicit loop; without any it is a differentiable zero."""
     draw = torch.Generator().manual_seed(3)
     logits = torch.randn(6, 4, generator=draw, requires_grad=True)
     targets = (torch.rand(6, 4, generator=draw) < 0.4).float()
     unknown = torch.rand(6, 4, generator=draw) < 0.3
-    masked = targets.masked_fill(unknown, float("nan"))
+    with_unknown = targets.masked_fill(unknown, float("nan"))
     single = [
         focal_loss(logits[i : i + 1, c : c + 1], targets[i : i + 1, c : c + 1], 2.0)
         for i in range(6)
         for c in range(4)
         if not unknown[i, c]
     ]
-    loss = focal_loss(logits, masked, 2.0)
+    loss = focal_loss(logits, with_unknown, 2.0)
     assert loss.item() == pytest.approx(torch.stack(single).mean().item(), rel=1e-5)
     loss.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
@@ -86,20 +86,20 @@ def test_what_is_unknown_does_not_count() -> None:
 @pytest.mark.parametrize("loss", ["focal", "bce"])
 @pytest.mark.parametrize("objective", ["cell", "bag", "dual"])
 @pytest.mark.parametrize("power", [0.0, 1.0])
-def test_what_is_unknown_counts_in_no_objective(
+def test_unknown_targets_do_not_count_in_any_objective(
     loss: Literal["focal", "bce"], objective: Literal["cell", "bag", "dual"], power: float
 ) -> None:
-    """The objective over known classes only is the mean over them, and what is unknown has no gradient."""
+    """The objective is the mean over known classes, and unknown ones have no gradient."""
     section = ClassifySection(loss=loss, objective=objective, completeness_power=power, cell_weight=0.3)
     draw = torch.Generator().manual_seed(5)
     values = torch.randn(6, 4, generator=draw)
     bags = torch.tensor([0, 0, 0, 1, 1, 2])
     targets = (torch.rand(3, 4, generator=draw) < 0.5).float()[bags]
     weights = torch.rand(6, generator=draw) + 0.1
-    masked = targets.clone()
-    masked[:, 2] = float("nan")  # of all
+    with_unknown = targets.clone()
+    with_unknown[:, 2] = float("nan")  # of all
     logits = values.clone().requires_grad_()
-    found = batch_loss(Outputs(logits, None, logits, None), batch_of(masked, bags, weights), section)
+    found = batch_loss(Outputs(logits, None, logits, None), batch_of(with_unknown, bags, weights), section)
     known = [0, 1, 3]
     without = batch_of(targets[:, known], bags, weights)
     expected = batch_loss(Outputs(values[:, known], None, values, None), without, section)
@@ -112,10 +112,10 @@ def test_what_is_unknown_counts_in_no_objective(
 
 @pytest.mark.parametrize("pooling", get_args(Pooling))
 @pytest.mark.parametrize("objective", ["cell", "bag", "dual"])
-def test_every_objective_is_a_loop_over_what_is_known(
+def test_every_objective_equals_a_loop_over_known_classes(
     objective: Literal["cell", "bag", "dual"], pooling: Pooling
 ) -> None:
-    """Each image masks its own classes; a crop, or the pooled crops of an image, is one term for every known class."""
+    """Unknown classes differ between images; a crop, or a pooled image, gives one term per known class."""
     section = ClassifySection(objective=objective, pooling=pooling, cell_weight=0.3, top_k=2, focal_gamma=1.5)
     draw = torch.Generator().manual_seed(7)
     bags = torch.tensor([0, 0, 0, 1, 1, 2, 3, 3])
@@ -147,22 +147,22 @@ def test_every_objective_is_a_loop_over_what_is_known(
     assert found.item() == pytest.approx(float(expected[objective]), rel=1e-4)
 
 
-def test_the_triplet_loss_of_a_batch_takes_only_what_is_known() -> None:
-    """Two crops of one class, and a third that may well have it: no negative, so no triplet."""
+def test_unknown_targets_are_no_negatives_in_the_objective() -> None:
+    """Two crops of one class, and a third for which it is unknown: no negative, so no triplet."""
     section = ClassifySection(embedding_dim=3, triplet_weight=1.0)
     embeddings = torch.nn.functional.normalize(torch.ones(3, 3), dim=1)  # all in one place, within the margin
     logits, unknown = torch.zeros(3, 2), float("nan")
-    told, open_ = (
+    known_loss, unknown_loss = (
         batch_loss(Outputs(logits, embeddings, logits, None), batch_of(targets), section)
         - batch_loss(Outputs(logits, None, logits, None), batch_of(targets), section)
         for targets in (torch.tensor([[1.0, 0], [1, 0], [0, 1]]), torch.tensor([[1.0, 0], [1, 0], [unknown, 1]]))
     )
-    assert told > 0
-    assert open_ == 0
+    assert known_loss > 0
+    assert unknown_loss == 0
 
 
 @pytest.mark.parametrize("loss", ["focal", "bce"])
-def test_nothing_known_is_a_zero_that_can_be_differentiated(loss: Literal["focal", "bce"]) -> None:
+def test_loss_without_known_targets_is_a_differentiable_zero(loss: Literal["focal", "bce"]) -> None:
     logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(5), requires_grad=True)
     nothing = torch.full((3, 4), float("nan"))
     for weights in (None, torch.ones(3)):
@@ -172,8 +172,8 @@ def test_nothing_known_is_a_zero_that_can_be_differentiated(loss: Literal["focal
         assert (gradient == 0).all()
 
 
-def test_weights_are_repetitions() -> None:
-    """A row that weighs three times as much counts as three rows, whichever the loss."""
+def test_weights_equal_repetitions() -> None:
+    """A row of weight three counts as three rows, for every loss."""
     generator = torch.Generator().manual_seed(3)
     logits, targets = torch.randn(3, 4, generator=generator), torch.eye(4)[:3]
     rows = [0, 1, 1, 1, 2, 2]
@@ -182,7 +182,7 @@ def test_weights_are_repetitions() -> None:
         torch.testing.assert_close(weighted, class_loss(logits[rows], targets[rows], section))
 
 
-def test_bce_is_focal_loss_without_focus() -> None:
+def test_bce_equals_focal_loss_without_focus() -> None:
     logits, targets = torch.randn(3, 4, generator=torch.Generator().manual_seed(3)), torch.eye(4)[:3]
     bce = class_loss(logits, targets, ClassifySection(loss="bce"))
     torch.testing.assert_close(bce, class_loss(logits, targets, ClassifySection(focal_gamma=0.0)))

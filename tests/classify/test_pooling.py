@@ -1,4 +1,4 @@
-"""Pooling: each formula against a loop over single bags, torch against NumPy, padding without a trace."""
+"""Pooling: each formula against a loop over bags, torch against NumPy, and padding without effect."""
 
 import math
 from typing import get_args
@@ -68,7 +68,7 @@ def _torch(name: Pooling, weights: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("name", POOLINGS)
 @pytest.mark.parametrize("weights", [np.ones_like(WEIGHTS), WEIGHTS], ids=["alike", "weighed"])
-def test_torch_and_numpy_are_the_formula(name: Pooling, weights: NDArray[np.float32]) -> None:
+def test_torch_and_numpy_match_the_formula(name: Pooling, weights: NDArray[np.float32]) -> None:
     expected = _expected(name, weights)
     np.testing.assert_allclose(_torch(name, weights), expected, rtol=1e-4, atol=1e-6)
     how = TrainedPooling(name, top_k=2, sharpness=4.0, completeness_power=0, alpha={3: ALPHA.tolist()})
@@ -80,7 +80,7 @@ def test_torch_and_numpy_are_the_formula(name: Pooling, weights: NDArray[np.floa
 
 
 @pytest.mark.parametrize("name", POOLINGS)
-def test_what_stands_in_the_padding_has_no_say(name: Pooling) -> None:
+def test_padding_does_not_change_the_result(name: Pooling) -> None:
     p, present = pad_bags(torch.from_numpy(P.astype(np.float32)), torch.from_numpy(BAGS))
     weights, scores = (pad_bags(torch.from_numpy(v), torch.from_numpy(BAGS))[0] for v in (WEIGHTS, SCORES))
     alpha = torch.tensor(ALPHA, dtype=torch.float32) if name == "auto" else None
@@ -97,12 +97,12 @@ def test_what_stands_in_the_padding_has_no_say(name: Pooling) -> None:
 
 
 @pytest.mark.parametrize("name", POOLINGS)
-def test_a_bag_of_one_is_its_crop(name: Pooling) -> None:
+def test_bag_of_one_has_the_probability_of_its_crop(name: Pooling) -> None:
     np.testing.assert_allclose(_torch(name, np.ones_like(WEIGHTS))[0], P[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", POOLINGS)
-def test_no_pooling_is_below_all_crops_or_above_certainty(name: Pooling) -> None:
+def test_pooled_probability_lies_within_bounds(name: Pooling) -> None:
     pooled = _torch(name, np.ones_like(WEIGHTS))
     assert (pooled >= np.minimum.reduceat(P, FIRST) - 1e-6).all()
     highest = np.maximum.reduceat(P, FIRST) if name != "noisy-or" else 1.0
@@ -116,7 +116,7 @@ def test_log_sum_exp_lies_between_mean_and_maximum() -> None:
     torch.testing.assert_close(sharp, bags.probabilities.amax(1), atol=1e-2, rtol=0)
 
 
-def test_logits_of_pooled_probabilities_stay_finite() -> None:
+def test_logits_of_pooled_probabilities_are_finite() -> None:
     p = torch.tensor([0.0, 0.25, 1.0])
     logits = pooled_logits(p)
     assert logits[1].item() == pytest.approx(math.log(1 / 3))
@@ -124,8 +124,8 @@ def test_logits_of_pooled_probabilities_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("name", POOLINGS)
-def test_torch_and_numpy_agree_on_nothing_and_certainty(name: Pooling) -> None:
-    """Crops that are surely without a class make a bag without it, and the other way round."""
+def test_pooling_of_zeros_and_of_ones(name: Pooling) -> None:
+    """Crops of probability 0 give a bag of probability 0, crops of probability 1 one of 1."""
     for p in (0.0, 1.0):
         bags = Bags(torch.full((1, 4, 5), p), torch.ones(1, 4), torch.zeros(1, 4))
         if name == "auto":
@@ -137,7 +137,7 @@ def test_torch_and_numpy_agree_on_nothing_and_certainty(name: Pooling) -> None:
         np.testing.assert_allclose(pool(bags, SECTIONS[name]).numpy(), p, atol=1e-6)
 
 
-def test_each_bag_is_pooled_with_what_its_own_model_learned() -> None:
+def test_each_bag_is_pooled_with_parameters_of_its_own_fold() -> None:
     alpha = {1: ALPHA.tolist(), 4: (-ALPHA).tolist()}
     how = TrainedPooling("auto", 2, 4.0, 0, alpha)
     p = P.astype(np.float32)
@@ -147,7 +147,7 @@ def test_each_bag_is_pooled_with_what_its_own_model_learned() -> None:
         np.testing.assert_array_equal(found[bag], alone[bag])
 
 
-def test_what_a_learned_pooling_misses_is_told() -> None:
+def test_missing_learned_parameters_raise_an_error() -> None:
     for name in ("auto", "attention"):
         with pytest.raises(UserError, match=r"expected .* found none"):
             pool_as_trained(P.astype(np.float32), FIRST, TrainedPooling(name, 2, 4.0, 0, {}), [0] * 4)

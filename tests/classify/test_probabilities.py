@@ -1,4 +1,4 @@
-"""The contract of probabilities: one test a rule."""
+"""The contract of the table of probabilities: one test per rule."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,14 +29,14 @@ def _table() -> pd.DataFrame:
     )
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_table_is_read_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "probabilities.parquet"
     write_probabilities(path, _table(), TWO)
     pd.testing.assert_frame_equal(read_probabilities(path, TWO), _table())
     assert parquet.read_metadata(path).metadata[b"cellwise_vocabulary"] == b"two"
 
 
-def test_the_columns_are_the_classes_by_name() -> None:
+def test_columns_are_named_by_class() -> None:
     assert class_columns(TWO) == ["p_Nucleoli", "p_Rods & rings"]
     assert len(class_columns(HPA28)) == 28
 
@@ -63,7 +63,7 @@ BREACHES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 
 
 @pytest.mark.parametrize("breach", BREACHES)
-def test_a_breach_is_neither_written_nor_read(tmp_path: Path, breach: str) -> None:
+def test_table_that_breaks_the_contract_is_neither_written_nor_read(tmp_path: Path, breach: str) -> None:
     broken = BREACHES[breach](_table())
     path = tmp_path / "probabilities.parquet"
     with pytest.raises((pandera.errors.SchemaError, pandera.errors.SchemaErrors)):
@@ -78,7 +78,7 @@ def test_a_breach_is_neither_written_nor_read(tmp_path: Path, breach: str) -> No
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
 @pytest.mark.parametrize("attention", [False, True])
-def test_streamed_parts_are_the_table(tmp_path: Path, rows: int, *, attention: bool) -> None:
+def test_streamed_parts_form_the_table(tmp_path: Path, rows: int, *, attention: bool) -> None:
     scores = np.array([0.5, -3, 20, 0], dtype=np.float32)
     table = _table().assign(attention=scores) if attention else _table()
     path = tmp_path / "probabilities.parquet"
@@ -92,7 +92,7 @@ def test_streamed_parts_are_the_table(tmp_path: Path, rows: int, *, attention: b
     np.testing.assert_array_equal(np.concatenate([[], *found]), scores if attention else [])
 
 
-def test_streaming_tells_of_attention_that_is_no_number(tmp_path: Path) -> None:
+def test_streaming_rejects_attention_that_is_not_finite(tmp_path: Path) -> None:
     path = tmp_path / "probabilities.parquet"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pandera.pandas.DataFrameSchema.validate", lambda self, table: table)
@@ -101,7 +101,7 @@ def test_streaming_tells_of_attention_that_is_no_number(tmp_path: Path) -> None:
         list(stream_probabilities(path, TWO))
 
 
-def test_another_vocabulary_a_missing_and_a_damaged_file_are_errors(tmp_path: Path) -> None:
+def test_other_vocabulary_missing_and_damaged_files_raise_errors(tmp_path: Path) -> None:
     path = tmp_path / "probabilities.parquet"
     with pytest.raises(UserError, match="no such file"):
         read_probabilities(path, TWO)

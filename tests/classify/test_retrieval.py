@@ -34,13 +34,13 @@ def _naive(groups: NDArray[np.int64], jaccard: float) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("jaccard", [0.2, 0.5])
-def test_retrieval_is_that_of_a_loop(jaccard: float) -> None:
+def test_scores_equal_a_naive_loop(jaccard: float) -> None:
     groups = np.arange(30) // 3
     found = score_retrieval(VECTORS, TARGETS, ALL_KNOWN, groups, np.arange(30), jaccard)
     assert (found.precision_at_1, found.map_at_r) == pytest.approx(_naive(groups, jaccard))
 
 
-def test_with_one_label_each_it_is_the_library_s() -> None:
+def test_scores_for_single_labels_equal_the_library() -> None:
     labels = np.sort(RNG.integers(0, 4, 30))
     hot = np.eye(4, dtype=bool)[labels]
     found = score_retrieval(VECTORS, hot, np.ones_like(hot), np.arange(30), np.arange(30), 0.5)
@@ -60,14 +60,14 @@ def _knn(query: torch.Tensor, k: int, reference: torch.Tensor, same_source: bool
     return near.values, near.indices
 
 
-def test_relevance_wants_a_common_label() -> None:
+def test_relevance_requires_a_common_label() -> None:
     targets = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]], dtype=bool)
     assert relevance(targets, np.ones_like(targets), 0, 0.5)[0].tolist() == [True, True, False, False]
     assert relevance(targets, np.ones_like(targets), 3, 0.5)[0].tolist() == [False] * 4
 
 
-def test_pairs_that_unknown_classes_leave_open_are_left_out() -> None:
-    """By a loop over classes; a query's others are those of which it is decided whether they are relevant."""
+def test_undecided_pairs_are_skipped() -> None:
+    """By a loop over classes; the candidates of a query are the rows whose relevance is decided."""
     known = RNG.random(TARGETS.shape) < 0.8
     targets = TARGETS & known
     for query in range(30):
@@ -93,7 +93,7 @@ def test_pairs_that_unknown_classes_leave_open_are_left_out() -> None:
     assert found.precision_at_1 == pytest.approx(np.mean(first))
 
 
-def test_nothing_to_find_is_zero() -> None:
+def test_scores_without_relevant_rows_are_zero() -> None:
     alone = np.eye(30, dtype=bool)
     found = score_retrieval(VECTORS, alone, np.ones_like(alone), np.arange(30), np.arange(30), 0.5)
     assert (found.queries, found.map_at_r) == (0, 0.0)

@@ -1,4 +1,4 @@
-"""The stage at its edge: files in, files out, what is told when they do not fit."""
+"""Runs of the stage: files in, files out, and errors if they do not fit."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def _files(root: Path) -> dict[str, bytes]:
     }
 
 
-def test_every_crop_is_scored_by_the_models_that_may(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_crops_are_scored_by_models_that_never_saw_them(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(work) == 0
     assert predict(work) == 0
     assert capsys.readouterr().err == "", "no terminal, no chatter"
@@ -74,33 +74,33 @@ def test_every_crop_is_scored_by_the_models_that_may(work: WorkFolder, capsys: p
     np.testing.assert_allclose(found, sigmoid(logits), rtol=1e-5)
 
 
-def test_a_stage_that_was_killed_between_files_ends_the_same(work: WorkFolder, tmp_path: Path) -> None:
+def test_interrupted_stage_gives_the_same_files(work: WorkFolder, tmp_path: Path) -> None:
     train(work)
     predict(work)
-    whole = _files(work.root)
+    expected = _files(work.root)
     other = make_work(tmp_path / "other", FOLDS, recipe=RECIPE)
     train(other, folds=[1])
     with pytest.raises(UserError, match=r"expected a checkpoint .*fold-0"):
         predict(other)
     train(other)
     predict(other)
-    assert _files(other.root) == whole
+    assert _files(other.root) == expected
     for name in ("probabilities.parquet", "predict/fold-1/part-00000.parquet", "fold-0/checkpoint.pt"):
         (other.root / "classify" / "cells" / name).unlink()
         train(other)
         predict(other)
-        assert _files(other.root) == whole, name
+        assert _files(other.root) == expected, name
 
 
 @pytest.mark.parametrize("change", [{}, {"normalise": "percentiles", "test_views": "mean"}])
-def test_a_killed_prediction_goes_on_at_its_last_part(
+def test_interrupted_prediction_resumes_after_its_last_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
 ) -> None:
     monkeypatch.setattr(predicting_module, "CHUNK", 5)
     work = make_work(tmp_path / "work", FOLDS, recipe={"classify": RECIPE["classify"] | change})
     train(work)
     predict(work, embeddings=True)
-    whole = _files(work.root)
+    expected = _files(work.root)
     folder = work.root / "classify" / "cells" / "predict"
     parts = sorted(folder.glob("fold-0/part-*.parquet"))
     assert len(parts) > 2
@@ -111,7 +111,7 @@ def test_a_killed_prediction_goes_on_at_its_last_part(
     predict(work)
     assert parts[0].stat().st_mtime_ns == old, "a finished part is not made again"
     predict(work, embeddings=True)
-    assert _files(work.root) == whole
+    assert _files(work.root) == expected
 
 
 def test_every_window_has_its_own_models_and_probabilities(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_every_window_has_its_own_models_and_probabilities(tmp_path: Path) -> No
         assert one == other
 
 
-def test_one_kind_of_window_is_trained_on_and_another_is_scored(tmp_path: Path) -> None:
+def test_training_and_prediction_on_different_windows(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work", FOLDS, recipe=RECIPE | {"crops": {"train_window": "random"}})
     shutil.copytree(work.root / "crops" / "cells", work.root / "crops" / "random")
     plain = make_work(tmp_path / "plain", FOLDS, recipe=RECIPE)
@@ -137,15 +137,17 @@ def test_one_kind_of_window_is_trained_on_and_another_is_scored(tmp_path: Path) 
     assert "crops/random/crops.parquet" in made_from["inputs"]
 
 
-def test_what_a_pooling_learned_is_handed_on(tmp_path: Path) -> None:
+def test_learned_pooling_parameters_are_written(tmp_path: Path) -> None:
     for pooling in ("auto", "attention"):
         change = {"objective": "bag", "pooling": pooling, "bag_size": 2}
         work = make_work(tmp_path / pooling, FOLDS, recipe={"classify": RECIPE["classify"] | change})
         train(work)
         predict(work)
-        told = read_pooling(work.root / "classify" / "cells" / "pooling.json")
-        assert told.pooling == pooling
-        assert {fold: len(alpha) for fold, alpha in told.alpha.items()} == ({0: 28, 1: 28} if pooling == "auto" else {})
+        pooling_file = read_pooling(work.root / "classify" / "cells" / "pooling.json")
+        assert pooling_file.pooling == pooling
+        assert {fold: len(alpha) for fold, alpha in pooling_file.alpha.items()} == (
+            {0: 28, 1: 28} if pooling == "auto" else {}
+        )
         assert ("attention" in _probabilities(work).columns) == (pooling == "attention")
     with pytest.raises(UserError, match="expected models trained to be pooled"):
         read_pooling(tmp_path / "none.json")
@@ -160,7 +162,7 @@ def test_what_a_pooling_learned_is_handed_on(tmp_path: Path) -> None:
     assert not path.exists(), "it was of models that are gone"
 
 
-def test_changes_say_what_must_rerun(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_inputs_report_what_must_be_rerun(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
     command = [str(work.root), "--device", "cpu"]
     assert main(["train", *command]) == 0
     assert main(["predict", *command]) == 0
@@ -175,7 +177,7 @@ def test_changes_say_what_must_rerun(work: WorkFolder, capsys: pytest.CaptureFix
     assert main(["predict", *command]) == 0
 
 
-def test_models_of_another_folder_see_every_image_as_new(work: WorkFolder, tmp_path: Path) -> None:
+def test_models_of_another_folder_score_all_images_as_test(work: WorkFolder, tmp_path: Path) -> None:
     train(work)
     new = make_work(tmp_path / "new", [0, 1, 0], n_test=1, recipe=RECIPE)
     assert predict(new, model=work) == 0
@@ -193,7 +195,9 @@ def test_models_of_another_folder_see_every_image_as_new(work: WorkFolder, tmp_p
         ({"vocabulary": "hpa19"}, "expected the vocabulary"),
     ],
 )
-def test_a_model_of_something_else_is_an_error(work: WorkFolder, change: dict[str, object], message: str) -> None:
+def test_model_that_does_not_fit_the_crops_raises_an_error(
+    work: WorkFolder, change: dict[str, object], message: str
+) -> None:
     train(work)
     path = work.root / "classify" / "cells" / "fold-1" / "checkpoint.pt"
     Checkpoint(**{**vars(Checkpoint.load(path)), **change}).save(path)
@@ -201,14 +205,14 @@ def test_a_model_of_something_else_is_an_error(work: WorkFolder, change: dict[st
         predict(work)
 
 
-def test_hold_out_trains_on_what_is_never_scored(tmp_path: Path) -> None:
+def test_images_without_a_scored_fold_are_only_trained_on(tmp_path: Path) -> None:
     work = make_work(tmp_path, [-1, -1, -1, 0, 0], n_test=1, recipe=RECIPE)
     train(work)
     predict(work)
     assert set(_probabilities(work)["image_id"]) == {"train3", "train4", "test0"}
 
 
-def test_wrong_usage_is_one_sentence(work: WorkFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_prints_one_sentence(work: WorkFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, sentence in [
         (["train", str(tmp_path / "nowhere")], "expected a work folder"),
         (["train", str(work.root), "--fold", "7"], "expected folds among 0, 1, found 7"),
@@ -222,7 +226,7 @@ def test_wrong_usage_is_one_sentence(work: WorkFolder, tmp_path: Path, capsys: p
     assert "expected crops (made by `python -m crops run" in capsys.readouterr().err
 
 
-def test_an_unknown_key_is_an_error(tmp_path: Path) -> None:
+def test_unknown_recipe_key_raises_an_error(tmp_path: Path) -> None:
     work = make_work(tmp_path, FOLDS, recipe={"classify": {"epoch": 2}})
     with pytest.raises(UserError, match=r"expected only known keys in \[classify\]"):
         train(work)

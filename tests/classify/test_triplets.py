@@ -22,7 +22,7 @@ def _naive_triplets(targets: np.ndarray, jaccard: float) -> list[tuple[int, int,
 
 
 @pytest.mark.parametrize("jaccard", [0.01, 0.5, 1.0])
-def test_triplets_are_those_of_a_loop(jaccard: float) -> None:
+def test_triplets_equal_a_naive_loop(jaccard: float) -> None:
     targets = np.random.default_rng(3).random((14, 5)) < 0.3
     assert not targets.any(axis=1).all(), "the world should hold an empty target"
     a, p, n = multi_label_triplets(torch.from_numpy(targets), jaccard)
@@ -31,13 +31,13 @@ def test_triplets_are_those_of_a_loop(jaccard: float) -> None:
     assert found
 
 
-def test_an_overlap_of_exactly_the_threshold_is_enough() -> None:
+def test_overlap_equal_to_the_threshold_is_positive() -> None:
     targets = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
     a, _, _ = multi_label_triplets(targets, 1 / 3)
     assert a.tolist() == [0, 1]
 
 
-def test_triplet_loss_is_its_formula() -> None:
+def test_triplet_loss_matches_its_formula() -> None:
     embeddings = torch.nn.functional.normalize(torch.randn(10, 3, generator=torch.Generator().manual_seed(1)), dim=1)
     targets = np.random.default_rng(1).random((10, 4)) < 0.4
     points = embeddings.double().numpy()
@@ -53,7 +53,7 @@ def test_triplet_loss_is_its_formula() -> None:
 
 
 @pytest.mark.parametrize("mining", ["all", "semi-hard", "batch-hard"])
-def test_no_triplet_gives_a_zero_that_can_be_differentiated(mining: Mining) -> None:
+def test_loss_without_triplets_is_a_differentiable_zero(mining: Mining) -> None:
     section = ClassifySection(triplet_mining=mining)
     embeddings = torch.nn.functional.normalize(torch.randn(4, 3), dim=1).requires_grad_()
     loss = triplet_loss(embeddings, torch.ones(4, 2), torch.full((4,), -1), section)
@@ -85,7 +85,7 @@ def _triplets_of_known(targets: np.ndarray, jaccard: float) -> list[tuple[int, i
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_triplets_take_only_what_is_known_of_both(seed: int) -> None:
+def test_triplets_use_classes_known_for_both_crops(seed: int) -> None:
     draw = np.random.default_rng(seed)
     targets = (draw.random((10, 5)) < 0.35).astype(np.float32)
     targets[draw.random((10, 5)) < 0.2] = np.nan
@@ -101,7 +101,7 @@ def _world(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_semi_hard_triplets_are_those_of_a_loop(seed: int) -> None:
+def test_semi_hard_triplets_equal_a_naive_loop(seed: int) -> None:
     embeddings, positive, negative = _world(seed)
     points, margin = embeddings.numpy(), 0.4
     expected = []
@@ -115,7 +115,7 @@ def test_semi_hard_triplets_are_those_of_a_loop(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_batch_hard_takes_the_farthest_positive_and_the_nearest_negative(seed: int) -> None:
+def test_batch_hard_uses_farthest_positive_and_nearest_negative(seed: int) -> None:
     embeddings, positive, negative = _world(seed)
     points = embeddings.numpy()
     expected = []
@@ -131,12 +131,12 @@ def test_batch_hard_takes_the_farthest_positive_and_the_nearest_negative(seed: i
     assert expected
 
 
-def test_crops_of_one_known_antibody_are_positives() -> None:
+def test_crops_of_the_same_known_antibody_are_positives() -> None:
     pairs = antibody_pairs(torch.tensor([4, -1, 4, -1, 7]))
     assert torch.nonzero(pairs).tolist() == [[0, 2], [2, 0]]
 
 
-def test_by_antibody_other_crops_with_the_same_labels_are_neither() -> None:
+def test_with_antibody_positives_other_crops_with_the_same_labels_are_ignored() -> None:
     section = ClassifySection(triplet_positives="antibody", triplet_margin=0.5)
     embeddings = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1.0], [1.0, 0.1]]), dim=1)
     targets = torch.tensor([[1.0, 0], [1, 0], [0, 1], [1, 0]])
