@@ -2,5 +2,5 @@
 
 import os
 
-# Set before torch is imported: OpenMP threads that share a processor wait ten times as long as they work.
+# Set before torch is imported. OpenMP threads that share a processor spend ten times as long waiting as working.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
