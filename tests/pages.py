@@ -7,19 +7,17 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
+_OURS = r"(?:hpa|segment|crops|classify|aggregate|pipeline|cellwise) .+|bench\.\w+.*"
+
+
 def commands(page: Path) -> list[list[str]]:
     """Return each command in the code blocks of a page, in order, as a package and its arguments.
 
     The package of ``python -m segment run work/my`` is ``segment``, that of ``cellwise run work/my`` is ``cellwise``.
     """
     lines = [line.split("#")[0].strip() for block in _blocks(page, "", "sh") for line in block.splitlines()]
-    matches = [re.match(r"(?:[A-Z_]+=\S+ )*(?:uv run )?(?:python -m )?(\S.*)", line) for line in lines]
-    return [words for match in matches if match and _is_ours(words := shlex.split(match[1]))]
-
-
-def _is_ours(words: list[str]) -> bool:
-    packages = ("hpa", "segment", "crops", "classify", "aggregate", "pipeline", "cellwise", "bench")
-    return (len(words) > 1 and words[0] in packages) or words[0].startswith("bench.")
+    matches = [re.fullmatch(rf"(?:[A-Z_]+=\S+ )*(?:uv run )?(?:python -m )?({_OURS})", line) for line in lines]
+    return [shlex.split(match[1]) for match in matches if match]
 
 
 def python_blocks(page: Path) -> list[str]:
