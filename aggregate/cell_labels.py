@@ -17,9 +17,8 @@ from pyarrow import parquet
 
 from classify.probabilities import class_columns, stream_probabilities
 from hpa.vocabulary import Vocabulary
-from hpa.work.files import atomic_write
+from hpa.work.files import atomic_write, read_parquet
 from hpa.work.folder import WorkFolder
-from hpa.work.tables import read_parquet
 
 
 @dataclass(frozen=True)

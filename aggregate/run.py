@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from aggregate.cell_labels import write_cells
 from aggregate.config import AggregateSection
 from aggregate.labels import Labels
-from aggregate.pooling.sources import ImageScores, PooledRuns, Source, find_sources, rank_images, read_pooled
+from aggregate.pooling.sources import ImageScores, PooledRuns, ScoredRun, find_sources, rank_images, read_pooled
 from aggregate.scoring.metrics import by_source, class_table, overall, shares_differ, summary
 from aggregate.submission.write import write_submission
 from aggregate.thresholds.decision import CrossFitted, Decision, cross_fit, decide, fit_decision
@@ -172,7 +172,7 @@ def write_metrics(
     oof: OutOfFoldImages,
     test: UnlabelledImages,
     thresholds: Thresholds,
-    sources: Sequence[Source],
+    sources: Sequence[ScoredRun],
     images: pd.DataFrame,
     *,
     figures: bool,

@@ -17,7 +17,7 @@ from classify.inspect.retrieval import normalise_rows, score_retrieval
 from classify.probabilities import class_columns
 from hpa.images import read_images
 from hpa.metrics import macro_f1
-from hpa.pixels import read_labels
+from hpa.pixels import read_label_image
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
@@ -86,7 +86,7 @@ def _score_cells(world: World, work: WorkFolder, table: pd.DataFrame, of_images:
     )
     rows = []
     for image_id in table.loc[table["cell_label"] > 0, "image_id"].unique():
-        reference = read_labels(world.atlas / "truth" / "cells" / f"{image_id}.png")
+        reference = read_label_image(world.atlas / "truth" / "cells" / f"{image_id}.png")
         for found, true in match_cells(read_mask(work, image_id), reference):
             rows.append((image_id, int(found), int(true)))
     pairs = pd.DataFrame(rows, columns=["image_id", "cell_label", "true_label"])

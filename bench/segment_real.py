@@ -11,7 +11,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu, threshold_triangle
 from skimage.segmentation import watershed
 
-from hpa.pixels import read_labels, read_plane
+from hpa.pixels import read_label_image, read_plane
 from segment.config import SegmentSection
 from segment.inference.predict import segment_images
 from segment.inference.preprocess import prepare_input
@@ -49,7 +49,9 @@ def plain_watershed(planes: NDArray[np.uint8]) -> NDArray[np.int32]:
 def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
     """Print mean AP and pooled F1 at IoU 0.5 of each method on real images with masks, if there are any."""
     root = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[2] / "shared" / "real"))
-    references = {path.stem.removesuffix("_mask"): read_labels(path) for path in (root / "masks512").glob("*_mask.png")}
+    references = {
+        path.stem.removesuffix("_mask"): read_label_image(path) for path in (root / "masks512").glob("*_mask.png")
+    }
     if not references:
         print(f"\nreal: skipped, expected masks in {root / 'masks512'}, found none")
         return

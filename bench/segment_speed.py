@@ -12,7 +12,7 @@ from cellpose.vit import CPSAM, BaseModel
 
 from bench.measure import peak_mib, spread, timed
 from bench.segment_images import SIDE_PX, as_documented, make_work, planes_of, scenes, write_folder
-from hpa.pixels import read_plane, write_labels
+from hpa.pixels import read_plane, write_label_image
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
 from segment.inference.predict import run_network, segment_images
@@ -74,8 +74,8 @@ def complete_path(net: CompactNetwork, paths: list[list[Path]], folder: Path) ->
             with _clock(spent, "masks"):
                 masks = decode(answer, image.planes[NUCLEUS_PLANE], section, image.shape)
             with _clock(spent, "writing"):
-                write_labels(folder / "cells.png", masks.cells)
-                write_labels(folder / "nuclei.png", masks.nuclei)
+                write_label_image(folder / "cells.png", masks.cells)
+                write_label_image(folder / "nuclei.png", masks.nuclei)
     return spent
 
 

@@ -7,39 +7,9 @@ pools in the same way if the recipe says ``aggregate.pooling = "trained"``.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from hpa.errors import UserError
 from hpa.work.files import write_json
-
-_MIN_COMPLETENESS: Final = 0.01  # so that an image of slivers only still gets a prediction
-
-
-def crop_weights(completeness: NDArray[np.float32], power: float) -> NDArray[np.float32]:
-    """Return the weights of crops: their completeness, at least 0.01, to a power.
-
-    Parameters
-    ----------
-    completeness
-        Visible area of each crop's cell over its expected area, 0..1, shape (N,).
-    power
-        The recipe's ``classify.completeness_power``.
-
-    Returns
-    -------
-    ndarray
-        Shape (N,), float32.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> crop_weights(np.array([1.0, 0.5, 0.0], dtype=np.float32), 1.0)
-    array([1.  , 0.5 , 0.01], dtype=float32)
-    """
-    return np.maximum(completeness, np.float32(_MIN_COMPLETENESS)) ** np.float32(power)
 
 
 @dataclass(frozen=True)

@@ -102,12 +102,12 @@ def export(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing export.")] = False,
 ) -> None:
     """Write a store in a format that other programs read."""
-    from crops.export import export as export_store
+    from crops.export import export_crops
     from hpa.work.folder import open_work
 
     folder = open_work(work)
     window_name = _chosen_window(folder, window)
-    print(export_store(folder, window_name, to.value, out, outside_cell.value, overwrite=overwrite))
+    print(export_crops(folder, window_name, to.value, out, outside_cell.value, overwrite=overwrite))
 
 
 def _chosen_window(work: "WorkFolder", name: str) -> "Window":

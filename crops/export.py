@@ -30,7 +30,7 @@ _BLOCK: Final = 256
 _PER_TAR: Final = 4096
 
 
-def export(
+def export_crops(
     work: WorkFolder,
     window: Window,
     export_format: ExportFormat,

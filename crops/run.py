@@ -1,4 +1,4 @@
-"""The run of the crops stage: images and masks in, a crop store for every kind of window out."""
+"""Run the crops stage: images and masks in, a crop store for every kind of window out."""
 
 import os
 import shutil
@@ -29,22 +29,22 @@ def run(
     overwrite: bool = False,
     compress: bool = False,
 ) -> int:
-    """Cut the windows of every image of a work folder, one store for every kind.
+    """Cut the windows of every image of a work folder into stores, one for every kind of window.
 
     Parameters
     ----------
     work
-        The work folder; for windows around cells the segment stage must be done.
+        The work folder; windows around cells need the masks of the segment stage.
     windows
-        Which kinds; none named are all that the recipe trains on or predicts.
+        Kinds of windows to cut; none means all that the recipe trains on or predicts.
     workers
-        Processes; 0 takes one a processor.
+        Number of processes; 0 uses one per processor.
     dask
-        Address of a Dask scheduler whose workers do the work instead.
+        Address of a Dask scheduler whose workers cut the images instead.
     overwrite
-        Begin anew.
+        Discard existing results and start over.
     compress
-        Write compressed shards: half the room, slower to read.
+        Write compressed shards, which take half the disk space and are slower to read.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def run(
     Raises
     ------
     UserError
-        If the segment stage is not done, something it was made from changed, or the disk has no room.
+        If the masks are missing, an input of the existing crops changed, or the disk has too little free space.
     """
     data, section = work.data, work.section("crops", CropsSection)
     windows = windows or section.stores

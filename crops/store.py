@@ -19,14 +19,15 @@ from crops.config import CropsSection, OutsideCell, Window
 from crops.shards import cached, open_masks, open_pixels
 from crops.table import COLUMNS
 from hpa.errors import UserError
-from hpa.work.files import sha256
+from hpa.work.files import read_parquet, sha256
 from hpa.work.folder import WorkFolder
-from hpa.work.tables import read_parquet
 
 DIM: Final = 4
 """Pixels outside the cell are divided by this when they are dimmed."""
 
 Rows = Sequence[int] | NDArray[np.integer[Any]]
+
+_MIN_COMPLETENESS: Final = 0.01  # so that an image of slivers only still gets a prediction
 
 
 def store_folder(work: WorkFolder, window: Window) -> Path:
@@ -68,6 +69,30 @@ def apply_outside_cell(
     if outside_cell == "dim":
         return np.where(inside, pixels, pixels // DIM)
     return np.where(inside, pixels, np.uint8(0))
+
+
+def crop_weights(completeness: NDArray[np.float32], power: float) -> NDArray[np.float32]:
+    """Return the weights of crops: their completeness, at least 0.01, to a power.
+
+    Parameters
+    ----------
+    completeness
+        Visible area of each crop's cell over its expected area, 0..1, shape (N,).
+    power
+        The recipe's ``classify.completeness_power``.
+
+    Returns
+    -------
+    ndarray
+        Shape (N,), float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> crop_weights(np.array([1.0, 0.5, 0.0], dtype=np.float32), 1.0)
+    array([1.  , 0.5 , 0.01], dtype=float32)
+    """
+    return np.maximum(completeness, np.float32(_MIN_COMPLETENESS)) ** np.float32(power)
 
 
 def open_store(work: WorkFolder, window: Window) -> "CropStore":

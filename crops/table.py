@@ -21,8 +21,7 @@ from typing import Final
 import pandas as pd
 import pandera.pandas as pa
 
-from hpa.work.files import write_parquet
-from hpa.work.tables import check_table, read_parquet
+from hpa.work.files import check_table, read_parquet, write_parquet
 
 COLUMNS: Final = {
     "image_id": pa.Column(str),

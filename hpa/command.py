@@ -35,7 +35,7 @@ def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None)
     program
         How the user calls it, for example ``"python -m segment"``.
     arguments
-        What stands after the program; None takes the process's own.
+        The arguments after the program; None uses those of the process.
 
     Returns
     -------

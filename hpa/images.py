@@ -20,9 +20,8 @@ import pandera.pandas as pa
 from hpa.channels import Channel
 from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
-from hpa.work.files import write_parquet
+from hpa.work.files import check_table, read_parquet, write_parquet
 from hpa.work.folder import FORMAT, FORMAT_KEY
-from hpa.work.tables import check_table, read_parquet
 
 # An id becomes a file name in the work folder, so it must not be able to point elsewhere.
 _ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]{0,199}")

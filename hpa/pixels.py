@@ -160,7 +160,7 @@ def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[P
     return planes
 
 
-def write_labels(path: Path, labels: NDArray[np.integer[Any]]) -> None:
+def write_label_image(path: Path, labels: NDArray[np.integer[Any]]) -> None:
     """Write a label image as a 16-bit PNG, atomically.
 
     Parameters
@@ -190,7 +190,7 @@ def write_labels(path: Path, labels: NDArray[np.integer[Any]]) -> None:
     write_bytes(path, content.tobytes())
 
 
-def read_labels(path: Path) -> NDArray[np.uint16]:
+def read_label_image(path: Path) -> NDArray[np.uint16]:
     """Read a label image of shape (H, W).
 
     Raises

@@ -95,12 +95,12 @@ def export(
 ) -> None:
     """Pack all that `apply` needs into one folder."""
     from hpa.work.folder import locked
-    from pipeline.bundle import export as pack
+    from pipeline.bundle import export_bundle
     from pipeline.model import Model
 
     model = Model.of_work(work)
     with locked(work):
-        files = pack(model, bundle)
+        files = export_bundle(model, bundle)
     print(f"{files} files in {bundle}")
 
 

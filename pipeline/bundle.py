@@ -27,7 +27,7 @@ _KNOWN: Final = ("compact", "cpsam_v2")
 _RECORDED: Final = ("cellwise", "torch", "numpy", "cellpose")
 
 
-def export(model: Model, bundle: Path) -> int:
+def export_bundle(model: Model, bundle: Path) -> int:
     """Pack a trained run and the runs it joins, and return the number of files.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Scores against the truth of a synthetic atlas: what no real data set can tell."""
+"""Score a run against the truth of its synthetic atlas, which no real data set has."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from aggregate.cell_labels import read_cells
 from crops.config import CropsSection
 from hpa.metrics import macro_f1
-from hpa.pixels import read_labels
+from hpa.pixels import read_label_image
 from hpa.vocabulary import Vocabulary
 from hpa.work.folder import WorkFolder
 from segment.masks import read_mask, read_masks
-from segment.score import average_precision, match_cells
+from segment.score import mask_average_precision, match_cells
 
 
 def score_against_truth(work: WorkFolder, truth: Path) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def _match_test_cells(
         if image_id not in segmented:
             matched[image_id] = (0.0, np.empty((0, 2), dtype=np.int64))
             continue
-        mask, reference = read_mask(work, image_id), read_labels(truth / "cells" / f"{image_id}.png")
-        matched[image_id] = (average_precision(mask, reference), match_cells(mask, reference))
+        mask, reference = read_mask(work, image_id), read_label_image(truth / "cells" / f"{image_id}.png")
+        matched[image_id] = (mask_average_precision(mask, reference), match_cells(mask, reference))
     return matched
 
 

@@ -21,7 +21,7 @@ import pandera.pandas as pa
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
-from hpa.pixels import read_labels, write_labels
+from hpa.pixels import read_label_image, write_label_image
 from hpa.work.files import write_parquet
 from hpa.work.folder import WorkFolder
 
@@ -131,8 +131,8 @@ def write_pair(
     dict
         The values of image_id, n_cells, diameter_px and crc32 in the image's row of the table of masks.
     """
-    write_labels(_path(work, "nuclei", image_id), nuclei)
-    write_labels(_path(work, "masks", image_id), cells)
+    write_label_image(_path(work, "nuclei", image_id), nuclei)
+    write_label_image(_path(work, "masks", image_id), cells)
     areas = np.bincount(cells.ravel())[1:]
     areas = areas[areas > 0]  # masks made by other programs may skip labels
     return {
@@ -162,7 +162,7 @@ def read_mask(work: WorkFolder, image_id: str) -> NDArray[np.uint16]:
     ImageError
         If the file is missing or unreadable.
     """
-    return read_labels(_path(work, "masks", image_id))
+    return read_label_image(_path(work, "masks", image_id))
 
 
 def read_nuclei(work: WorkFolder, image_id: str) -> NDArray[np.uint16]:
@@ -173,7 +173,7 @@ def read_nuclei(work: WorkFolder, image_id: str) -> NDArray[np.uint16]:
     ImageError
         If the file is missing or unreadable.
     """
-    return read_labels(_path(work, "nuclei", image_id))
+    return read_label_image(_path(work, "nuclei", image_id))
 
 
 def _path(work: WorkFolder, kind: str, image_id: str) -> Path:

@@ -60,7 +60,7 @@ class Counts:
     fn: int
 
     @property
-    def average_precision(self) -> float:
+    def mask_average_precision(self) -> float:
         """TP / (TP + FP + FN); 1 if there are neither predicted nor reference cells."""
         total = self.tp + self.fp + self.fn
         return self.tp / total if total else 1.0
@@ -182,9 +182,9 @@ def count_matches(pairs: Overlaps, iou: float = 0.5) -> Counts:
     return Counts(tp, pairs.n_predicted - tp, pairs.n_truth - tp)
 
 
-def average_precision(predicted: Labels, truth: Labels, iou: float = 0.5) -> float:
+def mask_average_precision(predicted: Labels, truth: Labels, iou: float = 0.5) -> float:
     """Compute TP / (TP + FP + FN) of one image at an IoU threshold."""
-    return count_matches(overlaps(predicted, truth), iou).average_precision
+    return count_matches(overlaps(predicted, truth), iou).mask_average_precision
 
 
 def score_images(images: Iterable[tuple[str, Labels, Labels]]) -> pd.DataFrame:
@@ -205,7 +205,7 @@ def score_images(images: Iterable[tuple[str, Labels, Labels]]) -> pd.DataFrame:
         pairs = overlaps(predicted, truth)
         for iou in THRESHOLDS:
             counts = count_matches(pairs, iou)
-            rows.append((image_id, iou, counts.tp, counts.fp, counts.fn, counts.average_precision))
+            rows.append((image_id, iou, counts.tp, counts.fp, counts.fn, counts.mask_average_precision))
     return pd.DataFrame(rows, columns=["image_id", "iou", "tp", "fp", "fn", "ap"])
 
 
@@ -247,7 +247,7 @@ def _bootstrap(
     for one in counts:
         total = one.tp + one.fp + one.fn
         if not total:
-            ap += one.average_precision
+            ap += one.mask_average_precision
             continue
         drawn = rng.multinomial(total, np.array([one.tp, one.fp, one.fn]) / total, size=resamples)
         ap += drawn[:, 0] / total

@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 
 from aggregate.cell_labels import read_cells
-from aggregate.external.tables import parse_labels, read_groups, read_labels
+from aggregate.external.tables import parse_labels, read_groups, read_label_table
 from aggregate.labels import Labels
 from aggregate.scoring.metrics import class_table, summary
 from classify.probabilities import class_columns
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.vocabulary import Vocabulary
+from hpa.work.files import read_csv_or_parquet
 from hpa.work.folder import WorkFolder
-from hpa.work.tables import read_csv_or_parquet
 
 
 def evaluate_images(
@@ -34,7 +34,8 @@ def evaluate_images(
     Parameters
     ----------
     predictions, truth
-        Tables with a column of ids and one of labels (`aggregate.external.tables.read_labels`); may be the same file.
+        Tables with a column of ids and one of labels (`aggregate.external.tables.read_label_table`); they may be the
+        same file.
     vocabulary
         The classes.
     columns
@@ -56,8 +57,8 @@ def evaluate_images(
     UserError
         If a table cannot be read, or an image of the truth has no prediction.
     """
-    predicted = read_labels(predictions, vocabulary, truth=False, column=columns[0])
-    targets = read_labels(truth, vocabulary, truth=True, column=columns[1])
+    predicted = read_label_table(predictions, vocabulary, truth=False, column=columns[0])
+    targets = read_label_table(truth, vocabulary, truth=True, column=columns[1])
     missing = [image_id for image_id in targets if image_id not in predicted]
     if missing:
         raise UserError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hpa.errors import UserError
 from hpa.splitting.groups import join_groups
 from hpa.vocabulary import VOCABULARIES, Vocabulary
-from hpa.work.tables import read_csv_or_parquet
+from hpa.work.files import read_csv_or_parquet
 
 ID_COLUMNS: Final = ("Id", "ID", "id", "image_id", "Image", "image")
 _PREDICTED: Final = ("Predicted", "predicted", "prediction", "Label", "label", "labels", "Target", "target")
@@ -51,7 +51,9 @@ def id_column(table: pd.DataFrame, path: Path) -> str:
     return found
 
 
-def read_labels(path: Path, vocabulary: Vocabulary, *, truth: bool, column: str = "") -> dict[str, tuple[int, ...]]:
+def read_label_table(
+    path: Path, vocabulary: Vocabulary, *, truth: bool, column: str = ""
+) -> dict[str, tuple[int, ...]]:
     """Read the labels of images: class numbers or names, separated by spaces, ``|``, ``;`` or commas.
 
     Parameters

@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aggregate.config import AggregateSection, Formula
-from classify.trained_pooling import TrainedPooling, crop_weights, read_pooling
+from classify.trained_pooling import TrainedPooling, read_pooling
+from crops.store import crop_weights
 from hpa.errors import UserError
 
 Pool = Callable[[NDArray[np.float32], AggregateSection], NDArray[np.float32]]

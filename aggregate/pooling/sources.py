@@ -21,7 +21,7 @@ from hpa.work.folder import WorkFolder, open_work
 
 
 @dataclass(frozen=True)
-class Source:
+class ScoredRun:
     """One run and one of its windows.
 
     Parameters
@@ -80,7 +80,7 @@ class Source:
         return {f"{self.name}: {path.name}": path for path in paths}
 
 
-def find_sources(work: WorkFolder, windows: Sequence[str], section: AggregateSection) -> list[Source]:
+def find_sources(work: WorkFolder, windows: Sequence[str], section: AggregateSection) -> list[ScoredRun]:
     """Return this run, once per window that it predicts, followed by the runs that its recipe joins.
 
     Raises
@@ -88,11 +88,11 @@ def find_sources(work: WorkFolder, windows: Sequence[str], section: AggregateSec
     UserError
         If a joined run is no work folder, or has other images, other folds or another vocabulary.
     """
-    sources = [Source(f"{work.root}:{window}", work, window) for window in windows]
+    sources = [ScoredRun(f"{work.root}:{window}", work, window) for window in windows]
     for text, (root, other_window) in zip(section.join, section.joined, strict=True):
         other = open_work(root)
         _check_joinable(work, other)
-        sources.append(Source(text, other, other_window or windows[0]))
+        sources.append(ScoredRun(text, other, other_window or windows[0]))
     return sources
 
 
@@ -368,7 +368,7 @@ def _fill_missing_runs(scores: NDArray[np.float32], places: list[NDArray[np.int6
     return scores
 
 
-def read_pooled(sources: Sequence[Source], vocabulary: Vocabulary, section: AggregateSection) -> PooledRuns:
+def read_pooled(sources: Sequence[ScoredRun], vocabulary: Vocabulary, section: AggregateSection) -> PooledRuns:
     """Read and pool the crop probabilities of every source."""
     bags = [
         read_bags(s.probabilities, vocabulary, section, read_quality(s.crops, section), s.learned_pooling(section))

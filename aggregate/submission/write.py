@@ -58,7 +58,7 @@ def check_submission(table: pd.DataFrame, ids: Sequence[str], vocabulary: Vocabu
     """
     if tuple(table.columns) != HEADERS[form]:
         raise UserError(f"expected the columns {','.join(HEADERS[form])}, found {','.join(table.columns)}")
-    check_ids(list(table[HEADERS[form][0]]), ids, where)
+    check_row_ids(list(table[HEADERS[form][0]]), ids, where)
     if form == "kaggle2021":
         check_cells(table)
     else:
@@ -66,7 +66,7 @@ def check_submission(table: pd.DataFrame, ids: Sequence[str], vocabulary: Vocabu
             vocabulary.parse(text)
 
 
-def check_ids(found: Sequence[str], wanted: Sequence[str], where: str) -> None:
+def check_row_ids(found: Sequence[str], wanted: Sequence[str], where: str) -> None:
     """Check that the rows of a submission are the required ones, in their order.
 
     Raises

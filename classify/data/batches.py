@@ -18,7 +18,7 @@ from classify.config import ClassifySection
 from classify.data.augmentation import Augmentation
 from classify.data.crops import FoldCrops, blocks, read_crops
 from classify.data.seeds import Purpose, derive_seed
-from classify.trained_pooling import crop_weights
+from crops.store import crop_weights
 from hpa.errors import UserError
 
 

@@ -16,7 +16,7 @@ from classify.config import ClassifySection, Precision, Views
 from classify.data.crops import CropSource, FoldCrops, blocks, read_crops
 from classify.losses.objective import class_loss, pool_bags
 from classify.network.model import Network, Outputs
-from classify.trained_pooling import crop_weights
+from crops.store import crop_weights
 from hpa.errors import UserError
 from hpa.metrics import macro_f1
 

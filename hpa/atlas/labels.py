@@ -37,7 +37,7 @@ def label_sets() -> tuple[tuple[tuple[int, ...], ...], NDArray[np.float64]]:
     return tuple(HPA28.parse(target) for target in table.target), table.images.to_numpy(np.float64)
 
 
-def draw_shares(rng: np.random.Generator, target: tuple[int, ...], penetrance: float = 1.0) -> tuple[float, ...]:
+def sample_shares(rng: np.random.Generator, target: tuple[int, ...], penetrance: float = 1.0) -> tuple[float, ...]:
     """Draw the share of cells that carry each label of an image.
 
     The share is 0, 1 or a beta variate in between. The probabilities depend on the mean share of the class, as in 320
@@ -70,7 +70,7 @@ def draw_carriers(
     target
         Class indices of the image.
     shares
-        Share of the cells that carry each class of `target` (`draw_shares`).
+        Share of the cells that carry each class of `target` (`sample_shares`).
 
     Returns
     -------

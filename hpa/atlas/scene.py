@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hpa.atlas.cells import grow_field
 from hpa.atlas.debris import scatter_debris
 from hpa.atlas.field import Field
-from hpa.atlas.labels import draw_carriers, draw_shares
+from hpa.atlas.labels import draw_carriers, sample_shares
 from hpa.atlas.noise import Image, blur, smooth_noise
 from hpa.atlas.optics import record
 from hpa.atlas.patterns import BRIDGE, PATTERNS, SPINDLE
@@ -92,7 +92,7 @@ def draw_scene(
         dividing=0.14 if SPINDLE in target else 0.025, telophase=0.10 if BRIDGE in target else 0.012,
     )  # fmt: skip
     stained = stain(stains, field)
-    shares = draw_shares(proteins, target, penetrance) if shares is None else shares
+    shares = sample_shares(proteins, target, penetrance) if shares is None else shares
     carried = draw_carriers(proteins, field.population, target, shares)
     focus = _focus(camera, field)
     debris = scatter_debris(camera, field)

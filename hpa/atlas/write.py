@@ -96,7 +96,7 @@ def planned_scene(image: PlannedImage, seed: int, size_px: int, penetrance: floa
     size_px
         Height and width in px.
     penetrance
-        As for `hpa.atlas.labels.draw_shares`.
+        As for `hpa.atlas.labels.sample_shares`.
     """
     scene = draw_scene(
         (seed, 4, image.scene),

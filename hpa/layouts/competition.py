@@ -11,7 +11,7 @@ from hpa.errors import UserError
 from hpa.images import check_ids
 from hpa.layouts.listing import DatasetListing, FileListing, PlaneFile, Row, list_files, part_folders, rows_to_table
 from hpa.vocabulary import Vocabulary, parse_target
-from hpa.work.tables import read_csv
+from hpa.work.files import read_csv
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ PARTS: Final[Mapping[str, NDArray[np.bool_]]] = {name: _parts(one) for name, one
 """
 
 
-class Labels(NamedTuple):
-    """Labels of an image: its classes, and the classes for which no label is known."""
+class ConvertedLabels(NamedTuple):
+    """ConvertedLabels of an image: its classes, and the classes for which no label is known."""
 
     target: Target
     unknown_classes: Target
@@ -68,21 +68,21 @@ def containment_matrix(source: Vocabulary, to: Vocabulary) -> NDArray[np.bool_]:
     return contained
 
 
-def converter(source: Vocabulary, to: Vocabulary) -> Callable[[Target], Labels]:
+def converter(source: Vocabulary, to: Vocabulary) -> Callable[[Target], ConvertedLabels]:
     """Return a function that converts a target of `source` to labels in the vocabulary `to`.
 
     A class of `to` is positive if it fully contains a positive class of `source`, negative if none of its parts can be
     positive, and unknown otherwise. `NEGATIVE` is negative if another class is positive.
     """
     if source == to:
-        return lambda target: Labels(target, ())
+        return lambda target: ConvertedLabels(target, ())
     source_parts, to_parts = PARTS[source.name], PARTS[to.name]
     covered = np.asarray(source_parts.any(axis=1))
     contained = containment_matrix(source, to)
     negative = to.classes.index(NEGATIVE) if NEGATIVE in to.classes else None
 
     @cache
-    def convert(target: Target) -> Labels:
+    def convert(target: Target) -> ConvertedLabels:
         """Convert one label set. Many images share the same few label sets, so results are cached."""
         given = np.zeros(len(source), dtype=bool)
         given[list(target)] = True
@@ -91,24 +91,24 @@ def converter(source: Vocabulary, to: Vocabulary) -> Callable[[Target], Labels]:
         unknown = ~positive & np.asarray((to_parts & possible[:, None]).any(axis=0))
         if negative is not None:
             unknown[negative] = not positive.any()
-        return Labels(_indices(positive), _indices(unknown))
+        return ConvertedLabels(_indices(positive), _indices(unknown))
 
     return convert
 
 
-def join_labels(one: Labels, other: Labels, vocabulary: Vocabulary) -> tuple[Labels, bool]:
+def join_labels(one: ConvertedLabels, other: ConvertedLabels, vocabulary: Vocabulary) -> tuple[ConvertedLabels, bool]:
     """Join the labels that two sources give one image.
 
     Parameters
     ----------
     one, other
-        Labels in `vocabulary`.
+        ConvertedLabels in `vocabulary`.
     vocabulary
         Vocabulary of both.
 
     Returns
     -------
-    Labels
+    ConvertedLabels
         The classes of either source; unknown are the classes unknown to both. `NEGATIVE` is dropped if there is any
         other class.
     bool
@@ -119,7 +119,7 @@ def join_labels(one: Labels, other: Labels, vocabulary: Vocabulary) -> tuple[Lab
     if NEGATIVE in vocabulary.classes and len(target) > 1:
         target.discard(vocabulary.classes.index(NEGATIVE))
     unknown = set(one.unknown_classes) & set(other.unknown_classes) - target
-    return Labels(tuple(sorted(target)), tuple(sorted(unknown))), conflict
+    return ConvertedLabels(tuple(sorted(target)), tuple(sorted(unknown))), conflict
 
 
 def _indices(hot: NDArray[np.bool_]) -> Target:

@@ -22,9 +22,8 @@ from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.images import check_ids
 from hpa.layouts.hpa_v18 import COLUMNS, parse_id
-from hpa.work.files import remove_partials, write_bytes, write_csv
+from hpa.work.files import csv_header, read_csv, remove_partials, write_bytes, write_csv
 from hpa.work.progress import progress
-from hpa.work.tables import csv_header, read_csv
 
 _AGENT: Final = "cellwise"
 _BATCH: Final = 512  # jobs submitted at a time: a long list needs little memory, and Ctrl-C takes effect soon

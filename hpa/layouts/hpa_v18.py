@@ -13,7 +13,7 @@ from hpa.errors import UserError
 from hpa.images import check_ids
 from hpa.layouts.listing import DatasetListing, Row, list_files, rows_to_table
 from hpa.vocabulary import HPA28, Vocabulary, parse_target
-from hpa.work.tables import read_csv
+from hpa.work.files import read_csv
 
 COLUMNS: Final = ("Id", "Target")
 _ID: Final = re.compile(r"(?P<antibody>[^_]+)_(?P<well>[^_]+_[A-Za-z]+\d+)_(?P<field>\w+)")

@@ -12,7 +12,7 @@ from hpa.channels import Channel
 from hpa.layouts.competition import CompetitionTables, read_rows
 from hpa.layouts.listing import DatasetListing, PlaneFile, files_below, rows_to_table
 from hpa.vocabulary import JOVIAN10, Vocabulary
-from hpa.work.tables import csv_header
+from hpa.work.files import csv_header
 
 _FOLDER: Final = "Human protein atlas"
 _CHANNELS: Final[tuple[Channel, ...]] = ("red", "green", "blue")

@@ -16,7 +16,7 @@ from typing import Final
 from hpa.layouts.competition import CompetitionTables, list_by_tables
 from hpa.layouts.listing import DatasetListing
 from hpa.vocabulary import HPA19, HPA28, Vocabulary
-from hpa.work.tables import csv_header
+from hpa.work.files import csv_header
 
 KAGGLE2018: Final = CompetitionTables(
     "train.csv", ("Id", "Target"), "sample_submission.csv", ("Id", "Predicted"), None, HPA28

@@ -10,7 +10,7 @@ import pandas as pd
 from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.images import check_id
-from hpa.layouts.conversion import Labels, join_labels
+from hpa.layouts.conversion import ConvertedLabels, join_labels
 from hpa.layouts.index import index_dataset
 from hpa.layouts.table import NAMES
 from hpa.vocabulary import Vocabulary
@@ -189,9 +189,9 @@ def _merge_rows(
         row |= {"split": "test", "target": (), "unknown_classes": ()}
         reason = "train in one, test in another: taken as test"
     else:
-        labels = Labels(rows[0]["target"], rows[0]["unknown_classes"])
+        labels = ConvertedLabels(rows[0]["target"], rows[0]["unknown_classes"])
         for other in rows[1:]:
-            labels, differ = join_labels(labels, Labels(other["target"], other["unknown_classes"]), vocabulary)
+            labels, differ = join_labels(labels, ConvertedLabels(other["target"], other["unknown_classes"]), vocabulary)
             reason = "different labels: joined" if differ else reason
         row["target"], row["unknown_classes"] = labels
     if reason:

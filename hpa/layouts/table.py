@@ -19,7 +19,7 @@ from hpa.images import check_ids
 from hpa.layouts.listing import DatasetListing, PlaneFile, Row, rows_to_table
 from hpa.pixels import ONLY_PLANE
 from hpa.vocabulary import Vocabulary, parse_target
-from hpa.work.tables import read_csv_or_parquet
+from hpa.work.files import read_csv_or_parquet
 
 NAMES: Final = ("images.csv", "images.parquet")
 _OPTIONAL: Final = ("target", "antibody", "group", "split")

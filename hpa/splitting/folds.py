@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.splitting.missing_classes import fill_missing_classes
-from hpa.work.files import write_parquet
-from hpa.work.tables import check_table, read_parquet
+from hpa.work.files import check_table, read_parquet, write_parquet
 
 _MAX_PARTS: Final = 2000
 """Largest number of folds that `stratified_subset` divides the images into."""

@@ -14,7 +14,7 @@ from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.hashes import bit_distances, similar_pairs
 from hpa.splitting.scan import hashes_of, scan_images
 from hpa.vocabulary import HPA28, parse_target
-from hpa.work.tables import csv_header, read_csv
+from hpa.work.files import csv_header, read_csv
 
 _PAIR_COLUMNS: Final = ("Train", "Extra")
 _LABEL_COLUMNS: Final = ("Id", "Target")

@@ -1,4 +1,4 @@
-"""The one module that imports Dask: work sent to the workers of a running cluster."""
+"""Send work to the workers of a Dask cluster. The one module that imports Dask."""
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -8,19 +8,19 @@ from typing import Final
 from hpa.errors import UserError
 
 _PATIENCE_S: Final = 20
-_RETRIES: Final = 2  # a chunk whose worker is lost goes to another one
+_RETRIES: Final = 2  # a chunk whose worker is lost is given to another one
 
 
 @contextmanager
 def cluster_executor(address: str) -> Iterator[Executor]:
-    """Give an executor that runs on a Dask cluster.
+    """Yield an executor that runs on a Dask cluster.
 
     The workers must see the work folder and the images under the same paths, and have this package installed.
 
     Parameters
     ----------
     address
-        Of the scheduler, for example ``tcp://10.0.0.1:8786``.
+        Address of the scheduler, for example ``tcp://10.0.0.1:8786``.
 
     Raises
     ------

@@ -1,17 +1,22 @@
-"""Atomic writes of files, and their checksums."""
+"""Read and write files: atomic writes, checksums, and tables that are checked when they are read."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pandera.pandas as pa
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 
+from hpa.errors import UserError
+
+_OTHER_SEPARATORS = (";", "\t", "|")
 _PARTIAL = ".partial"
 
 
@@ -81,6 +86,118 @@ def write_parquet(path: Path, table: pd.DataFrame, metadata: Mapping[bytes, byte
         content = content.replace_schema_metadata({**(content.schema.metadata or {}), **metadata})
     with atomic_write(path) as partial:
         parquet.write_table(content, partial)
+
+
+def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a CSV as text; it may be compressed, and have a byte order mark or Windows line endings.
+
+    Parameters
+    ----------
+    path
+        The file.
+    columns
+        Required columns.
+
+    Raises
+    ------
+    UserError
+        If it is missing, cannot be parsed or lacks one of `columns`.
+    """
+    wanted = f" with the columns {', '.join(columns)}" if columns else ""
+    try:
+        with warnings.catch_warnings():
+            # A row with more fields than names must not move its first field into an index.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except FileNotFoundError:
+        raise UserError(f"expected a CSV{wanted}, found no file {path}") from None
+    except pd.errors.ParserWarning:
+        raise UserError(f"expected a CSV{wanted} in {path}, found rows with more fields than names") from None
+    except (OSError, ValueError) as error:  # a parser's and a decoder's errors are ValueErrors
+        raise UserError(f"expected a CSV{wanted} in {path}, found: {error}") from None
+    if not set(columns) <= set(table.columns):
+        found = ", ".join(map(str, table.columns))
+        separator = next((mark for mark in _OTHER_SEPARATORS if mark in found), None)
+        hint = f" separated by {separator!r} instead of commas" if separator and len(table.columns) == 1 else ""
+        raise UserError(f"expected the columns {', '.join(columns)} in {path}, found {found}{hint}")
+    return table
+
+
+def csv_header(path: Path) -> tuple[str, ...]:
+    """Return the column names of a CSV, or none if there is no such file or its first line is not UTF-8."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return tuple(name.strip().strip('"') for name in file.readline().split(","))
+    except (OSError, UnicodeDecodeError):
+        return ()
+
+
+def read_parquet(path: Path, made_by: str = "") -> pd.DataFrame:
+    """Read a Parquet table.
+
+    Parameters
+    ----------
+    path
+        The file.
+    made_by
+        The command that makes the file, named in messages; empty for a file of the user.
+
+    Raises
+    ------
+    UserError
+        If it is missing or not Parquet.
+    """
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        maker = f" (made by `{made_by}`)" if made_by else ""
+        raise UserError(f"expected {path}{maker}, found no such file") from None
+    except (arrow.ArrowInvalid, arrow.ArrowTypeError, OSError) as error:
+        raise UserError(f"expected a Parquet table {path}, found: {str(error).splitlines()[0]}") from None
+
+
+def read_csv_or_parquet(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table of the user: ``.parquet`` with its types, any other suffix as a CSV of text.
+
+    Raises
+    ------
+    UserError
+        If it is missing, unreadable, or lacks one of `columns`.
+    """
+    if path.suffix.lower() != ".parquet":
+        return read_csv(path, columns)
+    table = read_parquet(path)
+    if not set(columns) <= set(table.columns):
+        found = ", ".join(map(str, table.columns))
+        raise UserError(f"expected the columns {', '.join(columns)} in {path}, found {found}")
+    return table
+
+
+def check_table(table: pd.DataFrame, schema: pa.DataFrameSchema, path: Path) -> pd.DataFrame:
+    """Check a table against its schema and return it with the types of the schema.
+
+    Parameters
+    ----------
+    table
+        The table.
+    schema
+        Its contract.
+    path
+        Its file, named in messages.
+
+    Raises
+    ------
+    UserError
+        If it breaks the contract; the first broken rule is named.
+    """
+    try:
+        return schema.validate(table)
+    except pa.errors.SchemaErrors as error:
+        first = error.failure_cases.iloc[0]
+        found = f"{first['column']}: {first['check']}"
+    except pa.errors.SchemaError as error:
+        found = " ".join(str(error).split())
+    raise UserError(f"expected {path} as its stage wrote it, found {found}")
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
-from hpa.pixels import write_labels
+from hpa.pixels import write_label_image
 from hpa.work.device import resolve_device
 from hpa.work.files import atomic_write, write_json
 from hpa.work.folder import WorkFolder
@@ -139,7 +139,7 @@ def distill(
     folder = out.with_name(out.stem + "-masks")
     for image_id, image in _load_readable(chosen, channels_to_read(section, work.data), section):
         for masks in segment_images(network, [image], section):
-            write_labels(folder / f"{image_id}.png", masks.cells)
+            write_label_image(folder / f"{image_id}.png", masks.cells)
     return fine_tune(work, folder, out, epochs=epochs, seed=seed, device=device)
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from aggregate.config import Format
-from aggregate.submission.write import check_ids, check_submission, label_table
+from aggregate.submission.write import check_row_ids, check_submission, label_table
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 
@@ -30,7 +30,7 @@ def test_one_row_per_image(form: Format, header: list[str]) -> None:
 )
 def test_mismatches_with_the_sample_are_named(found: list[str], wanted: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        check_ids(found, wanted, "the sample")
+        check_row_ids(found, wanted, "the sample")
 
 
 @pytest.mark.parametrize("text", ["0 0.5 m 18 0.5", "19 0.5 m", "x 0.5 m", "0 1.5 m", "0 -0.1 m", "0 nan m"])

@@ -100,7 +100,7 @@ def test_image_predictions_equal_those_of_aggregate(work: str, demo: Path) -> No
     submission = pd.read_csv(root / "aggregate" / "submission.csv", dtype=str, index_col="Id")["Predicted"]
     assert set(predictions.index) == set(submission.index)
     for image_id, row in predictions.iterrows():
-        names = tuple(HPA28.classes[c] for c in HPA28.parse(submission[image_id]))
+        names = tuple(HPA28.classes[c] for c in HPA28.parse(submission[str(image_id)]))
         assert row["predicted"] == names
     columns = class_columns(HPA28)
     np.testing.assert_array_equal(predictions[columns], images.loc[predictions.index, columns])

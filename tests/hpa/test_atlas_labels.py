@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpa.atlas.cells import grow_field
-from hpa.atlas.labels import MEAN_SHARES, draw_carriers, draw_shares, label_sets
+from hpa.atlas.labels import MEAN_SHARES, draw_carriers, label_sets, sample_shares
 from hpa.atlas.plan import PlannedImage, plan_images
 from hpa.atlas.styles import CELL_LINES
 from hpa.errors import UserError
@@ -32,7 +32,7 @@ def real_mix() -> list[tuple[int, tuple[float, ...]]]:
     rng = np.random.default_rng(0)
     sets, images = label_sets()
     drawn = [sets[k] for k in rng.choice(len(sets), 4000, p=images / images.sum())]
-    return [(len(target), draw_shares(rng, target)) for target in drawn]
+    return [(len(target), sample_shares(rng, target)) for target in drawn]
 
 
 def test_shares_fall_with_the_number_of_labels(real_mix: list[tuple[int, tuple[float, ...]]]) -> None:
@@ -62,7 +62,7 @@ def test_realistic_shares_of_negative_and_off_target_cells() -> None:
     negative, off_target = [], []
     for index in rng.choice(len(sets), 500, p=images / images.sum()):
         target = sets[index]
-        carried = draw_carriers(rng, cells, target, draw_shares(rng, target))
+        carried = draw_carriers(rng, cells, target, sample_shares(rng, target))
         negative.append((~carried.any(axis=1)).mean())
         off_target.append(np.delete(carried, target, axis=1).any(axis=1).mean())
     assert np.mean(negative) == pytest.approx(0.10, abs=0.06)
@@ -147,10 +147,10 @@ def test_plan_of_one_image() -> None:
 def test_penetrance_multiplies_the_share_of_carriers() -> None:
     def mean(penetrance: float) -> float:
         rng = np.random.default_rng(0)
-        return float(np.mean([draw_shares(rng, (16,), penetrance) for _ in range(2000)]))
+        return float(np.mean([sample_shares(rng, (16,), penetrance) for _ in range(2000)]))
 
     plain = np.random.default_rng(3), np.random.default_rng(3)
-    assert draw_shares(plain[0], (0, 5)) == draw_shares(plain[1], (0, 5), 1.0)
+    assert sample_shares(plain[0], (0, 5)) == sample_shares(plain[1], (0, 5), 1.0)
     # Cytosol alone: 0.90 of the cells times 1.14 is held at 0.96; half of it is 0.513.
     assert mean(1.0) == pytest.approx(0.96, abs=0.02)
     assert mean(0.5) == pytest.approx(0.513, abs=0.03)

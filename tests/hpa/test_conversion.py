@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hpa.layouts.conversion import NEGATIVE, PARTS, Labels, converter, join_labels
+from hpa.layouts.conversion import NEGATIVE, PARTS, ConvertedLabels, converter, join_labels
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10, VOCABULARIES, Vocabulary
 
 
@@ -57,31 +57,43 @@ def test_28_to_19_and_10_by_name() -> None:
     to19, to10 = converter(HPA28, HPA19), converter(HPA28, JOVIAN10)
     names = ("Focal adhesion sites", "Cytosol", "Rods & rings")
     target = tuple(sorted(HPA28.index(name) for name in names))
-    assert to19(target) == Labels((HPA19.index("Actin filaments"), HPA19.index("Cytosol")), ())
-    assert to19((27,)) == Labels((), (HPA19.index(NEGATIVE),))
-    assert to10(target) == Labels((JOVIAN10.index("Cytosol"),), ())
+    assert to19(target) == ConvertedLabels((HPA19.index("Actin filaments"), HPA19.index("Cytosol")), ())
+    assert to19((27,)) == ConvertedLabels((), (HPA19.index(NEGATIVE),))
+    assert to10(target) == ConvertedLabels((JOVIAN10.index("Cytosol"),), ())
 
 
 def test_19_to_28_leaves_ambiguous_classes_unknown() -> None:
     to28 = converter(HPA19, HPA28)
     none = (15, 16, 27)  # no class of 2021 includes these
-    assert to28((0,)) == Labels((0,), none)
-    assert to28((9,)) == Labels((), tuple(sorted((12, 13, *none))))
-    assert to28((18,)) == Labels((), none)
+    assert to28((0,)) == ConvertedLabels((0,), none)
+    assert to28((9,)) == ConvertedLabels((), tuple(sorted((12, 13, *none))))
+    assert to28((18,)) == ConvertedLabels((), none)
 
 
 def test_conversion_to_the_same_vocabulary_changes_nothing() -> None:
     for vocabulary in VOCABULARIES.values():
-        assert converter(vocabulary, vocabulary)((0, 3)) == Labels((0, 3), ())
+        assert converter(vocabulary, vocabulary)((0, 3)) == ConvertedLabels((0, 3), ())
 
 
 def test_join_labels() -> None:
-    two = Labels((0, 18), ())
-    assert join_labels(Labels((0,), ()), Labels((0,), ()), HPA19) == (Labels((0,), ()), False)
-    assert join_labels(Labels((0,), (18,)), Labels((), ()), HPA19) == (Labels((0,), ()), True)
-    assert join_labels(Labels((), (12, 13)), Labels((12,), ()), HPA28) == (Labels((12,), ()), False)
-    assert join_labels(Labels((), (12, 13)), Labels((), (12,)), HPA28) == (Labels((), (12,)), False)
-    assert join_labels(two, Labels((18,), ()), HPA19)[0] == Labels((0,), ())
+    two = ConvertedLabels((0, 18), ())
+    assert join_labels(ConvertedLabels((0,), ()), ConvertedLabels((0,), ()), HPA19) == (
+        ConvertedLabels((0,), ()),
+        False,
+    )
+    assert join_labels(ConvertedLabels((0,), (18,)), ConvertedLabels((), ()), HPA19) == (
+        ConvertedLabels((0,), ()),
+        True,
+    )
+    assert join_labels(ConvertedLabels((), (12, 13)), ConvertedLabels((12,), ()), HPA28) == (
+        ConvertedLabels((12,), ()),
+        False,
+    )
+    assert join_labels(ConvertedLabels((), (12, 13)), ConvertedLabels((), (12,)), HPA28) == (
+        ConvertedLabels((), (12,)),
+        False,
+    )
+    assert join_labels(two, ConvertedLabels((18,), ()), HPA19)[0] == ConvertedLabels((0,), ())
 
 
 def test_matrix_agrees_with_images_labelled_in_both_years() -> None:

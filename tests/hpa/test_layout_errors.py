@@ -26,10 +26,10 @@ from tests.hpa.data import noise, write_jovian, write_kaggle2018
         ("Id,Target\n..,1\n", "expected image ids"),
         ("Id,Target\n/etc/passwd,1\n", "expected image ids"),
         ('Id,Target\n"a\nb",1\n', "expected image ids"),
-        ("Id,Target\na,1,2\nb,1\n", "found rows of more fields than names"),
-        ("Id,Target\na,16,0\nb,1,2\n", "found rows of more fields than names"),  # else 16 and 1 would be the Ids
+        ("Id,Target\na,1,2\nb,1\n", "found rows with more fields than names"),
+        ("Id,Target\na,16,0\nb,1,2\n", "found rows with more fields than names"),  # else 16 and 1 would be the Ids
         ("Id,Target\nb,1\na,1,2\n", "Expected 2 fields in line 3, saw 3"),
-        ("Id,Target\na,1,\nb,2,\n", "found rows of more fields than names"),
+        ("Id,Target\na,1,\nb,2,\n", "found rows with more fields than names"),
     ],
 )
 def test_kaggle_2018(tmp_path: Path, train: str, sentence: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from hpa.channels import CHANNELS
 from hpa.errors import ImageError
-from hpa.pixels import read_channels, read_labels, read_plane, write_labels
+from hpa.pixels import read_channels, read_label_image, read_plane, write_label_image
 
 
 def _gray(shape: tuple[int, int] = (5, 7), depth: type = np.uint8) -> np.ndarray:
@@ -94,8 +94,8 @@ def test_file_of_several_channels_is_decoded_once(tmp_path: Path, monkeypatch: p
 
 def test_labels_beyond_8_bits_round_trip(tmp_path: Path) -> None:
     labels = np.array([[0, 1, 255], [256, 65_535, 2]])
-    write_labels(tmp_path / "a.png", labels)
-    np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), labels)
+    write_label_image(tmp_path / "a.png", labels)
+    np.testing.assert_array_equal(read_label_image(tmp_path / "a.png"), labels)
     with pytest.raises(ImageError, match="at most 65535 objects, found 65536"):
-        write_labels(tmp_path / "b.png", labels + 1)
+        write_label_image(tmp_path / "b.png", labels + 1)
     assert not (tmp_path / "b.png").exists()

@@ -10,7 +10,7 @@ from crops.table import read_dropped
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.splitting.folds import read_folds
-from hpa.work.tables import read_csv, read_csv_or_parquet
+from hpa.work.files import read_csv, read_csv_or_parquet
 
 
 def test_missing_table_names_the_command_that_makes_it(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
 from pipeline.__main__ import main
 from pipeline.apply import apply, open_model
-from pipeline.bundle import export
+from pipeline.bundle import export_bundle
 from pipeline.model import Model
 from segment.config import SegmentSection
 from segment.network.weights import COMPACT_WEIGHTS
@@ -44,7 +44,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle."""
     folder = tmp_path_factory.mktemp("packed")
     _trained(folder / "work")
-    assert export(Model.of_work(folder / "work"), folder / "bundle") == 5
+    assert export_bundle(Model.of_work(folder / "work"), folder / "bundle") == 5
     return folder / "bundle"
 
 
@@ -61,7 +61,7 @@ def test_a_bundle_opens_and_contains_no_images(packed: Path) -> None:
 def test_a_custom_segmentation_network_is_packed(tmp_path: Path) -> None:
     shutil.copy(COMPACT_WEIGHTS, tmp_path / "mine.pt")
     _trained(tmp_path / "work", f"segment.network={tmp_path}/mine.pt")
-    export(Model.of_work(tmp_path / "work"), tmp_path / "bundle")
+    export_bundle(Model.of_work(tmp_path / "work"), tmp_path / "bundle")
     (tmp_path / "mine.pt").unlink()
     (tmp_path / "bundle").rename(tmp_path / "elsewhere")
     section = open_model(tmp_path / "elsewhere").recipe.segment
@@ -108,14 +108,14 @@ def test_untrained_or_missing_runs_and_existing_folders_are_refused(packed: Path
     make_work(tmp_path / "untrained", train=12, test=2)
     untrained = Model.of_work(tmp_path / "untrained")
     with pytest.raises(UserError, match="expected a trained work folder"):
-        export(untrained, tmp_path / "bundle")
+        export_bundle(untrained, tmp_path / "bundle")
     with pytest.raises(UserError, match="expected a new folder for the bundle"):
-        export(untrained, packed)
+        export_bundle(untrained, packed)
     make_work(tmp_path / "other", train=12, test=2, models=2, noise_seed=1)
     _trained(tmp_path / "joined", f'aggregate.join=["{tmp_path}/other"]')
     joined = Model.of_work(tmp_path / "joined")
     with pytest.raises(UserError, match=r"expected trained models .*/other`"):
-        export(joined, tmp_path / "bundle")
+        export_bundle(joined, tmp_path / "bundle")
     shutil.rmtree(tmp_path / "other")
     with pytest.raises(UserError, match=r"expected a work folder made by .*/other"):
         Model.of_work(tmp_path / "joined")
@@ -127,7 +127,7 @@ def test_each_joined_run_is_packed_once(tmp_path: Path) -> None:
         _write_checkpoints(make_work(tmp_path / name, [f"crops.size_px={side}"], train=12, test=2, models=2))
     join = ", ".join(f'"{tmp_path}/{name}"' for name in ("other", "third:cells", "other:cells"))
     _trained(tmp_path / "work", f"aggregate.join=[{join}]", "aggregate.join_weights=[4, 3, 2, 1]")
-    assert export(Model.of_work(tmp_path / "work"), tmp_path / "bundle") == 11
+    assert export_bundle(Model.of_work(tmp_path / "work"), tmp_path / "bundle") == 11
     for name in ("work", "other", "third"):
         shutil.rmtree(tmp_path / name)
     model = open_model(tmp_path / "bundle")

@@ -9,7 +9,7 @@ from skimage.measure import perimeter
 from segment.config import SegmentSection
 from segment.network.cellpose import flows_from_labels
 from segment.postprocess.decode import decode
-from segment.score import average_precision
+from segment.score import mask_average_precision
 from tests.segment.shapes import discs
 
 
@@ -23,7 +23,7 @@ def test_outlines_lie_at_the_default_threshold_of_each_postprocess(
     nuclei = np.where(nucleus > 0, 5, -5)
     output = np.stack([nuclei, nuclei, *flows_from_labels(outer), cell]).astype(np.float32)
     found = decode(output, nuclei.astype(np.float32), SegmentSection(postprocess=postprocess), (64, 64))
-    assert average_precision(found.cells, discs((64, 64), [(32, 32)], radius_px), 0.9) == 1
+    assert mask_average_precision(found.cells, discs((64, 64), [(32, 32)], radius_px), 0.9) == 1
 
 
 def test_the_border_with_a_dropped_cell_is_smooth() -> None:

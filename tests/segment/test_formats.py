@@ -12,7 +12,7 @@ from hpa.channels import CHANNELS
 from segment.inference.preprocess import reduce_labels
 from segment.masks import read_mask, read_masks
 from segment.run import run
-from segment.score import average_precision
+from segment.score import mask_average_precision
 from tests.segment.shapes import make_work
 
 SCENE = draw_scene((98, 3), size_px=512, protein=False)
@@ -36,7 +36,7 @@ def test_data_without_an_er_channel_use_nucleus_and_microtubules(
     assert "no ER channel (yellow); segmenting on nucleus and microtubules" in capsys.readouterr().out
     record = json.loads((work.root / "segment" / "run.json").read_text())
     assert record["counts"]["channels"] == ["red", "blue"]
-    assert average_precision(read_mask(work, "a"), SCENE.cells, 0.5) > 0.6
+    assert mask_average_precision(read_mask(work, "a"), SCENE.cells, 0.5) > 0.6
 
 
 def test_sizes_depths_and_formats_give_the_same_cells(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_sizes_depths_and_formats_give_the_same_cells(tmp_path: Path) -> None:
         cells = read_mask(work, image_id)
         assert cells.shape == (int(image_id[3:]),) * 2
         small = reduce_labels(cells, (512, 512))
-        assert average_precision(small, reference, 0.75) >= 0.8, image_id
+        assert mask_average_precision(small, reference, 0.75) >= 0.8, image_id
     diameters = json.loads((work.root / "segment" / "run.json").read_text())["counts"]["diameters_px"]
     assert diameters["1728x1728"] == pytest.approx(diameters["512x512"] * 1728 / 512, rel=0.05)
 
@@ -70,4 +70,4 @@ def test_a_coloured_jpeg_is_read_as_the_plane_of_its_channel(tmp_path: Path) -> 
         cv2.imwrite(str(folder / f"a_{channel}.jpg"), coloured, [cv2.IMWRITE_JPEG_QUALITY, 95])
     work = make_work(tmp_path / "work", folder)
     assert run(work, device="cpu", workers=1) == 0
-    assert average_precision(read_mask(work, "a"), SCENE.cells, 0.5) > 0.7
+    assert mask_average_precision(read_mask(work, "a"), SCENE.cells, 0.5) > 0.7

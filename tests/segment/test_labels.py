@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segment.postprocess.labels import TYPICAL_CELL_PX2, drop_small, enlarge_labels
-from segment.score import average_precision, match_cells
+from segment.score import mask_average_precision, match_cells
 from tests.segment.shapes import TOUCHING, discs
 
 
@@ -32,4 +32,4 @@ def test_enlarged_edges_are_smooth(factor: float) -> None:
 def test_enlarging_to_the_same_size_changes_only_edges() -> None:
     logit = np.where(TOUCHING > 0, 3.0, -3.0).astype(np.float32)
     found = enlarge_labels(TOUCHING, logit, 0.0, TOUCHING.shape)
-    assert average_precision(found, TOUCHING, 0.9) == 1
+    assert mask_average_precision(found, TOUCHING, 0.9) == 1

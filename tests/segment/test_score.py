@@ -12,11 +12,11 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
-from hpa.pixels import write_labels
+from hpa.pixels import write_label_image
 from segment.score import (
     Counts,
-    average_precision,
     count_matches,
+    mask_average_precision,
     match_cells,
     overlaps,
     score_folders,
@@ -74,19 +74,19 @@ def test_literal_scores() -> None:
     predicted = np.array([[5, 5, 5, 2, 3, 0]])  # IoU 5-1: 2/3, 2-2: 1/2, 3: nothing
     assert match_cells(predicted, truth, 0.5).tolist() == [[2, 2], [5, 1]]
     assert match_cells(predicted, truth, 0.6).tolist() == [[5, 1]]
-    assert average_precision(predicted, truth, 0.5) == 2 / 4
+    assert mask_average_precision(predicted, truth, 0.5) == 2 / 4
     assert count_matches(overlaps(predicted, truth), 0.6) == Counts(tp=1, fp=2, fn=2)
 
 
 def test_images_without_cells() -> None:
     nothing, one = np.zeros((3, 3), dtype=np.uint16), np.eye(3, dtype=np.uint16)
-    assert average_precision(nothing, nothing) == 1
-    assert average_precision(one, nothing) == average_precision(nothing, one) == 0
+    assert mask_average_precision(nothing, nothing) == 1
+    assert mask_average_precision(one, nothing) == mask_average_precision(nothing, one) == 0
     assert match_cells(nothing, one).shape == (0, 2)
 
 
 def test_agrees_with_cellpose() -> None:
-    from cellpose.metrics import average_precision as cellpose_average_precision
+    from cellpose.metrics import mask_average_precision as cellpose_average_precision
 
     rng = np.random.default_rng(0)
     truth = np.kron(rng.integers(0, 9, size=(6, 6)), np.ones((8, 8), dtype=int)).astype(np.uint16)
@@ -95,7 +95,7 @@ def test_agrees_with_cellpose() -> None:
     for column, iou in enumerate((0.5, 0.75)):
         ours = count_matches(overlaps(predicted, truth), iou)
         assert (ours.tp, ours.fp, ours.fn) == (tp[0, column], fp[0, column], fn[0, column])
-        assert ours.average_precision == pytest.approx(float(ap[0, column]))
+        assert ours.mask_average_precision == pytest.approx(float(ap[0, column]))
 
 
 def test_different_shapes_and_invalid_thresholds_are_refused() -> None:
@@ -117,14 +117,14 @@ def test_summary_averages_images_and_pools_cells() -> None:
 
 def test_folders_are_matched_by_name(tmp_path: Path) -> None:
     labels = np.array([[1, 1, 0], [0, 2, 2]])
-    write_labels(tmp_path / "masks" / "a.png", labels)
-    write_labels(tmp_path / "masks" / "not scored.png", labels)
-    write_labels(tmp_path / "reference" / "a_mask.png", labels)
+    write_label_image(tmp_path / "masks" / "a.png", labels)
+    write_label_image(tmp_path / "masks" / "not scored.png", labels)
+    write_label_image(tmp_path / "reference" / "a_mask.png", labels)
     assert "1.000" in score_folders(tmp_path / "masks", tmp_path / "reference")
-    write_labels(tmp_path / "reference" / "b.png", labels)
+    write_label_image(tmp_path / "reference" / "b.png", labels)
     with pytest.raises(UserError, match=r"label image of b .* missing file b\.png"):
         score_folders(tmp_path / "masks", tmp_path / "reference")
-    write_labels(tmp_path / "masks" / "b.png", labels[:, :2])
+    write_label_image(tmp_path / "masks" / "b.png", labels[:, :2])
     with pytest.raises(UserError, match="one size for b"):
         score_folders(tmp_path / "masks", tmp_path / "reference")
     with pytest.raises(UserError, match="found none"):

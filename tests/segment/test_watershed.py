@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from segment.inference.preprocess import prepare_input
-from segment.score import average_precision
+from segment.score import mask_average_precision
 from segment.watershed import watershed_cells
 from tests.segment.shapes import discs
 
@@ -16,5 +16,5 @@ def test_watershed_finds_bright_and_dim_cells() -> None:
         np.uint8
     )  # the second is dim
     planes = np.stack([er, ((nuclei > 0) * 200).astype(np.uint8)])
-    assert average_precision(watershed_cells(prepare_input(planes, 52)), cells, 0.5) == 1
+    assert mask_average_precision(watershed_cells(prepare_input(planes, 52)), cells, 0.5) == 1
     assert not watershed_cells(prepare_input(np.zeros_like(planes), 52)).any()
