@@ -3,11 +3,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from hpa.config import DataSection, Section
 from hpa.errors import UserError
-from hpa.work.folder import locked, open_work
+from hpa.work.files import write_parquet
+from hpa.work.folder import FORMAT_KEY, WorkFolder, locked, open_work
 from hpa.work.stage import begin
 
 
@@ -80,3 +82,21 @@ def test_second_run_stops(tmp_path: Path) -> None:
     with locked(tmp_path):
         assert "expected no other run" in second()
     assert second() == "held\n"
+
+
+def test_work_folder_of_another_format_is_refused_with_its_version(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    pd.DataFrame({"image_id": ["a"], "masked": [[]]}).to_parquet(tmp_path / "images.parquet")
+    with pytest.raises(UserError, match=r"expected a work folder of format 2 \(cellwise 0\.2\), found format 1 at .*"):
+        open_work(tmp_path)
+    write_parquet(tmp_path / "images.parquet", pd.DataFrame({"image_id": ["a"]}), {FORMAT_KEY: b"2"})
+    assert open_work(tmp_path).root == tmp_path
+
+
+def test_recipe_is_read_once_for_each_opened_work_folder(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("[data]\nseed = 3\n")
+    work = WorkFolder(tmp_path)
+    assert work.data.seed == 3
+    (tmp_path / "recipe.toml").write_text("[data]\nseed = 4\n")
+    assert work.section("data", DataSection).seed == 3
+    assert WorkFolder(tmp_path).data.seed == 4
