@@ -126,9 +126,11 @@ def apply(
 def picture(
     work: Work,
     out: Annotated[Path, typer.Argument(help="PNG to write.")],
-    image_id: Annotated[str, typer.Option("--id", help="A test image; by default the first of the submission.")] = "",
+    image_id: Annotated[
+        str, typer.Option("--id", help="An image; by default the test image with the highest probability.")
+    ] = "",
 ) -> None:
-    """Draw one test image: its masks, crops, probabilities and labels."""
+    """Draw one image with its masks, crops, probabilities and labels."""
     from hpa.work.folder import open_work
     from pipeline.picture import draw_journey
 

@@ -16,6 +16,7 @@ from hpa.images import read_images
 from hpa.pictures import Color, Picture, composite, outlined, save_figure
 from hpa.pixels import read_channels
 from hpa.vocabulary import Vocabulary
+from hpa.work.files import read_parquet
 from hpa.work.folder import WorkFolder
 from segment.masks import read_mask, read_nuclei
 
@@ -35,29 +36,31 @@ def draw_journey(work: WorkFolder, image_id: str, out: Path) -> None:
     work
         A finished work folder that predicts windows around cells.
     image_id
-        A test image; empty takes the first one of the submission.
+        An image that was scored by a model that had not seen it; if empty, the test image with the highest probability
+        of any class.
     out
         The PNG to write.
 
     Raises
     ------
     UserError
-        If the run is not finished, or the image is not one of its test images with crops.
+        If the run is not finished, or has no such image with cells.
     """
     vocabulary, channels = work.data.classes, work.data.channels
-    submission = work.root / "aggregate" / "submission.csv"
-    if not submission.is_file():
-        raise UserError(f"expected a finished run (made by `python -m pipeline run {work.root}`), found none")
-    labels = pd.read_csv(submission, dtype=str, keep_default_na=False).set_index("Id")
-    image_id = image_id or str(labels.index[0])
+    columns = class_columns(vocabulary)
     cells = read_cells(work)
+    scores = read_parquet(work.root / "aggregate" / "images.parquet", "python -m aggregate run").set_index("image_id")
+    scores = scores.loc[scores.index.isin(cells["image_id"])]
+    if not image_id and len(scores):
+        candidates = scores[scores["origin"] == "test"] if (scores["origin"] == "test").any() else scores
+        image_id = str(candidates[columns].max(axis=1).idxmax())
+    if image_id not in scores.index:
+        raise UserError(f"expected the id of an image with cells in {work.root}, found {image_id!r}")
     cells = cells[cells["image_id"] == image_id]
-    if image_id not in labels.index or cells.empty:
-        raise UserError(f"expected a test image with crops in {work.root}, found {image_id!r}")
     row = read_images(work.images).set_index("image_id", drop=False).loc[image_id].to_dict()
     planes = read_channels(row, channels)
-    scores = pd.read_parquet(work.root / "aggregate" / "images.parquet").set_index("image_id").loc[image_id]
-    predicted = vocabulary.parse(str(labels.loc[image_id, "Predicted"]))
+    # Together the cells of an image have the classes of the image.
+    predicted = tuple(sorted({c for text in cells["predicted"] for c in vocabulary.parse(text)}))
     picture = composite(planes, channels)
     outlines = outlined(outlined(picture, read_nuclei(work, image_id), _NUCLEUS), read_mask(work, image_id), _CELL)
     shown = _likeliest_cells(cells, predicted, vocabulary)
@@ -72,7 +75,7 @@ def draw_journey(work: WorkFolder, image_id: str, out: Path) -> None:
     _show(axes[0], picture, "image")
     _show(axes[1], outlines, f"masks: {len(cells)} cells")
     _show(axes[2], _tiled(tiles), f"crops: {len(tiles)} of {len(cells)}")
-    of_image = scores[class_columns(vocabulary)].to_numpy(np.float64)
+    of_image = scores.loc[image_id, columns].to_numpy(np.float64)
     order = np.argsort(-of_image, kind="stable")[:_CLASSES]
     order = np.array([*order[: _CLASSES - len(set(predicted) - set(order.tolist()))], *set(predicted) - set(order)])
     _draw_cells(axes[3], cells.iloc[np.isin(cells["cell_label"], shown)], order, vocabulary)
@@ -123,5 +126,5 @@ def _draw_labels(
         axes.text(0.02, i, vocabulary.classes[c], va="center", fontsize=8, weight=weight)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_xlabel("maximum over the cells; predicted labels in green", fontsize=8)
+    axes.set_xlabel("probability; predicted labels in green", fontsize=8)
     axes.set_title("labels of the image")

@@ -212,7 +212,7 @@ def test_the_commands_of_the_results_page_run(folder: Path, monkeypatch: pytest.
     for command in commands(ROOT / "docs" / "results.md"):
         small = _shrink(command, folder / "work" / "demo" / "atlas", folder / "new")
         assert _run(small) == 0, f"python -m {' '.join(small)}"
-    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"atlas.png", "patterns.png"}
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"atlas.png", "patterns.png", "pipeline.png"}
 
 
 @pytest.mark.slow

@@ -1,0 +1,33 @@
+"""The picture of one image on its way through the pipeline, on a finished run of its own."""
+
+from pathlib import Path
+
+import cv2
+import pytest
+
+from pipeline.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("picture") / "work"
+    assert main(["demo", str(root), "--images", "6", "--test", "3", "--tiny"]) == 0
+    return root
+
+
+def test_any_scored_image_can_be_drawn(work: Path, tmp_path: Path) -> None:
+    ids = {path.name[:36] for part in ("train", "test") for path in (work / "atlas" / part).glob("*_red.png")}
+    for name in ["", sorted(ids)[0]]:
+        out = tmp_path / f"{name or 'default'}.png"
+        assert main(["picture", str(work), str(out), *(["--id", name] if name else [])]) == 0
+        picture = cv2.imread(str(out))
+        assert picture is not None
+        assert picture.shape[1] > 1000
+
+
+def test_unknown_image_and_unfinished_run_are_reported(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["picture", str(work), str(work / "p.png"), "--id", "../nowhere"]) == 2
+    assert "expected the id of an image with cells" in capsys.readouterr().err
+    (work / "aggregate" / "cells.parquet").unlink()
+    assert main(["picture", str(work), str(work / "p.png")]) == 2
+    assert not (work / "p.png").exists()
