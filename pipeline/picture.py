@@ -76,8 +76,10 @@ def draw_journey(work: WorkFolder, image_id: str, out: Path) -> None:
     _show(axes[1], outlines, f"masks: {len(cells)} cells")
     _show(axes[2], _tiled(tiles), f"crops: {len(tiles)} of {len(cells)}")
     of_image = scores.loc[image_id, columns].to_numpy(np.float64)
-    order = np.argsort(-of_image, kind="stable")[:_CLASSES]
-    order = np.array([*order[: _CLASSES - len(set(predicted) - set(order.tolist()))], *set(predicted) - set(order)])
+    # All predicted classes, then the likeliest others; the likeliest at the top.
+    likeliest = np.argsort(-of_image, kind="stable").tolist()
+    chosen = [*predicted, *(c for c in likeliest if c not in predicted)][: max(_CLASSES, len(predicted))]
+    order = np.array(sorted(chosen, key=likeliest.index))
     _draw_cells(axes[3], cells.iloc[np.isin(cells["cell_label"], shown)], order, vocabulary)
     _draw_labels(axes[4], of_image, order, predicted, vocabulary)
     save_figure(figure, out)
