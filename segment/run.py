@@ -1,6 +1,6 @@
 """Run the segment stage: images in, label images of cells and nuclei out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from json import loads
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hpa.channels import Channel
-from hpa.errors import ImageError
+from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.work.device import default_workers, one_thread, resolve_device
 from hpa.work.files import write_json
@@ -22,7 +22,7 @@ from segment.config import SegmentSection
 from segment.inference.diameter import estimate_diameter_px, sample_rows, typical_diameter_px
 from segment.inference.predict import cached_network, run_network
 from segment.inference.preprocess import NetworkInput, channels_to_read, load_input, size_name
-from segment.masks import COLUMNS, read_masks, stage_folder
+from segment.masks import COLUMNS, Masks, read_masks, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import COMPACT, check_weights
 from segment.postprocess.decode import decode
@@ -117,12 +117,40 @@ def find_diameter_px(
     """
     areas: list[int] = []
     with one_thread(device):
-        outputs = run_network(cached_network(COMPACT, device), images)
-        for image, output in zip(images, outputs, strict=True):
-            with suppress(ImageError):  # reported when the image itself is processed
-                cells = decode(output, image.planes[NUCLEUS_PLANE], section, image.shape).cells
-                areas.extend(np.bincount(cells.ravel())[1:])
+        for masks in _segment(images, COMPACT, section, device):
+            if isinstance(masks, Masks):  # other images are reported when they are processed themselves
+                areas.extend(np.bincount(masks.cells.ravel())[1:])
     return estimate_diameter_px(areas, *shape)
+
+
+def _segment(
+    images: Sequence[NetworkInput], network: str, section: SegmentSection, device: str
+) -> Iterator[Masks | str]:
+    """Yield the masks of each image, or the reason why it failed: nothing in an image ends the stage."""
+    net = cached_network(network, device)
+    try:
+        outputs = run_network(net, images)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the image makes the network or its libraries raise
+        if len(images) == 1:
+            yield _reason(error)
+            return
+        for image in images:  # find out which of them it was
+            yield from _segment([image], network, section, device)
+        return
+    for image, output in zip(images, outputs, strict=True):
+        try:
+            yield decode(output, image.planes[NUCLEUS_PLANE], section, image.shape)
+        except Exception as error:
+            yield _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ImageError):
+        return str(error)
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"the image cannot be segmented ({type(error).__name__}: {first_line})"
 
 
 def _find_diameters(
@@ -165,11 +193,10 @@ def _process_group(context: _Context, images: pd.DataFrame) -> list[dict[str, An
         except ImageError as error:
             rows.append({"image_id": row["image_id"], FAILURE: str(error)})
     with one_thread(context.device):
-        outputs = run_network(cached_network(section.network, context.device), list(inputs.values()))
-        for (image_id, image), output in zip(inputs.items(), outputs, strict=True):
-            try:
-                masks = decode(output, image.planes[NUCLEUS_PLANE], section, image.shape)
+        results = _segment(list(inputs.values()), section.network, section, context.device)
+        for (image_id, image), masks in zip(inputs.items(), results, strict=True):
+            if isinstance(masks, Masks):
                 rows.append(write_image(context.work, image_id, masks, image, section))
-            except ImageError as error:
-                rows.append({"image_id": image_id, FAILURE: str(error)})
+            else:
+                rows.append({"image_id": image_id, FAILURE: masks})
     return rows

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpa.channels import Channel
 from hpa.config import DataSection
-from hpa.errors import UserError
+from hpa.errors import ImageError, UserError
 from hpa.pixels import read_channels
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
@@ -23,6 +23,8 @@ INPUT_OF: Final[Mapping[Channel, int]] = {"yellow": ER, "blue": NUCLEUS_PLANE, "
 
 _LOW, _HIGH = 1.0, 99.0  # percentiles, as in Cellpose
 _MIN_SHARE = 0.1  # in an image with one small cell the 99th percentile is still background
+_MIN_SOURCE_PX: Final = 16
+_MAX_NETWORK_PX2: Final = 2**25  # the outputs for so many pixels take 0.7 GB
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def load_input(
     Raises
     ------
     ImageError
-        If the image cannot be read.
+        If the image cannot be read, is too small, or is too large at the network's scale.
     """
     planes = read_channels(image, channels)
     height, width = planes.shape[1:]
@@ -114,9 +116,24 @@ def prepare_input(
         Equivalent diameter of a typical cell in the image.
     inputs
         Index of the network input that each plane feeds (`segment.network.compact`); the other inputs are 0.
+
+    Raises
+    ------
+    ImageError
+        If the image is below 16 px in height or width, or too large at the network's scale.
     """
     shape = (planes.shape[1], planes.shape[2])
-    reduced = reduce_planes(planes, network_shape(*shape, diameter_px))
+    if min(shape) < _MIN_SOURCE_PX:
+        raise ImageError(
+            f"expected an image of at least {_MIN_SOURCE_PX} x {_MIN_SOURCE_PX} px, found {shape[0]} x {shape[1]} px"
+        )
+    reduced_shape = network_shape(*shape, diameter_px)
+    if reduced_shape[0] * reduced_shape[1] > _MAX_NETWORK_PX2:
+        raise ImageError(
+            f"expected an image of at most {_MAX_NETWORK_PX2:,} px at the network's scale, found {reduced_shape[0]} x "
+            f"{reduced_shape[1]} px (cells of {diameter_px:.1f} px in {shape[0]} x {shape[1]} px)"
+        )
+    reduced = reduce_planes(planes, reduced_shape)
     signal = planes_with_signal(reduced)
     prepared = np.zeros((INPUTS, *reduced.shape[1:]), dtype=np.float32)
     # A plane without signal is set to 0: normalising would stretch its noise to full contrast and look like cells.

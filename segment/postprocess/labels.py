@@ -117,6 +117,8 @@ def enlarge_labels(
     for label, (rows, columns) in bounding_boxes(labels):
         small = _widen(rows, labels.shape[0]), _widen(columns, labels.shape[1])
         large = _enlarge_span(small[0], scale[0]), _enlarge_span(small[1], scale[1])
+        if 0 in best[large].shape:  # smaller than a pixel of the source
+            continue
         shares = cv2.GaussianBlur((labels[small] == label).astype(np.float32), (0, 0), _BLUR_PX)
         own = _enlarge_window(shares, small, large, scale)
         wins = own > best[large]

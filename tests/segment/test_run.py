@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -11,16 +12,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
-from hpa.errors import UserError
+from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.pixels import read_plane
 from hpa.work.files import sha256
 from hpa.work.folder import WorkFolder
 from segment.__main__ import main
+from segment.inference.predict import run_network
+from segment.inference.preprocess import NetworkInput, prepare_input
 from segment.masks import read_mask, read_masks, read_nuclei
+from segment.network.cellpose import BaseModel
 from segment.run import run
 from tests.segment.shapes import make_work, write_image
 
@@ -187,3 +192,49 @@ def test_help_does_not_import_torch() -> None:
     code = "import sys; from segment.__main__ import main; main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+ODD_SHAPES = [(1, 1), (1, 200), (200, 1), (2, 60), (8, 8), (8, 100), (12, 40), (15, 300), (1, 3000)]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["odd images first", "odd images last"])
+def test_images_that_are_too_small_fail_alone(first: bool, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    for number, shape in enumerate(ODD_SHAPES):
+        planes = noise.integers(0, 255, (2, *shape), dtype=np.uint8)
+        write_image(tmp_path / "images", f"{'a' if first else 'z'}{number}", planes[0], planes[1])
+    scene = draw_scene((97, 1), size_px=128, protein=False).channels
+    write_image(tmp_path / "images", "ordinary", scene[YELLOW], scene[BLUE])
+    work = make_work(tmp_path / "work", tmp_path / "images")
+    assert run(work, device="cpu", workers=1) == 1
+    assert read_masks(work)["image_id"].tolist() == ["ordinary"]
+    failures = pd.read_csv(work.root / "segment" / "failures.csv")
+    assert len(failures) == len(ODD_SHAPES)
+    for shape, reason in zip(ODD_SHAPES, failures["reason"], strict=True):
+        assert reason == f"expected an image of at least 16 x 16 px, found {shape[0]} x {shape[1]} px"
+
+
+def test_an_image_too_large_at_the_networks_scale_is_an_image_error() -> None:
+    planes = np.zeros((2, 16, 60_000), dtype=np.uint8)
+    with pytest.raises(ImageError, match=r"expected an image of at most 33,554,432 px at the network's scale, found"):
+        prepare_input(planes, 0.5)
+
+
+def test_whatever_an_image_raises_is_its_own_failure(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in a batch of several images is attributed to one of them; the others keep their masks."""
+    work, expected = make_work(tmp_path / "work", data), make_work(tmp_path / "expected", data)
+    run(expected, device="cpu", workers=1)
+
+    def failing(net: BaseModel, images: Sequence[NetworkInput]) -> list[NDArray[np.float32]]:
+        if any(image.shape == (256, 512) for image in images):
+            raise ZeroDivisionError("of the wide image")
+        return run_network(net, images)
+
+    monkeypatch.setattr("segment.run.run_network", failing)
+    assert run(work, device="cpu", workers=1) == 1
+    failures = pd.read_csv(work.root / "segment" / "failures.csv").set_index("image_id")["reason"]
+    assert failures["wide"] == "the image cannot be segmented (ZeroDivisionError: of the wide image)"
+    others = read_masks(expected).query("image_id != 'wide'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(read_masks(work), others)

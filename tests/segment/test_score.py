@@ -86,7 +86,7 @@ def test_images_without_cells() -> None:
 
 
 def test_agrees_with_cellpose() -> None:
-    from cellpose.metrics import mask_average_precision as cellpose_average_precision
+    from cellpose.metrics import average_precision as cellpose_average_precision
 
     rng = np.random.default_rng(0)
     truth = np.kron(rng.integers(0, 9, size=(6, 6)), np.ones((8, 8), dtype=int)).astype(np.uint16)
