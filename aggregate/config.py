@@ -131,6 +131,11 @@ class AggregateSection(Section):
         return [(Path(root), window) for root, _, window in (text.partition(":") for text in self.join)]
 
     @property
+    def applied_transfer(self) -> Transfer:
+        """How thresholds are transferred to the mean of the models: fixed ones never are."""
+        return "none" if self.thresholds == "fixed" else self.transfer
+
+    @property
     def kinds(self) -> tuple[Kind, ...]:
         """The poolings to compute."""
         return ("trained",) if self.pooling == "trained" else self.formulas

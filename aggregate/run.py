@@ -218,7 +218,7 @@ def write_metrics(
         "macro_f1_in_sample": in_sample,
         "gap": in_sample - metrics["macro_f1"],
         "thresholds": section.thresholds,
-        "transfer": section.transfer,
+        "transfer": section.applied_transfer,
         "checkpoint_chosen_on_scored_rows": any(source.chose_on_scored_rows for source in sources),
         "sources": by_source(labels, predictions, source_of),
     }

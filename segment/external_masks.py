@@ -116,10 +116,19 @@ def _read(path: Path) -> NDArray[Any]:
 class _PlainArrays(pickle.Unpickler):
     """Unpickler for the dictionary of a ``_seg.npy`` that allows only plain arrays.
 
-    An arbitrary pickle could run any code.
+    An arbitrary pickle could run any code, and looking up a name imports its module, which runs code too. So only the
+    exact names that pickled arrays of NumPy 1 and 2 contain are looked up.
     """
 
-    _ALLOWED: Final = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer", "encode"})
+    _ALLOWED: Final = frozenset(
+        {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+            *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+            ("_codecs", "encode"),
+        }
+    )
 
     def __init__(self, content: bytes) -> None:
         stream = io.BytesIO(content)
@@ -135,6 +144,6 @@ class _PlainArrays(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the few globals that plain arrays need; refuse all others."""
-        if module.split(".")[0] in ("numpy", "_codecs") and name in self._ALLOWED:
+        if (module, name) in self._ALLOWED:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it contains more than plain arrays ({module}.{name})")

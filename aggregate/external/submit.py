@@ -71,12 +71,16 @@ def _read_thresholds(
     thresholds: str, column: str, matrix: NDArray[np.floating[Any]], vocabulary: Vocabulary
 ) -> NDArray[np.float64]:
     try:
-        return np.full(len(vocabulary), float(thresholds))
+        value = float(thresholds)
     except ValueError:
         path = Path(thresholds)
+    else:
+        if not 0 <= value <= 1:  # NaN compares as false
+            raise UserError(f"expected a threshold within 0..1, found --thresholds {thresholds}")
+        return np.full(len(vocabulary), value)
     if path.suffix != ".json":
         return read_threshold_column(path, column, vocabulary)
     stored = read_thresholds(path, vocabulary)
-    if stored.section.transfer == "shares" and len(matrix) >= stored.section.min_images:
+    if stored.section.applied_transfer == "shares" and len(matrix) >= stored.section.min_images:
         return matching_thresholds(matrix, stored.decision.shares)
     return stored.stored_mean_values

@@ -284,6 +284,8 @@ def read_threshold_column(path: Path, column: str, vocabulary: Vocabulary) -> ND
         values = table[column].to_numpy().astype(np.float64)
     except ValueError as error:
         raise UserError(f"expected numbers as thresholds in {path}, found: {error}") from None
+    if not ((values >= 0) & (values <= 1)).all():  # NaN compares as false
+        raise UserError(f"expected thresholds within 0..1 in column {column!r} of {path}, found others")
     if "class" not in table.columns:
         return values
     places = [parse_labels(str(value), vocabulary, str(path)) for value in table["class"]]

@@ -88,11 +88,12 @@ def find_sources(work: WorkFolder, windows: Sequence[str], section: AggregateSec
     UserError
         If a joined run is no work folder, or has other images, other folds or another vocabulary.
     """
-    sources = [ScoredRun(f"{work.root}:{window}", work, window) for window in windows]
-    for text, (root, other_window) in zip(section.join, section.joined, strict=True):
+    # Named by their roles and not by their paths, so that a work folder can be moved.
+    sources = [ScoredRun(window, work, window) for window in windows]
+    for number, (root, other_window) in enumerate(section.joined, start=1):
         other = open_work(root)
         _check_joinable(work, other)
-        sources.append(ScoredRun(text, other, other_window or windows[0]))
+        sources.append(ScoredRun(f"joined run {number}", other, other_window or windows[0]))
     return sources
 
 

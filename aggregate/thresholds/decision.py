@@ -145,7 +145,7 @@ class Decision:
         """Return thresholds for the mean of the models' scores (F, N, K); None if N is below `min_images`."""
         if by_model.shape[1] < section.min_images:
             return None
-        return transfer_thresholds(self.values, self.shares, by_model, section.transfer)
+        return transfer_thresholds(self.values, self.shares, by_model, section.applied_transfer)
 
 
 def fit_decision(images: ImageScores, labels: Labels, section: AggregateSection) -> Decision:
@@ -214,7 +214,7 @@ def cross_fit(images: ImageScores, labels: Labels, section: AggregateSection, vo
         fitted = fit_decision(images.take(~held_out), labels.take(~held_out), section)
         scores[held_out] = fitted.score(images.take(held_out), section)
         values = fitted.values
-        if section.transfer == "shares" and np.count_nonzero(held_out) >= section.min_images:
+        if section.applied_transfer == "shares" and np.count_nonzero(held_out) >= section.min_images:
             values = matching_thresholds(scores[held_out], fitted.shares)
         predictions[held_out] = decide(scores[held_out], values, section.empty, vocabulary) & labels.known[held_out]
     return CrossFitted(scores, predictions)

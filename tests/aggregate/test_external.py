@@ -270,6 +270,16 @@ def test_unusable_inputs_of_a_submission(made: Submission, capsys: pytest.Captur
     assert "array of numbers" in _sentence(capsys, made.arguments(scores=str(made.folder / "objects.npy")))
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "2", "1.0000001"])
+def test_thresholds_outside_0_to_1_are_refused(
+    value: str, made: Submission, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"expected a threshold within 0..1, found --thresholds {value}" in _sentence(capsys, made.arguments(value))
+    table = made.folder / "outside.csv"
+    pd.DataFrame({"threshold": [value, *["0.5"] * 27]}).to_csv(table, index=False)
+    assert "expected thresholds within 0..1 in column 'threshold'" in _sentence(capsys, made.arguments(str(table)))
+
+
 def test_missing_ids_and_classes_of_scores(made: Submission, capsys: pytest.CaptureFixture[str]) -> None:
     table = pd.DataFrame(made.scores[:3], columns=list(HPA28.classes))
     table.insert(0, "Id", ["d", "a", "c"])

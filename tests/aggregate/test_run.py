@@ -14,7 +14,7 @@ from aggregate.__main__ import main
 from aggregate.run import run
 from aggregate.thresholds.file import read_thresholds
 from bench.simulated_work import COLUMNS, make_work, probabilities_path, rewrite
-from classify.probabilities import write_probabilities
+from classify.probabilities import class_columns, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
 from hpa.config import read_toml
 from hpa.errors import UserError
@@ -445,3 +445,33 @@ def test_changed_inputs_are_named(tmp_path: Path) -> None:
     work = WorkFolder(work.root)  # a work folder reads its recipe once
     with pytest.raises(UserError, match="found changed: recipe key shrinkage"):
         run(work)
+
+
+@pytest.mark.parametrize("transfer", ["none", "shares", "spread"])
+def test_fixed_thresholds_are_never_transferred(transfer: str, tmp_path: Path) -> None:
+    settings = ["aggregate.thresholds=fixed", "aggregate.fixed_threshold=0.5", f"aggregate.transfer={transfer}"]
+    work = make_work(tmp_path, [*settings, "aggregate.empty=blank"], train=60, test=80, models=3)
+    assert run(work, figures=False) == 0
+    images = pd.read_parquet(work.root / "aggregate" / "images.parquet").set_index("image_id")
+    columns = class_columns(HPA28)
+    for image_id, text in zip(*_submission(work)[["Id", "Predicted"]].to_numpy().T, strict=True):
+        assert HPA28.parse(text) == tuple(np.flatnonzero(images.loc[image_id, columns].to_numpy(np.float32) > 0.5))
+    assert _metrics(work)["transfer"] == "none"
+
+
+def test_a_finished_work_folder_can_be_moved_and_named_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = make_work(tmp_path / "here" / "work")
+    assert run(work, figures=False) == 0
+    record = (work.root / "aggregate" / "thresholds.json").read_bytes()
+    shutil.copytree(work.root, tmp_path / "copied")
+    (tmp_path / "linked").symlink_to(work.root)
+    monkeypatch.chdir(tmp_path / "here")
+    for root in (tmp_path / "copied", tmp_path / "linked", Path("work"), Path("../here/./work")):
+        assert run(WorkFolder(root), figures=False) == 0
+    work.root.rename(tmp_path / "renamed")
+    assert run(WorkFolder(tmp_path / "renamed"), figures=False) == 0
+    assert (tmp_path / "renamed" / "aggregate" / "thresholds.json").read_bytes() == record
+    made_from = json.loads((tmp_path / "renamed" / "aggregate" / "run.json").read_text())["made_from"]
+    assert str(tmp_path) not in str(made_from["inputs"])

@@ -1,6 +1,7 @@
 """Read label images of other programs, and refuse unusable files."""
 
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,51 @@ def test_more_objects_than_a_label_image_can_hold_are_refused(tmp_path: Path) ->
     np.save(tmp_path / "a.npy", np.arange(256 * 257).reshape(256, 257))
     with pytest.raises(ImageError, match="at most 65535 objects, found 65791"):
         read_external_mask(tmp_path / "a.npy", (256, 257))
+
+
+HOSTILE = [
+    ("os", "system"),
+    ("posix", "system"),
+    ("subprocess", "Popen"),
+    ("builtins", "eval"),
+    ("builtins", "exec"),
+    ("builtins", "getattr"),
+    ("builtins", "__import__"),
+    ("importlib", "import_module"),
+    ("runpy", "run_path"),
+    ("shutil", "rmtree"),
+    ("pathlib", "Path.touch"),
+    ("pickle", "loads"),
+    ("codecs", "encode"),
+    ("_codecs", "decode"),
+    ("numpy.f2py.__main__", "dtype"),
+    ("numpy.f2py", "ndarray"),
+    ("numpy.testing", "scalar"),
+    ("numpy", "load"),
+    ("numpy", "save"),
+    ("numpy", "memmap"),
+    ("numpy.ctypeslib", "load_library"),
+    ("numpy.lib.npyio", "_reconstruct"),
+    ("numpy.core.multiarray", "fromfile"),
+    ("numpy._core.multiarray", "dtype"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), HOSTILE, ids=[".".join(pair) for pair in HOSTILE])
+def test_hostile_pickle_looks_up_nothing(
+    module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pickle calls ``module.name('touched')``; already importing some modules runs their code."""
+    monkeypatch.chdir(tmp_path)
+    call = pickle.PROTO + b"\x04" + pickle.SHORT_BINUNICODE + bytes([len(module)]) + module.encode()
+    call += pickle.SHORT_BINUNICODE + bytes([len(name)]) + name.encode() + pickle.STACK_GLOBAL
+    call += pickle.SHORT_BINUNICODE + b"\x07touched" + pickle.TUPLE1 + pickle.REDUCE + pickle.STOP
+    np.save(tmp_path / "a_seg.npy", np.array({"masks": NUMBERED}, dtype=object))
+    header = (tmp_path / "a_seg.npy").read_bytes()
+    header = header[: header.index(b"\n") + 1]
+    (tmp_path / "a_seg.npy").write_bytes(header + call)
+    before = set(sys.modules)
+    with pytest.raises(ImageError, match=f"more than plain arrays .{module}.{name}"):
+        read_external_mask(tmp_path / "a_seg.npy", (40, 50))
+    assert set(sys.modules) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a_seg.npy"]
