@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -18,6 +17,7 @@ from hpa.atlas.styles import CELL_LINES
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
+from hpa.work.processes import worker_processes
 
 
 def synthesize(
@@ -75,8 +75,8 @@ def synthesize(
             if on_image:
                 on_image()
     else:
-        with get_context("spawn").Pool(number, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            for found in pool.imap(draw, planned, chunksize=2):
+        with worker_processes(number, preload=[__name__]) as pool:
+            for found in pool.map(draw, planned, chunksize=2):
                 targets.append(found)
                 if on_image:
                     on_image()

@@ -5,20 +5,19 @@ A run that resumes skips the chunks that have a part. A chunk with failed images
 batches, and therefore its bits, equal those of an uninterrupted run.
 """
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import cv2
 import pandas as pd
 
 from hpa.work.cluster import cluster_executor
 from hpa.work.files import write_csv, write_parquet
+from hpa.work.processes import worker_processes
 from hpa.work.progress import progress
 
 CHUNK_IMAGES: Final = 32
@@ -161,8 +160,5 @@ def _executor(workers: int, preload: Sequence[str], dask: str, chunks: int) -> I
     elif workers <= 1 or chunks <= 1:
         yield None
     else:
-        spawning = multiprocessing.get_context("forkserver")
-        spawning.set_forkserver_preload(["hpa.work.mapping", *preload])
-        # One OpenCV thread per process: the processes alone fill the machine.
-        with ProcessPoolExecutor(workers, spawning, cv2.setNumThreads, (1,)) as executor:
+        with worker_processes(workers, preload=[__name__, *preload]) as executor:
             yield executor

@@ -1,7 +1,5 @@
 """Draw synthetic training images at the network's scale, with their flows and other targets."""
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from typing import Final
 
 import cv2
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
+from hpa.work.processes import worker_processes
 from hpa.work.progress import progress
 from segment.inference.preprocess import reduce_labels, reduce_planes
 from segment.network.cellpose import flows_from_labels
@@ -32,9 +31,8 @@ _STREAM: Final = 7_301  # separates these scenes from those of any atlas, whatev
 
 def draw_samples(seed: int, images: int, workers: int) -> list[Sample]:
     """Draw training images 0, 1, ...; the result does not depend on the number of `workers`."""
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"), initializer=_one_thread)
     samples = []
-    with pool, progress("draw", images) as advance:
+    with worker_processes(workers, initialise=_one_thread) as pool, progress("draw", images) as advance:
         for sample in pool.map(draw_sample, [seed] * images, range(images), chunksize=4):
             samples.append(sample)
             advance(1)
