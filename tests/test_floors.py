@@ -116,7 +116,7 @@ def test_every_room_documents_who_may_import_it() -> None:
 def test_packages_have_few_modules() -> None:
     for package in _packages():
         modules = [path.stem for path in package.glob("*.py") if not path.stem.startswith("__")]
-        assert len(modules) <= 16 or package.name == "atlas", f"{package.name} has {len(modules)} modules"
+        assert len(modules) <= 16, f"{package.name} has {len(modules)} modules"
 
 
 @pytest.mark.parametrize("package", ONE_PLACE)

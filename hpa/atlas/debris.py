@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpa.atlas.field import Field
+from hpa.atlas.geometry.field import Field
 from hpa.atlas.noise import Image, smooth_noise
 from hpa.atlas.scatter import dots, lights
 

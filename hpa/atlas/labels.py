@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hpa.atlas.field import Population
-from hpa.atlas.patterns import BRIDGE, SPINDLE, can_carry
+from hpa.atlas.geometry.field import Population
+from hpa.atlas.patterns.catalogue import BRIDGE, SPINDLE, can_carry
 from hpa.vocabulary import HPA28
 
 MEAN_SHARES: Final[dict[int, float]] = {

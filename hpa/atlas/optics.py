@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hpa.atlas.field import Field
+from hpa.atlas.geometry.field import Field
 from hpa.atlas.noise import Image, blur
 from hpa.channels import Channel
 

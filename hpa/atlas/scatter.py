@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from hpa.atlas.field import Field
+from hpa.atlas.geometry.field import Field
 from hpa.atlas.noise import Image, blur, splat
 
 Points = NDArray[np.float32]

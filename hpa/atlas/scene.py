@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpa.atlas.cells import grow_field
 from hpa.atlas.debris import scatter_debris
-from hpa.atlas.field import Field
+from hpa.atlas.geometry.cells import grow_field
+from hpa.atlas.geometry.field import Field
 from hpa.atlas.labels import draw_carriers, sample_shares
 from hpa.atlas.noise import Image, blur, smooth_noise
 from hpa.atlas.optics import record
-from hpa.atlas.patterns import BRIDGE, PATTERNS, SPINDLE
+from hpa.atlas.patterns.catalogue import BRIDGE, PATTERNS, SPINDLE
 from hpa.atlas.stains import Stained, stain
 from hpa.atlas.styles import CELL_LINES, SHARES
 from hpa.channels import CHANNELS, Channel

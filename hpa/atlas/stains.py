@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpa.atlas.field import ANAPHASE, METAPHASE, PROMETAPHASE, Field
 from hpa.atlas.filaments import Filaments, microtubules, organising_centres
+from hpa.atlas.geometry.field import ANAPHASE, METAPHASE, PROMETAPHASE, Field
 from hpa.atlas.noise import Image, blur, octaves, smooth_noise, splat
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hpa.atlas.cells import grow_field
+from hpa.atlas.geometry.cells import grow_field
 from hpa.atlas.labels import MEAN_SHARES, draw_carriers, label_sets, sample_shares
 from hpa.atlas.plan import PlannedImage, plan_images
 from hpa.atlas.styles import CELL_LINES

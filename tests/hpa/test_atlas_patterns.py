@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from hpa.atlas.cells import grow_field
-from hpa.atlas.field import METAPHASE, TELOPHASE
-from hpa.atlas.patterns import PATTERNS, can_carry
+from hpa.atlas.geometry.cells import grow_field
+from hpa.atlas.geometry.field import METAPHASE, TELOPHASE
+from hpa.atlas.patterns.catalogue import PATTERNS, can_carry
 from hpa.atlas.stains import Stained, stain
 from hpa.atlas.styles import CELL_LINES
 from hpa.vocabulary import HPA28

@@ -5,7 +5,7 @@ import pytest
 from skimage.measure import regionprops_table
 
 from hpa.atlas import draw_scene
-from hpa.atlas.cells import grow_field
+from hpa.atlas.geometry.cells import grow_field
 from hpa.atlas.scene import label_cells
 from hpa.atlas.styles import CELL_LINES, SHARES
 

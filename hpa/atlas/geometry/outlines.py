@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpa.atlas.field import METAPHASE, PROMETAPHASE, Population
+from hpa.atlas.geometry.field import METAPHASE, PROMETAPHASE, Population
 from hpa.atlas.noise import Image
 from hpa.atlas.styles import CellLine
 

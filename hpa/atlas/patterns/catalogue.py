@@ -6,11 +6,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hpa.atlas import patterns_cytoplasm as cytoplasm
-from hpa.atlas import patterns_cytoskeleton as skeleton
-from hpa.atlas import patterns_nuclear as nuclear
-from hpa.atlas.field import ANAPHASE, METAPHASE, TELOPHASE, Population
+from hpa.atlas.geometry.field import ANAPHASE, METAPHASE, TELOPHASE, Population
 from hpa.atlas.noise import Image
+from hpa.atlas.patterns import cytoplasm as cytoplasm
+from hpa.atlas.patterns import cytoskeleton as skeleton
+from hpa.atlas.patterns import nuclear as nuclear
 from hpa.atlas.stains import Stained
 from hpa.vocabulary import HPA28
 

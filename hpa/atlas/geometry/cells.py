@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label as connected
 
-from hpa.atlas import outlines
-from hpa.atlas.field import ANAPHASE, INTERPHASE, METAPHASE, PROMETAPHASE, TELOPHASE, Field, Population
+from hpa.atlas.geometry import outlines
+from hpa.atlas.geometry.field import ANAPHASE, INTERPHASE, METAPHASE, PROMETAPHASE, TELOPHASE, Field, Population
 from hpa.atlas.noise import Image, smooth_noise
 from hpa.atlas.styles import CellLine
 

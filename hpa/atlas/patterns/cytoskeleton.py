@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from hpa.atlas.field import TELOPHASE
 from hpa.atlas.filaments import grow
+from hpa.atlas.geometry.field import TELOPHASE
 from hpa.atlas.noise import Image, blur, smooth_noise, splat
 from hpa.atlas.scatter import dots, lights, scatter
 from hpa.atlas.stains import Stained, spindles

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from hpa.atlas.field import Field
 from hpa.atlas.filaments import grow
+from hpa.atlas.geometry.field import Field
 from hpa.atlas.noise import Image, blur, octaves, smooth_noise
 from hpa.atlas.scatter import Points, dots, lights, scatter
 from hpa.atlas.stains import Stained
