@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -111,8 +112,9 @@ def parse_section(model: type[S], name: str, values: Any) -> S:
             if key in model.renamed:
                 present = model.renamed[key]
                 raise UserError(f"expected the key {present!r} in [{name}], found its former name {key!r}") from None
-            known = ", ".join(model.model_fields)
-            raise UserError(f"expected only known keys in [{name}] ({known}), found {key!r}") from None
+            similar = get_close_matches(key, model.model_fields, n=1)
+            known = f"did you mean {similar[0]!r}?" if similar else ", ".join(model.model_fields)
+            raise UserError(f"expected only known keys in [{name}], found {key!r} ({known})") from None
         raise UserError(
             f"expected a usable [{name}] {key} ({problem['msg']}), found {problem.get('input')!r}"
         ) from None

@@ -1,10 +1,11 @@
 """The whole recipe: the sections of all stages, checked together at `init` and written resolved."""
 
+import textwrap
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +17,8 @@ from hpa.config import DataSection, parse_section, read_toml
 from hpa.errors import UserError
 from hpa.work.files import write_bytes
 from segment.config import SegmentSection
+
+_WIDTH: Final = 120
 
 
 class Recipe(BaseModel):
@@ -119,8 +122,32 @@ def find_recipe(recipe: str | Path) -> Path:
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
-    """Write a recipe with all its keys, so that the file alone determines the results."""
-    write_bytes(path, tomli_w.dumps(recipe.model_dump(mode="json")).encode())
+    """Write a recipe with all its keys and what they mean, so that the file alone determines the results."""
+    write_bytes(path, format_recipe(recipe).encode())
+
+
+def format_recipe(recipe: Recipe) -> str:
+    """Return a recipe as TOML, with the description of every key as a comment above it."""
+    sections = []
+    for name, section in recipe:
+        lines = [f"[{name}]"]
+        values = section.model_dump(mode="json")
+        for key, field in type(section).model_fields.items():
+            text = " ".join((field.description or "").split())
+            comment = textwrap.wrap(text, _WIDTH - 2, break_on_hyphens=False, break_long_words=False)
+            lines += [f"# {line}" for line in comment]
+            lines.append(f"{key} = {_format_value(values[key])}")
+        sections.append("\n".join(lines))
+    return "\n\n".join(sections) + "\n"
+
+
+def _format_value(value: Any) -> str:
+    """Return a value on one line; tomli_w writes lists over several."""
+    if isinstance(value, list):
+        return f"[{', '.join(_format_value(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_format_value(key)} = {_format_value(item)}' for key, item in value.items())}}}"
+    return tomli_w.dumps({"value": value}).strip().removeprefix("value = ")
 
 
 def _value(text: str) -> Any:

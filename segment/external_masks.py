@@ -93,14 +93,18 @@ def read_external_mask(path: Path, shape: tuple[int, int]) -> Labels:
         raise ImageError(f"{path.name} cannot be read: {str(error) or type(error).__name__}") from None
     if labels.shape != shape:
         raise ImageError(f"{path.name}: expected a label image of the image's size {shape}, found {labels.shape}")
-    integral = np.issubdtype(labels.dtype, np.integer) or np.array_equal(labels, np.trunc(labels))
-    if labels.dtype == bool or not integral or labels.min(initial=0) < 0:
+    if labels.dtype.kind not in "iuf" or not _are_counts(labels):
         raise ImageError(f"{path.name}: expected integers from 0, found other values ({labels.dtype})")
     values, indices = np.unique(labels, return_inverse=True)
     new_labels = np.cumsum(values > 0) * (values > 0)
     if new_labels.max(initial=0) > MAX_LABELS:
         raise ImageError(f"{path.name}: expected at most {MAX_LABELS} objects, found {new_labels.max()}")
     return new_labels[indices].reshape(shape).astype(np.int32)
+
+
+def _are_counts(labels: NDArray[Any]) -> bool:
+    """Return whether all numbers are integers from 0; infinities are not."""
+    return bool(np.isfinite(labels).all() and (labels == np.trunc(labels)).all() and labels.min(initial=0) >= 0)
 
 
 def _read(path: Path) -> NDArray[Any]:

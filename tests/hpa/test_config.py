@@ -10,7 +10,7 @@ from hpa.work.folder import WorkFolder
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[data]\nsed = 1", r"expected only known keys in \[data\] .*found 'sed'"),
+        ("[data]\nsed = 1", r"expected only known keys in \[data\], found 'sed' \(did you mean 'seed'\?\)"),
         ("[data]\nfolds = 1", r"usable \[data\] folds .*found 1"),
         ('[data]\nchannels = ["red", "red"]', "none twice"),
         ('[data]\nchannels = ["cyan"]', "found 'cyan'"),

@@ -128,3 +128,26 @@ def test_hostile_pickle_looks_up_nothing(
         read_external_mask(tmp_path / "a_seg.npy", (40, 50))
     assert set(sys.modules) == before
     assert [path.name for path in tmp_path.iterdir()] == ["a_seg.npy"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.ones((40, 50), dtype=complex),
+        np.full((40, 50), "1"),
+        np.full((40, 50), b"1"),
+        np.ones((40, 50), dtype="datetime64[s]"),
+        np.ones((40, 50), dtype="timedelta64[s]"),
+        np.ones((40, 50), dtype=[("a", "i4")]),
+        np.full((40, 50), np.inf),
+        np.full((40, 50), np.nan),
+        np.full((40, 50), 1.5),
+        np.ones((40, 50), dtype=bool),
+        np.full((40, 50), -1),
+    ],
+    ids=lambda labels: f"{labels.dtype} {labels.flat[0]}",
+)
+def test_arrays_without_labels_are_image_errors(labels: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", labels)
+    with pytest.raises(ImageError, match="expected integers from 0, found other values"):
+        read_external_mask(tmp_path / "a.npy", (40, 50))
