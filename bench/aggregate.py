@@ -24,8 +24,8 @@ from sklearn.metrics import f1_score
 from aggregate.config import KINDS, AggregateSection
 from aggregate.pooling.formulas import pool_bags
 from aggregate.thresholds.exact import best_thresholds
-from bench.simulated import K
-from bench.simulated_work import make_work
+from bench.simulation.probabilities import K
+from bench.simulation.work import make_work
 from classify.probabilities import class_columns
 from hpa.vocabulary import HPA28
 

@@ -24,11 +24,11 @@ from typing import Final
 
 import pandas as pd
 
-from bench.classify_real import real
-from bench.classify_runs import FOLD, Job, image_probabilities, joined, run, show
-from bench.classify_score import retrieval, score
-from bench.classify_speed import Steps, gpu, step
-from bench.classify_world import FULL, TINY, Size, World
+from bench.classification.real_images import real
+from bench.classification.runs import FOLD, Job, image_probabilities, joined, run, show
+from bench.classification.scores import retrieval, score
+from bench.classification.speed import Steps, gpu, step
+from bench.classification.world import FULL, TINY, Size, World
 from classify.config import ClassifySection, Pooling
 from classify.data.batches import training_batches
 from classify.data.crops import FoldCrops

@@ -34,9 +34,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.crop_loading import BATCH, loader, training
-from bench.crop_stores import make_work, run, scenes, size, stores
 from bench.measure import ROOT, data_files, peak_mib, run_killed, run_parts, split_words, spread, timed
+from bench.stores.loading import BATCH, loader, training
+from bench.stores.synthetic import make_work, run, scenes, size, stores
 from crops.config import CropsSection
 from crops.cut import cut_windows
 from crops.measure import find_cells, measure_cells, measure_intensities

@@ -1,5 +1,6 @@
 """Time calls, select parts of a bench, and run commands in separate processes, measured or killed."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,12 @@ from typing import Final
 import numpy as np
 
 ROOT: Final = Path(__file__).parent.parent
+
+
+def real_data() -> Path:
+    """Return the folder of real images: ``CELLWISE_REAL_DATA``, or ``shared/real`` beside the repository."""
+    return Path(os.environ.get("CELLWISE_REAL_DATA", ROOT.parent / "shared" / "real"))
+
 
 # Output files appear by a rename (`hpa.work.files.atomic_write`), so the n-th rename makes the n-th file.
 _KILLED: Final = """

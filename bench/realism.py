@@ -8,7 +8,6 @@ Reads real images from the folder CELLWISE_REAL_DATA, by default ../shared/real:
 - statistics of cell shapes in real and synthetic images.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -27,6 +26,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from bench.measure import real_data
 from hpa.atlas.plan import plan_images
 from hpa.atlas.scene import Scene
 from hpa.atlas.write import planned_scene
@@ -35,11 +35,6 @@ from hpa.channels import CHANNELS
 QUANTILES = (0.5, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 SEED = 2018
 PROPERTIES = ("label", "equivalent_diameter_area", "eccentricity", "solidity")
-
-
-def real_folder() -> Path:
-    """Return the folder of real images."""
-    return Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[2] / "shared" / "real"))
 
 
 def texture_features(plane: NDArray[np.uint8]) -> dict[str, float]:
@@ -116,7 +111,7 @@ def read_mask(path: Path) -> NDArray[np.uint16]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the comparison."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    folder = real_folder()
+    folder = real_data()
     if not (folder / "single_channel512").is_dir():
         print(f"skipped: expected real images in {folder / 'single_channel512'}, found no such folder")
         return

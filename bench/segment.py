@@ -27,9 +27,9 @@ import numpy as np
 import torch
 
 from bench.measure import data_files, run_killed, run_parts, split_words
-from bench.segment_images import as_documented, make_work, planes_of, scenes, write_folder
-from bench.segment_real import DIAMETERS_PX, real
-from bench.segment_speed import gpu, gpu_with_big_network, memory, speed, workers
+from bench.segmentation.images import as_documented, make_work, planes_of, scenes, write_folder
+from bench.segmentation.real_images import DIAMETERS_PX, real
+from bench.segmentation.speed import gpu, gpu_with_big_network, memory, speed, workers
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
 from segment.inference.predict import segment_images

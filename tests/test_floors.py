@@ -59,7 +59,7 @@ def test_stages_import_only_contracts_and_settings_of_other_stages() -> None:
 
 
 def _packages() -> list[Path]:
-    return sorted(path.parent for floor in FLOORS for path in (ROOT / floor).rglob("__init__.py"))
+    return sorted(path.parent for floor in (*FLOORS, "bench") for path in (ROOT / floor).rglob("__init__.py"))
 
 
 def _imports_of_siblings(package: Path) -> dict[str, set[str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.simulated_work import make_work as make_simulated
+from bench.simulation.work import make_work as make_simulated
 from tests.crops.worlds import cells_of, world
 from tests.crops.worlds import make_work as make_segmented
 from tests.pages import ROOT

@@ -10,7 +10,7 @@ from aggregate.__main__ import main
 from aggregate.cell_labels import decide_cells, read_cells
 from aggregate.external.evaluate import evaluate_cells
 from aggregate.run import run
-from bench.simulated_work import COLUMNS, make_work, probabilities_path, rewrite
+from bench.simulation.work import COLUMNS, make_work, probabilities_path, rewrite
 from hpa.errors import UserError
 from hpa.images import read_images, write_images
 from hpa.metrics import macro_f1

@@ -10,7 +10,7 @@ from aggregate.pooling.ensembles import fit_weights, join_scores, ranks
 from aggregate.pooling.sources import ImageScores
 from aggregate.thresholds.calibration import Calibration, fit_calibration
 from aggregate.thresholds.decision import cross_fit, decide, fit_decision, transfer_thresholds
-from bench.simulated import draw_images, score_cells
+from bench.simulation.probabilities import draw_images, score_cells
 from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from aggregate.__main__ import main
-from bench.simulated_work import make_work
+from bench.simulation.work import make_work
 from hpa.metrics import macro_f1
 from hpa.vocabulary import HPA28
 

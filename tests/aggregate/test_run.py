@@ -13,7 +13,7 @@ import tomli_w
 from aggregate.__main__ import main
 from aggregate.run import run
 from aggregate.thresholds.file import read_thresholds
-from bench.simulated_work import COLUMNS, make_work, probabilities_path, rewrite
+from bench.simulation.work import COLUMNS, make_work, probabilities_path, rewrite
 from classify.probabilities import class_columns, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
 from hpa.config import read_toml

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from aggregate.run import run
-from bench.simulated_work import make_work
+from bench.simulation.work import make_work
 from classify.probabilities import class_columns
 from hpa.atlas import synthesize
 from hpa.channels import CHANNELS

@@ -11,7 +11,7 @@ import torch
 from cellpose.vit import CPSAM, BaseModel
 
 from bench.measure import peak_mib, spread, timed
-from bench.segment_images import SIDE_PX, as_documented, make_work, planes_of, scenes, write_folder
+from bench.segmentation.images import SIDE_PX, as_documented, make_work, planes_of, scenes, write_folder
 from hpa.pixels import read_plane, write_label_image
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px

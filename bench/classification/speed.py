@@ -9,8 +9,8 @@ from itertools import cycle, islice
 import numpy as np
 import torch
 
-from bench.classify_runs import FOLD, Job, show
-from bench.classify_world import TINY, Size, World
+from bench.classification.runs import FOLD, Job, show
+from bench.classification.world import TINY, Size, World
 from classify.config import ClassifySection
 from classify.data.augmentation import Augmentation
 from classify.data.batches import Batch, TrainingCrops, epoch_loader, training_batches

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from torch.utils.data import DataLoader
 
-from bench.crop_stores import stores
+from bench.stores.synthetic import stores
 from classify.config import ClassifySection
 from classify.data.augmentation import Augmentation
 from classify.data.batches import Batch, TrainingCrops, epoch_batches, epoch_loader

@@ -10,8 +10,8 @@ from aggregate.cell_labels import decide_cells
 from aggregate.config import AggregateSection
 from aggregate.thresholds.decision import decide
 from aggregate.thresholds.exact import best_thresholds
-from bench.classify_runs import Job, Ran
-from bench.classify_world import World
+from bench.classification.runs import Job, Ran
+from bench.classification.world import World
 from classify.inference.evaluate import mean_average_precision
 from classify.inspect.retrieval import normalise_rows, score_retrieval
 from classify.probabilities import class_columns
@@ -50,7 +50,7 @@ def score(world: World, work: WorkFolder, images: pd.DataFrame, cells: pd.DataFr
     work
         A work folder made from it, with masks and the labels of the held-out images.
     images
-        Image probabilities (`bench.classify_runs.image_probabilities`).
+        Image probabilities (`bench.classification.runs.image_probabilities`).
     cells
         Probabilities of crops of the window ``cells``.
     """

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from bench.simulated import draw_images, score_cells
+from bench.simulation.probabilities import draw_images, score_cells
 from classify.probabilities import class_columns, write_probabilities
 from hpa.channels import CHANNELS
 from hpa.images import write_images

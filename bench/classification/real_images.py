@@ -1,6 +1,5 @@
 """Measure how well training on the protein channel of the synthetic atlas transfers to real images."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from aggregate.thresholds.decision import decide
 from aggregate.thresholds.exact import best_thresholds
-from bench.classify_runs import FOLD, show
-from bench.classify_world import Size, World
+from bench.classification.runs import FOLD, show
+from bench.classification.world import Size, World
+from bench.measure import real_data
 from classify.config import ClassifySection
 from classify.data.crops import CropLabels
 from classify.inference.evaluate import predict_batches, sigmoid
@@ -58,7 +58,7 @@ def _green(folder: Path, ids: Sequence[str], side_px: int) -> NDArray[np.uint8]:
 
 
 def _real_images() -> tuple[Path, pd.Series] | None:
-    root = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[2] / "shared" / "real"))
+    root = real_data()
     folder, table = root / "single_channel512", root / "kaggle2018" / "train.csv"
     if not folder.is_dir() or not table.is_file():
         print(f"skipped: expected real images in {folder} and their labels in {table}, found none")

@@ -1,8 +1,6 @@
 """Score the segmentation of real images over a range of diameters, because few cells decide little at a single one."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -11,6 +9,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu, threshold_triangle
 from skimage.segmentation import watershed
 
+from bench.measure import real_data
 from hpa.pixels import read_label_image, read_plane
 from segment.config import SegmentSection
 from segment.inference.predict import segment_images
@@ -48,7 +47,7 @@ def plain_watershed(planes: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
     """Print mean AP and pooled F1 at IoU 0.5 of each method on real images with masks, if there are any."""
-    root = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[2] / "shared" / "real"))
+    root = real_data()
     references = {
         path.stem.removesuffix("_mask"): read_label_image(path) for path in (root / "masks512").glob("*_mask.png")
     }

@@ -1,0 +1,1 @@
+"""Parts of `bench.segment`: images and peers, speed and real images."""

@@ -1,0 +1,1 @@
+"""Probabilities and work folders with known truth, for benches and tests."""

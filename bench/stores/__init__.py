@@ -1,0 +1,1 @@
+"""Parts of `bench.crops`: stores to read from, and loading their crops."""
