@@ -94,9 +94,11 @@ class StageRun:
         return int(failures > self.max_failures)
 
     def finish(self, counts: Mapping[str, Any]) -> None:
-        """Mark the stage as done in ``run.json``, with counts, package versions and seconds."""
+        """Mark the stage as done in ``run.json``, with counts, package versions and seconds, and report it."""
         remove_partials(self.folder)  # left by workers that were lost on the way
-        _write_record(self.folder, self.made_from, "done", counts, round(time.monotonic() - self.started, 3))
+        seconds = round(time.monotonic() - self.started, 3)
+        _write_record(self.folder, self.made_from, "done", counts, seconds)
+        print(f"finished in {seconds:.1f} s: {self.folder}")
 
 
 def begin(
