@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -12,6 +13,7 @@ from classify.config import ClassifySection
 from classify.data.crops import CropLabels, label_crops, select_channels
 from classify.inference.predict import ScoredCrops, predict_fold
 from classify.network.checkpoint import Checkpoint
+from classify.network.model import new_network
 from classify.probabilities import KEY, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
 from crops.config import CropsSection, Window
@@ -95,7 +97,15 @@ def _train_fold(
     data = work.data
     folder = stage_folder(work, window) / f"fold-{fold}"
     inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
-    stage = begin(folder, f"python -m classify train {work.root}", data, section, inputs, overwrite=overwrite)
+    command = f"python -m classify train {work.root}"
+
+    def check() -> None:
+        store, labels = read_labelled_crops(work, window, data)
+        select_channels(store, section.channels, data.channels)
+        flat = np.ones(len(section.channels or data.channels))
+        new_network(section, data.seed, flat, flat, labels.targets.mean(axis=0))
+
+    stage = begin(folder, command, data, section, inputs, overwrite=overwrite, check=check)
     path = checkpoint_path(work, window, fold)
     if not (stage.finished and path.is_file()):
         store, labels = read_labelled_crops(work, window, data)

@@ -14,6 +14,7 @@ from crops.table import COLUMNS, write_crops
 from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
+from hpa.work.cluster import check_cluster
 from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE, Chunk
 from hpa.work.stage import begin
@@ -73,12 +74,14 @@ def _run_window(context: Context, workers: int, dask: str, overwrite: bool) -> i
     if context.window == "cells":
         inputs["segment/masks.parquet"] = masks_path(work)
     command = f"python -m crops run {work.root}"
-    stage = begin(folder, command, context.data, context.section, inputs, overwrite=overwrite)
-    images = read_images(work.images).drop(columns="target")
-    if context.window == "cells":
-        masks = read_masks(work)[["image_id", "n_cells", "crc32"]]
-        images = images.merge(masks, on="image_id", how="left", validate="one_to_one")
-    if not stage.finished:
+
+    def check() -> None:
+        check_cluster(dask)
+        _check_room(context, _read_images(context))
+
+    stage = begin(folder, command, context.data, context.section, inputs, overwrite=overwrite, check=check)
+    images = _read_images(context)
+    if not (stage.finished or overwrite):
         _check_room(context, images)
     return stage.run_over_images(
         images,
@@ -89,6 +92,15 @@ def _run_window(context: Context, workers: int, dask: str, overwrite: bool) -> i
         workers=workers,
         dask=dask,
     )
+
+
+def _read_images(context: Context) -> pd.DataFrame:
+    """Return the image table; for windows around cells with the number of cells and the checksum of the mask."""
+    images = read_images(context.work.images).drop(columns="target")
+    if context.window != "cells":
+        return images
+    masks = read_masks(context.work)[["image_id", "n_cells", "crc32"]]
+    return images.merge(masks, on="image_id", how="left", validate="one_to_one")
 
 
 def _conclude(context: Context, images: pd.DataFrame, parts: pd.DataFrame) -> dict[str, int]:
@@ -107,7 +119,7 @@ def _columns(channels: tuple[Channel, ...]) -> list[str]:
 
 
 def _check_room(context: Context, images: pd.DataFrame) -> None:
-    """Compare what may yet be written with the free disk; compressed shards are counted as if they were not."""
+    """Check that the disk has room for what is still to be written, counting compressed shards as uncompressed."""
     section = context.section
     if context.window == "cells":
         crops = int(images["n_cells"].fillna(1).clip(lower=1).sum())
@@ -116,7 +128,7 @@ def _check_room(context: Context, images: pd.DataFrame) -> None:
         crops = most * len(images)
     size = section.size_px**2
     need = max(0, crops * (len(context.data.channels) * size + -(-size // 8)) - shard_bytes(context.folder))
-    free = shutil.disk_usage(context.folder).free
+    free = shutil.disk_usage(context.work.root).free
     print(
         f"crops of {context.window}: up to {crops} crops, {need / 1e6:,.1f} MB to be written, {free / 1e9:,.1f} GB free"
     )

@@ -20,7 +20,7 @@ S = TypeVar("S", bound="Section")
 class Section(BaseModel):
     """One section of a recipe: typed, immutable, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Keys of earlier versions, each with its present name."""

@@ -11,6 +11,7 @@ import pandas as pd
 from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
+from hpa.work.cluster import check_cluster
 from hpa.work.device import default_workers, one_thread, resolve_device
 from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder
@@ -73,7 +74,8 @@ def import_masks(
         raise UserError(
             f"expected no masks in {folder}, found some of another origin; replace them with `{command} --overwrite`"
         )
-    stage = begin(folder, command, data, section, {"images.parquet": work.images}, overwrite=overwrite)
+    inputs = {"images.parquet": work.images}
+    stage = begin(folder, command, data, section, inputs, overwrite=overwrite, check=lambda: check_cluster(dask))
     write_json(folder / IMPORTED, {"masks": str(masks.resolve())})
     images = read_images(work.images).drop(columns="target")
     return stage.run_over_images(

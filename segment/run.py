@@ -13,6 +13,7 @@ import pandas as pd
 from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
+from hpa.work.cluster import check_cluster
 from hpa.work.device import default_workers, one_thread, resolve_device
 from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder
@@ -80,7 +81,8 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
     device = resolve_device(device)
     folder = stage_folder(work)
     inputs = {"images.parquet": work.images, f"the weights of {section.network}": check_weights(section.network)}
-    stage = begin(folder, f"python -m segment run {work.root}", data, section, inputs, overwrite=overwrite)
+    command = f"python -m segment run {work.root}"
+    stage = begin(folder, command, data, section, inputs, overwrite=overwrite, check=lambda: check_cluster(dask))
     images = read_images(work.images).drop(columns="target")
     diameters = _find_diameters(folder, images, section, channels, device)
     return stage.run_over_images(

@@ -11,6 +11,19 @@ _PATIENCE_S: Final = 20
 _RETRIES: Final = 2  # a chunk whose worker is lost is given to another one
 
 
+def check_cluster(address: str) -> None:
+    """Check that a Dask scheduler answers; an empty address means no cluster.
+
+    Raises
+    ------
+    UserError
+        If Dask is not installed or no scheduler answers.
+    """
+    if address:
+        with cluster_executor(address):
+            pass
+
+
 @contextmanager
 def cluster_executor(address: str) -> Iterator[Executor]:
     """Yield an executor that runs on a Dask cluster.

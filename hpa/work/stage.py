@@ -109,6 +109,7 @@ def begin(
     inputs: Mapping[str, Path],
     *,
     overwrite: bool = False,
+    check: Callable[[], None] | None = None,
 ) -> StageRun:
     """Start a stage, or resume the run that was killed.
 
@@ -124,11 +125,13 @@ def begin(
         The files it reads, by the names used in messages.
     overwrite
         Discard existing results and start over.
+    check
+        With `overwrite`: raises whatever would keep the new run from succeeding, before existing results are deleted.
 
     Raises
     ------
     UserError
-        If an input is missing, or inputs or sections differ from those of the earlier run.
+        If an input is missing, or inputs or sections differ from those of the earlier run, or `check` finds fault.
     """
     for name, path in inputs.items():
         if not path.exists():
@@ -140,6 +143,8 @@ def begin(
     }
     record = folder / "run.json"
     if overwrite and folder.exists():
+        if check:
+            check()
         shutil.rmtree(folder)
     earlier: dict[str, Any] = loads(record.read_text()) if record.exists() else {}
     if earlier:

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from bench.measure import data_files
 from classify.__main__ import main
 from classify.data.crops import label_crops
 from classify.inference import predict as predicting_module
 from classify.inference.evaluate import sigmoid
+from classify.network.backbones import new_backbone
 from classify.network.checkpoint import Checkpoint
 from classify.probabilities import class_columns, read_probabilities
 from classify.run import predict, train
@@ -230,3 +232,29 @@ def test_unknown_recipe_key_raises_an_error(tmp_path: Path) -> None:
     work = make_work(tmp_path, FOLDS, recipe={"classify": {"epoch": 2}})
     with pytest.raises(UserError, match=r"expected only known keys in \[classify\]"):
         train(work)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("backbone = 'resnet19'", "expected a torchvision model"),
+        ("weights_file = 'nowhere.pt'", "nowhere.pt"),
+        ("channels = ['yellow', 'pink']", "channels"),
+        ("learning_rate = inf", "finite number"),
+        ("weight_decay = nan", "finite number"),
+    ],
+)
+def test_overwrite_checks_before_it_deletes(
+    setting: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = make_work(tmp_path / "work", FOLDS, recipe=RECIPE)
+    train(work)
+    monkeypatch.setattr("classify.network.model.new_backbone", new_backbone)  # the real one, not that of these tests
+    before = data_files(work.root / "classify")
+    key = setting.split()[0]
+    lines = [line for line in work.recipe.read_text().splitlines() if not line.startswith(f"{key} ")]
+    lines.insert(lines.index("[classify]") + 1, setting)
+    work.recipe.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=sentence):
+        train(WorkFolder(work.root), overwrite=True)
+    assert data_files(work.root / "classify") == before

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -270,3 +271,16 @@ def test_a_killed_and_resumed_run_writes_the_same_files(tmp_path: Path, seed: in
     assert data_files(store_folder(work, "cells")) == data_files(store_folder(undisturbed, "cells"))
     counts = json.loads((store_folder(work, "cells") / "run.json").read_text())["counts"]
     assert counts["kept"] + counts["dropped"] == counts["segmented"]
+
+
+def test_overwrite_checks_before_it_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpa.work.cluster._PATIENCE_S", 0.3)
+    work = make_work(tmp_path, worlds(), SMALL)
+    run(work, workers=1)
+    before = data_files(store_folder(work, "cells"))
+    with pytest.raises(UserError, match="expected a Dask scheduler at tcp"):
+        run(work, dask="tcp://127.0.0.1:9", overwrite=True)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3))
+    with pytest.raises(UserError, match=r"expected room for [\d,]+ bytes of crops"):
+        run(work, workers=1, overwrite=True)
+    assert data_files(store_folder(work, "cells")) == before

@@ -14,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from bench.measure import data_files
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
 from hpa.errors import ImageError, UserError
@@ -238,3 +239,16 @@ def test_whatever_an_image_raises_is_its_own_failure(
     assert failures["wide"] == "the image cannot be segmented (ZeroDivisionError: of the wide image)"
     others = read_masks(expected).query("image_id != 'wide'").reset_index(drop=True)
     pd.testing.assert_frame_equal(read_masks(work), others)
+
+
+@pytest.mark.parametrize("wrong", [{"dask": "tcp://127.0.0.1:9"}, {"device": "meta3"}])
+def test_overwrite_checks_before_it_deletes(
+    wrong: dict[str, str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpa.work.cluster._PATIENCE_S", 0.3)
+    work = make_work(tmp_path, data)
+    run(work, device="cpu", workers=1)
+    before = data_files(work.root / "segment")
+    with pytest.raises(UserError, match=r"expected a (Dask scheduler|device)"):
+        run(work, device=wrong.get("device", "cpu"), dask=wrong.get("dask", ""), workers=1, overwrite=True)
+    assert data_files(work.root / "segment") == before
