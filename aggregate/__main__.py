@@ -97,6 +97,8 @@ def evaluate(
     print_summary(metrics, str(predictions))
     if metrics["unscored"]:
         print(f"{metrics['unscored']} predictions have no label and are not scored")
+    if metrics["unpredicted"]:
+        print(f"{metrics['unpredicted']} labelled images have no prediction and are not scored")
     if out:
         write_json(out, metrics)
 

@@ -133,6 +133,10 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
         write_metrics(folder, oof, test, thresholds, sources, images, figures=figures)
     n_rows = write_submission(folder / "submission.csv", work, section.submission, test.ids, test.predictions)
     n_prior = int((table["origin"] == "prior").sum())
+    if without_crops := int((test.n_crops == 0).sum()):
+        print(
+            f"{without_crops} of {len(test.ids)} test images have no crops; they get the class frequencies of training"
+        )
     counts = {"images": len(table), "prior": n_prior, "submission_rows": n_rows}
     if cells := next((source for source in sources if source.work is work and source.window == "cells"), None):
         path, predictions = folder / "cells.parquet", _predictions_by_image(oof, test)

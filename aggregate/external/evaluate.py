@@ -50,21 +50,20 @@ def evaluate_images(
     Returns
     -------
     dict
-        As returned by `aggregate.scoring.metrics.summary`, with unscored, the number of predictions without a label.
+        As returned by `aggregate.scoring.metrics.summary`, with unscored, the number of predictions without a label,
+        and unpredicted, the number of labels without a prediction; neither are scored.
 
     Raises
     ------
     UserError
-        If a table cannot be read, or an image of the truth has no prediction.
+        If a table cannot be read, or the two have no image in common.
     """
     predicted = read_label_table(predictions, vocabulary, truth=False, column=columns[0])
     targets = read_label_table(truth, vocabulary, truth=True, column=columns[1])
-    missing = [image_id for image_id in targets if image_id not in predicted]
-    if missing:
-        raise UserError(
-            f"expected a prediction of each of {len(targets)} images of {truth} in {predictions}, "
-            f"found none of {missing[0]!r} ({len(missing)} missing)"
-        )
+    unpredicted = sorted(targets.keys() - predicted.keys())
+    if len(unpredicted) == len(targets):
+        raise UserError(f"expected predictions of the images of {truth} in {predictions}, found none")
+    targets = {image_id: target for image_id, target in targets.items() if image_id in predicted}
     numbers, over = np.arange(len(targets), dtype=np.int32), "images"
     if groups:
         numbers, column = read_groups(groups, list(targets), groups_column)
@@ -73,7 +72,7 @@ def evaluate_images(
     hot = vocabulary.multi_hot(predicted[image_id] for image_id in targets)
     classes = class_table(labels, hot, vocabulary)
     metrics = summary(labels, hot, classes, over=over, resamples=resamples, seed=seed)
-    return metrics | {"unscored": len(predicted.keys() - targets.keys())}
+    return metrics | {"unscored": len(predicted.keys() - targets.keys()), "unpredicted": len(unpredicted)}
 
 
 def evaluate_cells(work: WorkFolder, truth: Path, *, resamples: int = 1000) -> dict[str, Any]:

@@ -97,10 +97,25 @@ def test_a_single_image_and_classes_without_images(tmp_path: Path, capsys: pytes
     assert "no labelled images of: Nucleoplasm" in capsys.readouterr().out
 
 
+def test_only_images_in_both_tables_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictions = _write(tmp_path / "p.csv", "Id,Predicted\na,1\nb,2\nd,3\n")
+    truth = _write(tmp_path / "t.csv", "Id,Target\nb,2\nc,4\na,1\ne,5\nf,6\n")
+    common = _write(tmp_path / "common.csv", "Id,Target\nb,2\na,1\n")
+    out, alone = tmp_path / "all.json", tmp_path / "alone.json"
+    assert main(["evaluate", predictions, truth, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 predictions have no label and are not scored" in printed
+    assert "3 labelled images have no prediction and are not scored" in printed
+    assert main(["evaluate", predictions, common, "--out", str(alone)]) == 0
+    scores, expected = json.loads(out.read_text()), json.loads(alone.read_text())
+    assert (scores.pop("unpredicted"), expected.pop("unpredicted")) == (3, 0)
+    assert scores == expected
+
+
 @pytest.mark.parametrize(
     ("predictions", "truth", "sentence"),
     [
-        ("Id,Predicted\na,1\n", "Id,Target\na,1\nb,2\n", "found none of 'b' (1 missing)"),
+        ("Id,Predicted\na,1\n", "Id,Target\nb,2\n", "expected predictions of the images of"),
         ("Id,Predicted\na,1\na,2\n", "Id,Target\na,1\n", "found 'a' twice"),
         ("Id,Predicted\na,28\n", "Id,Target\na,1\n", "expected labels 0..27, found '28'"),
         ("Id,Predicted\na,Nucleus\n", "Id,Target\na,1\n", "found 'Nucleus'"),

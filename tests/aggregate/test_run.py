@@ -247,7 +247,7 @@ def test_no_test_images(tmp_path: Path) -> None:
     assert "share_test" not in _metrics(work)["classes"][0]
 
 
-def test_images_without_crops_get_the_prior_and_a_row(tmp_path: Path) -> None:
+def test_images_without_crops_get_the_prior_and_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = make_work(tmp_path / "work")
     crops = pd.read_parquet(probabilities_path(work))
     images = pd.read_parquet(work.images)
@@ -256,6 +256,7 @@ def test_images_without_crops_get_the_prior_and_a_row(tmp_path: Path) -> None:
     assert run(work, figures=False) == 0
     scored = _images(work).set_index("image_id")
     assert list(scored.loc[lost, "origin"]) == ["prior", "prior"]
+    assert "1 of 30 test images have no crops; they get the class frequencies of training" in capsys.readouterr().out
     prior = HPA28.multi_hot(images.loc[images["split"] == "train", "target"]).mean(axis=0)
     np.testing.assert_allclose(scored.loc[lost[1], COLUMNS].to_numpy(float), prior, rtol=1e-6)
     # For a train image it is the frequency on the other folds.
