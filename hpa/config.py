@@ -41,6 +41,11 @@ class DataSection(Section):
         "hpa28", description="Vocabulary of the run: its classes and their order."
     )
     channels: tuple[Channel, ...] = Field(CHANNELS, description="Channels to read and keep, in this order.")
+    bit_depth: Literal[0, 8, 10, 12, 14, 16] = Field(
+        0,
+        description="Bits that the values of 16-bit image files use: a 12-bit camera's go up to 4095. One number for"
+        " all images; 0 recognises it at `init` from a sample of them.",
+    )
     seed: int = Field(0, ge=0, description="Seed of every random draw of the run.")
     split: Literal["folds", "hold-out", "random"] = Field(
         "folds",

@@ -18,6 +18,9 @@ ONLY_PLANE: Final = -1
 MAX_LABELS: Final = 65_535
 """Maximum number of objects in a uint16 label image."""
 
+BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
+"""Numbers of bits that the values of a 16-bit file can be recognised to use: cameras deliver 10, 12 or 14."""
+
 _JPEG: Final = b"\xff\xd8\xff"
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -132,12 +135,13 @@ def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[P
     Returns
     -------
     list of ndarray
-        C planes of shape (H, W), all uint8 or all uint16.
+        C planes of shape (H, W), all uint8 or all uint16. 16-bit values of a lower bit_depth in the row are scaled to
+        16 bits.
 
     Raises
     ------
     ImageError
-        If a plane cannot be read or the planes differ in size or depth.
+        If a plane cannot be read, the planes differ in size or depth, or a value exceeds the bit_depth.
     """
     planes: list[Pixels] = []
     decoded: dict[str, _Decoded] = {}
@@ -157,7 +161,49 @@ def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[P
             raise ImageError(
                 f"channels of different depth: {channels[0]} {planes[0].dtype}, {channel} {planes[-1].dtype}"
             )
-    return planes
+    bit_depth = int(image.get("bit_depth", BIT_DEPTHS[-1]))
+    return [_expand(plane, bit_depth, channel) for plane, channel in zip(planes, channels, strict=True)]
+
+
+def depth_of(highest: int) -> int:
+    """Return the smallest of `BIT_DEPTHS` that holds a value.
+
+    Examples
+    --------
+    >>> [depth_of(value) for value in (255, 256, 4095, 65535)]
+    [8, 10, 12, 16]
+    """
+    return next(depth for depth in BIT_DEPTHS if highest < 2**depth)
+
+
+def expand_to_16_bits(plane: NDArray[np.uint16], bit_depth: int) -> NDArray[np.uint16]:
+    """Scale values of `bit_depth` bits to the full range of 16 bits.
+
+    The high bits are repeated below the low ones: 0 stays 0, the highest value becomes 65,535, and each value is within
+    1 of the exact product.
+
+    Parameters
+    ----------
+    plane
+        Values below ``2**bit_depth``.
+    bit_depth
+        One of `BIT_DEPTHS`.
+    """
+    if bit_depth == BIT_DEPTHS[-1]:
+        return plane
+    return np.asarray(plane << (16 - bit_depth) | plane >> (2 * bit_depth - 16), dtype=np.uint16)
+
+
+def _expand(plane: Pixels, bit_depth: int, channel: Channel) -> Pixels:
+    if plane.dtype != np.uint16 or bit_depth == BIT_DEPTHS[-1]:
+        return plane
+    highest = int(plane.max(initial=0))
+    if highest >= 2**bit_depth:
+        raise ImageError(
+            f"{channel} channel: expected values up to {2**bit_depth - 1:,} (data.bit_depth = {bit_depth}), found "
+            f"{highest:,}; make a new work folder with --set data.bit_depth={depth_of(highest)}"
+        )
+    return expand_to_16_bits(cast(NDArray[np.uint16], plane), bit_depth)
 
 
 def write_label_image(path: Path, labels: NDArray[np.integer[Any]]) -> None:
