@@ -17,7 +17,7 @@ from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.near_duplicates import SimilarImages, find_similar
 from hpa.work.files import write_csv
 from hpa.work.folder import WorkFolder, locked
-from pipeline.recipe import Recipe, write_recipe
+from pipeline.recipe import Recipe, check_recipe, write_recipe
 
 
 def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int = 0, workers: int = 0) -> WorkFolder:
@@ -44,6 +44,7 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
     work = WorkFolder(root)
     if work.recipe.exists():
         raise UserError(f"expected a new work folder, found one initialised at {root}")
+    check_recipe(recipe)
     images, conflicts = _index(data, recipe.data)
     check_channels(images, parse_sources(data), recipe.data)
     images, recipe = _with_bit_depth(images, recipe)

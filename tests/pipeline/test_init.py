@@ -1,5 +1,6 @@
 """Work folders made from data folders: sources, sampling, folds."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -201,3 +202,36 @@ def test_new_images_have_their_own_depth(tmp_path: Path) -> None:
     assert set(read_images(work.images)["bit_depth"]) == {10}
     init(tmp_path / "said", [data], trained)
     assert set(read_images(tmp_path / "said" / "images.parquet")["bit_depth"]) == {12}
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        (["classify.backbone=resnet19"], "as backbone, found 'resnet19'"),
+        (["classify.backbone=timm:resnet19"], "expected a model of timm, found 'resnet19'"),
+        (["classify.pretrained=true"], "expected the ImageNet weights .*, found neither"),
+        (["classify.weights_file=gone.pt"], "expected a file of weights, found no gone.pt"),
+        (["classify.backbone=densenet121", "crops.size_px=8"], "expected crops large enough .*, found 8 px"),
+        (['classify.channels=["green", "red+yellow"]', 'data.channels=["green", "red", "blue"]'], "found 'yellow'"),
+        (['crops.windows=["brightest"]', 'data.channels=["red", "blue"]'], "expected green among data.channels"),
+        (["aggregate.empty=Cytosole"], "aggregate.empty .* or a class of hpa28, found 'Cytosole'"),
+        (["aggregate.class_fractions=[0.1, 0.2]"], "class_fractions for each of 28 classes, found 2"),
+        (["classify.learning_rate=inf"], "learning_rate"),
+    ],
+)
+def test_what_would_stop_a_later_stage_stops_init(
+    settings: list[str],
+    found: str,
+    atlas: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))  # no weights here,
+    for proxy in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # and nowhere to download them from
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    assert main(["init", str(tmp_path / "w"), "--data", str(atlas), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(found, line)
+    assert not (tmp_path / "w").exists()
