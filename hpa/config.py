@@ -131,11 +131,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises
     ------
     UserError
-        If it is missing or not TOML.
+        If it is missing, cannot be read or is not TOML.
     """
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
+        raise UserError(f"expected a recipe, found that {path} is not a regular file")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"expected a recipe, found no file {path}") from None
+    except OSError as error:
+        raise UserError(f"expected a recipe in {path}, found: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"expected TOML in {path}, found: {error}") from None
+    except RecursionError:
+        raise UserError(f"expected TOML in {path}, found values nested too deeply") from None

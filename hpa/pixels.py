@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hpa.channels import Channel
 from hpa.errors import ImageError
-from hpa.work.files import write_bytes
+from hpa.work.files import read_regular, write_bytes
 
 ONLY_PLANE: Final = -1
 """Plane number for a file that must contain exactly one gray plane."""
@@ -73,11 +73,15 @@ class _Decoded(NamedTuple):
 
 def _read_file(path: Path) -> _Decoded:
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         raise ImageError(f"missing file {path.name}") from None
     except OSError as error:
         raise ImageError(f"unreadable file {path.name}: {error.strerror}") from None
+    except ValueError:  # a NUL in a path of a table
+        raise ImageError(f"missing file {path.name!r}") from None
+    except MemoryError:
+        raise ImageError(f"unreadable file {path.name}: larger than the memory") from None
     return _Decoded(path.name, _decode(content, path.name), content.startswith(_JPEG))
 
 
