@@ -1,12 +1,16 @@
 """Read planes of image files; read and write label images."""
 
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
+from tifffile import PHOTOMETRIC, TiffFile, TiffPage
 
 from hpa.channels import Channel
 from hpa.errors import ImageError
@@ -21,8 +25,15 @@ MAX_LABELS: Final = 65_535
 BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
 """Numbers of bits that the values of a 16-bit file can be recognised to use: cameras deliver 10, 12 or 14."""
 
+_MAX_PX: Final = 2**30  # as OpenCV allows
+
 _JPEG: Final = b"\xff\xd8\xff"
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_PHOTOMETRIC: Final = (
+    *(PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB),
+    PHOTOMETRIC.YCBCR,  # in JPEG compression, decoded to RGB
+)
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -86,39 +97,87 @@ def _read_file(path: Path) -> _Decoded:
 
 
 def _sample(page: Pixels, sample: int, samples: int) -> Pixels:
-    if samples == 1:
-        return page
-    if samples >= 3:  # OpenCV's order is blue, green, red
-        sample = {0: 2, 2: 0}.get(sample, sample)
-    return cast(Pixels, np.ascontiguousarray(page[..., sample]))
+    return page if samples == 1 else cast(Pixels, np.ascontiguousarray(page[..., sample]))
 
 
 def _decode(content: bytes, name: str) -> list[Pixels]:
-    """Return the pages of a file; only a TIFF can have several."""
-    # OpenCV silently fills in the rest of a truncated PNG or JPEG.
-    if content.startswith(b"\x89PNG") and b"IEND" not in content[-64:]:
-        raise ImageError(f"truncated PNG {name}")
-    if content.startswith(_JPEG) and b"\xff\xd9" not in content[-64:]:
-        raise ImageError(f"truncated JPEG {name}")
-    pages: Sequence[Any] = []
-    if content:
-        buffer = np.frombuffer(content, dtype=np.uint8)
-        try:
-            if content.startswith(_TIFF):
-                _, pages = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED)
-            else:
-                pages = [cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)]
-        except cv2.error:
-            pages = []
-    if not pages or any(page is None for page in pages):
-        raise ImageError(f"{name} is not an image that can be decoded")
+    """Return the pages of a file, (H, W) or (H, W, samples); only a TIFF can have several.
+
+    Whatever a decoder only warns of is a failure: most decoders fill in what is damaged or missing.
+    """
+    if content.startswith(_JPEG):
+        pages = [_decode_jpeg(content, name)]
+    elif content.startswith(_TIFF):
+        pages = _decode_tiff(content, name)
+    else:
+        pages = [_decode_other(content, name)]
     for page in pages:
         if page.dtype not in (np.uint8, np.uint16):
             gaps = " with NaN" if page.dtype.kind == "f" and np.isnan(page).any() else ""
             raise ImageError(f"{name}: expected 8 or 16 bit, found {page.dtype}{gaps}")
         if page.shape[2:] != pages[0].shape[2:]:
             raise ImageError(f"{name}: expected pages of one kind, found gray and coloured ones")
-    return list(pages)
+    return pages
+
+
+def _decode_jpeg(content: bytes, name: str) -> Pixels:
+    # OpenCV and Pillow return a JPEG that is cut off or damaged in the middle without any error.
+    try:
+        height, width, color, _ = simplejpeg.decode_jpeg_header(content)
+        _check_size(height, width, name)
+        if color not in ("Gray", "YCbCr", "RGB"):
+            raise ImageError(f"{name}: expected a gray or RGB JPEG, found {color}")
+        pixels = simplejpeg.decode_jpeg(content, "GRAY" if color == "Gray" else "RGB", strict=True)
+    except ValueError as error:
+        raise ImageError(f"truncated or damaged JPEG {name} ({error})") from None
+    return cast(Pixels, pixels[..., 0] if color == "Gray" else pixels)
+
+
+def _decode_tiff(content: bytes, name: str) -> list[Pixels]:
+    # OpenCV goes on after an error of libtiff; tifffile raises.
+    try:
+        with TiffFile(io.BytesIO(content)) as file:
+            return [_decode_page(page.aspage(), name) for page in file.pages]
+    except ImageError:
+        raise
+    except Exception as error:  # every codec raises its own types
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"truncated or damaged TIFF {name} ({reason})") from None
+
+
+def _decode_page(page: TiffPage, name: str) -> Pixels:
+    _check_size(page.imagelength, page.imagewidth, name)
+    if page.photometric not in _PHOTOMETRIC:
+        raise ImageError(f"{name}: expected a gray or RGB TIFF, found {getattr(page.photometric, 'name', 'another')}")
+    if not all(page.databytecounts):
+        raise ImageError(f"truncated or damaged TIFF {name} (parts of the pixels were never written)")
+    pixels = page.asarray(maxworkers=1)
+    if page.axes == "SYX":
+        pixels = np.moveaxis(pixels, 0, -1)
+    elif page.axes not in ("YX", "YXS"):
+        raise ImageError(f"{name}: expected pages of rows and columns, found the axes {page.axes}")
+    if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
+        pixels = np.invert(pixels)
+    return cast(Pixels, pixels)
+
+
+def _decode_other(content: bytes, name: str) -> Pixels:
+    # OpenCV silently fills in the rest of a truncated PNG.
+    if content.startswith(b"\x89PNG") and b"IEND" not in content[-64:]:
+        raise ImageError(f"truncated PNG {name}")
+    page: Any = None
+    with suppress(cv2.error):
+        page = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if content else None
+    if page is None:
+        raise ImageError(f"{name} is not an image that can be decoded")
+    if page.ndim == 3 and page.shape[2] >= 3:  # OpenCV's order is blue, green, red
+        page = page[..., [2, 1, 0, *range(3, page.shape[2])]]
+    return cast(Pixels, page)
+
+
+def _check_size(height: int, width: int, name: str) -> None:
+    if height * width > _MAX_PX:
+        raise ImageError(f"{name}: expected at most {_MAX_PX:,} px, found {height} x {width}")
 
 
 def read_channels(image: Mapping[Any, Any], channels: Sequence[Channel]) -> Pixels:
@@ -145,7 +204,8 @@ def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[P
     Raises
     ------
     ImageError
-        If a plane cannot be read, the planes differ in size or depth, or a value exceeds the bit_depth.
+        If a plane cannot be read, the planes differ in size or depth, the size is not that in the row, or a value
+        exceeds the bit_depth.
     """
     planes: list[Pixels] = []
     decoded: dict[str, _Decoded] = {}
@@ -165,8 +225,19 @@ def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[P
             raise ImageError(
                 f"channels of different depth: {channels[0]} {planes[0].dtype}, {channel} {planes[-1].dtype}"
             )
+    _check_listed_size(image, next(iter(decoded.values())).pages[0])
     bit_depth = int(image.get("bit_depth", BIT_DEPTHS[-1]))
     return [_expand(plane, bit_depth, channel) for plane, channel in zip(planes, channels, strict=True)]
+
+
+def _check_listed_size(image: Mapping[Any, Any], page: Pixels) -> None:
+    """Check the size that the file's header had when the image table was made; 0 is unknown."""
+    listed = int(image.get("height_px", 0)), int(image.get("width_px", 0))
+    if all(listed) and page.shape[:2] != listed:
+        raise ImageError(
+            f"expected {listed[0]} x {listed[1]} px as when the work folder was made, found {page.shape[0]} x "
+            f"{page.shape[1]} px; make the work folder again with the new files"
+        )
 
 
 def depth_of(highest: int) -> int:

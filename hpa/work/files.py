@@ -133,7 +133,7 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """
     wanted = f" with the columns {', '.join(columns)}" if columns else ""
     if _is_special(path):
-        raise UserError(f"expected a CSV{wanted}, found that {path} is not a regular file")
+        raise UserError(f"expected a CSV{wanted} in {path}, found what is not a regular file")
     try:
         with warnings.catch_warnings():
             # A row with more fields than names must not move its first field into an index.
@@ -180,7 +180,7 @@ def read_parquet(path: Path, made_by: str = "") -> pd.DataFrame:
         If it is missing or not Parquet.
     """
     if _is_special(path):
-        raise UserError(f"expected a Parquet table {path}, found that it is not a regular file")
+        raise UserError(f"expected a Parquet table {path}, found what is not a regular file")
     try:
         return pd.read_parquet(path)
     except FileNotFoundError:
