@@ -18,7 +18,7 @@ from hpa.pixels import read_plane
 from hpa.vocabulary import HPA28
 from hpa.work.files import csv_header, read_csv, read_parquet
 from segment.external_masks import find_external_masks, read_external_mask
-from tests.hpa.data import write_image
+from tests.support.layouts import write_image
 
 KINDS = ("pipe", "device", "device link", "loop", "dangling", "folder", "socket")
 

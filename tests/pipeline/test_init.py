@@ -20,7 +20,7 @@ from hpa.work.folder import open_work
 from pipeline.__main__ import main
 from pipeline.init import init, init_apply
 from pipeline.recipe import Recipe
-from tests.hpa.data import write_image
+from tests.support.layouts import write_image
 
 
 @pytest.fixture(scope="module")
