@@ -27,7 +27,7 @@ from crops.windows import around_cells, full_frame, on_frame
 from hpa.channels import Channel
 from hpa.config import DataSection
 from hpa.errors import ImageError
-from hpa.pixels import BIT_DEPTHS, read_planes
+from hpa.pixels import BIT_DEPTHS, read_planes, replaced_files
 from hpa.work.folder import WorkFolder
 from segment.masks import read_mask, read_nuclei
 
@@ -77,7 +77,7 @@ def cut_image(context: Context, image: Mapping[Any, Any]) -> tuple[ImageCrops, C
     context
         The settings of the run.
     image
-        A row of the image table; where windows follow cells, also n_cells and crc32 of its mask.
+        A row of the image table; where windows follow cells, also n_cells, crc32 and checksums of its mask.
 
     Returns
     -------
@@ -107,6 +107,11 @@ def cut_image(context: Context, image: Mapping[Any, Any]) -> tuple[ImageCrops, C
     if pd.isna(image["n_cells"]):  # an image that was not segmented falls back to the full frame
         frame = full_frame(*planes.pixels.shape[1:])
         return *_cut_frame(planes, frame, section, channels, fallback=True), nothing
+    if replaced := replaced_files(image, str(image["checksums"])):
+        raise ImageError(
+            f"expected the {' and '.join(replaced)} file that was segmented, found another; "
+            f"rerun `python -m segment run {context.work.root} --overwrite`"
+        )
     return cut_cells(planes, *_read_masks(context, image, planes), section, channels)
 
 

@@ -1,6 +1,7 @@
 """Read planes of image files; read and write label images."""
 
 import io
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -228,6 +229,31 @@ def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[P
     _check_listed_size(image, next(iter(decoded.values())).pages[0])
     bit_depth = int(image.get("bit_depth", BIT_DEPTHS[-1]))
     return [_expand(plane, bit_depth, channel) for plane, channel in zip(planes, channels, strict=True)]
+
+
+def checksum_files(image: Mapping[Any, Any], channels: Sequence[Channel]) -> str:
+    """Return the checksums of the files of some channels as a text, ``"blue=1c291ca3 yellow=60b2a5f1"``.
+
+    Parameters
+    ----------
+    image
+        A row of the image table.
+    channels
+        Which channels; a file that cannot be read is left out.
+    """
+    checksums = []
+    for channel in channels:
+        with suppress(OSError, ValueError):
+            content = read_regular(Path(image[f"path_{channel}"]))
+            checksums.append(f"{channel}={zlib.crc32(content):08x}")
+    return " ".join(checksums)
+
+
+def replaced_files(image: Mapping[Any, Any], checksums: str) -> list[Channel]:
+    """Return the channels whose files are no longer those that `checksum_files` described."""
+    channels = [cast(Channel, part.partition("=")[0]) for part in checksums.split()]
+    same = set(checksum_files(image, channels).split())
+    return [channel for channel, part in zip(channels, checksums.split(), strict=True) if part not in same]
 
 
 def _check_listed_size(image: Mapping[Any, Any], page: Pixels) -> None:

@@ -1,6 +1,7 @@
 """Work folders made from data folders: sources, sampling, folds."""
 
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from hpa.work.folder import open_work
 from pipeline.__main__ import main
 from pipeline.init import init, init_apply
 from pipeline.recipe import Recipe
+from segment.run import run as segment_run
 from tests.support.layouts import write_image
 
 
@@ -235,3 +237,27 @@ def test_what_would_stop_a_later_stage_stops_init(
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(found, line)
     assert not (tmp_path / "w").exists()
+
+
+def test_crops_notice_image_files_replaced_after_segmentation_but_not_copies(atlas: Path, tmp_path: Path) -> None:
+    """The pixels would get the masks of another image."""
+    data = tmp_path / "data"
+    shutil.copytree(atlas, data)
+    _init(tmp_path / "w", data, limit=4)
+    work = open_work(tmp_path / "w")
+    ids = list(read_images(work.images)["image_id"])
+    assert segment_run(work, device="cpu", workers=1) == 0
+    shutil.rmtree(data)
+    shutil.copytree(atlas, data, copy_function=shutil.copyfile)  # with new times
+
+    def path(image_id: str, channel: str) -> Path:
+        return next(data.glob(f"*/{image_id}_{channel}.png"))
+
+    shutil.copyfile(path(ids[1], "blue"), path(ids[0], "blue"))
+    # The mask does not depend on the protein; a file that arrives later is welcome.
+    shutil.copyfile(path(ids[3], "green"), path(ids[2], "green"))
+    assert run_crops(work, workers=1) == 1
+    failures = pd.read_csv(tmp_path / "w" / "crops" / "cells" / "failures.csv")
+    assert list(failures["image_id"]) == [ids[0]]
+    assert "expected the blue file that was segmented, found another" in failures["reason"][0]
+    assert f"segment run {tmp_path / 'w'} --overwrite" in failures["reason"][0]
