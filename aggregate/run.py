@@ -16,6 +16,7 @@ from aggregate.scoring.metrics import by_source, class_table, overall, shares_di
 from aggregate.submission.write import write_submission
 from aggregate.thresholds.decision import CrossFitted, Decision, cross_fit, decide, fit_decision
 from aggregate.thresholds.file import Thresholds, read_thresholds
+from aggregate.thresholds.methods import check_classes
 from classify.probabilities import class_columns
 from crops.config import CropsSection
 from hpa.errors import UserError
@@ -105,8 +106,7 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     thresholds = read_thresholds(_thresholds_path(model), data.classes) if model else None
     if thresholds:
         section = thresholds.section.model_copy(update={"submission": section.submission, "join": section.join})
-    if section.empty not in ("argmax", "blank"):
-        data.classes.index(section.empty)
+    check_classes(section, data.classes)
     sources = find_sources(work, work.section("crops", CropsSection).windows, section)
     if thresholds and len(sources) != len(thresholds.decision.weights):
         raise UserError(f"expected {len(thresholds.decision.weights)} runs, as were joined, found {len(sources)}")

@@ -13,7 +13,7 @@ from classify.config import ClassifySection
 from classify.data.crops import CropLabels, label_crops, select_channels
 from classify.inference.predict import ScoredCrops, predict_fold
 from classify.network.checkpoint import Checkpoint
-from classify.network.model import new_network
+from classify.network.model import check_input, new_network
 from classify.probabilities import KEY, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
 from crops.config import CropsSection, Window
@@ -100,10 +100,9 @@ def _train_fold(
     command = f"python -m classify train {work.root}"
 
     def check() -> None:
-        store, labels = read_labelled_crops(work, window, data)
+        store, _ = read_labelled_crops(work, window, data)
         select_channels(store, section.channels, data.channels)
-        flat = np.ones(len(section.channels or data.channels))
-        new_network(section, data.seed, flat, flat, labels.targets.mean(axis=0))
+        check_network(section, data, store.shape[1])
 
     stage = begin(folder, command, data, section, inputs, overwrite=overwrite, check=check)
     path = checkpoint_path(work, window, fold)
@@ -128,6 +127,28 @@ def _train_fold(
         ).save(path)
         stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)})
     remove_resume_files(folder)
+
+
+def check_network(section: ClassifySection, data: DataSection, size_px: int) -> None:
+    """Check that the network of a recipe can be made, with the weights it starts from, and accepts the crops.
+
+    Parameters
+    ----------
+    section, data
+        Recipe sections.
+    size_px
+        Height and width of a crop.
+
+    Raises
+    ------
+    UserError
+        If there is no such backbone, its weights are missing, damaged or not downloadable, or the crops are too small
+        for it.
+    """
+    flat = np.ones(len(section.channels or data.channels))
+    network = new_network(section, data.seed, flat, flat, np.full(len(data.classes), 0.5))
+    for side in {size_px, size_px if section.random_crop == "none" else section.random_crop_px}:
+        check_input(network, len(flat), side)
 
 
 def predict(

@@ -5,7 +5,8 @@ for cells. ``segment/nuclei/<image_id>.png`` has the same size; a nucleus carrie
 within it. ``segment/masks.parquet`` has one row per image:
 
 image_id, n_cells, diameter_px (median equivalent diameter of its cells in source pixels, NaN without cells), flags (any
-of `FLAGS`, joined by ", "; empty if none), crc32 (of the label image as rows of little-endian uint16).
+of `FLAGS`, joined by ", "; empty if none), crc32 (of the label image as rows of little-endian uint16), checksums (of
+the image files that were segmented, `hpa.pixels.checksum_files`; empty where unknown).
 
 Images of the image table = rows of this table + rows of ``segment/failures.csv``.
 """
@@ -41,6 +42,7 @@ COLUMNS: Final = {
     "diameter_px": pa.Column("float32", pa.Check.gt(0), nullable=True),
     "flags": pa.Column(str, pa.Check(_known_flags, element_wise=True)),
     "crc32": pa.Column("int64", pa.Check.in_range(0, 2**32 - 1)),
+    "checksums": pa.Column(str),
 }
 
 _MASKS: Final = pa.DataFrameSchema(
@@ -88,13 +90,15 @@ def masks_path(work: WorkFolder) -> Path:
 
 
 def write_masks(work: WorkFolder, masks: pd.DataFrame) -> None:
-    """Validate and write the table of masks.
+    """Validate and write the table of masks; the column checksums may be absent.
 
     Raises
     ------
     pandera.errors.SchemaError
         If it breaks the contract.
     """
+    if "checksums" not in masks:
+        masks = masks.assign(checksums="")
     write_parquet(masks_path(work), _MASKS.validate(masks))
 
 

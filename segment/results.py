@@ -27,7 +27,7 @@ def write_image(
         "no cell": row["n_cells"] == 0,
         "crowded": row["n_cells"] > section.crowded,
     }
-    return row | {"flags": join_flags(flags), FAILURE: None}
+    return row | {"flags": join_flags(flags), "checksums": image.checksums, FAILURE: None}
 
 
 def conclude(

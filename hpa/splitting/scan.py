@@ -60,7 +60,8 @@ def scan_images(folder: Path, images: pd.DataFrame, channels: Sequence[Channel],
             shutil.rmtree(folder)
         write_json(record, fingerprint)
     remove_partials(folder)
-    needed = images[["image_id", *(f"{part}_{channel}" for channel in channels for part in ("path", "plane"))]]
+    located = [f"{part}_{channel}" for channel in channels for part in ("path", "plane")]
+    needed = images[["image_id", "bit_depth", *located]]
     chunks = cut_chunks(needed, 256)
     scanned = map_chunks(
         _scan_chunk,
@@ -85,7 +86,7 @@ def hashes_of(scanned: pd.DataFrame) -> np.ndarray[tuple[int, int], np.dtype[np.
 
 def _fingerprints(images: pd.DataFrame, channels: Sequence[Channel]) -> pd.Series:
     """Return a fingerprint of the files of each image in the image table, by image_id."""
-    columns = [f"{part}_{channel}" for channel in channels for part in ("path", "plane", "bytes")]
+    columns = ["bit_depth", *(f"{part}_{channel}" for channel in channels for part in ("path", "plane", "bytes"))]
     fingerprints = pd.util.hash_pandas_object(images[columns], index=False).to_numpy()
     return pd.Series(fingerprints, index=list(images["image_id"]))
 

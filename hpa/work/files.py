@@ -1,8 +1,10 @@
 """Read and write files: atomic writes, checksums, and tables that are checked when they are read."""
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from hpa.errors import UserError
 
 _OTHER_SEPARATORS = (";", "\t", "|")
 _PARTIAL = ".partial"
+_MAX_HEADER = 2**16
 
 
 @contextmanager
@@ -63,6 +66,31 @@ def remove_partials(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def read_regular(path: Path) -> bytes:
+    """Return the content of a file of the user, which must be a regular file.
+
+    Opening a named pipe would wait for ever, and a device, or a link to one, has no end.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read or is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether something other than a regular file has this path."""
+    return path.exists() and not path.is_file()
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically."""
     with atomic_write(path) as partial:
@@ -104,6 +132,8 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         If it is missing, cannot be parsed or lacks one of `columns`.
     """
     wanted = f" with the columns {', '.join(columns)}" if columns else ""
+    if _is_special(path):
+        raise UserError(f"expected a CSV{wanted} in {path}, found what is not a regular file")
     try:
         with warnings.catch_warnings():
             # A row with more fields than names must not move its first field into an index.
@@ -126,8 +156,10 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 def csv_header(path: Path) -> tuple[str, ...]:
     """Return the column names of a CSV, or none if there is no such file or its first line is not UTF-8."""
     try:
+        if not path.is_file():
+            return ()
         with path.open(encoding="utf-8-sig") as file:
-            return tuple(name.strip().strip('"') for name in file.readline().split(","))
+            return tuple(name.strip().strip('"') for name in file.readline(_MAX_HEADER).split(","))
     except (OSError, UnicodeDecodeError):
         return ()
 
@@ -147,6 +179,8 @@ def read_parquet(path: Path, made_by: str = "") -> pd.DataFrame:
     UserError
         If it is missing or not Parquet.
     """
+    if _is_special(path):
+        raise UserError(f"expected a Parquet table {path}, found what is not a regular file")
     try:
         return pd.read_parquet(path)
     except FileNotFoundError:
