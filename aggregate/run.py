@@ -201,7 +201,10 @@ def write_metrics(
     labels, predictions = oof.labels, oof.cross_fitted.predictions
     n_known = np.maximum(labels.n_known, 1)
     classes = class_table(labels, predictions, thresholds.vocabulary, oof.cross_fitted.scores).assign(
-        threshold=thresholds.values, share_oof=predictions.sum(axis=0) / n_known
+        threshold=thresholds.values,
+        share_oof=predictions.sum(axis=0) / n_known,
+        limit=thresholds.decision.limits.shares,
+        at_chance=thresholds.decision.limits.at_chance,
     )
     if test.ids:
         share_oof, share_test = oof.in_sample.sum(axis=0) / n_known, test.predictions.mean(axis=0)
