@@ -17,7 +17,6 @@ folds       the joined real label table (105,678 rows) in 5 folds, compared with
 ``--tiny`` uses little data, only to show that everything runs.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from hpa.splitting.hashes import HASHED, hash_plane, similar_pairs
 from hpa.splitting.quality import SplitQuality, measure_image_splits, measure_split
 from hpa.splitting.scan import scan_images
 from hpa.vocabulary import HPA28
+from tests.support.real_images import real_data
 
 STREAM = 4_404
 SIDE_PX = 512
@@ -192,7 +192,7 @@ def duplicates(n_images: int) -> None:
 
 def folding() -> None:
     """Print the quality of the folds of the joined real label table."""
-    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
+    real = real_data()
     if not real.is_dir():
         print(f"\nfolds: skipped, found no real data in {real} (CELLWISE_REAL_DATA)")
         return

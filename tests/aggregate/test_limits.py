@@ -13,8 +13,8 @@ from aggregate.scoring.metrics import class_table, summary
 from aggregate.scoring.terminal import print_summary
 from aggregate.thresholds.decision import Decision, fit_decision
 from aggregate.thresholds.limits import ShareLimits, fit_limits
-from bench.simulation.probabilities import K, draw_images, score_cells
 from hpa.vocabulary import HPA28
+from tests.support.simulation.probabilities import K, draw_images, score_cells
 
 UNLEARNED = (0, 5, 11, 17, 23)
 """From 41 to 1 percent of the images."""

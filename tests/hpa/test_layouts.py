@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import cv2
@@ -158,11 +157,10 @@ def test_hpa_v18_reads_coloured_and_gray_jpegs(tmp_path: Path) -> None:
         index_dataset(tmp_path, "hpa_v18", HPA28, CHANNELS)
 
 
-def test_ids_of_the_real_v18_table() -> None:
-    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real")) / "hpa_v18" / "HPAv18RBGY_wodpl.csv"
-    if not real.exists():
-        pytest.skip(f"no real data at {real}")
-    parts = [parse_id(image_id) for image_id in pd.read_csv(real)["Id"]]
+@pytest.mark.real_data("hpa_v18")
+def test_ids_of_the_real_v18_table(real_data: Path) -> None:
+    table = pd.read_csv(real_data / "hpa_v18" / "HPAv18RBGY_wodpl.csv")
+    parts = [parse_id(image_id) for image_id in table["Id"]]
     assert len({part.antibody for part in parts}) == 12_815
     assert len(parts) == 74_606
 

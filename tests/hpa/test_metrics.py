@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +49,9 @@ def test_different_shapes_raise() -> None:
         macro_f1(np.zeros((2, 3), bool), np.zeros((3, 3), bool))
 
 
-def test_macro_f1_of_published_out_of_fold_predictions() -> None:
-    path = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real")) / "published" / "oof_resnet50_decisions.csv"
-    if not path.exists():
-        pytest.skip(f"no real data at {path}")
+@pytest.mark.real_data("published")
+def test_macro_f1_of_published_out_of_fold_predictions(real_data: Path) -> None:
+    path = real_data / "published" / "oof_resnet50_decisions.csv"
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     hot = [HPA28.multi_hot(HPA28.parse(text) for text in table[column]) for column in ("Target", "Predicted")]
     assert round(macro_f1(*hot), 4) == 0.6622
