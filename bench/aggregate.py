@@ -24,10 +24,10 @@ from sklearn.metrics import f1_score
 from aggregate.config import KINDS, AggregateSection
 from aggregate.pooling.formulas import pool_bags
 from aggregate.thresholds.exact import best_thresholds
-from bench.simulation.probabilities import K
-from bench.simulation.work import make_work
 from classify.probabilities import class_columns
 from hpa.vocabulary import HPA28
+from tests.support.simulation.probabilities import K
+from tests.support.simulation.work import make_work
 
 _CELLS: Final = 16
 _PART: Final = 100_000

@@ -34,7 +34,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.measure import ROOT, data_files, peak_mib, run_killed, run_parts, split_words, spread, timed
+from bench.measure import peak_mib, run_parts, split_words, spread, timed
 from bench.stores.loading import BATCH, loader, training
 from bench.stores.synthetic import make_work, run, scenes, size, stores
 from crops.config import CropsSection
@@ -46,6 +46,8 @@ from crops.windows import around_cells
 from hpa.atlas.scene import Scene
 from hpa.channels import CHANNELS
 from hpa.work.folder import WorkFolder
+from tests.support.pages import ROOT
+from tests.support.processes import data_files, run_killed
 
 PEER_CALL, PEER_LOOP, PEER_READ = 189, 318, 2_065
 

@@ -8,6 +8,8 @@ hash        scanning images (decoding, hashes, intensities, table parts on disk)
 pairs       all pairs of 100,000 hashes, 1,000 of them near-duplicates of others: seconds, and number found
 duplicates  fraction of shifted, cropped, brightened and recompressed copies that the hashes find, and number of pairs
             of different images that they wrongly match
+many        20,000 images of 64 px, eight drawn ones under many ids: seconds and peak memory of init without and with
+            near-duplicates, and of segment and crops until their first chunk is on disk and until the end
 folds       the joined real label table (105,678 rows) in 5 folds, compared with KFold and MultilabelStratifiedKFold by
             image
 
@@ -23,7 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.measure import run_parts, split_words, timed
+from bench.measure import measured, run_parts, split_words, timed
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
 from hpa.layouts.hpa_v18 import parse_id
@@ -40,13 +42,13 @@ SIDE_PX = 512
 BITS = 12
 
 
-def write_atlas(folder: Path, count: int, drawn: int) -> None:
+def write_atlas(folder: Path, count: int, drawn: int, size_px: int = SIDE_PX) -> None:
     """Write `count` images in the 2018 layout, `drawn` of them different and the others hard links to these."""
     train = folder / "train"
     train.mkdir(parents=True)
     for n in range(count):
         if n < drawn:
-            planes = draw_scene((STREAM, n), size_px=SIDE_PX, cell_line=n % 3, target=(n % 28,), shares=(0.8,)).channels
+            planes = draw_scene((STREAM, n), size_px=size_px, cell_line=n % 3, target=(n % 28,), shares=(0.8,)).channels
             for channel, plane in zip(CHANNELS, planes, strict=True):
                 cv2.imwrite(str(train / f"i{n:06d}_{channel}.png"), plane)
         else:
@@ -184,6 +186,25 @@ def folding() -> None:
         print(f"  {describe(split)}")
 
 
+def many(folder: Path, n_images: int) -> None:
+    """Print what a data set of very many small images costs."""
+    write_atlas(folder / "data", n_images, 8, size_px=64)
+    print(f"\nmany: {n_images:,} images of 64 px, 8 of them different, one process and one thread")
+    data = ["--data", str(folder / "data"), "--workers", "1"]
+    runs = {
+        "init": ("pipeline", "init", [*data]),
+        "init with near-duplicates": ("pipeline", "init", [*data, "--set", "data.near_duplicates=true"]),
+        "segment": ("segment", "run", ["--workers", "1"]),
+        "crops": ("crops", "run", ["--workers", "1"]),
+    }
+    for name, (package, verb, flags) in runs.items():
+        work = folder / ("similar" if "near" in name else "work")
+        chunks = {"segment": "segment/parts", "crops": "crops/cells/parts"}.get(package, "scan/parts")
+        first, total, peak = measured(package, [verb, str(work), *flags], work / chunks)
+        until = "" if first is None else f"first chunk after {first:.1f} s, "
+        print(f"  {name:26s} {until}{total:.1f} s, {1e3 * total / n_images:.2f} ms per image, {peak:,.0f} MiB")
+
+
 def describe(split: SplitQuality) -> str:
     """Describe the quality of a split in one line."""
     return (
@@ -200,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "hash": lambda folder: hashing(folder / "data", 4 if tiny else 128, 1 if tiny else 5),
         "pairs": lambda _: pairing(1_000 if tiny else 100_000),
         "duplicates": lambda _: duplicates(3 if tiny else 60),
+        "many": lambda folder: many(folder, 24 if tiny else 20_000),
         "folds": lambda _: folding(),
     }
     run_parts(known, parts)

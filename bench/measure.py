@@ -1,6 +1,5 @@
-"""Time calls, select parts of a bench, and run commands in separate processes, measured or killed."""
+"""Time calls, select parts of a bench, and measure commands in separate processes."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -11,34 +10,7 @@ from typing import Final
 
 import numpy as np
 
-ROOT: Final = Path(__file__).parent.parent
-
-
-def real_data() -> Path:
-    """Return the folder of real images: ``CELLWISE_REAL_DATA``, or ``shared/real`` beside the repository."""
-    return Path(os.environ.get("CELLWISE_REAL_DATA", ROOT.parent / "shared" / "real"))
-
-
-# Output files appear by a rename (`hpa.work.files.atomic_write`), so the n-th rename makes the n-th file.
-_KILLED: Final = """
-import os, signal, sys
-from importlib import import_module
-from pathlib import Path
-
-main = import_module(sys.argv[1]).main
-left, rename = int(sys.argv[2]), Path.replace
-
-def counted(self, target):
-    global left
-    done = rename(self, target)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
-
-Path.replace = counted
-sys.exit(main(sys.argv[3:]))
-"""
+from tests.support.pages import ROOT
 
 # getrusage would report the peak of the parent process, which a new process inherits.
 _PEAK: Final = """
@@ -85,26 +57,40 @@ def run_parts(known: Mapping[str, Callable[[Path], None]], parts: Sequence[str])
             known[name](Path(folder))
 
 
-def run_killed(package: str, nth: int, arguments: Sequence[str]) -> int:
-    """Run ``python -m PACKAGE ARGUMENTS`` and kill it (SIGKILL) when its `nth` output file appears.
+def peak_mib(package: str, arguments: Sequence[str]) -> float:
+    """Run ``python -m PACKAGE ARGUMENTS`` and return the peak memory of the process in MiB."""
+    return measured(package, arguments)[2]
+
+
+def measured(package: str, arguments: Sequence[str], parts: Path | None = None) -> tuple[float | None, float, float]:
+    """Run ``python -m PACKAGE ARGUMENTS`` in a process of its own.
+
+    Parameters
+    ----------
+    package, arguments
+        The command.
+    parts
+        Folder in which the stage commits its chunks.
 
     Returns
     -------
-    int
-        The return code: minus SIGKILL, or that of the command if it wrote fewer files.
+    first, total : float
+        Seconds until the first chunk is committed (None if there was none) and until the end, start of the process
+        included.
+    peak : float
+        Peak memory of the process in MiB.
     """
-    command = [sys.executable, "-c", _KILLED, f"{package}.__main__", str(nth), *arguments]
-    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode
-
-
-def peak_mib(package: str, arguments: Sequence[str]) -> float:
-    """Run ``python -m PACKAGE ARGUMENTS`` and return the peak memory of the process in MiB."""
     command = [sys.executable, "-c", _PEAK, f"{package}.__main__", *arguments]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return int(done.stdout.split()[-1]) / 1024
-
-
-def data_files(folder: Path) -> dict[str, bytes]:
-    """Return the content of each file below a folder by its relative path, without files that differ between runs."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("run.json", "lock"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    first, start = None, time.perf_counter()
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=printed, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            if first is None and parts is not None and any(parts.glob("*.parquet")):
+                first = time.perf_counter() - start
+            time.sleep(0.01)
+        total = time.perf_counter() - start
+        printed.seek(0)
+        lines = printed.read().splitlines()
+    if process.returncode:
+        raise SystemExit("\n".join([f"expected {package} {arguments[0]} to succeed:", *lines[-20:]]))
+    return first, total, int(lines[-1]) / 1024

@@ -25,7 +25,7 @@ from typing import Any, Final
 import aggregate.run
 import classify.run
 import classify.training.loop
-from bench.measure import ROOT, split_words
+from bench.measure import split_words
 from hpa.atlas import synthesize
 from hpa.images import read_images
 from hpa.work.device import one_thread
@@ -39,6 +39,7 @@ from segment.inference.predict import cached_network, run_network
 from segment.inference.preprocess import channels_to_read, load_input
 from segment.network.compact import NUCLEUS_PLANE
 from segment.postprocess.decode import decode
+from tests.support.pages import ROOT
 
 PACKAGES: Final = ("hpa", "segment", "crops", "classify", "aggregate", "pipeline")
 SETTINGS: Final = ("data.folds=2", "crops.size_px=32", "classify.epochs=1", "classify.batch_size=8")

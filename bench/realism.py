@@ -26,11 +26,11 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from bench.measure import real_data
 from hpa.atlas.plan import plan_images
 from hpa.atlas.scene import Scene
 from hpa.atlas.write import planned_scene
 from hpa.channels import CHANNELS
+from tests.support.real_images import real_data
 
 QUANTILES = (0.5, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 SEED = 2018

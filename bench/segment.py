@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.measure import data_files, run_killed, run_parts, split_words
+from bench.measure import run_parts, split_words
 from bench.segmentation.images import as_documented, make_work, planes_of, scenes, write_folder
 from bench.segmentation.real_images import DIAMETERS_PX, real
 from bench.segmentation.speed import gpu, gpu_with_big_network, memory, speed, workers
@@ -40,6 +40,7 @@ from segment.network.weights import load_network
 from segment.run import run
 from segment.score import score_images, summarise
 from segment.watershed import watershed_cells
+from tests.support.processes import data_files, run_killed
 
 
 def accuracy(net: CompactNetwork, count: int) -> None:

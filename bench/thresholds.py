@@ -1,11 +1,11 @@
 """Compare threshold methods on new data: ``uv run python -m bench.thresholds [REPEATS]``.
 
 Simulates crop probabilities with known truth and the class counts of the Kaggle 2018 table
-(`bench.simulation.probabilities`), and treats them as the pipeline does: a train image gets the maximum over its cells
-from the one model that has not seen it, a test image the mean over all models of their maxima. Every method is tuned on
-the train images; its thresholds are transferred to the test images and scored there. The tables show the gain in macro
-F1 over the exact optimum per class without transfer, as the mean over REPEATS draws (40; fewer for large data sets)
-with its standard error. All methods see the same draws.
+(`tests.support.simulation.probabilities`), and treats them as the pipeline does: a train image gets the maximum over
+its cells from the one model that has not seen it, a test image the mean over all models of their maxima. Every method
+is tuned on the train images; its thresholds are transferred to the test images and scored there. The tables show the
+gain in macro F1 over the exact optimum per class without transfer, as the mean over REPEATS draws (40; fewer for large
+data sets) with its standard error. All methods see the same draws.
 """
 
 import sys
@@ -22,10 +22,10 @@ from aggregate.labels import Labels
 from aggregate.thresholds.decision import decide, transfer_thresholds
 from aggregate.thresholds.exact import best_thresholds
 from aggregate.thresholds.methods import fit_thresholds
-from bench.simulation.probabilities import K, draw_images, score_cells
 from hpa.metrics import macro_f1
 from hpa.splitting.folds import assign_folds
 from hpa.vocabulary import HPA28
+from tests.support.simulation.probabilities import K, draw_images, score_cells
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class World:
     train, test, models
         Number of train images, test images and models.
     skill, own, shift
-        As in `bench.simulation.probabilities`; shift applies to the test images.
+        As in `tests.support.simulation.probabilities`; shift applies to the test images.
     repeats
         Fraction of REPEATS to draw.
     """

@@ -56,7 +56,7 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
             print(f"init: {similar}")
         if len(conflicts):
             write_csv(root / "conflicts.csv", conflicts)
-        groups = join_groups(len(images), [list(images["antibody"]), list(images["well"])], similar.pairs)
+        groups = join_groups(len(images), [list(images["antibody"]), list(images["well"])], similar.edges)
         kept = np.ones(len(images), dtype=bool)
         if section.dedupe == "keep-one":
             kept = _deduped(root, images, similar, section)
@@ -148,7 +148,7 @@ def _deduped(root: Path, images: pd.DataFrame, similar: SimilarImages, section: 
     train = (images["split"] == "train").to_numpy()
     order = np.lexsort((np.arange(len(images)), _train_only(images, section), ~_labelled(images, section)))
     order = order[train[order]]
-    alike = pd.Series(join_groups(len(images), [], similar.pairs))
+    alike = pd.Series(join_groups(len(images), [], similar.edges))
     first = pd.Series(order, index=alike.iloc[order]).groupby(level=0, sort=False).first()
     kept = ~train
     kept[first.to_numpy()] = True

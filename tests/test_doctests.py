@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pages import ROOT
+from tests.support.pages import ROOT
 
 PACKAGES = ("hpa", "segment", "crops", "classify", "aggregate", "pipeline", "cellwise")
 MODULES = sorted(

@@ -119,6 +119,18 @@ def test_packages_have_few_modules() -> None:
         assert len(modules) <= 16, f"{package.name} has {len(modules)} modules"
 
 
+def test_tests_import_no_bench_and_their_support_imports_no_test() -> None:
+    """What tests and `bench` share is in `tests.support`; `bench` may import that, and nothing imports `bench`."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for name in _imported_modules(path):
+            assert name.split(".")[0] != "bench", f"{path} imports {name}"
+            if "support" in path.parts and name.startswith("tests."):
+                assert name.startswith("tests.support."), f"{path} imports {name}"
+    for path in sorted((ROOT / "bench").rglob("*.py")):
+        for name in _imported_modules(path):
+            assert not name.startswith("tests.") or name.startswith("tests.support"), f"{path} imports {name}"
+
+
 @pytest.mark.parametrize("package", ONE_PLACE)
 def test_each_heavy_package_is_imported_by_one_module(package: str) -> None:
     places = [path for _, path in _modules() if any(name.split(".")[0] == package for name in _imports(path))]

@@ -14,7 +14,7 @@ from classify.probabilities import class_columns
 from hpa.channels import CHANNELS
 from hpa.pixels import read_plane
 from hpa.vocabulary import HPA28
-from tests.pages import ROOT, commands, python_blocks, recipe_commands
+from tests.support.pages import ROOT, commands, python_blocks, recipe_commands
 
 SMALL_INIT = ("--set", "classify.epochs=1", "--set", "crops.size_px=32", "--set", "data.folds=2")
 

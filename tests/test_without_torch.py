@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.simulation.work import make_work as make_simulated
-from tests.crops.worlds import cells_of, world
-from tests.crops.worlds import make_work as make_segmented
-from tests.pages import ROOT
+from tests.support.cells import cells_of, world
+from tests.support.cells import make_work as make_segmented
+from tests.support.pages import ROOT
+from tests.support.simulation.work import make_work as make_simulated
 
 _WITHOUT_TORCH = """
 import importlib.metadata, sys

@@ -15,7 +15,6 @@ from aggregate.thresholds.decision import decide
 from aggregate.thresholds.exact import best_thresholds
 from bench.classification.runs import FOLD, show
 from bench.classification.world import Size, World
-from bench.measure import real_data
 from classify.config import ClassifySection
 from classify.data.crops import CropLabels
 from classify.inference.evaluate import predict_batches, sigmoid
@@ -24,6 +23,7 @@ from classify.training.fit import fit, remove_resume_files
 from hpa.splitting.folds import assign_folds
 from hpa.vocabulary import HPA28
 from hpa.work.device import resolve_device
+from tests.support.real_images import real_data
 
 
 class _Windows:

@@ -9,7 +9,6 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu, threshold_triangle
 from skimage.segmentation import watershed
 
-from bench.measure import real_data
 from hpa.pixels import read_label_image, read_plane
 from segment.config import SegmentSection
 from segment.inference.predict import segment_images
@@ -17,6 +16,7 @@ from segment.inference.preprocess import prepare_input
 from segment.network.compact import CompactNetwork
 from segment.score import score_images, summarise
 from segment.watershed import watershed_cells
+from tests.support.real_images import real_data
 
 DIAMETERS_PX: Final = tuple(range(80, 121, 4))
 _MIN_NUCLEUS_PX: Final = 200  # in a field of 512 px; smaller objects are debris

@@ -10,12 +10,12 @@ from aggregate.__main__ import main
 from aggregate.cell_labels import decide_cells, read_cells
 from aggregate.external.evaluate import evaluate_cells
 from aggregate.run import run
-from bench.simulation.work import COLUMNS, make_work, probabilities_path, rewrite
 from hpa.errors import UserError
 from hpa.images import read_images, write_images
 from hpa.metrics import macro_f1
 from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
+from tests.support.simulation.work import COLUMNS, make_work, probabilities_path, rewrite
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from aggregate.pooling.ensembles import fit_weights, join_scores, ranks
 from aggregate.pooling.sources import ImageScores
 from aggregate.thresholds.calibration import Calibration, fit_calibration
 from aggregate.thresholds.decision import cross_fit, decide, fit_decision, transfer_thresholds
-from bench.simulation.probabilities import draw_images, score_cells
 from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
+from tests.support.simulation.probabilities import draw_images, score_cells
 
 THREE = Vocabulary("three", ("a", "b", "c"))
 

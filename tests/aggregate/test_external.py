@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from aggregate.__main__ import main
-from bench.simulation.work import make_work
 from hpa.metrics import macro_f1
 from hpa.vocabulary import HPA28
+from tests.support.simulation.work import make_work
 
 REAL = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[3] / "shared" / "real"))
 needs_real = pytest.mark.skipif(not (REAL / "published").is_dir(), reason=f"no real data at {REAL}")

@@ -13,7 +13,6 @@ import tomli_w
 from aggregate.__main__ import main
 from aggregate.run import run
 from aggregate.thresholds.file import read_thresholds
-from bench.simulation.work import COLUMNS, make_work, probabilities_path, rewrite
 from classify.probabilities import class_columns, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
 from hpa.config import read_toml
@@ -23,6 +22,7 @@ from hpa.metrics import macro_f1
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
+from tests.support.simulation.work import COLUMNS, make_work, probabilities_path, rewrite
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from hpa.pixels import read_plane
 from hpa.vocabulary import HPA28
 from hpa.work.folder import open_work
 from segment.masks import read_mask, read_nuclei
-from tests.pages import ROOT, python_blocks
+from tests.support.pages import ROOT, python_blocks
 
 Image = np.ndarray[Any, np.dtype[Any]]
 

@@ -5,7 +5,7 @@ import pytest
 
 from classify.config import ClassifySection, Preset
 from classify.data.augmentation import Augmentation
-from tests.classify.world import bright_crops
+from tests.support.bright_crops import bright_crops
 
 CROPS = bright_crops(np.random.default_rng(1).random((12, 3)) < 0.5).crops
 ROWS = np.arange(100, 112)

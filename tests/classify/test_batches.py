@@ -17,7 +17,7 @@ from classify.data.batches import (
 )
 from classify.data.crops import FoldCrops
 from hpa.errors import UserError
-from tests.classify.world import bright_crops, bright_fold, fold_of
+from tests.support.bright_crops import bright_crops, bright_fold, fold_of
 
 SIZES = [40, 1, 3, 7, 1, 12, 5, 9]
 

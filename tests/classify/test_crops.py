@@ -12,7 +12,7 @@ from classify.inference.predict import scored_rows
 from crops.store import DIM
 from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
-from tests.classify.world import bright_crops, bright_fold
+from tests.support.bright_crops import bright_crops, bright_fold
 
 THREE = Vocabulary("three", ("a", "b", "c"))
 CROPS = pd.DataFrame(

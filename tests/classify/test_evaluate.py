@@ -19,7 +19,7 @@ from classify.inference.evaluate import (
 )
 from classify.losses.objective import focal_loss
 from classify.network.model import Network, new_network
-from tests.classify.world import bright_crops, bright_fold, predict_logits
+from tests.support.bright_crops import bright_crops, bright_fold, predict_logits
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
 CPU = torch.device("cpu")

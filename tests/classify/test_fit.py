@@ -17,7 +17,7 @@ from classify.training.fit import TrainedModel, fit, remove_resume_files
 from classify.training.optimizer import plateau
 from hpa.errors import UserError
 from hpa.work.files import write_bytes
-from tests.classify.world import bright_fold
+from tests.support.bright_crops import bright_fold
 
 CPU = torch.device("cpu")
 SECTION = ClassifySection(epochs=3, batch_size=8, embedding_dim=4, learning_rate=1e-2, validate_every=2)

@@ -24,7 +24,7 @@ from classify.training.loop import NOT_FINITE
 from hpa.errors import UserError
 from hpa.work.files import write_bytes
 from hpa.work.folder import WorkFolder
-from tests.classify.world import bright_crops, bright_fold, fold_of, make_work
+from tests.support.bright_crops import bright_crops, bright_fold, fold_of, make_work
 
 CPU = torch.device("cpu")
 SECTION = ClassifySection(backbone="cnn3", epochs=3, batch_size=8, validate_every=1)

@@ -11,7 +11,7 @@ from classify.__main__ import main
 from classify.inspect.neighbours import FeatureSpace, nearest
 from classify.inspect.retrieval import normalise_rows
 from hpa.work.folder import WorkFolder
-from tests.classify.world import make_work
+from tests.support.bright_crops import make_work
 
 RNG = np.random.default_rng(5)
 TARGETS = RNG.random((30, 5)) < 0.35

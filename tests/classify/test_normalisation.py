@@ -11,7 +11,7 @@ from classify.config import ClassifySection
 from classify.data.crops import read_crops, select_channels
 from classify.data.normalisation import Statistics, crop_levels, measure_mean_and_deviation, measure_statistics
 from classify.network.model import Network
-from tests.classify.world import ArraySource, bright_crops, bright_fold
+from tests.support.bright_crops import ArraySource, bright_crops, bright_fold
 
 SOURCE = bright_crops(np.random.default_rng(2).random((600, 3)) < 0.5)
 

@@ -12,7 +12,7 @@ from classify.config import ClassifySection, Pooling
 from classify.losses.objective import batch_loss, class_loss, focal_loss, pool_bags
 from classify.losses.triplets import triplet_loss
 from classify.network.model import Outputs
-from tests.classify.world import batch_of
+from tests.support.bright_crops import batch_of
 
 
 def _naive_focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float, alpha: float) -> float:

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.measure import data_files
 from classify.__main__ import main
 from classify.data.crops import label_crops
 from classify.inference import predict as predicting_module
@@ -25,7 +24,8 @@ from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
-from tests.classify.world import make_work, predict_logits
+from tests.support.bright_crops import make_work, predict_logits
+from tests.support.processes import data_files
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
 FOLDS = [0, 1, 0, 1, 0, 1, -1, 0, 1, 1]

@@ -10,7 +10,7 @@ from crops.config import CropsSection
 from crops.cut import cut_windows
 from crops.measure import find_cells
 from crops.windows import around_cells, full_frame
-from tests.crops.worlds import label_images
+from tests.support.cells import label_images
 
 
 @settings(max_examples=100, deadline=None)

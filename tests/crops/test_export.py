@@ -14,8 +14,7 @@ from crops.run import run
 from crops.store import CropStore, apply_outside_cell, open_store
 from hpa.images import read_images, write_images
 from hpa.work.folder import WorkFolder
-from tests.crops.test_run import SMALL, worlds
-from tests.crops.worlds import make_work
+from tests.support.cells import SMALL, make_work, worlds
 
 TARGETS = {"empty": [], "filled": [0, 27], "ordinary": [5], "speck": [0]}
 

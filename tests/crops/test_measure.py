@@ -11,7 +11,7 @@ from crops.measure import find_cells, measure_cells, measure_intensities, measur
 from crops.windows import around_cells
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
-from tests.crops.worlds import World, cells_of, label_images
+from tests.support.cells import World, cells_of, label_images
 
 
 @settings(max_examples=60, deadline=None)

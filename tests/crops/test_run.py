@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.measure import data_files, run_killed
 from crops.__main__ import main
 from crops.config import Window
 from crops.run import run
@@ -19,22 +18,8 @@ from crops.store import CropStore, open_store, store_folder
 from hpa.errors import UserError
 from hpa.work.folder import WorkFolder
 from segment.masks import read_masks, write_masks, write_pair
-from tests.crops.worlds import World, cells_of, make_work, world
-
-SMALL = "[crops]\nsize_px = 16\n"
-
-
-def worlds() -> dict[str, World]:
-    """Return images of 40 x 60 px: ordinary, without cells, with a speck, with a cell that fills the frame."""
-    shape = (40, 60)
-    ordinary = cells_of(shape, (5, 5, 20, 25), (10, 30, 32, 50), (20, 0, 36, 12))
-    speck = cells_of(shape, (5, 5, 20, 25), (30, 30, 31, 31), (22, 10, 38, 28))
-    return {
-        "empty": world(np.zeros(shape, np.uint16), 1),
-        "filled": world(np.ones(shape, np.uint16), 2),
-        "ordinary": world(ordinary, 3),
-        "speck": world(speck, 4),
-    }
+from tests.support.cells import SMALL, World, cells_of, make_work, world, worlds
+from tests.support.processes import data_files, run_killed
 
 
 def many(n: int) -> dict[str, World]:

@@ -11,9 +11,9 @@ import pytest
 
 from hpa.atlas import synthesize
 from hpa.images import read_images
-from tests.hpa.data import write_image, write_jovian
-from tests.hpa.server import JPEG, bad_server
-from tests.pages import ROOT, commands
+from tests.support.layouts import write_image, write_jovian
+from tests.support.pages import ROOT, commands
+from tests.support.server import JPEG, bad_server
 
 PAGE = ROOT / "docs" / "data.md"
 

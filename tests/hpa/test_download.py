@@ -11,7 +11,7 @@ from hpa.errors import UserError
 from hpa.layouts.download import download
 from hpa.layouts.index import index_dataset
 from hpa.vocabulary import HPA28
-from tests.hpa.server import JPEG, BadServer, bad_server
+from tests.support.server import JPEG, BadServer, bad_server
 
 IDS = [f"{n}_1610_C1_{n}" for n in range(1, 9)]
 

@@ -12,7 +12,7 @@ from hpa.reports.explore import class_counts, cooccurrence, correlation, image_s
 from hpa.vocabulary import HPA28
 from pipeline.init import init
 from pipeline.recipe import read_recipe
-from tests.hpa.data import write_image
+from tests.support.layouts import write_image
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hpa.errors import ImageError, UserError
 from hpa.layouts.index import index_dataset
 from hpa.pixels import read_plane
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10
-from tests.hpa.data import noise, write_jovian, write_kaggle2018
+from tests.support.layouts import noise, write_jovian, write_kaggle2018
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hpa.layouts.hpa_v18 import parse_id
 from hpa.layouts.index import index_dataset
 from hpa.pixels import ONLY_PLANE, read_channels
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10
-from tests.hpa.data import noise, write_image, write_jovian, write_kaggle2018
+from tests.support.layouts import noise, write_image, write_jovian, write_kaggle2018
 
 
 def test_kaggle_2018(tmp_path: Path) -> None:

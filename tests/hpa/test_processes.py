@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpa.work.processes import worker_processes
-from tests.pages import ROOT
+from tests.support.pages import ROOT
 
 _SCRIPT = """
 import sys, time

@@ -13,7 +13,7 @@ from hpa.splitting import scan
 from hpa.splitting.scan import BINS, hashes_of, scan_images
 from hpa.vocabulary import HPA28
 from hpa.work.mapping import Chunk
-from tests.hpa.data import noise
+from tests.support.layouts import noise
 
 
 def _images(root: Path, count: int = 6) -> pd.DataFrame:

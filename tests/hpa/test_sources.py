@@ -7,7 +7,7 @@ from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.images import read_images, write_images
 from hpa.layouts.sources import Source, check_channels, index_sources, parse_sources
-from tests.hpa.data import write_image, write_jovian, write_kaggle2018
+from tests.support.layouts import write_image, write_jovian, write_kaggle2018
 
 SAMPLE = "ID,ImageWidth,ImageHeight,PredictionString\n"
 

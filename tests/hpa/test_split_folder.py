@@ -8,7 +8,7 @@ from hpa.errors import UserError
 from hpa.layouts.index import index_dataset
 from hpa.layouts.split_folder import split_folder
 from hpa.vocabulary import HPA28
-from tests.hpa.data import write_image, write_kaggle2018
+from tests.support.layouts import write_image, write_kaggle2018
 
 
 def _data(root: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from hpa.atlas import synthesize
 from hpa.work.folder import locked
 from pipeline.__main__ import main
-from tests.pages import ROOT
+from tests.support.pages import ROOT
 
 SMALL = ["--set", "classify.epochs=1", "--set", "crops.size_px=32", "--set", "data.folds=2"]
 

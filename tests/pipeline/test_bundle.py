@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from aggregate.run import run
-from bench.simulation.work import make_work
 from classify.probabilities import class_columns
 from hpa.atlas import synthesize
 from hpa.channels import CHANNELS
@@ -22,6 +21,7 @@ from pipeline.bundle import export_bundle
 from pipeline.model import Model
 from segment.config import SegmentSection
 from segment.network.weights import COMPACT_WEIGHTS
+from tests.support.simulation.work import make_work
 
 
 def _trained(root: Path, *settings: str) -> WorkFolder:

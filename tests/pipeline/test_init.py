@@ -11,7 +11,7 @@ from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
 from pipeline.__main__ import main
-from tests.hpa.data import write_image
+from tests.support.layouts import write_image
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from hpa.config import read_toml
 from hpa.errors import UserError
 from pipeline.recipe import Recipe, find_recipe, format_recipe, read_recipe, shipped_recipes, write_recipe
-from tests.pages import ROOT
+from tests.support.pages import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 SECTIONS = {name: type(section) for name, section in Recipe()}

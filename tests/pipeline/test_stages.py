@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.measure import data_files, run_killed
 from classify.probabilities import class_columns, read_probabilities
 from hpa.atlas import synthesize
 from hpa.vocabulary import HPA28
 from pipeline.__main__ import main
 from pipeline.demo import demo
+from tests.support.processes import data_files, run_killed
 
 FIVE_CROP = """
 [crops]

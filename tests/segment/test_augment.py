@@ -7,7 +7,7 @@ import numpy as np
 from segment.network.cellpose import flows_from_labels
 from segment.network.compact import ER, MICROTUBULES, NUCLEUS_PLANE
 from segment.training.augment import augment, clear_rim, nucleus_distance, restyle
-from tests.segment.shapes import make_sample
+from tests.support.shapes import make_sample
 
 
 def test_nucleus_distance_is_relative_to_the_farthest_pixel() -> None:

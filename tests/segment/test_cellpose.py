@@ -7,7 +7,7 @@ import torch
 from segment.network.cellpose import flow_loss, flows_from_labels, follow_flows, masks_from_flows
 from segment.network.compact import OUTPUTS
 from segment.score import mask_average_precision
-from tests.segment.shapes import discs
+from tests.support.shapes import discs
 
 
 def test_true_flows_reproduce_the_cells() -> None:

@@ -10,7 +10,7 @@ from segment.config import SegmentSection
 from segment.network.cellpose import flows_from_labels
 from segment.postprocess.decode import decode
 from segment.score import mask_average_precision
-from tests.segment.shapes import discs
+from tests.support.shapes import discs
 
 
 @pytest.mark.parametrize(("postprocess", "radius_px"), [("nuclei", 14), ("auto", 14), ("cellpose", 18)])

@@ -12,7 +12,7 @@ import tifffile
 
 from hpa.errors import ImageError
 from segment.external_masks import read_external_mask
-from tests.segment.shapes import discs
+from tests.support.shapes import discs
 
 LABELS = np.array([0, 7, 300, 2])[discs((40, 50), [(10, 10), (10, 30), (30, 20)], 6)]
 

@@ -15,15 +15,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.measure import data_files, run_killed
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
 from hpa.work.folder import WorkFolder
 from hpa.work.mapping import CHUNK_IMAGES
 from segment.masks import stage_folder
 from segment.run import run
-from tests.pages import ROOT
-from tests.segment.shapes import make_work, write_image
+from tests.support.pages import ROOT
+from tests.support.processes import data_files, run_killed
+from tests.support.shapes import make_work, write_image
 
 IMAGES = CHUNK_IMAGES + 8
 

@@ -14,7 +14,7 @@ from hpa.work.folder import WorkFolder
 from segment.__main__ import main
 from segment.network.weights import COMPACT_WEIGHTS, load_network
 from segment.training.finetune import _sample_windows, fine_tune
-from tests.segment.shapes import make_work, write_image
+from tests.support.shapes import make_work, write_image
 
 SCENES = [draw_scene((96, number), size_px=256, protein=False) for number in range(5)]
 

@@ -13,7 +13,7 @@ from segment.inference.preprocess import reduce_labels
 from segment.masks import read_mask, read_masks
 from segment.run import run
 from segment.score import mask_average_precision
-from tests.segment.shapes import make_work
+from tests.support.shapes import make_work
 
 SCENE = draw_scene((98, 3), size_px=512, protein=False)
 

@@ -18,7 +18,7 @@ from segment.external_masks import find_external_masks
 from segment.import_masks import import_masks
 from segment.masks import read_mask, read_masks, read_nuclei
 from segment.run import run
-from tests.segment.shapes import make_work, write_image
+from tests.support.shapes import make_work, write_image
 
 SCENE = draw_scene((97, 2), size_px=256, protein=False)
 

@@ -5,7 +5,7 @@ import pytest
 
 from segment.postprocess.labels import TYPICAL_CELL_PX2, drop_small, enlarge_labels
 from segment.score import mask_average_precision, match_cells
-from tests.segment.shapes import TOUCHING, discs
+from tests.support.shapes import TOUCHING, discs
 
 
 def test_small_objects_are_dropped_by_share_of_a_cell() -> None:

@@ -12,7 +12,7 @@ from pandera.errors import SchemaError, SchemaErrors
 from hpa.errors import UserError
 from hpa.work.folder import WorkFolder
 from segment.masks import join_flags, masks_path, read_mask, read_masks, read_nuclei, write_masks, write_pair
-from tests.segment.shapes import discs
+from tests.support.shapes import discs
 
 CELLS = discs((20, 30), [(6, 6), (12, 20)], 5)
 

@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from segment.postprocess.nuclei import nuclei_from_channel, nuclei_from_logits, nucleus_cores
 from segment.score import mask_average_precision
-from tests.segment.shapes import TOUCHING
+from tests.support.shapes import TOUCHING
 
 
 def test_cores_of_touching_nuclei_stay_apart() -> None:

@@ -14,7 +14,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bench.measure import data_files
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
 from hpa.errors import ImageError, UserError
@@ -28,7 +27,8 @@ from segment.inference.preprocess import NetworkInput, prepare_input
 from segment.masks import read_mask, read_masks, read_nuclei
 from segment.network.cellpose import BaseModel
 from segment.run import run
-from tests.segment.shapes import make_work, write_image
+from tests.support.processes import data_files
+from tests.support.shapes import make_work, write_image
 
 YELLOW, BLUE = CHANNELS.index("yellow"), CHANNELS.index("blue")
 

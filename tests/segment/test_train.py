@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segment.training.train import Training, batches, train
-from tests.segment.shapes import make_sample
+from tests.support.shapes import make_sample
 
 
 def test_batches_contain_every_image_once_and_one_size_each() -> None:

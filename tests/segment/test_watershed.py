@@ -6,7 +6,7 @@ from scipy import ndimage
 from segment.inference.preprocess import prepare_input
 from segment.score import mask_average_precision
 from segment.watershed import watershed_cells
-from tests.segment.shapes import discs
+from tests.support.shapes import discs
 
 
 def test_watershed_finds_bright_and_dim_cells() -> None:

@@ -8,7 +8,6 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from bench.simulation.probabilities import draw_images, score_cells
 from classify.probabilities import class_columns, write_probabilities
 from hpa.channels import CHANNELS
 from hpa.images import write_images
@@ -16,6 +15,7 @@ from hpa.splitting.folds import write_folds
 from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
 from pipeline.recipe import read_recipe, write_recipe
+from tests.support.simulation.probabilities import draw_images, score_cells
 
 COLUMNS = class_columns(HPA28)
 

@@ -18,6 +18,8 @@ from segment.masks import join_flags, write_masks, write_pair
 World = tuple[np.ndarray, np.ndarray, np.ndarray]
 """An image: pixels (4, H, W), cells (H, W) and nuclei (H, W)."""
 
+SMALL = "[crops]\nsize_px = 16\n"
+
 
 @st.composite
 def label_images(draw: st.DrawFn) -> World:
@@ -50,6 +52,19 @@ def world(labels: np.ndarray, seed: int = 0, *, deep: bool = False) -> World:
         middle = rows[len(rows) // 2]
         nuclei[middle] = np.where(labels[middle] == label, label, nuclei[middle])
     return pixels, labels, nuclei
+
+
+def worlds() -> dict[str, World]:
+    """Return images of 40 x 60 px: ordinary, without cells, with a speck, with a cell that fills the frame."""
+    shape = (40, 60)
+    ordinary = cells_of(shape, (5, 5, 20, 25), (10, 30, 32, 50), (20, 0, 36, 12))
+    speck = cells_of(shape, (5, 5, 20, 25), (30, 30, 31, 31), (22, 10, 38, 28))
+    return {
+        "empty": world(np.zeros(shape, np.uint16), 1),
+        "filled": world(np.ones(shape, np.uint16), 2),
+        "ordinary": world(ordinary, 3),
+        "speck": world(speck, 4),
+    }
 
 
 def make_work(root: Path, worlds: Mapping[str, World], recipe: str = "") -> WorkFolder:

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 _OURS = r"(?:hpa|segment|crops|classify|aggregate|pipeline|cellwise) .+|bench\.\w+.*"
