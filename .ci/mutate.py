@@ -337,11 +337,11 @@ class Copy:
         subprocess.run([sys.executable, *compileall], cwd=root, check=True)
 
     def tests(self, mutant: Mutant) -> list[list[str]]:
-        """Return the tests of the package in the order in which they run: first those that name the module."""
+        """Return the tests of the package, in two groups: those of the module, and all others."""
         module = mutant.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         files = sorted((self.root / "tests" / mutant.package).rglob("test_*.py"))
-        named = [file for file in files if file.stem == "test_" + module.rpartition(".")[2]]
-        named += [file for file in files if file not in named and module in file.read_text()]
+        stem = module.rpartition(".")[2]
+        named = [file for file in files if file.stem == f"test_{stem}"] or [f for f in files if module in f.read_text()]
         near = [str(file.relative_to(self.root)) for file in named]
         if ">>> " in (self.root / mutant.path).read_text():
             near.append(f"tests/test_doctests.py::test_examples_show_what_the_code_does[{module}]")
@@ -379,6 +379,7 @@ class Run:
 
     def _child(self) -> None:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CPU, (self.limit, self.limit))  # unlike the clock, fair on a busy machine
         output = os.open(self.scratch / "output", os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
@@ -508,7 +509,7 @@ def main() -> None:
         "--results", type=Path, default=Path("mutants.jsonl"), help="JSON lines, continued if it exists"
     )
     parser.add_argument("--again", action="store_true", help="judge the survivors again")
-    parser.add_argument("--near", action="store_true", help="run only the tests that name the mutated module")
+    parser.add_argument("--near", action="store_true", help="run only the tests of the mutated module")
     parser.add_argument("--report", action="store_true", help="only report")
     options = parser.parse_args()
     unknown = set(options.packages) - set(PACKAGES)
@@ -520,6 +521,7 @@ def main() -> None:
         report(chosen, results)
         return
     open_ends = {"near", "survived"} if options.again else set() if options.near else {"near"}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that running tests are stopped too
     left = [m for m in chosen if m.key not in results or results[m.key]["result"] in open_ends]
     unchanged = [Mutant(p, f"{p}/__init__.py", "none", 1, 0, 0, "", f"unchanged {p}") for p in options.packages]
     done = {key for key, record in results.items() if options.near or record["result"] == "survived"}
