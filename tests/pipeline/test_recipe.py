@@ -78,7 +78,8 @@ crops.count=1,1000|0,1001 crops.grid=1,100|0,101 crops.overlap=0,0.9|-0.001,0.90
 crops.min_completeness=0,1|-0.001,1.001 crops.min_focus=0,9|-0.001 crops.low_percentile=0,49.999|-0.001,50
 crops.high_percentile=50.001,100|50,100.001
 classify.input_px=0|-1 classify.bag_size=1|0 classify.top_k=1|0 classify.sharpness=0.001|0
-classify.cell_weight=0,9|-0.001 classify.completeness_power=0,9|-0.001 classify.focal_gamma=0,9|-0.001 classify.focal_alpha=1|1.001
+classify.cell_weight=0,9|-0.001 classify.completeness_power=0,9|-0.001 classify.focal_gamma=0,9|-0.001
+classify.focal_alpha=1|1.001
 classify.embedding_dim=0|-1 classify.triplet_weight=0,9|-0.001 classify.triplet_margin=0.001|0
 classify.triplet_jaccard=0.001,1|0,1.001 classify.epochs=1|0 classify.batch_size=2|1 classify.accumulate=1|0
 classify.learning_rate=0.001|0 classify.momentum=0,0.999|-0.001,1 classify.weight_decay=0,9|-0.001
