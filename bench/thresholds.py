@@ -5,9 +5,10 @@ Simulates crop probabilities with known truth and the class counts of the Kaggle
 its cells from the one model that has not seen it, a test image the mean over all models of their maxima. Every method
 is tuned on the train images; its thresholds are transferred to the test images and scored there. The tables show the
 gain in macro F1 over the exact optimum per class without transfer, as the mean over REPEATS draws (40; fewer for large
-data sets) with its standard error. All methods see the same draws. "Limited" is the last method with shares limited as by default
-(`aggregate.limit_shares`); "flooded" counts the classes that it predicts on test at more than twice their share of the
-train images, and the last worlds have eight classes that no model learned. They stay out of the mean over all worlds.
+data sets) with its standard error. All methods see the same draws. "Limited" is the last method with shares limited as
+by default (`aggregate.limit_shares`); "flooded" counts the classes that it predicts on test at more than twice their
+share of the train images, and the last worlds have eight classes that no model learned. They stay out of the mean over
+all worlds.
 """
 
 import sys

@@ -78,6 +78,15 @@ def test_scores_of_images_pooled_by_the_maximum() -> None:
     assert result.loss == pytest.approx(expected.item())
 
 
+def test_a_probability_of_exactly_one_half_is_no_prediction() -> None:
+    crops = bright_fold()
+    network = _network(ClassifySection())
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.zero_()
+    assert evaluate(network, crops, ClassifySection(), CPU).macro_f1 == 0
+
+
 @pytest.mark.parametrize("section", [ClassifySection(), ClassifySection(objective="bag", pooling="max")])
 def test_unknown_classes_are_neither_right_nor_wrong(section: ClassifySection) -> None:
     """The scores of each class are those over the images for which it is known."""
@@ -118,6 +127,8 @@ def _predict(views: Any, crops: np.ndarray | None = None) -> tuple[np.ndarray, n
     section = ClassifySection(backbone="cnn3", test_views=views, embedding_dim=3)
     torch.manual_seed(0)
     network = Network(section, 4, 3, [60.0] * 4, [50.0] * 4).eval()
+    with torch.no_grad():
+        network.head.weight *= 50  # so that the mean of probabilities is not nearly the probability of the mean
     source = SOURCE if crops is None else type(SOURCE)(crops, SOURCE.own)
     (outputs,) = predict_batches(network, source, ROWS, section, CPU)
     assert outputs.embeddings is not None
@@ -127,7 +138,7 @@ def _predict(views: Any, crops: np.ndarray | None = None) -> tuple[np.ndarray, n
 def test_mean_and_maximum_of_the_eight_views() -> None:
     singles = [_predict("one", view.numpy()) for view in dihedral(torch.from_numpy(SOURCE.crops))]
     probabilities = np.stack([p for p, _, _ in singles])
-    assert np.ptp(probabilities, axis=0).max() > 1e-4, "the outputs of the views differ"
+    assert np.ptp(probabilities, axis=0).max() > 0.1, "the outputs of the views differ"
     np.testing.assert_allclose(_predict("mean")[0], probabilities.mean(0), rtol=1e-5)
     np.testing.assert_allclose(_predict("maximum")[0], probabilities.max(0), rtol=1e-5)
     np.testing.assert_allclose(_predict("mean")[1], np.stack([f for _, f, _ in singles]).mean(0), rtol=1e-4, atol=1e-6)

@@ -11,6 +11,8 @@ import torch
 
 from classify.config import ClassifySection
 from classify.data.crops import FoldCrops
+from classify.data.normalisation import crop_levels
+from classify.losses.objective import class_loss
 from classify.network.model import Network
 from classify.training import loop
 from classify.training.fit import TrainedModel, fit, remove_resume_files
@@ -182,6 +184,24 @@ def test_history_has_one_row_per_epoch_and_scores_of_validated_epochs(tmp_path: 
     assert history["validation_loss"].notna().tolist() == [False, True, True]
     assert history["learning_rate"].iloc[-1] < history["learning_rate"].max()
     assert history["train_loss"].notna().all()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("normalise", ["folds", "sources", "percentiles"])
+def test_validation_normalises_as_prediction_does(tmp_path: Path, normalise: str) -> None:
+    """The loss of the last epoch is that of the final weights on levels computed for the validation crops alone."""
+    section = SECTION.model_copy(update={"epochs": 1, "normalise": normalise})
+    crops = bright_fold()
+    fitted = fit(crops, section, 0, 0, tmp_path, CPU)
+    network = Network(section, 4, 3, fitted.statistics.mean, fitted.statistics.std).eval()
+    network.load_state_dict(fitted.state_dict)
+    levels = crop_levels(crops.source, crops.validation, crops.labels, fitted.statistics, section.normalise)
+    with torch.inference_mode():
+        own = None if levels is None else torch.from_numpy(levels[crops.validation])
+        logits = network(torch.from_numpy(crops.source.pixels(crops.validation)), own).logits
+    expected = class_loss(logits, torch.from_numpy(crops.labels.soft_targets(crops.validation)), section)
+    found = pd.read_csv(tmp_path / "history.csv")["validation_loss"].iloc[-1]
+    assert found == pytest.approx(expected.item(), rel=1e-4)
 
 
 @pytest.mark.usefixtures("tiny_backbone")
