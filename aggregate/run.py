@@ -115,7 +115,9 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
         inputs |= source.inputs(section)
     inputs |= {"thresholds.json": _thresholds_path(model)} if model else {"folds.parquet": work.folds}
     folder = work.root / "aggregate"
-    stage = begin(folder, f"python -m aggregate run {work.root}", data, section, inputs, overwrite=overwrite)
+    command = f"python -m aggregate run {work.root}"
+    stage = begin(folder, command, data, section, inputs, overwrite=overwrite, beside=True)
+    folder = stage.folder
     images = read_images(work.images)
     pooled = read_pooled(sources, data.classes, section)
     pooled.check_images(list(images["image_id"]), str(work.root))
@@ -141,7 +143,8 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     if cells := next((source for source in sources if source.work is work and source.window == "cells"), None):
         path, predictions = folder / "cells.parquet", _predictions_by_image(oof, test)
         counts["cells"] = write_cells(path, cells.probabilities, predictions, data.classes, section.cell_share)
-    stage.finish(counts)
+    outputs = [folder / "images.parquet", folder / "submission.csv"]
+    stage.finish(counts, [*outputs, folder / "thresholds.json"] if oof else outputs)
     return 0
 
 

@@ -81,14 +81,13 @@ def _run_window(context: Context, workers: int, dask: str, overwrite: bool) -> i
 
     stage = begin(folder, command, context.data, context.section, inputs, overwrite=overwrite, check=check)
     images = _read_images(context)
-    if not (stage.finished or overwrite):
-        _check_room(context, images)
     return stage.run_over_images(
         images,
         _process,
         context,
         lambda parts: _conclude(context, images, parts),
         label=f"crops of {context.window}",
+        outputs=["crops.parquet", "dropped.parquet"],
         workers=workers,
         dask=dask,
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.images import write_images
+from hpa.images import read_images, write_images
 from hpa.layouts.depth import recognise_bit_depth
 from hpa.layouts.sources import SEPARATOR, check_channels, index_sources, parse_sources
 from hpa.splitting.folds import split_images, stratified_subset, write_folds
@@ -90,7 +90,7 @@ def init_apply(root: Path, data: Sequence[str | Path], recipe: Recipe) -> WorkFo
             )
     with locked(root):
         if work.recipe.exists():
-            earlier = pd.read_parquet(work.images)
+            earlier = read_images(work.images)
             if list(earlier["image_id"]) != list(images["image_id"]):
                 raise UserError(f"expected a new folder or one made of {data[0]}, found {root} made of other images")
             return work

@@ -21,10 +21,12 @@ import pandas as pd
 import pandera.pandas as pa
 from numpy.typing import NDArray
 
-from hpa.errors import UserError
 from hpa.pixels import read_label_image, write_label_image
-from hpa.work.files import write_parquet
+from hpa.work.files import check_table, read_parquet, write_parquet
 from hpa.work.folder import WorkFolder
+
+MASKS: Final = "masks.parquet"
+"""The table of the stage, in its folder."""
 
 FLAGS: Final = ("no signal", "no cell", "crowded")
 """Only noise in a channel that was read; no cell found; more cells than the recipe's `crowded`."""
@@ -86,7 +88,7 @@ def stage_folder(work: WorkFolder) -> Path:
 
 def masks_path(work: WorkFolder) -> Path:
     """Return the path of the table of masks."""
-    return stage_folder(work) / "masks.parquet"
+    return stage_folder(work) / MASKS
 
 
 def write_masks(work: WorkFolder, masks: pd.DataFrame) -> None:
@@ -108,12 +110,10 @@ def read_masks(work: WorkFolder) -> pd.DataFrame:
     Raises
     ------
     UserError
-        If the stage has not finished.
+        If the stage has not finished, or the table is damaged.
     """
     path = masks_path(work)
-    if not path.exists():
-        raise UserError(f"expected {path} (made by `python -m segment run {work.root}`), found no such file")
-    return _MASKS.validate(pd.read_parquet(path))
+    return check_table(read_parquet(path, f"python -m segment run {work.root}"), _MASKS, path)
 
 
 def write_pair(

@@ -153,7 +153,7 @@ def read_thresholds(path: Path, vocabulary: Vocabulary) -> Thresholds:
         return _thresholds(content, [rows[name] for name in vocabulary.classes], section, vocabulary)
     except FileNotFoundError:
         raise UserError(f"expected thresholds at {path} (made by `python -m aggregate run`), found none") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
         raise UserError(f"expected thresholds in {path}, found something else: {error!r}") from None
 
 

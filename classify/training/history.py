@@ -15,7 +15,7 @@ from classify.network.model import Network
 from hpa.work.files import write_bytes, write_csv
 
 HISTORY: Final = "history.csv"
-_BEST: Final = "best.pt"
+BEST: Final = "best.pt"
 _COLUMNS: Final = [
     "epoch",
     "train_loss",
@@ -82,7 +82,7 @@ class History:
         if self._section.checkpoint == "best" and result.mean_ap > self._best:
             self._best = result.mean_ap
             best = {"state_dict": copy_weights(network), "epoch": epoch}
-            write_bytes(self._folder / _BEST, to_bytes(best))
+            write_bytes(self._folder / BEST, to_bytes(best))
         return {
             "validation_loss": result.loss,
             "validation_macro_f1": result.macro_f1,
@@ -92,7 +92,7 @@ class History:
     def final_weights(self, network: Network) -> tuple[dict[str, Tensor], int]:
         """Return the weights that the recipe keeps after the last epoch, and the number of epochs behind them."""
         if self._section.checkpoint == "best":
-            best = load_plain(self._folder / _BEST)
+            best = load_plain(self._folder / BEST)
             return best["state_dict"], best["epoch"]
         return copy_weights(network), self._section.epochs
 
@@ -104,4 +104,4 @@ def copy_weights(network: Network) -> dict[str, Tensor]:
 
 def remove_best(folder: Path) -> None:
     """Remove the file of the best weights so far, once they are in the checkpoint."""
-    (folder / _BEST).unlink(missing_ok=True)
+    (folder / BEST).unlink(missing_ok=True)

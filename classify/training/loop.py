@@ -309,6 +309,10 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
             saved = "the last finished epoch is saved" if resume.exists() else "no epoch was finished yet"
             print(f"train fold {training.fold}: terminated; {saved}, the same command resumes", file=sys.stderr)
             raise SystemExit(_TERMINATED) from None
+        except SystemExit:
+            if trainer.interrupted:  # Lightning turns Ctrl+C into an exit with code 1
+                raise KeyboardInterrupt from None
+            raise
 
 
 @contextmanager
