@@ -59,6 +59,38 @@ def run_parts(known: Mapping[str, Callable[[Path], None]], parts: Sequence[str])
 
 def peak_mib(package: str, arguments: Sequence[str]) -> float:
     """Run ``python -m PACKAGE ARGUMENTS`` and return the peak memory of the process in MiB."""
+    return measured(package, arguments)[2]
+
+
+def measured(package: str, arguments: Sequence[str], parts: Path | None = None) -> tuple[float | None, float, float]:
+    """Run ``python -m PACKAGE ARGUMENTS`` in a process of its own.
+
+    Parameters
+    ----------
+    package, arguments
+        The command.
+    parts
+        Folder in which the stage commits its chunks.
+
+    Returns
+    -------
+    first, total : float
+        Seconds until the first chunk is committed (None if there was none) and until the end, start of the process
+        included.
+    peak : float
+        Peak memory of the process in MiB.
+    """
     command = [sys.executable, "-c", _PEAK, f"{package}.__main__", *arguments]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return int(done.stdout.split()[-1]) / 1024
+    first, start = None, time.perf_counter()
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=printed, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            if first is None and parts is not None and any(parts.glob("*.parquet")):
+                first = time.perf_counter() - start
+            time.sleep(0.01)
+        total = time.perf_counter() - start
+        printed.seek(0)
+        lines = printed.read().splitlines()
+    if process.returncode:
+        raise SystemExit("\n".join([f"expected {package} {arguments[0]} to succeed:", *lines[-20:]]))
+    return first, total, int(lines[-1]) / 1024

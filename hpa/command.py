@@ -12,8 +12,11 @@ from hpa.errors import UserError
 # traceback. NumPy raises an OSError without a number when it cannot write all of a file.
 _USER_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EEXIST),
+    *(errno.EISDIR, errno.ELOOP),
     None,
 }
+
+_INTERRUPTED = 128 + 2  # by Ctrl+C
 
 
 def new_app(runbook: str | None) -> typer.Typer:
@@ -40,12 +43,15 @@ def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None)
     Returns
     -------
     int
-        0 done; 1 done, but more images failed than the recipe allows; 2 wrong usage or unusable input.
+        0 done; 1 done, but more images failed than the recipe allows; 2 wrong usage or unusable input;
+        130 interrupted by Ctrl+C.
     """
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name=program)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2

@@ -41,6 +41,11 @@ class DataSection(Section):
         "hpa28", description="Vocabulary of the run: its classes and their order."
     )
     channels: tuple[Channel, ...] = Field(CHANNELS, description="Channels to read and keep, in this order.")
+    bit_depth: Literal[0, 8, 10, 12, 14, 16] = Field(
+        0,
+        description="Bits that the values of 16-bit image files use: a 12-bit camera's go up to 4095. One number for"
+        " all images; 0 recognises it at `init` from a sample of them.",
+    )
     seed: int = Field(0, ge=0, description="Seed of every random draw of the run.")
     split: Literal["folds", "hold-out", "random"] = Field(
         "folds",
@@ -126,11 +131,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises
     ------
     UserError
-        If it is missing or not TOML.
+        If it is missing, cannot be read or is not TOML.
     """
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
+        raise UserError(f"expected a recipe, found that {path} is not a regular file")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"expected a recipe, found no file {path}") from None
+    except OSError as error:
+        raise UserError(f"expected a recipe in {path}, found: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"expected TOML in {path}, found: {error}") from None
+    except RecursionError:
+        raise UserError(f"expected TOML in {path}, found values nested too deeply") from None

@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.images import write_images
+from hpa.images import read_images, write_images
+from hpa.layouts.depth import recognise_bit_depth
 from hpa.layouts.sources import SEPARATOR, check_channels, index_sources, parse_sources
 from hpa.splitting.folds import split_images, stratified_subset, write_folds
 from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.near_duplicates import SimilarImages, find_similar
 from hpa.work.files import write_csv
 from hpa.work.folder import WorkFolder, locked
-from pipeline.recipe import Recipe, write_recipe
+from pipeline.recipe import Recipe, check_recipe, write_recipe
 
 
 def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int = 0, workers: int = 0) -> WorkFolder:
@@ -43,9 +44,11 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
     work = WorkFolder(root)
     if work.recipe.exists():
         raise UserError(f"expected a new work folder, found one initialised at {root}")
+    check_recipe(recipe)
+    images, conflicts = _index(data, recipe.data)
+    check_channels(images, parse_sources(data), recipe.data)
+    images, recipe = _with_bit_depth(images, recipe)
     section = recipe.data
-    images, conflicts = _index(data, section)
-    check_channels(images, parse_sources(data), section)
     if limit:
         images = _limited(images, limit, section)
         conflicts = conflicts[conflicts["image_id"].isin(images["image_id"])]
@@ -56,7 +59,7 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
             print(f"init: {similar}")
         if len(conflicts):
             write_csv(root / "conflicts.csv", conflicts)
-        groups = join_groups(len(images), [list(images["antibody"]), list(images["well"])], similar.pairs)
+        groups = join_groups(len(images), [list(images["antibody"]), list(images["well"])], similar.edges)
         kept = np.ones(len(images), dtype=bool)
         if section.dedupe == "keep-one":
             kept = _deduped(root, images, similar, section)
@@ -73,7 +76,9 @@ def init_apply(root: Path, data: Sequence[str | Path], recipe: Recipe) -> WorkFo
         If the data lack a channel of the trained run, or the folder was made of other images.
     """
     work = WorkFolder(root)
-    section = recipe.data.model_copy(update={"layout": "auto", "source_layouts": {}, "train_only": ()})
+    # The new images may come from another camera.
+    own = {"layout": "auto", "source_layouts": {}, "train_only": (), "bit_depth": 0}
+    section = recipe.data.model_copy(update=own)
     images, _ = _index(data, section)
     all_known = pd.Series([()] * len(images), index=images.index, dtype=object)
     images = images.assign(split="test", unknown_classes=all_known)
@@ -85,11 +90,12 @@ def init_apply(root: Path, data: Sequence[str | Path], recipe: Recipe) -> WorkFo
             )
     with locked(root):
         if work.recipe.exists():
-            earlier = pd.read_parquet(work.images)
+            earlier = read_images(work.images)
             if list(earlier["image_id"]) != list(images["image_id"]):
                 raise UserError(f"expected a new folder or one made of {data[0]}, found {root} made of other images")
             return work
-        _commit(work, images, np.arange(len(images), dtype=np.int32), recipe.model_copy(update={"data": section}))
+        images, recipe = _with_bit_depth(images, recipe.model_copy(update={"data": section}))
+        _commit(work, images, np.arange(len(images), dtype=np.int32), recipe)
     return work
 
 
@@ -98,6 +104,18 @@ def _index(data: Sequence[str | Path], section: DataSection) -> tuple[pd.DataFra
     for notice in joined.notices:
         print(f"init: {notice}")
     return joined.images, joined.conflicts
+
+
+def _with_bit_depth(images: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, Recipe]:
+    """Set the bits that 16-bit files use, in the image table and the recipe; recognise them if the recipe says 0."""
+    bits: int = recipe.data.bit_depth
+    if not bits:
+        recognised = recognise_bit_depth(images, recipe.data.channels)
+        bits = recognised.bits
+        for notice in recognised.notices:
+            print(f"init: {notice}")
+    section = recipe.data.model_copy(update={"bit_depth": bits})
+    return images.assign(bit_depth=np.int16(bits)), recipe.model_copy(update={"data": section})
 
 
 def _commit(
@@ -148,7 +166,7 @@ def _deduped(root: Path, images: pd.DataFrame, similar: SimilarImages, section: 
     train = (images["split"] == "train").to_numpy()
     order = np.lexsort((np.arange(len(images)), _train_only(images, section), ~_labelled(images, section)))
     order = order[train[order]]
-    alike = pd.Series(join_groups(len(images), [], similar.pairs))
+    alike = pd.Series(join_groups(len(images), [], similar.edges))
     first = pd.Series(order, index=alike.iloc[order]).groupby(level=0, sort=False).first()
     kept = ~train
     kept[first.to_numpy()] = True

@@ -65,6 +65,41 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
     return recipe
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Check what would otherwise stop a later stage: classes, channels, the network and its weights.
+
+    Pretrained weights that are not on this machine are downloaded.
+
+    Parameters
+    ----------
+    recipe
+        The recipe.
+
+    Raises
+    ------
+    UserError
+        If a class or a channel does not exist, `aggregate.class_fractions` has another length than the vocabulary, or
+        the network of `[classify]` cannot be made for the crops.
+    """
+    from aggregate.thresholds.methods import check_classes  # with SciPy, which reading a recipe does not need
+
+    data, section = recipe.data, recipe.classify
+    check_classes(recipe.aggregate, data.classes)
+    parts = [part for name in section.channels for part in name.split("+")]
+    if missing := [part for part in parts if part not in data.channels]:
+        raise UserError(
+            f"expected classify.channels among data.channels ({', '.join(data.channels)}), found {missing[0]!r}"
+        )
+    if "brightest" in recipe.crops.stores and "green" not in data.channels:
+        raise UserError("expected green among data.channels for windows where most protein is, found none")
+    default = ClassifySection()
+    if section.backbone != default.backbone or section.pretrained or section.weights_file:
+        # Imported here, because torch takes seconds to import and the default network needs no check.
+        from classify.run import check_network
+
+        check_network(section, data, recipe.crops.size_px)
+
+
 def read_recipe(recipe: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply settings such as ``classify.epochs=3``.
 

@@ -17,6 +17,7 @@ from hpa.layouts.jovian import is_jovian, list_jovian
 from hpa.layouts.kaggle import is_kaggle2018, is_kaggle2021, list_kaggle2018, list_kaggle2021
 from hpa.layouts.listing import DatasetListing, PlaneFile, Row, list_files, part_folders, rows_to_table
 from hpa.layouts.table import is_table, list_table
+from hpa.pixels import BIT_DEPTHS
 from hpa.vocabulary import Vocabulary
 
 
@@ -100,6 +101,7 @@ def index_dataset(data: Path, layout: str, vocabulary: Vocabulary, channels: Seq
     files = [{channel: listing.file_or_guess(i, channel) for channel in channels} for i in range(len(images))]
     sizes = {path: _file_size(path) for row in files for path in {file.path for file in row.values()}}
     images = pd.concat([images, pd.DataFrame([_image_size(row, sizes) for row in files], dtype="int32")], axis=1)
+    images["bit_depth"] = pd.Series(BIT_DEPTHS[-1], index=images.index, dtype="int16")
     for channel in channels:
         images[f"path_{channel}"] = [str(row[channel].path) for row in files]
         images[f"plane_{channel}"] = pd.Series([row[channel].plane for row in files], dtype="int16")
@@ -108,8 +110,8 @@ def index_dataset(data: Path, layout: str, vocabulary: Vocabulary, channels: Seq
     notices = list(listing.notices)
     if missing:
         notices.append(f"{missing} images lack at least one channel file; they are kept and will be listed as failed")
-    order = ["image_id", "source", "split", "target", "unknown_classes", "antibody", "well", "height_px", "width_px"]
-    return IndexedDataset(images[order + [column for column in images.columns if column not in order]], tuple(notices))
+    first = ["image_id", "source", "split", "target", "unknown_classes", "antibody", "well"]
+    return IndexedDataset(images[first + [column for column in images.columns if column not in first]], tuple(notices))
 
 
 def _convert_labels(listing: DatasetListing, vocabulary: Vocabulary) -> pd.DataFrame:

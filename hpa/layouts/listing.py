@@ -141,10 +141,11 @@ def part_folders(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    """Yield the files of a folder, including links to files, and optionally those of its sub-folders."""
+    """Yield the regular files of a folder, including links to such, and optionally those of its sub-folders."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_file():
+            # Unlike that of an entry, `is_file` of a path is false for a link that leads to itself.
+            if entry.is_file(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_file()):
                 yield Path(entry.path)
             elif recursive and entry.is_dir(follow_symlinks=False):
                 yield from files_below(Path(entry.path), recursive=True)

@@ -1,5 +1,6 @@
 """Join several data folders into one data set with one row per image, even if several sources have the image."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def parse_sources(texts: Sequence[str | Path]) -> list[Source]:
 def _parse(text: str) -> Source:
     name, equals, path = text.partition("=")
     if not equals or Path(text).exists():
-        return Source(_name_of(Path(text).resolve()), Path(text))
+        return Source(_name_of(Path(os.path.realpath(text))), Path(text))  # `resolve` raises for a link to itself
     if SEPARATOR in name:
         raise UserError(f"expected a name of a source without {SEPARATOR!r}, found {name!r}")
     return Source(check_id(name), Path(path))

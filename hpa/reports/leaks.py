@@ -1,11 +1,13 @@
 """Report leaks in a data set: near-duplicates, contradictory labels, splits that separate images of one group.
 
-The report is written to ``leaks/`` of a work folder: ``pairs.csv`` (every pair that looks alike), ``conflicts.csv``
+The report is written to ``leaks/`` of a work folder: ``pairs.csv`` (the pairs that look alike, the closest
+first, at most a million), ``conflicts.csv``
 (groups of train images with contradictory labels), ``train_test.csv`` (train images that look like test images),
 ``pairs.png`` (the closest pairs) and ``leaks.json`` (the figures of the report).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +26,6 @@ from hpa.splitting.folds import read_folds
 from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.hashes import HASHED
 from hpa.splitting.near_duplicates import (
-    SimilarImages,
     find_similar,
     is_label_list,
     pairs_within,
@@ -37,6 +38,7 @@ from hpa.work.files import write_csv, write_json
 from hpa.work.folder import WorkFolder
 
 _SHOWN_PAIRS: Final = 8
+_MAX_LISTED: Final = 1_000_000
 _TILE_PX: Final = 192
 _AUC: Final = "AUC of train against test images"
 
@@ -65,27 +67,29 @@ def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int =
     images = read_images(work.images)
     similar = find_similar(work.root / "scan", images, section, workers=workers)
     scanned = scan_images(work.root / "scan", images, section.channels)
-    groups = join_groups(len(images), [list(images["antibody"]), list(images["well"])], similar.pairs)
-    pairs = pair_table(images, similar, section)
+    groups = join_groups(len(images), [list(images["antibody"]), list(images["well"])], similar.edges)
+    is_test = (images["split"] == "test").to_numpy()
+    pairs = pair_table(images, similar.closest_pairs(), section)
+    crossing = pair_table(
+        images, (pair for pair in similar.closest_pairs() if is_test[pair[0]] != is_test[pair[1]]), section
+    )
     conflicts = label_conflicts(images, groups, section)
-    crossing = pairs[pairs["split_a"] != pairs["split_b"]]
     write_csv(folder / "pairs.csv", pairs)
     write_csv(folder / "conflicts.csv", conflicts)
     write_csv(folder / "train_test.csv", crossing)
     if len(pairs):
         _draw(folder / "pairs.png", images, pairs, section)
-    is_test = (images["split"] == "test").to_numpy()
     adversarial = adversarial_validation(cheap_features(images, scanned), is_test, groups, section.seed)
     splits = _splits(work, images, groups, section)
     figures: dict[str, Any] = {
         "images": len(images),
         "groups": len(np.unique(groups)),
         "largest group": largest_group(groups),
-        "pairs that look alike": len(pairs),
-        "largest set that looks alike": largest_group(join_groups(len(images), [], similar.pairs)),
+        "pairs that look alike": similar.n_pairs,
+        "largest set that looks alike": largest_group(join_groups(len(images), [], similar.edges)),
         "images with a flat or unreadable plane": similar.unusable,
         "groups with contradictory labels": len(conflicts),
-        "train images that look like a test image": _n_train_like_test(images, similar),
+        "train images that look like a test image": int((similar.like(is_test) & ~is_test).sum()),
         _AUC: None if adversarial is None else round(adversarial.auc, 3),
         "most informative features": None if adversarial is None else ", ".join(adversarial.top_features),
     }
@@ -102,15 +106,18 @@ def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int =
     _print(figures, splits, folder)
 
 
-def pair_table(images: pd.DataFrame, similar: SimilarImages, section: DataSection) -> pd.DataFrame:
-    """Tabulate the pairs that look alike, the closest first.
+def pair_table(
+    images: pd.DataFrame, pairs: Iterable[tuple[int, int, NDArray[np.uint8]]], section: DataSection
+) -> pd.DataFrame:
+    """Tabulate the first million of the pairs that look alike.
 
     Parameters
     ----------
     images
         The image table.
-    similar
-        The pairs, as positions in the image table.
+    pairs
+        Positions of the two images in the table and the number of differing bits of each compared channel
+        (`SimilarImages.closest_pairs`).
     section
         Vocabulary and channels are read.
 
@@ -120,17 +127,15 @@ def pair_table(images: pd.DataFrame, similar: SimilarImages, section: DataSectio
         image_id, source, split, antibody and target of the two images, with the suffixes ``_a`` and ``_b``, and for
         each compared channel C ``bits_C``, the number of differing bits.
     """
+    listed = list(islice(pairs, _MAX_LISTED))
+    texts = [section.classes.format(target) for target in images["target"]]
+    described = images[["image_id", "source", "split", "antibody"]].assign(target=texts)
     table = pd.DataFrame()
-    for side, at in zip("ab", similar.pairs.T, strict=True):
-        rows = images.iloc[at].reset_index(drop=True)
-        for column in ("image_id", "source", "split", "antibody"):
-            table[f"{column}_{side}"] = rows[column]
-        table[f"target_{side}"] = [section.classes.format(target) for target in rows["target"]]
+    for side, at in (("a", [a for a, _, _ in listed]), ("b", [b for _, b, _ in listed])):
+        table = pd.concat([table, described.iloc[at].reset_index(drop=True).add_suffix(f"_{side}")], axis=1)
     hashed = [channel for channel in HASHED if channel in section.channels]
-    for i, channel in enumerate(hashed):
-        table[f"bits_{channel}"] = similar.bits[:, i] if similar.bits.size else np.empty(0, np.uint8)
-    order = np.argsort(table.filter(like="bits_").sum(axis=1).to_numpy(), kind="stable")
-    return table.iloc[order].reset_index(drop=True)
+    bits = np.array([bits for _, _, bits in listed], np.uint8).reshape(-1, len(hashed))
+    return table.assign(**{f"bits_{channel}": bits[:, i] for i, channel in enumerate(hashed)})
 
 
 def label_conflicts(images: pd.DataFrame, groups: NDArray[np.int32], section: DataSection) -> pd.DataFrame:
@@ -162,12 +167,6 @@ def label_conflicts(images: pd.DataFrame, groups: NDArray[np.int32], section: Da
             counted = ", ".join(f"{text} ({count})" for text, count in labels.value_counts().items())
             rows.append({"group_of": ids[labels.index[0]], "images": len(labels), "targets": counted})
     return pd.DataFrame(rows, columns=["group_of", "images", "targets"])
-
-
-def _n_train_like_test(images: pd.DataFrame, similar: SimilarImages) -> int:
-    test = (images["split"] == "test").to_numpy()
-    pairs = similar.pairs[test[similar.pairs].sum(axis=1) == 1]
-    return len(np.unique(pairs[~test[pairs]]))
 
 
 def _splits(

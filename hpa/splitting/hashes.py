@@ -45,7 +45,7 @@ def hash_plane(plane: Pixels) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def similar_pairs(hashes: NDArray[np.uint64], usable: NDArray[np.bool_], bits: int) -> NDArray[np.int64]:
+def similar_pairs(hashes: NDArray[np.uint64], usable: NDArray[np.bool_], bits: int) -> NDArray[np.int32]:
     """Return all pairs of images whose hashes differ in at most `bits` bits in every channel.
 
     Every pair is compared by exclusive or and a bit count, tile by tile; no approximate index is involved, so no pair
@@ -63,31 +63,36 @@ def similar_pairs(hashes: NDArray[np.uint64], usable: NDArray[np.bool_], bits: i
     Returns
     -------
     ndarray
-        Pairs of positions, shape (P, 2), the smaller one first, sorted.
+        Pairs of positions, shape (P, 2), int32, the smaller one first, sorted.
     """
-    places = np.flatnonzero(usable)
+    places = np.flatnonzero(usable).astype(np.int32)
     kept = np.ascontiguousarray(hashes[places].T)
-    found = [np.empty((0, 2), dtype=np.int64)]
     height, width = _TILE
     n = len(places)
+    bands = [np.empty((0, 2), dtype=np.int32)]
     for top in range(0, n, height):
-        for left in range(top - top % width, n, width):
-            found.append(_in_tile(kept, slice(top, top + height), slice(left, left + width), bits))
-    pairs = np.concatenate(found)
-    pairs = places[pairs[pairs[:, 0] < pairs[:, 1]]]
-    return np.asarray(pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))], dtype=np.int64)
+        tiles = [
+            _in_tile(kept, slice(top, top + height), slice(left, left + width), bits)
+            for left in range(top - top % width, n, width)
+        ]
+        band = np.concatenate(tiles)
+        band = band[band[:, 0] < band[:, 1]]
+        # Sorted band by band: no second copy of all pairs is needed to sort them.
+        bands.append(places[band[np.argsort(band[:, 0], kind="stable")]])
+    return np.concatenate(bands)
 
 
-def _in_tile(hashes: NDArray[np.uint64], rows: slice, columns: slice, bits: int) -> NDArray[np.int64]:
-    distances = np.bitwise_count(hashes[0, rows, None] ^ hashes[0, None, columns])
-    pairs = np.argwhere(distances <= bits) if distances.min(initial=255) <= bits else np.empty((0, 2), np.int64)
-    pairs = np.asarray(pairs + np.array([rows.start, columns.start]), dtype=np.int64)
+def _in_tile(hashes: NDArray[np.uint64], rows: slice, columns: slice, bits: int) -> NDArray[np.int32]:
+    """Return the similar pairs of a tile, ordered by row and column."""
+    alike = np.bitwise_count(hashes[0, rows, None] ^ hashes[0, None, columns]) <= bits
+    at = np.argwhere(alike) if alike.any() else np.empty((0, 2), np.int64)
+    pairs: NDArray[np.int32] = (at + np.array([rows.start, columns.start])).astype(np.int32)
     for channel in hashes[1:]:
         pairs = pairs[np.bitwise_count(channel[pairs[:, 0]] ^ channel[pairs[:, 1]]) <= bits]
     return pairs
 
 
-def bit_distances(hashes: NDArray[np.uint64], pairs: NDArray[np.int64]) -> NDArray[np.uint8]:
+def bit_distances(hashes: NDArray[np.uint64], pairs: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
     """Return in how many bits the hashes of pairs differ.
 
     Parameters

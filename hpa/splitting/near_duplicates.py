@@ -1,6 +1,8 @@
 """Find images that look alike by their hashes, and read published lists of such images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
 from typing import Final
 
@@ -22,34 +24,105 @@ _LABEL_COLUMNS: Final = ("Id", "Target")
 
 @dataclass(frozen=True)
 class SimilarImages:
-    """Pairs of images that look alike.
+    """Images that look alike.
+
+    Images with the same hashes are compared once, through the first of them, so that many copies of one image take no
+    more memory than the images themselves.
 
     Parameters
     ----------
-    images
-        Number of images, N.
+    first
+        Position of the first image with the same hashes in every channel, its own if there is none before it, shape
+        (N,).
     pairs
-        Positions in the image table, shape (P, 2), the smaller first.
+        Pairs of such first images that look alike, shape (P, 2), the smaller position first.
     bits
         Number of differing bits of the hashes of each channel, shape (P, C).
     unusable
         Number of images that match nothing because a plane is flat or unreadable.
     """
 
-    images: int
-    pairs: NDArray[np.int64]
+    first: NDArray[np.int64]
+    pairs: NDArray[np.int32]
     bits: NDArray[np.uint8]
     unusable: int
 
     @classmethod
     def none(cls, images: int) -> "SimilarImages":
         """Return an instance without pairs, for images that were not compared."""
-        return cls(images, np.empty((0, 2), np.int64), np.empty((0, 0), np.uint8), 0)
+        return cls(np.arange(images), np.empty((0, 2), np.int32), np.empty((0, 0), np.uint8), 0)
+
+    @classmethod
+    def of_hashes(cls, hashes: NDArray[np.uint64], usable: NDArray[np.bool_], max_bits: int) -> "SimilarImages":
+        """Compare the images by their hashes.
+
+        Parameters
+        ----------
+        hashes
+            Shape (N, C), one column per channel.
+        usable
+            Shape (N,); images with a flat or unreadable plane match nothing.
+        max_bits
+            Maximum number of differing bits per channel.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hpa.splitting.near_duplicates import SimilarImages
+        >>> hashes = np.array([[0b1100], [0b1100], [0b1101], [0b0011]], dtype=np.uint64)
+        >>> similar = SimilarImages.of_hashes(hashes, np.ones(4, dtype=bool), max_bits=1)
+        >>> similar.first, similar.pairs
+        (array([0, 0, 2, 3]), array([[0, 2]], dtype=int32))
+        >>> similar.n_pairs
+        3
+        """
+        places = np.flatnonzero(usable)
+        _, at, inverse = np.unique(hashes[places], axis=0, return_index=True, return_inverse=True)
+        first = np.arange(len(hashes))
+        first[places] = places[at[inverse]]
+        pairs = similar_pairs(hashes, usable & (first == np.arange(len(hashes))), max_bits)
+        return cls(first, pairs, bit_distances(hashes, pairs), int((~usable).sum()))
+
+    @property
+    def edges(self) -> NDArray[np.int64]:
+        """Pairs that connect all images that look alike, even indirectly, shape (E, 2): at most P + N."""
+        copies = np.flatnonzero(self.first != np.arange(len(self.first)))
+        return np.concatenate([self.pairs, np.column_stack([self.first[copies], copies])])
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs of images that look alike, copies included."""
+        copies = np.bincount(self.first, minlength=len(self.first)).astype(np.int64)
+        between = copies[self.pairs[:, 0]] * copies[self.pairs[:, 1]]
+        return int((copies * (copies - 1) // 2).sum() + between.sum())
+
+    def closest_pairs(self) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+        """Yield every pair of images, copies included, with the bits that differ per channel; the closest first."""
+        order = np.argsort(self.first, kind="stable")
+        starts = np.flatnonzero(np.diff(self.first[order], prepend=-1))
+        members = {int(self.first[same[0]]): same.tolist() for same in np.split(order, starts[1:]) if len(same)}
+        same_bits = np.zeros(self.bits.shape[1], np.uint8)
+        for copies in members.values():
+            yield from ((a, b, same_bits) for a, b in combinations(copies, 2))
+        for at in np.argsort(self.bits.sum(axis=1), kind="stable"):
+            a, b = self.pairs[at].tolist()
+            pairs = (sorted(pair) for pair in product(members[a], members[b]))
+            yield from ((one, other, self.bits[at]) for one, other in pairs)
+
+    def like(self, some: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which images look like at least one of `some`, those of `some` included, shape (N,)."""
+        near = np.zeros(len(self.first), dtype=bool)
+        near[self.first[some]] = True
+        a, b = self.pairs.T
+        near_a, near_b = a[near[b]], b[near[a]]
+        near[near_a] = near[near_b] = True
+        return near[self.first]
 
     def __str__(self) -> str:
-        alike = join_groups(self.images, [], self.pairs)
+        n = len(self.first)
+        alike = join_groups(n, [], self.edges)
         return (
-            f"{len(self.pairs)} pairs of {self.images} images look alike, {self.images - len(np.unique(alike))} images "
+            f"{self.n_pairs} pairs of {n} images look alike, {n - len(np.unique(alike))} images "
             f"are redundant, {largest_group(alike)} images in the largest set; {self.unusable} have a flat or "
             f"unreadable plane"
         )
@@ -78,8 +151,7 @@ def find_similar(folder: Path, images: pd.DataFrame, section: DataSection, *, wo
     hashes, usable = hashes_of(scanned), scanned["usable"].to_numpy(bool)
     if not hashes.shape[1]:
         raise UserError("expected a red, green or blue channel to compare images by, found none in [data] channels")
-    pairs = similar_pairs(hashes, usable, section.duplicate_bits)
-    return SimilarImages(len(images), pairs, bit_distances(hashes, pairs), int((~usable).sum()))
+    return SimilarImages.of_hashes(hashes, usable, section.duplicate_bits)
 
 
 def read_pairs(path: Path) -> pd.DataFrame:

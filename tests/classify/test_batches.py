@@ -75,6 +75,22 @@ def test_classes_are_drawn_uniformly() -> None:
     assert counts.min() > 0, "images of one class are drawn evenly"
 
 
+@pytest.mark.parametrize("objective", ["cell", "bag"])
+def test_batches_by_class_show_every_class_equally_often(objective: Any) -> None:
+    """One image has class 0 alone, one class 1 alone, eighteen class 2; crops of each differ in number."""
+    sizes = np.resize([3, 9, 5], 20)
+    images = np.repeat(np.arange(20), sizes)
+    targets = np.eye(3, dtype=bool)[[0, 1, *[2] * 18]]
+    crops = fold_of(bright_crops(targets[images]), targets[images], images, len(images))
+    section = ClassifySection(objective=objective, sampling="classes", bag_size=2, batch_size=10)
+    seen: list[int] = []
+    for epoch in range(60):
+        for batch in training_batches(crops, section, 0, 0, epoch):
+            seen += images[batch].tolist() if objective == "cell" else images[batch][::2].tolist()
+    shares = np.bincount(np.minimum(seen, 2), minlength=3) / len(seen)
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.06)
+
+
 def test_class_sampling_keeps_the_length_of_an_epoch() -> None:
     crops = _fold()
     section = ClassifySection(batch_size=8)
@@ -119,6 +135,20 @@ def test_order_depends_on_seed_fold_and_epoch(other: tuple[int, int, int]) -> No
     first = np.concatenate(epoch_batches(rows, 10, 0, 0, 0))
     np.testing.assert_array_equal(first, np.concatenate(epoch_batches(rows, 10, 0, 0, 0)))
     assert (first != np.concatenate(epoch_batches(rows, 10, *other))).any()
+
+
+def test_bags_of_a_batch_are_its_images() -> None:
+    """Adjacent rows of one image form a bag, whatever their cell labels, and bags are numbered from 0."""
+    crops = _fold()
+    section = ClassifySection(augment="none", objective="bag", completeness_power=1.0)
+    training = TrainingCrops(crops, section, Augmentation(section, 0, 0), 0)
+    rows = np.array([44, 45, 46, 0, 1, 40, 7])
+    batch = training[rows]
+    assert crops.labels.images[rows].tolist() == [3, 3, 3, 0, 0, 1, 0]
+    assert batch.bags.tolist() == [0, 0, 0, 1, 1, 2, 3]
+    assert batch.rows.tolist() == rows.tolist()
+    assert batch.antibodies.tolist() == crops.labels.antibodies[rows].tolist()
+    assert batch.weights.tolist() == crops.labels.completeness[rows].tolist()
 
 
 def test_loader_returns_batches_with_inherited_targets() -> None:

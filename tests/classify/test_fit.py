@@ -11,10 +11,11 @@ import torch
 
 from classify.config import ClassifySection
 from classify.data.crops import FoldCrops
+from classify.data.normalisation import crop_levels
+from classify.losses.objective import class_loss
 from classify.network.model import Network
 from classify.training import loop
 from classify.training.fit import TrainedModel, fit, remove_resume_files
-from classify.training.optimizer import plateau
 from hpa.errors import UserError
 from hpa.work.files import write_bytes
 from tests.support.bright_crops import bright_fold
@@ -62,6 +63,22 @@ def test_killed_training_resumes_to_the_same_result(tmp_path: Path, checkpoint: 
         _fit_killed(crops, section, folder, after, when)
         resumed = fit(crops, section, 0, 1, folder, CPU)
         assert _equal(uninterrupted, resumed), f"killed {when} the end of epoch {after}"
+        assert (folder / "history.csv").read_bytes() == (tmp_path / "uninterrupted" / "history.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "plateau", "constant"])
+def test_every_schedule_resumes_from_every_epoch(tmp_path: Path, schedule: str) -> None:
+    """With so high a rate the loss gets worse, so that the plateau drops within the training."""
+    change = {"schedule": schedule, "optimizer": "sgd", "learning_rate": 5.0, "validate_every": 1, "epochs": 7}
+    section, crops = SECTION.model_copy(update={"embedding_dim": 0} | change), bright_fold(16, 4, seed=2)
+    uninterrupted = fit(crops, section, 0, 1, tmp_path / "uninterrupted", CPU)
+    rates = pd.read_csv(tmp_path / "uninterrupted" / "history.csv")["learning_rate"]
+    assert (rates.nunique() > 1) == (schedule != "constant")
+    for epoch in range(1, section.epochs):
+        folder = tmp_path / str(epoch)
+        _fit_killed(crops, section, folder, epoch, "after")
+        assert _equal(uninterrupted, fit(crops, section, 0, 1, folder, CPU)), f"killed after epoch {epoch}"
         assert (folder / "history.csv").read_bytes() == (tmp_path / "uninterrupted" / "history.csv").read_bytes()
 
 
@@ -135,8 +152,12 @@ def test_plateau_lowers_the_learning_rate(tmp_path: Path) -> None:
     )
     fit(bright_fold(), section, 0, 0, tmp_path, CPU)
     history = pd.read_csv(tmp_path / "history.csv")
-    for i, rate in enumerate(history["learning_rate"]):
-        assert rate == pytest.approx(2.0 * plateau(history["validation_loss"][:i].tolist()))
+    rate, waited = 2.0, 0
+    for epoch, loss in enumerate(history["validation_loss"]):
+        assert history["learning_rate"][epoch] == pytest.approx(rate)
+        waited = 0 if loss < history["validation_loss"][:epoch].min() or epoch == 0 else waited + 1
+        if waited == 3:
+            rate, waited = rate / 10, 0
     assert history["learning_rate"].iloc[-1] < 2.0
 
 
@@ -163,6 +184,24 @@ def test_history_has_one_row_per_epoch_and_scores_of_validated_epochs(tmp_path: 
     assert history["validation_loss"].notna().tolist() == [False, True, True]
     assert history["learning_rate"].iloc[-1] < history["learning_rate"].max()
     assert history["train_loss"].notna().all()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("normalise", ["folds", "sources", "percentiles"])
+def test_validation_normalises_as_prediction_does(tmp_path: Path, normalise: str) -> None:
+    """The loss of the last epoch is that of the final weights on levels computed for the validation crops alone."""
+    section = SECTION.model_copy(update={"epochs": 1, "normalise": normalise})
+    crops = bright_fold()
+    fitted = fit(crops, section, 0, 0, tmp_path, CPU)
+    network = Network(section, 4, 3, fitted.statistics.mean, fitted.statistics.std).eval()
+    network.load_state_dict(fitted.state_dict)
+    levels = crop_levels(crops.source, crops.validation, crops.labels, fitted.statistics, section.normalise)
+    with torch.inference_mode():
+        own = None if levels is None else torch.from_numpy(levels[crops.validation])
+        logits = network(torch.from_numpy(crops.source.pixels(crops.validation)), own).logits
+    expected = class_loss(logits, torch.from_numpy(crops.labels.soft_targets(crops.validation)), section)
+    found = pd.read_csv(tmp_path / "history.csv")["validation_loss"].iloc[-1]
+    assert found == pytest.approx(expected.item(), rel=1e-4)
 
 
 @pytest.mark.usefixtures("tiny_backbone")

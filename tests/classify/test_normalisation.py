@@ -11,7 +11,7 @@ from classify.config import ClassifySection
 from classify.data.crops import read_crops, select_channels
 from classify.data.normalisation import Statistics, crop_levels, measure_mean_and_deviation, measure_statistics
 from classify.network.model import Network
-from tests.support.bright_crops import bright_crops, bright_fold
+from tests.support.bright_crops import ArraySource, bright_crops, bright_fold
 
 SOURCE = bright_crops(np.random.default_rng(2).random((600, 3)) < 0.5)
 
@@ -54,6 +54,18 @@ def test_each_source_gets_the_statistics_of_its_training_crops() -> None:
             np.testing.assert_allclose(levels[row, 1], pixels.std((0, 2, 3)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("normalise", ["crop", "folds", "sources", "percentiles"])
+def test_validation_crops_do_not_change_the_statistics(normalise: str) -> None:
+    """Otherwise the held-out images would leak into the model that is scored on them."""
+    crops = FOLD.source.pixels(ALL)
+    crops[FOLD.validation] = 255
+    brighter = replace(FOLD, source=ArraySource(crops, FOLD.source.masks(ALL)))
+    statistics = measure_statistics(FOLD, "keep", normalise)  # type: ignore[arg-type]
+    assert measure_statistics(brighter, "keep", normalise) == statistics  # type: ignore[arg-type]
+    np.testing.assert_allclose(statistics.mean, crops[FOLD.training].mean(axis=(0, 2, 3)))
+    np.testing.assert_allclose(statistics.std, crops[FOLD.training].std(axis=(0, 2, 3)))
+
+
 def test_unknown_source_gets_the_overall_statistics() -> None:
     statistics = measure_statistics(FOLD, "keep", "sources")
     labels = replace(FOLD.labels, sources=np.full(40, "new", dtype=object))
@@ -71,6 +83,19 @@ def test_percentiles_are_over_all_crops_of_the_image() -> None:
             low, high = (float(plane[int(np.ceil(q / 100 * len(plane))) - 1]) for q in (1.0, 99.5))
             np.testing.assert_allclose(levels[rows, 0, c], low)
             np.testing.assert_allclose(levels[rows, 1, c], max(high - low, 8))
+
+
+def test_an_empty_channel_is_not_divided_by_its_range_of_percentiles() -> None:
+    crops = FOLD.source.pixels(ALL)
+    crops[:, 2] = 5
+    crops[:, 3, 0, 0] = np.arange(40)
+    crops[:, 3, :, 1:] = crops[:, 3, 1:, 0] = 3  # one pixel of 256 differs, which is beyond the percentiles
+    statistics = measure_statistics(FOLD, "keep", "percentiles")
+    levels = crop_levels(ArraySource(crops, FOLD.source.masks(ALL)), ALL, FOLD.labels, statistics, "percentiles")
+    assert levels is not None
+    assert (levels[:, 0, 2] == 5).all()
+    assert (levels[:, 0, 3] == 3).all()
+    assert (levels[:, 1, 2:] == 8).all()
 
 
 def test_percentiles_do_not_depend_on_the_requested_rows() -> None:

@@ -145,3 +145,20 @@ def test_with_antibody_positives_other_crops_with_the_same_labels_are_ignored() 
     active = [v for v in (d01 - d02 + 0.5, d01 - d12 + 0.5) if v > 0]
     loss = triplet_loss(embeddings, targets, antibodies, section)
     assert loss.item() == pytest.approx(sum(active) / len(active), rel=1e-4)
+
+
+def test_a_crop_without_labels_is_only_ever_a_negative() -> None:
+    targets = torch.tensor([[0.0, 0], [0, 0], [1, 0], [1, 0], [0, 1]])
+    positive, negative = label_pairs(targets, 0.5)
+    assert not positive[:2].any()
+    assert not negative[:2].any()
+    assert not positive[:, :2].any()
+    assert negative[2:, :2].all()
+
+
+@pytest.mark.parametrize("mining", ["all", "semi-hard", "batch-hard"])
+def test_crops_of_one_antibody_without_labels_are_no_anchors(mining: Mining) -> None:
+    section = ClassifySection(triplet_positives="antibody", triplet_margin=2.0, triplet_mining=mining)
+    embeddings = torch.nn.functional.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    targets = torch.tensor([[0.0, 0], [0, 0], [1, 0], [0, 1]])
+    assert triplet_loss(embeddings, targets, torch.tensor([5, 5, 6, 7]), section).item() == 0

@@ -134,6 +134,23 @@ def test_train_only_image_joins_the_fold_of_its_scored_siblings() -> None:
     assert (split.groupby("group")["fold"].nunique() == 1).all()
 
 
+@pytest.mark.parametrize("how", [DataSection(folds=4), DataSection(split="hold-out", held_out=0.25)])
+def test_only_scored_images_count_when_folds_are_balanced(how: DataSection) -> None:
+    """Every fourth group has nine train-only siblings of its one scored image: folds are even without them."""
+    groups = np.repeat(np.arange(80), np.where(np.arange(80) % 4 == 0, 10, 1)).astype(np.int32)
+    first = np.unique(groups, return_index=True)[1]
+    train_only = np.ones(len(groups), bool)
+    train_only[first] = False
+    targets = np.zeros((len(groups), 2), bool)
+    targets[first, np.arange(80) // 4 % 2] = True
+    targets[train_only, 0] = True
+    split = split_images(targets, groups, train_only, how)
+    scored = split[split["scored"]]
+    sizes = scored["fold"].value_counts()
+    assert sizes.to_dict() == dict.fromkeys(range(4), 20) if how.split == "folds" else sizes[0] == 20
+    assert targets[scored.index[scored["fold"] == 0], 0].sum() == 10
+
+
 def test_hold_out_has_its_share_of_every_class_and_keeps_groups_together() -> None:
     split, targets, groups = _split(DataSection(split="hold-out", held_out=0.3), np.zeros(60, bool))
     held = (split["fold"] == 0).to_numpy()

@@ -1,5 +1,6 @@
 """Near-duplicates of images with known truth, and published lists."""
 
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from hpa.atlas import draw_scene
 from hpa.errors import UserError
 from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.hashes import bit_distances, hash_plane, similar_pairs
-from hpa.splitting.near_duplicates import is_label_list, pairs_within, read_label_list, read_pairs
+from hpa.splitting.near_duplicates import SimilarImages, is_label_list, pairs_within, read_label_list, read_pairs
 
 SCENES = 24
 SIDE = 256
@@ -97,6 +98,49 @@ def test_similar_pairs_match_a_loop() -> None:
     first = [(int(hashes[pairs[0, 0], c]) ^ int(hashes[pairs[0, 1], c])).bit_count() for c in range(2)]
     assert bits[0].tolist() == first
     assert len(similar_pairs(hashes[:0], usable[:0], 3)) == 0
+
+
+def test_copies_are_expanded_as_a_loop_over_all_images_finds_them() -> None:
+    draw = np.random.default_rng(5)
+    distinct = draw.integers(0, 2**63, (12, 2), dtype=np.uint64)
+    distinct[6:] = distinct[:6] ^ np.uint64(0b11)  # two bits from another one
+    hashes = distinct[draw.integers(0, 12, 90)]
+    usable, some = draw.random(90) < 0.9, draw.random(90) < 0.1
+    similar = SimilarImages.of_hashes(hashes, usable, 3)
+
+    def differing(i: int, j: int) -> list[int]:
+        return [(int(hashes[i, c]) ^ int(hashes[j, c])).bit_count() for c in range(2)]
+
+    both = [(i, j) for i in range(90) for j in range(i + 1, 90) if usable[i] and usable[j]]
+    expected = {(i, j) for i, j in both if max(differing(i, j)) <= 3}
+    listed = list(similar.closest_pairs())
+    assert len(listed) == len(expected) == similar.n_pairs
+    assert {(a, b) for a, b, _ in listed} == expected
+    assert all(bits.tolist() == differing(a, b) for a, b, bits in listed)
+    sums = [int(bits.sum()) for _, _, bits in listed]
+    assert sums == sorted(sums)
+    assert join_groups(90, [], similar.edges).tolist() == join_groups(90, [], np.array(sorted(expected))).tolist()
+    like = {i for pair in expected for i, j in (pair, pair[::-1]) if some[j]} | set(np.flatnonzero(some))
+    assert set(np.flatnonzero(similar.like(some))) == like
+    assert similar.unusable == (~usable).sum()
+
+
+def test_many_copies_take_little_memory() -> None:
+    """20,000 images under many ids: 25 million pairs of copies, or of images that differ in a bit."""
+    hashes = np.arange(8, dtype=np.uint64).repeat(2500)[:, None] << np.uint64(40)
+    tracemalloc.start()
+    copies = SimilarImages.of_hashes(hashes * np.uint64(0b111111), np.ones(20_000, bool), 0)
+    groups = join_groups(20_000, [], copies.edges)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    assert copies.n_pairs == 8 * 2500 * 2499 // 2
+    assert np.bincount(groups).tolist() == [2500] * 8
+    tracemalloc.reset_peak()
+    nearly = np.arange(7100, dtype=np.uint64)[:, None]  # at most 13 bits differ
+    similar = SimilarImages.of_hashes(nearly, np.ones(7100, bool), 13)
+    assert similar.n_pairs == 7100 * 7099 // 2
+    assert join_groups(7100, [], similar.edges).max() == 0
+    assert tracemalloc.get_traced_memory()[1] < 1e9
+    tracemalloc.stop()
 
 
 def test_published_list_of_pairs(tmp_path: Path) -> None:

@@ -1,16 +1,27 @@
 """Work folders made from data folders: sources, sampling, folds."""
 
+import re
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
+from crops.run import run as run_crops
+from crops.store import open_store
 from hpa.atlas import synthesize
+from hpa.channels import CHANNELS
+from hpa.config import DataSection
 from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
+from hpa.work.folder import open_work
 from pipeline.__main__ import main
+from pipeline.init import init, init_apply
+from pipeline.recipe import Recipe
+from segment.run import run as segment_run
 from tests.support.layouts import write_image
 
 
@@ -154,3 +165,99 @@ def test_a_killed_init_resumes_hashing(atlas: Path, tmp_path: Path) -> None:
     expected = (tmp_path / "complete" / "scan" / "scan.parquet").read_bytes()
     assert (root / "scan" / "scan.parquet").read_bytes() == expected
     assert np.array_equal(images["image_id"], read_images(root / "images.parquet")["image_id"])
+
+
+def test_the_depth_in_use_is_recognised_once_and_every_crop_keeps_its_gray_levels(
+    atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A 12-bit camera's images in 16-bit files give the crops of the same images in 8 bits."""
+    ids = sorted(path.name.removesuffix("_red.png") for path in (atlas / "test").glob("*_red.png"))[:3]
+    for image_id in ids:
+        for channel in CHANNELS:
+            pixels = np.asarray(cv2.imread(str(atlas / "test" / f"{image_id}_{channel}.png"), -1), np.uint16)
+            for name, plane in (("shallow", pixels.astype(np.uint8)), ("deep", pixels << 4 | pixels >> 4)):
+                path = tmp_path / name / f"{image_id}_{channel}.png"
+                path.parent.mkdir(exist_ok=True)
+                cv2.imwrite(str(path), plane)
+    stores = {}
+    for name in ("shallow", "deep"):
+        _init(tmp_path / f"w-{name}", tmp_path / name, settings=('crops.windows=["full_frame"]', "crops.size_px=128"))
+        work = open_work(tmp_path / f"w-{name}")
+        assert run_crops(work, workers=1) == 0
+        stores[name] = open_store(work, "full_frame")
+        assert work.data.bit_depth == (16 if name == "shallow" else 12)
+    deep, shallow = (store.pixels(np.arange(3)).astype(int) for store in stores.values())
+    assert len(np.unique(shallow)) > 100
+    assert np.abs(deep - shallow).max() <= 1
+    assert set(stores["deep"].table["white_green"]) == {4095}
+    assert "the 16-bit files use 12 bits" in capsys.readouterr().out
+
+
+def test_new_images_have_their_own_depth(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for channel in CHANNELS:
+        cv2.imwrite(str(data / f"a_{channel}.png"), np.full((20, 20), 1000, np.uint16))
+    trained = Recipe(data=DataSection(bit_depth=12))
+    work = init_apply(tmp_path / "new", [data], trained)
+    assert work.data.bit_depth == 10
+    assert set(read_images(work.images)["bit_depth"]) == {10}
+    init(tmp_path / "said", [data], trained)
+    assert set(read_images(tmp_path / "said" / "images.parquet")["bit_depth"]) == {12}
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        (["classify.backbone=resnet19"], "as backbone, found 'resnet19'"),
+        (["classify.backbone=timm:resnet19"], "expected a model of timm, found 'resnet19'"),
+        (["classify.pretrained=true"], "expected the ImageNet weights .*, found neither"),
+        (["classify.weights_file=gone.pt"], "expected a file of weights, found no gone.pt"),
+        (["classify.backbone=densenet121", "crops.size_px=8"], "expected crops large enough .*, found 8 px"),
+        (['classify.channels=["green", "red+yellow"]', 'data.channels=["green", "red", "blue"]'], "found 'yellow'"),
+        (['crops.windows=["brightest"]', 'data.channels=["red", "blue"]'], "expected green among data.channels"),
+        (["aggregate.empty=Cytosole"], "aggregate.empty .* or a class of hpa28, found 'Cytosole'"),
+        (["aggregate.class_fractions=[0.1, 0.2]"], "class_fractions for each of 28 classes, found 2"),
+        (["classify.learning_rate=inf"], "learning_rate"),
+    ],
+)
+def test_what_would_stop_a_later_stage_stops_init(
+    settings: list[str],
+    found: str,
+    atlas: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))  # no weights here,
+    for proxy in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # and nowhere to download them from
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    assert main(["init", str(tmp_path / "w"), "--data", str(atlas), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(found, line)
+    assert not (tmp_path / "w").exists()
+
+
+def test_crops_notice_image_files_replaced_after_segmentation_but_not_copies(atlas: Path, tmp_path: Path) -> None:
+    """The pixels would get the masks of another image."""
+    data = tmp_path / "data"
+    shutil.copytree(atlas, data)
+    _init(tmp_path / "w", data, limit=4)
+    work = open_work(tmp_path / "w")
+    ids = list(read_images(work.images)["image_id"])
+    assert segment_run(work, device="cpu", workers=1) == 0
+    shutil.rmtree(data)
+    shutil.copytree(atlas, data, copy_function=shutil.copyfile)  # with new times
+
+    def path(image_id: str, channel: str) -> Path:
+        return next(data.glob(f"*/{image_id}_{channel}.png"))
+
+    shutil.copyfile(path(ids[1], "blue"), path(ids[0], "blue"))
+    # The mask does not depend on the protein; a file that arrives later is welcome.
+    shutil.copyfile(path(ids[3], "green"), path(ids[2], "green"))
+    assert run_crops(work, workers=1) == 1
+    failures = pd.read_csv(tmp_path / "w" / "crops" / "cells" / "failures.csv")
+    assert list(failures["image_id"]) == [ids[0]]
+    assert "expected the blue file that was segmented, found another" in failures["reason"][0]
+    assert f"segment run {tmp_path / 'w'} --overwrite" in failures["reason"][0]

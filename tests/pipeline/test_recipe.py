@@ -66,6 +66,43 @@ def test_a_wrong_setting_is_reported_in_one_sentence(setting: str, sentence: str
         read_recipe(None, setting.split())
 
 
+# For every number of the recipe: the extremes that mean something, and after a bar the nearest that do not.
+EXTREMES = """
+data.seed=0|-1 data.folds=2,100|1,101 data.held_out=0.001,0.999|0,1 data.duplicate_bits=0,20|-1,21
+data.max_failures=0|-1
+segment.diameter_px=0,4096|-1,4097 segment.cell_threshold=0,0.999|-0.001,1 segment.nucleus_threshold=0.001,0.999|0,1
+segment.min_nucleus_area=0,0.999|-0.001,1 segment.min_visible_nucleus=0,0.999|-0.001,1
+segment.min_cell_area=0,0.999|-0.001,1 segment.flow_error=0,9|-0.001 segment.crowded=1|0
+crops.size_px=8,1024|7,1025 crops.source_px=0.001,64|0,65 crops.margin=0,2|-0.001,2.001 crops.side=0.001,1|0,1.001
+crops.count=1,1000|0,1001 crops.grid=1,100|0,101 crops.overlap=0,0.9|-0.001,0.901 crops.min_area=0,0.999|-0.001,1
+crops.min_completeness=0,1|-0.001,1.001 crops.min_focus=0,9|-0.001 crops.low_percentile=0,49.999|-0.001,50
+crops.high_percentile=50.001,100|50,100.001
+classify.input_px=0|-1 classify.bag_size=1|0 classify.top_k=1|0 classify.sharpness=0.001|0
+classify.cell_weight=0,9|-0.001 classify.completeness_power=0,9|-0.001 classify.focal_gamma=0,9|-0.001
+classify.focal_alpha=1|1.001
+classify.embedding_dim=0|-1 classify.triplet_weight=0,9|-0.001 classify.triplet_margin=0.001|0
+classify.triplet_jaccard=0.001,1|0,1.001 classify.epochs=1|0 classify.batch_size=2|1 classify.accumulate=1|0
+classify.learning_rate=0.001|0 classify.momentum=0,0.999|-0.001,1 classify.weight_decay=0,9|-0.001
+classify.clip_norm=0,9|-0.001 classify.freeze_epochs=0|-1 classify.random_crop_px=8|7 classify.validate_every=1|0
+aggregate.top_k=1|0 aggregate.quantile=0,1|-0.001,1.001 aggregate.sharpness=0.001|0 aggregate.min_quality=0,9|-0.001
+aggregate.fixed_threshold=0,1|-0.001,1.001 aggregate.shrinkage=0,9|-0.001 aggregate.repeats=1,1000|0,1001
+aggregate.min_images=2|1 aggregate.cell_share=0,1|-0.001,1.001 aggregate.bootstrap=0,100000|-1,100001
+"""
+
+
+@pytest.mark.parametrize("extremes", EXTREMES.split(), ids=lambda text: text.split("=")[0])
+def test_numbers_are_accepted_as_far_as_they_mean_something(extremes: str) -> None:
+    key, values = extremes.split("=")
+    accepted, refused = (part.split(",") for part in values.split("|"))
+    for value in accepted:
+        section, name = key.split(".")
+        recipe = read_recipe(None, [f"{key}={value}"])
+        assert getattr(getattr(recipe, section), name) == float(value)
+    for value in refused:
+        with pytest.raises(UserError, match=f"found .*{value.rstrip('0').rstrip('.')}"):
+            read_recipe(None, [f"{key}={value}"])
+
+
 @pytest.mark.parametrize(
     ("setting", "former", "present"),
     [

@@ -106,3 +106,11 @@ def test_nuclei_get_the_label_of_the_cell_that_contains_most_of_them() -> None:
     cells = np.array([[4, 4, 4, 9, 9, 0]], dtype=np.uint16)
     nuclei = np.array([[1, 1, 2, 2, 2, 3]], dtype=np.int32)
     assert assign_nuclei_to_cells(nuclei, cells).tolist() == [[4, 4, 0, 9, 9, 0]]
+
+
+def test_background_owns_no_nucleus() -> None:
+    """A nucleus of which most lies outside all cells belongs to the cell that contains most of the rest."""
+    cells = np.array([[0, 0, 0, 4, 9, 9, 0, 0]], dtype=np.uint16)
+    nuclei = np.array([[1, 1, 1, 1, 1, 1, 0, 2]], dtype=np.int32)
+    assert assign_nuclei_to_cells(nuclei, cells).tolist() == [[0, 0, 0, 0, 9, 9, 0, 0]]
+    assert not assign_nuclei_to_cells(nuclei, np.zeros_like(cells)).any()

@@ -33,3 +33,39 @@ def test_enlarging_to_the_same_size_changes_only_edges() -> None:
     logit = np.where(TOUCHING > 0, 3.0, -3.0).astype(np.float32)
     found = enlarge_labels(TOUCHING, logit, 0.0, TOUCHING.shape)
     assert mask_average_precision(found, TOUCHING, 0.9) == 1
+
+
+@pytest.mark.parametrize("shape", [(96, 192), (192, 96), (48, 216)])
+def test_objects_keep_their_places_where_rows_and_columns_grow_differently(shape: tuple[int, int]) -> None:
+    """A pixel (r, c) of the small image covers rows r k..(r + 1) k of the large one, and likewise its columns."""
+    small = np.zeros((24, 36), dtype=np.int32)
+    boxes = {1: (3, 4, 9, 16), 2: (12, 20, 21, 32)}
+    for label, (top, left, bottom, right) in boxes.items():
+        small[top:bottom, left:right] = label
+    found = enlarge_labels(small, np.where(small > 0, 3.0, -3.0).astype(np.float32), 0.0, shape)
+    k = np.array(shape) / small.shape
+    for label, (top, left, bottom, right) in boxes.items():
+        rows, columns = np.nonzero(found == label)
+        centre = np.array([top + bottom, left + right]) / 2 * k - 0.5
+        np.testing.assert_allclose([rows.mean(), columns.mean()], centre, atol=0.5)
+        extent = np.array([np.ptp(rows) + 1, np.ptp(columns) + 1])
+        np.testing.assert_allclose(extent, np.array([bottom - top, right - left]) * k, atol=1.1 * k.max())
+    assert found.shape == shape
+
+
+@pytest.mark.parametrize("shape", [(96, 192), (192, 96), (60, 300)])
+def test_touching_objects_meet_on_the_enlarged_border(shape: tuple[int, int]) -> None:
+    quarters = np.array([[1, 2], [3, 4]]).repeat([9, 15], axis=0).repeat([22, 14], axis=1)
+    found = enlarge_labels(quarters, np.full(quarters.shape, 3, dtype=np.float32), 0.0, shape)
+    row, column = round(9 * shape[0] / 24), round(22 * shape[1] / 36)
+    for label, rows, columns in (
+        (1, slice(0, row - 1), slice(0, column - 1)),
+        (2, slice(0, row - 1), slice(column + 1, None)),
+        (3, slice(row + 1, None), slice(0, column - 1)),
+        (4, slice(row + 1, None), slice(column + 1, None)),
+    ):
+        assert (found[rows, columns] == label).mean() > 0.999, "the corner where all four meet may be rounded"
+
+
+def test_typical_cell_is_a_disc_of_the_network_diameter() -> None:
+    assert np.count_nonzero(discs((64, 64), [(31.5, 31.5)], 15)) == pytest.approx(TYPICAL_CELL_PX2, rel=0.02)

@@ -1,19 +1,25 @@
 """Choose, reduce and normalise the planes of the network input."""
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
+from hpa.channels import Channel
 from hpa.config import DataSection
 from hpa.errors import UserError
 from segment.config import SegmentSection
 from segment.inference.preprocess import (
     channels_to_read,
+    load_input,
     normalise,
     planes_with_signal,
     prepare_input,
     reduce_labels,
     reduce_planes,
 )
+from segment.network.compact import ER, MICROTUBULES, NUCLEUS_PLANE
 from segment.network.scale import network_shape
 
 
@@ -33,6 +39,32 @@ def test_images_and_labels_are_reduced_to_the_network_shape() -> None:
     labels = np.array([[1, 2], [0, 3]], dtype=np.uint16).repeat(4, axis=0).repeat(4, axis=1)
     assert reduce_labels(labels, (2, 2)).tolist() == [[1, 2], [0, 3]]
     assert reduce_planes(labels[np.newaxis], (2, 2)).tolist() == [[[1, 2], [0, 3]]]
+
+
+@pytest.mark.parametrize("order", [("yellow", "blue", "red"), ("red", "yellow", "blue"), ("blue", "red")])
+def test_each_channel_feeds_its_own_input_of_the_network(order: tuple[Channel, ...], tmp_path: Path) -> None:
+    """The ER is bright at the top, the nucleus in the middle, microtubules at the bottom."""
+    bands = {"yellow": 0, "blue": 20, "red": 40}
+    row: dict[str, object] = {}
+    for channel, top in bands.items():
+        plane = np.zeros((60, 60), dtype=np.uint8)
+        plane[top : top + 20] = 200
+        cv2.imwrite(str(tmp_path / f"{channel}.png"), plane)
+        row |= {f"path_{channel}": str(tmp_path / f"{channel}.png"), f"plane_{channel}": -1}
+    loaded = load_input(row, order, 30.0)
+    inputs = {"yellow": ER, "blue": NUCLEUS_PLANE, "red": MICROTUBULES}
+    assert sorted(inputs.values()) == [0, 1, 2]
+    for channel, index in inputs.items():
+        bright = loaded.planes[index].mean(axis=1) > 0.5
+        expected = np.arange(60) // 20 == bands[channel] // 20
+        assert (bright == (expected & (channel in order))).all()
+
+
+def test_planes_that_grow_along_one_side_only_are_interpolated() -> None:
+    plane = np.array([[0, 100, 200]], dtype=np.uint8).repeat(20, axis=0)
+    wide = reduce_planes(plane[np.newaxis], (10, 12))[0]
+    assert len(np.unique(wide)) > 3, "nearest neighbours would repeat three values"
+    np.testing.assert_allclose(wide.mean(), 100, atol=1)
 
 
 def test_normalising_flat_and_sparse_planes() -> None:
