@@ -93,8 +93,8 @@ class AggregateSection(Section):
     limit_shares: bool = Field(
         default=True,
         description="Predict no class at more than twice its share of the train images unless its precision out of fold"
-        " supports it, and a class that ranks them no better than chance at just that share; does not apply to `fixed`"
-        " and `prevalence`.",
+        " supports it; a class not shown to rank them better than chance gets the threshold that predicts just that"
+        " share. Not with `fixed` and `prevalence`.",
     )
     min_images: int = Field(
         default=50,

@@ -125,7 +125,7 @@ def pairing(n_hashes: int) -> None:
     hashes[:planted] = hashes[-planted:]
     for _ in range(4):  # at most 4 of the 64 bits per channel differ
         hashes[:planted] ^= np.uint64(1) << draw.integers(0, 64, (planted, 3), dtype=np.uint64)
-    found: list[NDArray[np.int64]] = []
+    found: list[NDArray[np.int32]] = []
     seconds = timed(lambda: found.append(similar_pairs(hashes, np.ones(n_hashes, bool), BITS)))
     print(f"\npairs: all pairs of {n_hashes:,} hashes in {seconds:.1f} s, ", end="")
     print(f"found {len(found[0])} of {planted} near-duplicates")

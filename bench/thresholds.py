@@ -158,8 +158,7 @@ def _fit(one: Draw, section: AggregateSection) -> tuple[NDArray[np.float64], NDA
     labels = Labels.all_known(one.targets, one.groups)
     values, limits = fit_thresholds(labels, one.scores, section), ShareLimits.none(K)
     if section.limits_shares:
-        limits = fit_limits(labels, one.scores)
-        values = limits.apply(values, one.scores)
+        limits, values = fit_limits(values, labels, one.scores)
     return values, (one.scores > values).mean(axis=0), limits
 
 

@@ -9,11 +9,11 @@ import typer
 
 from hpa.errors import UserError
 
-# A full disk, a quota, a missing permission or a file in the way: the user can fix these, so they get a sentence and no
-# traceback. NumPy raises an OSError without a number when it cannot write all of a file.
+# A full disk, a quota, a missing permission, a file in the way or a name that is too long: the user can fix these, so
+# they get a sentence and no traceback. NumPy raises an OSError without a number when it cannot write all of a file.
 _USER_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EEXIST),
-    *(errno.EISDIR, errno.ELOOP),
+    *(errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
     None,
 }
 

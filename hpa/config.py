@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
-from hpa.vocabulary import VOCABULARIES, Vocabulary
+from hpa.vocabulary import HPA28, VOCABULARIES, Vocabulary
 
 LayoutName = Literal["auto", "table", "kaggle2018", "kaggle2021", "hpa_v18", "jovian", "folder"]
 
@@ -37,8 +37,10 @@ class DataSection(Section):
         (),
         description="Sources to train on and never score, by name (of the folder, or as in `--data NAME=PATH`).",
     )
-    vocabulary: Literal["hpa28", "hpa19", "jovian10"] = Field(
-        "hpa28", description="Vocabulary of the run: its classes and their order."
+    vocabulary: Literal["auto", "hpa28", "hpa19", "jovian10"] = Field(
+        "auto",
+        description="Vocabulary of the run: its classes and their order. auto takes that of the competition whose"
+        " layout the first scored data folder has, else hpa28; `init` writes the choice into the work folder's recipe.",
     )
     channels: tuple[Channel, ...] = Field(CHANNELS, description="Channels to read and keep, in this order.")
     bit_depth: Literal[0, 8, 10, 12, 14, 16] = Field(
@@ -87,8 +89,8 @@ class DataSection(Section):
 
     @property
     def classes(self) -> Vocabulary:
-        """The vocabulary of the run."""
-        return VOCABULARIES[self.vocabulary]
+        """The vocabulary of the run, hpa28 while it is still to be chosen."""
+        return VOCABULARIES.get(self.vocabulary, HPA28)
 
 
 def parse_section(model: type[S], name: str, values: Any) -> S:

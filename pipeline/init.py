@@ -11,7 +11,8 @@ from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.images import read_images, write_images
 from hpa.layouts.depth import recognise_bit_depth
-from hpa.layouts.sources import SEPARATOR, check_channels, index_sources, parse_sources
+from hpa.layouts.index import LAYOUTS
+from hpa.layouts.sources import SEPARATOR, check_channels, find_layouts, index_sources, parse_sources
 from hpa.splitting.folds import split_images, stratified_subset, write_folds
 from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.near_duplicates import SimilarImages, find_similar
@@ -44,6 +45,7 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
     work = WorkFolder(root)
     if work.recipe.exists():
         raise UserError(f"expected a new work folder, found one initialised at {root}")
+    recipe = _with_vocabulary(data, recipe)
     check_recipe(recipe)
     images, conflicts = _index(data, recipe.data)
     check_channels(images, parse_sources(data), recipe.data)
@@ -106,9 +108,30 @@ def _index(data: Sequence[str | Path], section: DataSection) -> tuple[pd.DataFra
     return joined.images, joined.conflicts
 
 
+def _with_vocabulary(data: Sequence[str | Path], recipe: Recipe) -> Recipe:
+    """Replace ``auto`` by the vocabulary, and where it differs the submission, of the first scored source's layout."""
+    section, aggregate = recipe.data, recipe.aggregate
+    layouts = find_layouts(parse_sources(data), section)
+    scored = [layout for name, layout in layouts.items() if name not in section.train_only] or list(layouts.values())
+    vocabulary = LAYOUTS[scored[0]].vocabulary
+    if section.vocabulary == "auto":
+        chosen = vocabulary or section.classes
+        section = section.model_copy(update={"vocabulary": chosen.name})
+        reason = f"of the layout {scored[0]}" if vocabulary else "the default"
+        print(f"init: {len(chosen)} classes ({chosen.name}, {reason}; data.vocabulary sets others)")
+    # Its form with a row of cells per image cannot be told from the vocabulary's header.
+    brings_form = scored[0] == "kaggle2021" and section.classes == vocabulary and "cells" in recipe.crops.windows
+    if aggregate.submission == "auto" and brings_form:
+        aggregate = aggregate.model_copy(update={"submission": "kaggle2021"})
+        print(
+            "init: submission.csv in the form kaggle2021, cells instead of images (aggregate.submission sets another)"
+        )
+    return recipe.model_copy(update={"data": section, "aggregate": aggregate})
+
+
 def _with_bit_depth(images: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, Recipe]:
     """Set the bits that 16-bit files use, in the image table and the recipe; recognise them if the recipe says 0."""
-    bits = recipe.data.bit_depth
+    bits: int = recipe.data.bit_depth
     if not bits:
         recognised = recognise_bit_depth(images, recipe.data.channels)
         bits = recognised.bits

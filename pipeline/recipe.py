@@ -3,6 +3,7 @@
 import textwrap
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -124,13 +125,16 @@ def read_recipe(recipe: str | Path | None = None, settings: Sequence[str] = ()) 
     64
     """
     values = {} if recipe is None else read_toml(find_recipe(recipe))
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        section, dot, key = name.partition(".")
-        if not (equals and dot and isinstance(values.setdefault(section, {}), dict)):
-            raise UserError(f"expected a setting section.key=value, found {setting!r}")
-        values[section][key] = _value(text)
-    return parse_recipe(values)
+    try:
+        for setting in settings:
+            name, equals, text = setting.partition("=")
+            section, dot, key = name.partition(".")
+            if not (equals and dot and isinstance(values.setdefault(section, {}), dict)):
+                raise UserError(f"expected a setting section.key=value, found {setting!r}")
+            values[section][key] = _value(text)
+        return parse_recipe(values)
+    except RecursionError:
+        raise UserError("expected values of a recipe, found some nested too deeply") from None
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -147,13 +151,15 @@ def find_recipe(recipe: str | Path) -> Path:
     UserError
         If there is no such file and no shipped recipe of this name.
     """
-    path = Path(recipe)
-    if path.is_file():
-        return path
+    path, found = Path(recipe), f"no {recipe}"
+    with suppress(OSError):  # a name that is too long
+        if path.is_file():
+            return path
+        found = f"the folder {recipe}" if path.is_dir() else found
     shipped = shipped_recipes()
     if str(recipe) in shipped:
         return shipped[str(recipe)]
-    raise UserError(f"expected a recipe file or a shipped recipe ({', '.join(shipped)}), found no {recipe}")
+    raise UserError(f"expected a recipe file or a shipped recipe ({', '.join(shipped)}), found {found}")
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:

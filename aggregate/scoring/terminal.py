@@ -15,7 +15,7 @@ _NAMES = {
     "samples_f1": "samples F1",
     "exact_match": "exact match",
     "thresholded_accuracy": "thresholded accuracy",
-    "mean_average_precision": "mean average precision",
+    "mean_average_precision": "mean AP over all rows",
     "mean_auc": "mean AUC",
 }
 _COLUMNS = {
@@ -100,7 +100,7 @@ def _warnings(metrics: dict[str, Any]) -> list[str]:
     at_chance = [row["class"] for row in metrics["classes"] if row.get("at_chance")]
     if at_chance:
         lines.append(
-            "ranked no better than chance out of fold (*), so predicted as often as labelled in training: "
+            "not shown to rank better than chance out of fold (*), so predicted as often as labelled in training: "
             + ", ".join(at_chance)
         )
     if metrics.get("checkpoint_chosen_on_scored_rows"):

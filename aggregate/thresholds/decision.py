@@ -182,8 +182,7 @@ def fit_decision(images: ImageScores, labels: Labels, section: AggregateSection)
     values = fit_thresholds(labels, scores, section)
     limits = ShareLimits.none(len(prior))
     if section.limits_shares and len(labels):
-        limits = fit_limits(labels, scores)
-        values = limits.apply(values, scores, known)
+        limits, values = fit_limits(values, labels, scores)
     shares = prior
     if section.thresholds == "prevalence":
         shares = class_fractions(prior, section)

@@ -2,8 +2,9 @@
 
 The F1 of a class that nobody learned is highest where it is predicted for nearly every image, because no order of the
 images is better than another: the exact optimum then floods the labels, and shrinking only halves the flood. So a class
-that ranks the images no better than chance is predicted as often as it was labelled in training, and any other class at
-most twice as often, or as often as it still finds twice as many positives as chance does.
+that is not shown to rank images better than chance gets the threshold that predicts it as often as it was labelled in
+training, and no class is predicted more than twice as often, unless it still finds twice as many positives there as by
+chance.
 
 For a class at chance this has a price. Predicted for every image, a class with the share p of positives has an F1 of
 2p / (1 + p); predicted at random for the share p, it has p.
@@ -36,7 +37,7 @@ class ShareLimits:
     shares
         Shape (K,): the highest share of the images, 1 for no limit.
     at_chance
-        Shape (K,), bool: whether the class ranks images no better than chance, and is predicted at exactly that share.
+        Shape (K,), bool: whether the class is not shown to rank images better than chance.
     """
 
     shares: NDArray[np.float64]
@@ -47,10 +48,10 @@ class ShareLimits:
         """Return no limits for k classes."""
         return cls(np.ones(k), np.zeros(k, dtype=bool))
 
-    def apply(
-        self, values: NDArray[np.float64], scores: NDArray[np.floating[Any]], known: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.float64]:
+    def apply(self, values: NDArray[np.float64], scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Return thresholds that predict no class more often than its limit on the given images.
+
+        A class at chance is predicted for at least one image, because a class without a prediction has an F1 of 0.
 
         Parameters
         ----------
@@ -58,50 +59,55 @@ class ShareLimits:
             Shape (K,), thresholds.
         scores
             Shape (N, K), at least 0, of the images to decide on.
-        known
-            Shape (N, K), bool: pairs of image and class that count; all by default.
 
         Returns
         -------
         ndarray
-            Shape (K,). A class at chance is predicted for at least one image, because a class without a prediction has
-            an F1 of 0.
+            Shape (K,).
         """
         limited = values.copy()
         for c in np.flatnonzero(self.at_chance | (self.shares < 1)):
-            own = scores[:, c] if known is None else scores[known[:, c], c]
-            if not len(own):
-                continue
-            limit = max(self.shares[c], 1 / len(own))
-            if self.at_chance[c] or np.count_nonzero(own > values[c]) > limit * len(own):
-                limited[c] = matching_threshold(own, limit)
+            predicted, one = np.mean(scores[:, c] > values[c]), 1 / len(scores)
+            if predicted > max(self.shares[c], one):
+                limited[c] = matching_threshold(scores[:, c], max(self.shares[c], one))
+            elif self.at_chance[c] and not predicted:
+                limited[c] = matching_threshold(scores[:, c], one)
         return limited
 
 
-def fit_limits(labels: Labels, scores: NDArray[np.floating[Any]]) -> ShareLimits:
+def fit_limits(
+    values: NDArray[np.float64], labels: Labels, scores: NDArray[np.floating[Any]]
+) -> tuple[ShareLimits, NDArray[np.float64]]:
     """Find how often each class may be predicted, from scores of images that the models have not seen.
 
     Parameters
     ----------
+    values
+        Shape (K,), thresholds tuned on these images.
     labels
         Of N images; unknown pairs of image and class do not count.
     scores
-        Shape (N, K).
+        Shape (N, K), at least 0.
 
     Returns
     -------
-    ShareLimits
+    limits
         No limit for a class without a positive, which is not predicted anyway.
+    values
+        The thresholds of a class at chance predict its share of positives on these images, the others at most its
+        limit.
     """
-    limits = ShareLimits.none(scores.shape[1])
+    limits, limited = ShareLimits.none(len(values)), values.copy()
     for c in np.flatnonzero(labels.support):
         own = labels.known[:, c]
         positive, ranked = _by_group(labels.targets[own, c], scores[own, c], labels.groups[own])
-        prior = float(labels.frequencies[c])
+        prior, predicted = float(labels.frequencies[c]), np.mean(scores[own, c] > values[c])
         limits.at_chance[c] = not _ranks_better_than_chance(positive, ranked)
-        limits.shares[c] = prior if limits.at_chance[c] else max(MAX_RATIO * prior, _supported_share(positive, ranked))
-    np.minimum(limits.shares, 1, out=limits.shares)
-    return limits
+        supported = 0.0 if limits.at_chance[c] else _supported_share(positive, ranked)
+        limits.shares[c] = min(1.0, max(MAX_RATIO * prior, supported))
+        if limits.at_chance[c] or predicted > limits.shares[c]:
+            limited[c] = matching_threshold(scores[own, c], prior if limits.at_chance[c] else limits.shares[c])
+    return limits, limited
 
 
 def _by_group(

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import leastsq
+from scipy.optimize import least_squares
 from scipy.special import expit, logit
 
 from aggregate.config import AggregateSection
@@ -141,7 +141,7 @@ def soft_thresholds(
         return np.array([f1 - 1, _PULL * (t.item() - 0.5)])
 
     columns = [(t[k], p[k]) for t, p, k in zip(targets.T, scores.T.astype(np.float64), known.T, strict=True)]
-    return np.clip([leastsq(residuals, [0.5], args=column)[0].item() for column in columns], 0, 1)
+    return np.clip([least_squares(residuals, [0.5], args=column, method="lm").x.item() for column in columns], 0, 1)
 
 
 def clipped_logit(p: NDArray[np.floating[Any]] | float) -> NDArray[np.float64]:

@@ -191,4 +191,4 @@ def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, Any]:
         rows = np.sort(rng.choice(len(own), min(queries, len(own)), replace=False))
         groups = images.loc[ids, "group"].to_numpy(np.int64)
         found.append(asdict(score_retrieval(vectors, targets, np.ones_like(targets), groups, rows, 0.5)))
-    return pd.DataFrame(found).mean().to_dict()
+    return {str(name): float(value) for name, value in pd.DataFrame(found).mean().items()}

@@ -16,7 +16,7 @@ from hpa.channels import Channel
 from hpa.errors import ImageError
 from hpa.pixels import BIT_DEPTHS, depth_of, read_planes
 
-_SAMPLED: Final = 64
+_SAMPLED: Final = 256
 _SEED: Final = 0  # not the recipe's: runs that are joined must recognise the same depth
 _PNG_DEPTH: Final = 24  # position of the bit depth in a PNG
 _TIFF_DEPTH: Final = 258  # number of the tag BitsPerSample

@@ -56,6 +56,8 @@ class DatasetListing:
         Vocabulary of the targets.
     notices
         Messages for the user, one sentence each.
+    suffix
+        Suffix of the files that the layout usually has; used to name a missing file.
     """
 
     rows: pd.DataFrame
@@ -63,13 +65,14 @@ class DatasetListing:
     folders: Sequence[Path]
     vocabulary: Vocabulary
     notices: Sequence[str]
+    suffix: str = SUFFIXES[0]
 
     def file_or_guess(self, row: int, channel: Channel) -> PlaneFile:
         """Return the location of a channel, or where it was expected if it is missing."""
         found = self.files[row].get(channel)
         if found:
             return found
-        return PlaneFile(self.folders[row] / f"{self.rows['image_id'].iloc[row]}_{channel}{SUFFIXES[0]}", ONLY_PLANE)
+        return _single_channel(self.folders[row] / f"{self.rows['image_id'].iloc[row]}_{channel}{self.suffix}", channel)
 
 
 def rows_to_table(rows: Iterable[Row]) -> pd.DataFrame:

@@ -35,13 +35,14 @@ def _images(n: int = 120, runs: int = 1, kinds: int = 1, seed: int = 0) -> tuple
         {"fit_join_weights": True, "join": ("x",), "thresholds": "repeated"},
     ],
 )
-def test_labels_of_a_fold_do_not_affect_its_own_predictions(settings: dict[str, object]) -> None:
+@pytest.mark.parametrize("n_folds", [2, 3])
+def test_labels_of_a_fold_do_not_affect_its_own_predictions(settings: dict[str, object], n_folds: int) -> None:
     section = AggregateSection.model_validate(settings)
     images, targets, groups = _images(runs=1 + len(section.join), kinds=len(section.kinds))
-    folds = groups % 3
+    folds = groups % n_folds
     labels = Labels.all_known(targets, groups, folds)
     fitted = cross_fit(images, labels, section, THREE)
-    for fold in range(3):
+    for fold in range(n_folds):
         own = folds == fold
         flipped = targets.copy()
         flipped[own] = ~flipped[own]
@@ -66,12 +67,19 @@ def test_prevalence_is_matched_on_the_scores_of_the_held_out_fold() -> None:
 
 
 def test_a_single_fold_is_divided_by_groups() -> None:
-    images, targets, groups = _images()
-    fitted = cross_fit(images, Labels.all_known(targets, groups), AggregateSection(), THREE)
-    changed = targets.copy()
-    changed[groups == 7] = ~changed[groups == 7]
-    again = cross_fit(images, Labels.all_known(changed, groups), AggregateSection(), THREE)
-    np.testing.assert_array_equal(again.predictions[groups == 7], fitted.predictions[groups == 7])
+    """Calibrated scores depend on all labels that they were fitted on, so that any leak within a group changes them."""
+    section = AggregateSection(calibration="platt")
+    images, targets, _ = _images()
+    groups = np.arange(120) % 10  # siblings are not adjacent
+    fitted = cross_fit(images, Labels.all_known(targets, groups), section, THREE)
+    for group in range(10):
+        own = groups == group
+        changed = targets.copy()
+        changed[own] = ~changed[own]
+        again = cross_fit(images, Labels.all_known(changed, groups), section, THREE)
+        np.testing.assert_array_equal(again.scores[own], fitted.scores[own])
+        np.testing.assert_array_equal(again.predictions[own], fitted.predictions[own])
+        assert (again.scores[~own] != fitted.scores[~own]).any()
 
 
 def test_a_single_image() -> None:

@@ -15,6 +15,7 @@ from aggregate.run import run
 from aggregate.thresholds.file import read_thresholds
 from classify.probabilities import class_columns, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
+from hpa.channels import CHANNELS
 from hpa.config import read_toml
 from hpa.errors import UserError
 from hpa.images import read_images, write_images
@@ -135,6 +136,24 @@ def test_metrics_follow_from_the_rows(finished: WorkFolder) -> None:
     assert metrics["macro_f1_in_sample"] == pytest.approx(macro_f1(targets, predictions))
 
 
+def test_the_order_of_images_changes_nothing_but_the_order_of_rows(tmp_path: Path) -> None:
+    """Ids are sorted neither in the image table nor in the submission, which follows it."""
+    work = make_work(tmp_path / "work", ["aggregate.bootstrap=0"])
+    run(work, figures=False)
+    metrics, images, submission = _metrics(work), _images(work), _submission(work)
+    shuffled = read_images(work.images).sample(frac=1, random_state=3)
+    write_images(work.images, shuffled.reset_index(drop=True), HPA28, CHANNELS)
+    run(work, figures=False, overwrite=True)
+    assert list(_images(work)["image_id"]) == list(shuffled["image_id"]) != sorted(shuffled["image_id"])
+    pd.testing.assert_frame_equal(_images(work).sort_values("image_id", ignore_index=True), images)
+    test = shuffled.loc[shuffled["split"] == "test", "image_id"]
+    again = _submission(work)
+    assert list(again["Id"]) == list(test) != sorted(test)
+    pd.testing.assert_frame_equal(again.sort_values("Id", ignore_index=True), submission)
+    for name in ("macro_f1", "macro_f1_in_sample"):
+        assert _metrics(work)[name] == pytest.approx(metrics[name])
+
+
 def test_the_submission_follows_from_scores_and_thresholds(finished: WorkFolder) -> None:
     known = read_thresholds(finished.root / "aggregate" / "thresholds.json", HPA28)
     scored = _images(finished)
@@ -167,6 +186,7 @@ def test_the_table_in_the_terminal(finished: WorkFolder, capsys: pytest.CaptureF
     assert main(["run", str(finished.root)]) == 0
     printed = capsys.readouterr().out
     assert f"{_metrics(finished)['macro_f1']:.4f}" in printed
+    assert f"mean AP over all rows {_metrics(finished)['mean_average_precision']:.4f}" in " ".join(printed.split())
     assert "…" not in printed
     assert all(name in printed for name in HPA28.classes)
 

@@ -1,11 +1,13 @@
 """The bits that the values of 16-bit files use: recognised from a sample, and applied by every reader."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from hpa.channels import CHANNELS
 from hpa.errors import ImageError
@@ -20,7 +22,7 @@ def _folder(root: Path, values: dict[str, int], suffix: str = ".png", dtype: typ
     root.mkdir(parents=True, exist_ok=True)
     for image_id, value in values.items():
         for channel in CHANNELS:
-            plane = np.zeros((4, 6), dtype)
+            plane: NDArray[np.integer[Any]] = np.zeros((4, 6), dtype)
             plane[1, 2] = value if channel == "blue" else 1
             cv2.imwrite(str(root / f"{image_id}_{channel}{suffix}"), plane)
     return root

@@ -15,7 +15,7 @@ from hpa.errors import UserError
 from hpa.work.files import write_parquet
 from hpa.work.folder import FORMAT_KEY, WorkFolder, check_not_written, locked, open_work
 from hpa.work.stage import StageRun, begin, is_being_replaced
-from tests.pages import ROOT
+from tests.support.pages import ROOT
 
 
 class _Knobs(Section):
@@ -171,7 +171,8 @@ def test_a_replacement_that_was_killed_is_completed(
     (folder / "model").write_text("old")
     new = _start(tmp_path, overwrite=True)
     (new.folder / "model").write_text("new")
-    rename, done = Path.rename, []
+    rename = Path.rename
+    done: list[Path] = []
 
     def killed(self: Path, target: Path) -> Path:
         if len(done) == renames:

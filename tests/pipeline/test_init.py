@@ -20,9 +20,9 @@ from hpa.vocabulary import HPA28
 from hpa.work.folder import open_work
 from pipeline.__main__ import main
 from pipeline.init import init, init_apply
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, read_recipe
 from segment.run import run as segment_run
-from tests.support.layouts import write_image
+from tests.support.layouts import write_image, write_jovian, write_kaggle2018
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +261,99 @@ def test_crops_notice_image_files_replaced_after_segmentation_but_not_copies(atl
     assert list(failures["image_id"]) == [ids[0]]
     assert "expected the blue file that was segmented, found another" in failures["reason"][0]
     assert f"segment run {tmp_path / 'w'} --overwrite" in failures["reason"][0]
+
+
+_SAMPLE_2021 = "ID,ImageWidth,ImageHeight,PredictionString\nz,8,6,0 1 eNo\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "vocabulary", "submission"),
+    [
+        ((), "hpa19", "kaggle2021"),
+        (("data.vocabulary=hpa28",), "hpa28", "auto"),
+        (("data.vocabulary=hpa19",), "hpa19", "kaggle2021"),
+        (("aggregate.submission=kaggle2018",), "hpa19", "kaggle2018"),
+        (('crops.windows=["full_frame"]',), "hpa19", "auto"),
+    ],
+)
+def test_the_layout_of_2021_brings_its_classes_and_form_unless_the_recipe_says_otherwise(
+    settings: tuple[str, ...], vocabulary: str, submission: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_kaggle2018(tmp_path / "data", "ID,Label\nb,9|0\na,18\n", _SAMPLE_2021)
+    images, _ = _init(tmp_path / "w", data, settings=("data.folds=2", *settings))
+    recipe = read_recipe(tmp_path / "w" / "recipe.toml")
+    assert (recipe.data.vocabulary, recipe.aggregate.submission) == (vocabulary, submission)
+    assert images["target"][0] == ((0, 9) if vocabulary == "hpa19" else (0,))
+    said = "init: 19 classes (hpa19, of the layout kaggle2021;" in capsys.readouterr().out
+    assert said == (not any("vocabulary" in setting for setting in settings))
+
+
+def test_the_first_scored_source_brings_the_classes(tmp_path: Path) -> None:
+    jovian = write_jovian(tmp_path / "jovian")
+    old = write_kaggle2018(tmp_path / "old")
+    channels = 'data.channels=["red", "green", "blue"]'
+    for name, data, settings, expected in [
+        ("a", (jovian, old), (), "jovian10"),
+        ("b", (old, jovian), (), "hpa28"),
+        ("c", (old, jovian), ('data.train_only=["old"]',), "jovian10"),
+        ("d", (tmp_path / "bare",), (), "hpa28"),
+    ]:
+        write_image(tmp_path / "bare", "a")
+        _init(tmp_path / name, *data, settings=(channels, "data.folds=2", *settings))
+        assert open_work(tmp_path / name).data.vocabulary == expected
+
+
+def test_a_data_folder_with_a_plus_in_its_name(tmp_path: Path) -> None:
+    """Names of sources are joined by +."""
+    write_kaggle2018(tmp_path / "a+b", sample="Id,Predicted\n")
+    write_kaggle2018(tmp_path / "c")
+    settings = ("data.folds=2", 'data.train_only=["a_b"]')
+    images, _ = _init(tmp_path / "w", tmp_path / "a+b", tmp_path / "c", settings=settings)
+    assert images.set_index("image_id")["source"].to_dict() == {"a": "a_b+c", "b": "a_b+c", "y": "c", "z": "c"}
+    _init(tmp_path / "w2", tmp_path / "a+b", settings=("data.folds=2",))
+
+
+def test_what_a_file_contains_is_quoted_shortly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = "8" * 20_000_000
+    write_kaggle2018(tmp_path / "data", f"Id,Target\na,{cell}\n")
+    assert main(["init", str(tmp_path / "w"), "--data", str(tmp_path / "data")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert len(line) < 1100
+    assert re.search(r"expected labels 0\.\.27, found '888.*\.\.\. [\d,]+ characters \.\.\..*\(image a\)$", line)
+
+
+DEEP = 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--recipe", "."], "found the folder ."),
+        (["--recipe", "r" * 300], "found no rrr"),
+        (["--recipe", "deep.toml"], "nested too deeply"),
+        (["--recipe", "dotted.toml"], "expected"),
+        (["--set", "data.train_only=" + "[" * DEEP + "]" * DEEP], "nested too deeply"),
+        (["--data", "d" * 300], "File name too long"),
+    ],
+)
+def test_odd_recipes_and_names_are_one_sentence(
+    arguments: list[str],
+    found: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "data", "a")
+    (tmp_path / "deep.toml").write_text("[data]\ntrain_only = " + "[" * DEEP + "]" * DEEP)
+    (tmp_path / "dotted.toml").write_text("[data]\nsource_layouts." + "a." * DEEP + "a = 1")
+    assert main(["init", "w", "--data", "data", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert found in line
+
+
+def test_a_work_folder_with_a_name_that_is_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "data", "a")
+    assert main(["init", str(tmp_path / ("w" * 300)), "--data", str(tmp_path / "data")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "File name too long" in line
