@@ -57,9 +57,11 @@ def check_record(path: Path, model: type[R], content: Any, remedy: str) -> R:
         If it is not such a record.
     """
     try:
-        return TypeAdapter(model).validate_python(content)
+        return model(**content)
     except ValidationError as error:
         raise _damaged(path, _first_problem(error), remedy) from None
+    except TypeError as error:  # no dictionary, or keys that are no names
+        raise _damaged(path, str(error), remedy) from None
 
 
 def _first_problem(error: ValidationError) -> str:
