@@ -187,6 +187,6 @@ def warn_if_busy(processors: int, threads: int) -> None:
     if others + threads > processors:
         print(
             f"{others} other threads compute on this machine's {processors} processors; {threads} threads will be"
-            " slower than usual (see --threads)",
+            " slower than usual (see --threads; OMP_WAIT_POLICY=passive helps beside programs of this kind)",
             file=sys.stderr,
         )
