@@ -25,7 +25,7 @@ from typing import Annotated
 
 import typer
 
-from hpa.command import call, new_app
+from hpa.command import Threads, call, new_app
 
 app = new_app(__doc__)
 
@@ -44,6 +44,7 @@ def train(
             min=0, help="Processes that read and augment crops; by default up to 8 with a GPU and none without."
         ),
     ] = None,
+    threads: Threads = None,
     fold: Annotated[list[int] | None, typer.Option(help="Train only this fold; may be given several times.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -53,13 +54,15 @@ def train(
 
     folder = open_work(work)
     with locked(work):
-        raise typer.Exit(run_train(folder, device=device, workers=workers, overwrite=overwrite, folds=fold))
+        code = run_train(folder, device=device, workers=workers, overwrite=overwrite, folds=fold, threads=threads)
+        raise typer.Exit(code)
 
 
 @app.command()
 def predict(
     work: Work,
     device: Device = "auto",
+    threads: Threads = None,
     embeddings: Annotated[bool, typer.Option(help="Also write the features and embeddings of every crop.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -69,7 +72,8 @@ def predict(
 
     folder = open_work(work)
     with locked(work):
-        raise typer.Exit(run_predict(folder, device=device, overwrite=overwrite, embeddings=embeddings))
+        code = run_predict(folder, device=device, overwrite=overwrite, embeddings=embeddings, threads=threads)
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -15,6 +16,7 @@ import torch
 
 from classify.config import ClassifySection
 from classify.data.crops import CropLabels, label_crops, select_channels
+from classify.inference.evaluate import uses_bfloat16
 from classify.inference.predict import ScoredCrops, predict_fold
 from classify.network.checkpoint import Checkpoint, load_checkpoints
 from classify.network.model import check_input, new_network
@@ -26,8 +28,9 @@ from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.splitting.folds import read_folds
-from hpa.work.device import resolve_device
+from hpa.work.device import Computation, computing_threads, resolve_device, warn_if_busy
 from hpa.work.folder import WorkFolder
+from hpa.work.processes import available_processors
 from hpa.work.stage import StageRun, begin, is_being_replaced
 
 CHECKPOINT: Final = "checkpoint.pt"
@@ -41,6 +44,7 @@ def train(
     workers: int | None = None,
     overwrite: bool = False,
     folds: Sequence[int] | None = None,
+    threads: int | None = None,
 ) -> int:
     """Train one model per fold, for every window that the recipe trains on.
 
@@ -57,6 +61,8 @@ def train(
         Discard existing results and start over.
     folds
         Folds to train; None trains all.
+    threads
+        Threads of a new run (`hpa.work.device.Computation.here`); a run that is resumed keeps its own number.
 
     Returns
     -------
@@ -74,12 +80,13 @@ def train(
     for fold in folds or ():
         if fold not in available:
             raise UserError(f"expected folds among {', '.join(map(str, available))}, found {fold}")
+    here = _computation(section, chosen, threads)
     # All begin before the first is trained: a fault shows early, and a killed run with --overwrite that is resumed
     # without it replaces the later folds too.
     begun = [
         (window, fold, stage)
         for window in work.section("crops", CropsSection).train_windows
-        for fold, stage in _begin_folds(work, window, section, available if folds is None else folds, overwrite)
+        for fold, stage in _begin_folds(work, window, section, available if folds is None else folds, here, overwrite)
     ]
     for window, fold, stage in begun:
         _train_fold(work, window, section, fold, stage, chosen, _workers(workers, chosen))
@@ -87,7 +94,12 @@ def train(
 
 
 def _begin_folds(
-    work: WorkFolder, window: Window, section: ClassifySection, folds: Sequence[int], overwrite: bool
+    work: WorkFolder,
+    window: Window,
+    section: ClassifySection,
+    folds: Sequence[int],
+    here: Computation,
+    overwrite: bool,
 ) -> list[tuple[int, StageRun]]:
     data = work.data
     inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
@@ -99,17 +111,36 @@ def _begin_folds(
         select_channels(store, section.channels, data.channels)
         check_network(section, data, store.shape[1])
 
-    return [
-        (fold, begin(folder, command, data, section, inputs, overwrite=overwrite, beside=True, check=check))
-        for fold in folds
-        for folder in (checkpoint_path(work, window, fold).parent,)
-    ]
+    def begin_fold(fold: int) -> StageRun:
+        folder = checkpoint_path(work, window, fold).parent
+        return begin(
+            folder, command, data, section, inputs, overwrite=overwrite, beside=True, check=check, computation=here
+        )
+
+    return [(fold, begin_fold(fold)) for fold in folds]
+
+
+def _computation(section: ClassifySection, device: torch.device, threads: int | None) -> Computation:
+    return Computation.here(str(device), threads, bfloat16=uses_bfloat16(section.precision, device))
+
+
+@contextmanager
+def _computing(stage: StageRun, section: ClassifySection) -> Iterator[ClassifySection]:
+    """Compute as the stage does from its first start, and yield the section with the precision that this means."""
+    computation = stage.computation
+    assert computation is not None, "the stage was begun with one"
+    if computation.device == "cpu":
+        warn_if_busy(os.cpu_count() or 1, computation.threads)
+    with computing_threads(computation.threads):
+        yield section.model_copy(update={"precision": "bf16" if computation.bfloat16 else "32"})
 
 
 def _workers(requested: int | None, device: torch.device) -> int:
     if requested is not None:
         return requested
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0  # on a CPU they would compete with the network
+    return (
+        min(8, available_processors()) if device.type == "cuda" else 0
+    )  # on a CPU they would compete with the network
 
 
 def _train_fold(
@@ -129,7 +160,8 @@ def _train_fold(
     if not (stage.finished and path.is_file()):
         store, labels = read_labelled_crops(work, window, data)
         crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
-        trained = fit(crops, section, data.seed, fold, stage.folder, device, workers)
+        with _computing(stage, section) as resolved:
+            trained = fit(crops, resolved, data.seed, fold, stage.folder, device, workers)
         Checkpoint(
             state_dict=trained.state_dict,
             config=section.model_dump(mode="json"),
@@ -178,6 +210,7 @@ def predict(
     overwrite: bool = False,
     model: WorkFolder | None = None,
     embeddings: bool = False,
+    threads: int | None = None,
 ) -> int:
     """Score every crop with the models that did not see its image in training, for every window of the recipe.
 
@@ -185,7 +218,7 @@ def predict(
     ----------
     work
         The work folder whose crops are scored.
-    device
+    device, threads
         As for `train`.
     overwrite
         Discard existing results and start over.
@@ -208,12 +241,19 @@ def predict(
     chosen = torch.device(resolve_device(device))
     trained = model or work
     for window in work.section("crops", CropsSection).windows:
-        _predict_window(work, trained, window, chosen, overwrite=overwrite, embeddings=embeddings)
+        _predict_window(work, trained, window, chosen, threads, overwrite=overwrite, embeddings=embeddings)
     return 0
 
 
 def _predict_window(
-    work: WorkFolder, trained: WorkFolder, window: Window, device: torch.device, *, overwrite: bool, embeddings: bool
+    work: WorkFolder,
+    trained: WorkFolder,
+    window: Window,
+    device: torch.device,
+    threads: int | None,
+    *,
+    overwrite: bool,
+    embeddings: bool,
 ) -> None:
     data = work.data
     # The recipe of the trained run may use models of another window for this one.
@@ -239,12 +279,21 @@ def _predict_window(
     section = next(iter(checkpoints.values())).section
     folder = stage_folder(work, window)
     command = f"python -m classify predict {work.root}"
-    stage = begin(folder / "predict", command, data, section, inputs, overwrite=overwrite, beside=True)
+    here = _computation(section, device, threads)
+    place = folder / "predict"
+    stage = begin(place, command, data, section, inputs, overwrite=overwrite, beside=True, computation=here)
     scored = ScoredCrops(store, labels, data.classes)
-    parts = [
-        predict_fold(checkpoint, scored, stage.folder / f"fold-{fold}", device, embeddings=embeddings)
-        for fold, checkpoint in checkpoints.items()
-    ]
+    with _computing(stage, section) as resolved:
+        parts = [
+            predict_fold(
+                replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}),
+                scored,
+                stage.folder / f"fold-{fold}",
+                device,
+                embeddings=embeddings,
+            )
+            for fold, checkpoint in checkpoints.items()
+        ]
     table = pd.concat(parts, ignore_index=True).sort_values(KEY, ignore_index=True)
     outputs = [folder / "probabilities.parquet"]
     pooling = folder / "pooling.json"

@@ -1,6 +1,5 @@
 """Run the crops stage: images and masks in, a crop store for every kind of window out."""
 
-import os
 import shutil
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from hpa.images import read_images
 from hpa.work.cluster import check_cluster
 from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE, Chunk
+from hpa.work.processes import available_processors
 from hpa.work.stage import begin
 from segment.masks import masks_path, read_masks
 
@@ -64,7 +64,7 @@ def run(
     code = 0
     for window in windows:
         context = Context(work, data, section.of(window), window, compress)
-        code = max(code, _run_window(context, workers or os.cpu_count() or 1, dask, overwrite))
+        code = max(code, _run_window(context, workers or available_processors(), dask, overwrite))
     return code
 
 

@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -15,6 +16,16 @@ _USER_ERRORS = {
     *(errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
     None,
 }
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Threads that networks compute with on the CPU; by default one per core that this process may use. A run"
+        " that is resumed keeps its own number, because another gives other last digits.",
+    ),
+]
+"""The option ``--threads`` of every command that trains or predicts."""
 
 _INTERRUPTED = 128 + 2  # by Ctrl+C
 

@@ -25,7 +25,7 @@ from typing import Annotated
 
 import typer
 
-from hpa.command import call, new_app
+from hpa.command import Threads, call, new_app
 
 app = new_app(__doc__)
 
@@ -56,7 +56,12 @@ def init(
 
 @app.command()
 def run(
-    work: Work, device: Device = "auto", workers: Workers = 0, dask: Dask = "", overwrite: Overwrite = False
+    work: Work,
+    device: Device = "auto",
+    threads: Threads = None,
+    workers: Workers = 0,
+    dask: Dask = "",
+    overwrite: Overwrite = False,
 ) -> None:
     """Run every stage, resuming what is unfinished."""
     from aggregate.scoring.terminal import print_metrics
@@ -65,7 +70,7 @@ def run(
 
     folder = open_work(work)
     with locked(work):
-        outcome = run_stages(folder, device=device, workers=workers, dask=dask, overwrite=overwrite)
+        outcome = run_stages(folder, device=device, workers=workers, dask=dask, threads=threads, overwrite=overwrite)
         print_metrics(folder)
     raise typer.Exit(outcome.code)
 
@@ -79,13 +84,14 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the atlas.", min=0)] = 0,
     tiny: Annotated[bool, typer.Option(help="Run a few small steps only, to check that everything works.")] = False,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Run the whole pipeline on a synthetic atlas, without any download."""
     from pipeline.demo import demo as run_demo
 
     if tiny:
         images, test = 16, 8
-    raise typer.Exit(run_demo(work, recipe or "demo", images, test, seed, tiny=tiny, device=device))
+    raise typer.Exit(run_demo(work, recipe or "demo", images, test, seed, tiny=tiny, device=device, threads=threads))
 
 
 @app.command()
@@ -110,6 +116,7 @@ def apply(
     data: Data,
     out: Annotated[Path, typer.Option(help="Work folder to make for the new images.")],
     device: Device = "auto",
+    threads: Threads = None,
     workers: Workers = 0,
     dask: Dask = "",
 ) -> None:
@@ -117,7 +124,7 @@ def apply(
     from pipeline.apply import apply as apply_model
     from pipeline.apply import open_model
 
-    code = apply_model(open_model(work), data, out, device=device, workers=workers, dask=dask)
+    code = apply_model(open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads)
     print(f"submission: {out}/aggregate/submission.csv")
     raise typer.Exit(code)
 

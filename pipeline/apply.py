@@ -1,6 +1,7 @@
 """Use a trained run on new images."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from hpa.errors import UserError
@@ -36,6 +37,7 @@ def apply(
     device: str = "auto",
     workers: int = 0,
     dask: str = "",
+    threads: int | None = None,
 ) -> int:
     """Apply a trained run, and those joined with it, to new images; nothing is trained or tuned.
 
@@ -48,7 +50,7 @@ def apply(
     out
         The work folder to make; joined runs get their own inside it, ``joined/0`` and so on. A folder that an
         earlier, killed call made of the same images is resumed. Every run segments and crops by its own recipe.
-    device, workers, dask
+    device, workers, dask, threads
         As for `pipeline.stages.run_stages`.
 
     Returns
@@ -64,15 +66,16 @@ def apply(
     places = [(out / "joined" / str(place)).resolve() for place in range(len(model.joined))]
     folder = init_apply(out, data, with_joined(model.recipe, places))
     _check_ranked(model, len(read_images(folder.images)))
+    run_part = partial(run_stages, device=device, workers=workers, dask=dask, threads=threads)
     code = 0
     with locked(out):
         for place, part in zip(places, model.joined, strict=True):
             print(f"apply: {part.work.root}, which {model.work.root} joins")
             other = init_apply(place, data, part.recipe)
-            ran = run_stages(other, model=part.work, device=device, workers=workers, dask=dask, ends_with="predict")
+            ran = run_part(other, model=part.work, ends_with="predict")
             code = max(code, ran.code)
         print(f"apply: {model.work.root}")
-        ran = run_stages(folder, model=model.work, device=device, workers=workers, dask=dask)
+        ran = run_part(folder, model=model.work)
     return max(code, ran.code)
 
 

@@ -24,7 +24,15 @@ TINY: Final = ("classify.epochs=1", "crops.size_px=32", "data.folds=2")
 
 
 def demo(
-    root: Path, recipe: str | Path, images: int, test: int, seed: int, *, tiny: bool = False, device: str = "auto"
+    root: Path,
+    recipe: str | Path,
+    images: int,
+    test: int,
+    seed: int,
+    *,
+    tiny: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
 ) -> int:
     """Draw a synthetic atlas, run every stage on it, score the results against the truth and print a table.
 
@@ -40,8 +48,8 @@ def demo(
         Seed of the atlas.
     tiny
         Run a few small steps only, to check that everything works.
-    device
-        Where the networks run.
+    device, threads
+        As for `pipeline.stages.run_stages`.
 
     Returns
     -------
@@ -62,7 +70,7 @@ def demo(
         work = WorkFolder(root)
         if not work.recipe.exists():
             init(root, [atlas], settings)
-        ran = run_stages(open_work(root), device=device)
+        ran = run_stages(open_work(root), device=device, threads=threads)
         figures = _figures(work, atlas / "truth")
         figures["seconds"] = seconds | ran.seconds | {"all": round(time.monotonic() - started, 1)}
         write_json(root / "demo.json", figures)

@@ -33,6 +33,7 @@ def run_stages(
     device: str = "auto",
     workers: int = 0,
     dask: str = "",
+    threads: int | None = None,
     overwrite: bool = False,
     ends_with: Literal["predict", "aggregate"] = "aggregate",
 ) -> StagesRun:
@@ -53,6 +54,8 @@ def run_stages(
         Processes of stages that map over images; 0 lets each stage choose.
     dask
         Address of a Dask scheduler whose workers process the images instead.
+    threads
+        Threads of the networks on the CPU; None chooses (`hpa.work.device.Computation.here`).
     overwrite
         Discard existing results and start over.
     ends_with
@@ -71,8 +74,8 @@ def run_stages(
     windows = section.windows if model else section.stores
     stages: dict[str, Callable[[], int]] = {
         "crops": lambda: crops.run.run(work, windows, workers=workers, dask=dask, overwrite=overwrite),
-        "train": lambda: classify.run.train(work, device=device, overwrite=overwrite),
-        "predict": lambda: classify.run.predict(work, device=device, overwrite=overwrite, model=model),
+        "train": lambda: classify.run.train(work, device=device, threads=threads, overwrite=overwrite),
+        "predict": lambda: classify.run.predict(work, device=device, threads=threads, overwrite=overwrite, model=model),
         "aggregate": lambda: aggregate.run.run(work, model=model, overwrite=overwrite),
     }
     if model:

@@ -32,7 +32,7 @@ from typing import Annotated
 
 import typer
 
-from hpa.command import call, new_app
+from hpa.command import Threads, call, new_app
 
 app = new_app(__doc__)
 
@@ -99,13 +99,16 @@ def fine_tune(
     epochs: Epochs = 20,
     seed: Seed = 0,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Train the compact network further on your own label images."""
+    from hpa.work.device import computing_threads, default_threads
     from hpa.work.folder import open_work
     from segment.training.finetune import fine_tune as train_further
     from segment.training.finetune import format_summary
 
-    record = train_further(open_work(work), masks, out, epochs=epochs, seed=seed, device=device)
+    with computing_threads(threads or default_threads()):
+        record = train_further(open_work(work), masks, out, epochs=epochs, seed=seed, device=device)
     typer.echo(format_summary(record, out))
 
 
@@ -118,13 +121,16 @@ def distill(
     epochs: Epochs = 20,
     seed: Seed = 0,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Train the compact network on the masks of a larger network."""
+    from hpa.work.device import computing_threads, default_threads
     from hpa.work.folder import open_work
     from segment.training.finetune import distill as distill_teacher
     from segment.training.finetune import format_summary
 
-    record = distill_teacher(open_work(work), teacher, out, images=images, epochs=epochs, seed=seed, device=device)
+    with computing_threads(threads or default_threads()):
+        record = distill_teacher(open_work(work), teacher, out, images=images, epochs=epochs, seed=seed, device=device)
     typer.echo(format_summary(record, out))
 
 

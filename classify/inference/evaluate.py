@@ -18,6 +18,7 @@ from classify.network.model import Network, Outputs
 from crops.store import crop_weights
 from hpa.errors import UserError
 from hpa.metrics import macro_f1, mean_average_precision
+from hpa.work.device import has_amx_bf16
 
 BATCH: Final = 128
 """Crops per forward pass; fixed, because a convolution gives other bits at another batch size."""
@@ -172,7 +173,7 @@ def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return device.type == "cpu" and has_amx_bf16()
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

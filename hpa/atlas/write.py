@@ -1,6 +1,5 @@
 """Write a synthetic data set in the layout of the Kaggle 2018 competition, with its ground truth."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from hpa.atlas.styles import CELL_LINES
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
-from hpa.work.processes import worker_processes
+from hpa.work.processes import available_processors, worker_processes
 
 
 def synthesize(
@@ -67,8 +66,7 @@ def synthesize(
     for folder in ("train", "test", "truth/cells", "truth/nuclei"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     draw = partial(_write_image, out, seed, size_px, penetrance)
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    number = min(workers or processors, len(planned))
+    number = min(workers or available_processors(), len(planned))
     targets: list[list[tuple[int, ...]]] = []
     if number == 1:
         for image in planned:

@@ -9,7 +9,6 @@ the pixels in 64 equal bins over the range of the depth); listed, a fingerprint 
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from hpa.pixels import Pixels, read_channels
 from hpa.splitting.hashes import HASHED, hash_plane
 from hpa.work.files import remove_partials, write_json, write_parquet
 from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks, read_part
+from hpa.work.processes import available_processors
 
 BINS: Final = 64
 """Number of bins of the intensity histograms."""
@@ -72,7 +72,7 @@ def scan_images(folder: Path, images: pd.DataFrame, channels: Sequence[Channel],
         tuple(channels),
         chunks,
         folder / "parts",
-        workers=workers or os.cpu_count() or 1,
+        workers=workers or available_processors(),
         label="scan",
         preload=("hpa.splitting.scan",),
     )

@@ -1,13 +1,17 @@
-"""Worker processes that end with the process that started them, however it ends."""
+"""Processors that this process may use, and worker processes that end with the process that started them."""
 
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from math import inf
 from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
 from typing import Final
 
 import cv2
@@ -15,6 +19,79 @@ import cv2
 _HAS_FORK: Final = "forkserver" in multiprocessing.get_all_start_methods()
 if _HAS_FORK:
     from multiprocessing import forkserver
+
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_CGROUPS: Final = Path("/proc/self/cgroup")
+_SYSTEM: Final = Path("/proc/stat")
+
+
+def available_processors() -> int:
+    """Return how many processors this process may use: by its affinity and the CPU quota of its cgroups, at least 1.
+
+    Both are limits that an administrator, a container or a batch system sets. Unlike the load they do not vary from one
+    run to the next.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(allowed, cpu_quota(_CGROUPS, _OWN_CGROUPS))))
+
+
+def cpu_quota(cgroups: Path, own: Path) -> float:
+    """Return the CPU quota of a process in processors, infinity if there is none.
+
+    Parameters
+    ----------
+    cgroups
+        Where cgroups are mounted, of version 1 or 2.
+    own
+        The list of the process's cgroups, ``/proc/self/cgroup``.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return inf
+    quota = inf
+    for _, controllers, path in lines:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 2 has one hierarchy and names no controllers. A container may show its own cgroup as the root.
+        roots = [cgroups / controllers, cgroups / "cpu"] if controllers else [cgroups]
+        inner = Path(path.lstrip("/"))
+        for folder in {root / part for root in roots for part in (inner, *inner.parents)}:
+            quota = min(quota, _quota_v2(folder / "cpu.max"), _quota_v1(folder))
+    return quota
+
+
+def _quota_v2(path: Path) -> float:
+    try:
+        quota, period = path.read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # no such file; "max" is no quota
+        return inf
+
+
+def _quota_v1(folder: Path) -> float:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return quota / int((folder / "cpu.cfs_period_us").read_text()) if quota > 0 else inf
+    except (OSError, ValueError):
+        return inf
+
+
+def running_threads() -> int:
+    """Return how many threads of all programs run or wait for a processor now, this one included; 1 if unknown.
+
+    The load average would count the stage that has just ended.
+    """
+    counts = []
+    try:
+        for _ in range(5):
+            words = _SYSTEM.read_text().split()
+            counts.append(int(words[words.index("procs_running") + 1]))
+            time.sleep(0.02)
+    except (OSError, ValueError):
+        return 1
+    return int(median(counts))
 
 
 @contextmanager

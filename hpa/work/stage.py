@@ -22,6 +22,7 @@ import pydantic
 
 from hpa.config import DataSection, Section
 from hpa.errors import UserError
+from hpa.work.device import Computation
 from hpa.work.files import remove_partials, sha256, write_json
 from hpa.work.mapping import Chunk, Context, cut_chunks, discard, map_chunks, write_failures
 from hpa.work.records import STRICT, read_record
@@ -67,6 +68,8 @@ class StageRecord:
         Duration of the last run; for people.
     outputs
         SHA-256 of the tables and checkpoints that later stages read, by their path relative to the folder.
+    computation
+        How the stage computes, decided at its first start, if it runs networks in this process.
     """
 
     state: Literal["begun", "done"]
@@ -75,6 +78,7 @@ class StageRecord:
     versions: dict[str, str]
     seconds: float
     outputs: dict[str, str] = field(default_factory=dict)
+    computation: Computation | None = None
 
     def check_inputs(self, now: MadeFrom, folder: Path, command: str) -> None:
         """Check that a run resumes with what it began with.
@@ -124,6 +128,8 @@ class StageRun:
         Whether an earlier run completed with the same inputs.
     started
         ``time.monotonic()`` at the start.
+    computation
+        How the stage computes, decided at its first start; None if that makes no difference.
     """
 
     folder: Path
@@ -132,6 +138,7 @@ class StageRun:
     max_failures: int
     finished: bool
     started: float
+    computation: Computation | None = None
 
     def run_over_images(
         self,
@@ -195,7 +202,8 @@ class StageRun:
         remove_partials(self.folder)  # left by workers that were lost on the way
         seconds = round(time.monotonic() - self.started, 3)
         digests = {_name(self.folder, path): sha256(path) for path in outputs}
-        _write_record(self.folder, StageRecord("done", self.made_from, dict(counts), _versions(), seconds, digests))
+        record = StageRecord("done", self.made_from, dict(counts), _versions(), seconds, digests, self.computation)
+        _write_record(self.folder, record)
         if self.folder != self.final:
             _replace(self.final)
         print(f"finished in {seconds:.1f} s: {self.final}")
@@ -211,6 +219,7 @@ def begin(
     overwrite: bool = False,
     beside: bool = False,
     check: Callable[[], None] | None = None,
+    computation: Computation | None = None,
 ) -> StageRun:
     """Start a stage, or resume the run that was killed.
 
@@ -230,12 +239,14 @@ def begin(
         With `overwrite`: keep finished results until the new ones are finished too, instead of deleting them first.
     check
         Raises whatever would keep the run from succeeding; called before anything is deleted or begun.
+    computation
+        How a new run would compute; a run that continues another computes as that one did.
 
     Raises
     ------
     UserError
-        If an input is missing or not as its stage wrote it, inputs or sections differ from those of the earlier run, or
-        `check` finds fault.
+        If an input is missing or not as its stage wrote it, inputs or sections differ from those of the earlier run,
+        this machine cannot compute as the earlier run did, or `check` finds fault.
     """
     for name, path in inputs.items():
         if not path.is_file():
@@ -263,13 +274,15 @@ def begin(
     if earlier:
         earlier.check_inputs(made_from, folder, command)
     finished = earlier is not None and earlier.state == "done"
+    if earlier and earlier.computation and computation:
+        computation = earlier.computation if finished else earlier.computation.resume(computation, command)
     if check and not (finished or overwrite):
         check()
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
     if not earlier:
-        _write_record(folder, StageRecord("begun", made_from, {}, _versions(), 0.0))
-    return StageRun(folder, final, made_from, data.max_failures, finished, time.monotonic())
+        _write_record(folder, StageRecord("begun", made_from, {}, _versions(), 0.0, computation=computation))
+    return StageRun(folder, final, made_from, data.max_failures, finished, time.monotonic(), computation)
 
 
 def check_as_written(path: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from cellpose import dynamics, models, train, utils
+from cellpose import dynamics, models, utils
 from cellpose.metrics import average_precision, mask_ious
 from cellpose.transforms import average_tiles, make_tiles
 from cellpose.vit import CPSAM, BaseModel
 from numpy.typing import NDArray
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from hpa.errors import UserError
 from hpa.work.files import atomic_write
@@ -156,6 +157,9 @@ def flows_from_labels(labels: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
 def flow_loss(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     """Compute Cellpose's training loss: squared error of the flows plus cross entropy of the cell probability.
 
+    The formula is Cellpose's, whose own function is private (Stringer et al. 2021,
+    https://doi.org/10.1038/s41592-020-01018-x).
+
     Parameters
     ----------
     target
@@ -163,8 +167,8 @@ def flow_loss(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     output
         Shape (N, C, H, W), C >= 3; the last three are flow rows, flow columns, cell logit.
     """
-    loss: torch.Tensor = train._loss_fn_seg(target, output, output.device)
-    return loss
+    flows = mse_loss(output[:, -3:-1], FLOW_SCALE * target[:, 1:]) / 2
+    return flows + binary_cross_entropy_with_logits(output[:, -1], (target[:, 0] > 0.5).to(output.dtype))
 
 
 def masks_from_flows(

@@ -1,6 +1,5 @@
 """Train the shipped weights of the compact network: draw synthetic images, train, save, score on new ones."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +8,7 @@ import torch
 
 from hpa.atlas import draw_scene
 from hpa.work.files import atomic_write, write_json
+from hpa.work.processes import available_processors
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
 from segment.inference.predict import segment_images
@@ -47,7 +47,7 @@ def pretrain(out: Path, *, images: int, epochs: int, seed: int, workers: int, th
         The record: settings, seconds, losses and scores.
     """
     started = time.monotonic()
-    samples = draw_samples(seed, images, workers or os.cpu_count() or 1)
+    samples = draw_samples(seed, images, workers or available_processors())
     torch.set_num_threads(threads)
     drawn = time.monotonic()
     net, losses = train(samples, Training(seed=seed, epochs=epochs))

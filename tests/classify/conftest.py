@@ -22,6 +22,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say nothing of other programs on the machine that runs the tests."""
+    monkeypatch.setattr("classify.run.warn_if_busy", lambda *_: None)
+
+
 @pytest.fixture
 def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace every backbone by a single convolution."""

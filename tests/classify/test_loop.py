@@ -1,5 +1,6 @@
 """Faults and extremes of training: non-finite losses, full memory and disk, signals, unusual folds and bags."""
 
+import json
 import os
 import resource
 import signal
@@ -215,3 +216,53 @@ def test_random_crop_larger_than_the_crops_raises_an_error(tmp_path: Path) -> No
     section = SECTION.model_copy(update={"random_crop": "crop", "random_crop_px": 32})
     with pytest.raises(UserError, match="random_crop_px of at most 16"):
         fit(bright_fold(), section, 0, 0, tmp_path, CPU)
+
+
+def _stop_after_one_epoch(work: WorkFolder, monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+    with monkeypatch.context() as patch:
+        _at_write(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert main(["train", str(work.root), "--fold", "0", *flags]) == 143
+
+
+def test_a_resumed_stage_keeps_its_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used: list[int] = []
+    forward = Network.forward
+
+    def counted(network: Network, pixels: Tensor, levels: Tensor | None = None) -> Outputs:
+        used.append(torch.get_num_threads())
+        return forward(network, pixels, levels)
+
+    monkeypatch.setattr(Network, "forward", counted)
+    work = make_work(tmp_path, [0, 1, 0, 1], recipe={"classify": {"backbone": "cnn3", "epochs": 2, "batch_size": 4}})
+    _stop_after_one_epoch(work, monkeypatch, "--threads", "3")
+    record = work.root / "classify" / "cells" / "fold-0" / "run.json"
+    assert json.loads(record.read_text())["computation"]["threads"] == 3
+    assert main(["train", str(work.root), "--threads", "2"]) == 0
+    assert "continues with 3 threads, with which it began, instead of 2" in capsys.readouterr().out
+    trained = [threads for threads in used if threads != 1]  # the checks of the network use those of the tests
+    first = trained.index(2)  # of fold 1, which had not begun
+    assert set(trained[:first]) == {3}
+    assert set(trained[first:]) == {2}
+    assert json.loads(record.read_text())["computation"]["threads"] == 3
+    assert main(["predict", str(work.root), "--threads", "2"]) == 0
+    record = work.root / "classify" / "cells" / "predict" / "run.json"
+    assert json.loads(record.read_text())["computation"]["threads"] == 2
+
+
+def test_a_stage_begun_in_bfloat16_does_not_resume_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {"classify": {"backbone": "cnn3", "epochs": 2, "batch_size": 4, "precision": "auto"}}
+    work = make_work(tmp_path, [0, 1, 0, 1], recipe=recipe)
+    processor = "classify.inference.evaluate.has_amx_bf16"
+    with monkeypatch.context() as patch:
+        patch.setattr(processor, lambda: True)
+        _stop_after_one_epoch(work, monkeypatch)
+    monkeypatch.setattr(processor, lambda: False)
+    assert main(["train", str(work.root)]) == 2
+    assert "expected a processor with bfloat16 instructions" in capsys.readouterr().err
+    assert main(["train", str(work.root), "--overwrite"]) == 0
+    record = work.root / "classify" / "cells" / "fold-0" / "run.json"
+    assert json.loads(record.read_text())["computation"]["bfloat16"] is False

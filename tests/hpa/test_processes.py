@@ -1,15 +1,16 @@
-"""Worker processes end with the process that started them."""
+"""Processors that this process may use; worker processes end with the process that started them."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from math import inf
 from pathlib import Path
 
 import pytest
 
-from hpa.work.processes import worker_processes
+from hpa.work.processes import available_processors, cpu_quota, running_threads, worker_processes
 from tests.support.pages import ROOT
 
 _SCRIPT = """
@@ -109,3 +110,62 @@ def test_results_come_in_order_and_errors_are_raised() -> None:
         assert list(pool.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
         with pytest.raises(ValueError, match="invalid literal"):
             pool.submit(int, "a").result()
+
+
+def _cgroups(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+V1 = {"cpu,cpuacct/job/cpu.cfs_quota_us": "150000\n", "cpu,cpuacct/job/cpu.cfs_period_us": "100000\n"}
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "quota"),
+    [
+        ("0::/job/step\n", {"job/step/cpu.max": "max 100000\n", "job/cpu.max": "250000 100000\n"}, 2.5),
+        ("0::/job/step\n", {"job/step/cpu.max": "50000 100000\n", "job/cpu.max": "250000 100000\n"}, 0.5),
+        ("0::/\n", {"cpu.max": "400000 100000\n"}, 4),
+        ("0::/elsewhere\n", {"cpu.max": "400000 100000\n"}, 4),  # a container shows its own cgroup as the root
+        ("0::/job\n", {"other/cpu.max": "100000 100000\n"}, inf),
+        ("5:cpu,cpuacct:/job\n1:name=systemd:/\n", V1, 1.5),
+        ("5:cpu,cpuacct:/job\n", dict.fromkeys(V1, "-1\n"), inf),
+        ("5:cpuset:/job\n", V1, inf),
+        ("2:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ("0::/job\n", {"job/cpu.max": "nonsense"}, inf),
+    ],
+)
+def test_quota_of_the_cgroups(tmp_path: Path, own: str, files: dict[str, str], quota: float) -> None:
+    (tmp_path / "own").write_text(own)
+    assert cpu_quota(_cgroups(tmp_path / "cgroups", files), tmp_path / "own") == quota
+
+
+def test_no_cgroups_mean_no_quota(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path, tmp_path / "none") == inf
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_available_processors_follow_the_affinity() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert available_processors() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert 1 <= available_processors() <= len(allowed)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="Linux only")
+def test_running_threads_count_a_busy_one() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
+    ) as busy:
+        try:
+            assert busy.stdout is not None
+            busy.stdout.readline()
+            assert running_threads() >= 2
+        finally:
+            busy.kill()

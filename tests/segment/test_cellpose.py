@@ -1,5 +1,6 @@
 """Flows, masks and loss of Cellpose, on discs and against formulas."""
 
+import cellpose.train
 import numpy as np
 import pytest
 import torch
@@ -34,3 +35,13 @@ def test_flow_loss_equals_its_formula() -> None:
     p = torch.sigmoid(output[:, 4])
     entropy = -(target[:, 0] * p.log() + (1 - target[:, 0]) * (1 - p).log()).mean()
     assert float(flow_loss(target, output)) == pytest.approx(float(flows + entropy), rel=1e-4)
+
+
+def test_flow_loss_is_still_that_of_cellpose() -> None:
+    theirs = getattr(cellpose.train, "_loss_fn_seg", None)
+    if theirs is None:
+        pytest.skip("this Cellpose has no _loss_fn_seg to compare with; ours is tested by its formula")
+    rng = torch.Generator().manual_seed(1)
+    target = torch.randn(2, 3, 8, 8, generator=rng)
+    output = torch.randn(2, 5, 8, 8, generator=rng)
+    assert float(flow_loss(target, output)) == pytest.approx(float(theirs(target, output, output.device)), rel=1e-6)
