@@ -143,7 +143,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"expected a recipe, found no file {path}") from None
     except OSError as error:
         raise UserError(f"expected a recipe in {path}, found: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also for bytes that are not UTF-8, and for thousands of digits
         raise UserError(f"expected TOML in {path}, found: {error}") from None
     except RecursionError:
         raise UserError(f"expected TOML in {path}, found values nested too deeply") from None

@@ -1,16 +1,20 @@
 """Read planes of image files; read and write label images."""
 
 import io
+import logging
+import threading
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Self, cast
 
 import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+from PIL import Image
 from tifffile import PHOTOMETRIC, TiffFile, TiffPage
 
 from hpa.channels import Channel
@@ -30,6 +34,9 @@ _MAX_PX: Final = 2**30  # as OpenCV allows
 
 _JPEG: Final = b"\xff\xd8\xff"
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_PNG_DEPTH: Final = 24  # position of the bit depth in a PNG
+_TIFF_DEPTH: Final = 258  # number of the tag BitsPerSample
 
 _PHOTOMETRIC: Final = (
     *(PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB),
@@ -134,16 +141,40 @@ def _decode_jpeg(content: bytes, name: str) -> Pixels:
     return cast(Pixels, pixels[..., 0] if color == "Gray" else pixels)
 
 
+class _Errors(logging.Handler):
+    """Collects the errors that a library logs in this thread while it goes on; warnings of odd tags are harmless."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+        self._logger = logging.getLogger(library)
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self.messages.append(record.getMessage())
+
+    def __enter__(self) -> Self:
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+
+
 def _decode_tiff(content: bytes, name: str) -> list[Pixels]:
-    # OpenCV goes on after an error of libtiff; tifffile raises.
-    try:
-        with TiffFile(io.BytesIO(content)) as file:
-            return [_decode_page(page.aspage(), name) for page in file.pages]
-    except ImageError:
-        raise
-    except Exception as error:  # every codec raises its own types
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"truncated or damaged TIFF {name} ({reason})") from None
+    # OpenCV goes on after an error of libtiff; tifffile raises, or logs it.
+    with _Errors("tifffile") as errors:
+        try:
+            with TiffFile(io.BytesIO(content)) as file:
+                pages = [_decode_page(page.aspage(), name) for page in file.pages]
+        except ImageError:
+            raise
+        except Exception as error:  # every codec raises its own types
+            errors.messages.insert(0, str(error) or type(error).__name__)
+    if errors.messages:
+        raise ImageError(f"truncated or damaged TIFF {name} ({' '.join(errors.messages[0].split())})")
+    return pages
 
 
 def _decode_page(page: TiffPage, name: str) -> Pixels:
@@ -335,6 +366,39 @@ def write_label_image(path: Path, labels: NDArray[np.integer[Any]]) -> None:
     ]
     _, content = cv2.imencode(".png", labels.astype(np.uint16), options)
     write_bytes(path, content.tobytes())
+
+
+class Header(NamedTuple):
+    """What the header of an image file says.
+
+    Parameters
+    ----------
+    height_px, width_px
+        Size of the first page.
+    bits
+        Bits per sample; 0 if the format does not say.
+    """
+
+    height_px: int
+    width_px: int
+    bits: int
+
+
+def read_header(path: Path) -> Header | None:
+    """Read the header of an image file; return None if it is damaged or of another type."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images and of odd tags, which are read all the same
+            with Image.open(path) as image:
+                bits = 8 if image.format == "JPEG" else 0
+                if image.format == "PNG":
+                    with path.open("rb") as file:
+                        bits = file.read(_PNG_DEPTH + 1)[-1]
+                elif image.format == "TIFF":
+                    bits = max(getattr(image, "tag_v2", {}).get(_TIFF_DEPTH, (1,)))
+                return Header(image.height, image.width, bits)
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):  # raised for damaged files
+        return None
 
 
 def read_label_image(path: Path) -> NDArray[np.uint16]:

@@ -1,5 +1,6 @@
 """Make a work folder: the image table, the folds and the resolved recipe."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hpa.errors import UserError
 from hpa.images import read_images, write_images
 from hpa.layouts.depth import recognise_bit_depth
 from hpa.layouts.index import LAYOUTS
+from hpa.layouts.listing import is_text
 from hpa.layouts.sources import SEPARATOR, check_channels, find_layouts, index_sources, parse_sources
 from hpa.splitting.folds import split_images, stratified_subset, write_folds
 from hpa.splitting.groups import join_groups, largest_group
@@ -45,6 +47,10 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
     work = WorkFolder(root)
     if work.recipe.exists():
         raise UserError(f"expected a new work folder, found one initialised at {root}")
+    if not is_text(str(root)):
+        raise UserError(f"expected a work folder with a name in UTF-8, found {str(root)!r}")
+    if any(os.path.realpath(source.path) == os.path.realpath(root) for source in parse_sources(data)):
+        raise UserError(f"expected a work folder apart from the data, found the data folder {root}")
     recipe = _with_vocabulary(data, recipe)
     check_recipe(recipe)
     images, conflicts = _index(data, recipe.data)

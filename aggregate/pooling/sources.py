@@ -100,7 +100,7 @@ def find_sources(work: WorkFolder, windows: Sequence[str], section: AggregateSec
 
 
 def _check_joinable(work: WorkFolder, other: WorkFolder) -> None:
-    ours, theirs = work.data.vocabulary, other.data.vocabulary
+    ours, theirs = work.data.classes.name, other.data.classes.name
     if ours != theirs:
         raise UserError(f"expected joined runs of the vocabulary {ours}, found {theirs} in {other.root}")
     columns = ["image_id", "split"]

@@ -4,22 +4,19 @@ Cameras of 10, 12 or 14 bits are saved in 16-bit files. Read as if they used the
 the 256 gray levels of a crop.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from hpa.channels import Channel
 from hpa.errors import ImageError
-from hpa.pixels import BIT_DEPTHS, depth_of, read_planes
+from hpa.pixels import BIT_DEPTHS, depth_of, read_header, read_planes
 
 _SAMPLED: Final = 256
 _SEED: Final = 0  # not the recipe's: runs that are joined must recognise the same depth
-_PNG_DEPTH: Final = 24  # position of the bit depth in a PNG
-_TIFF_DEPTH: Final = 258  # number of the tag BitsPerSample
 
 
 class BitDepth(NamedTuple):
@@ -87,19 +84,5 @@ def _sample(images: pd.DataFrame, channels: Sequence[Channel]) -> pd.DataFrame:
 
 def _may_have_16_bits(path: Path) -> bool:
     """Return whether the header of a file allows 16 bits; 8-bit files need not be decoded."""
-    try:
-        with Image.open(path) as image:
-            if image.format == "PNG":
-                with path.open("rb") as file:
-                    return file.read(_PNG_DEPTH + 1)[-1] == BIT_DEPTHS[-1]
-            if image.format == "TIFF":
-                return max(_tag(image, _TIFF_DEPTH)) > BIT_DEPTHS[0]
-            return image.format != "JPEG"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # raised for damaged files
-        return False
-
-
-def _tag(image: Image.Image, number: int) -> Sequence[int]:
-    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
-    found: Sequence[int] = tags.get(number, (1,))
-    return found
+    header = read_header(path)
+    return header is not None and not 0 < header.bits <= BIT_DEPTHS[0]

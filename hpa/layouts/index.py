@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pandas as pd
-from PIL import Image
 
 from hpa.channels import Channel
 from hpa.errors import UserError
@@ -15,9 +14,9 @@ from hpa.layouts.conversion import converter
 from hpa.layouts.hpa_v18 import is_hpa_v18, list_hpa_v18
 from hpa.layouts.jovian import is_jovian, list_jovian
 from hpa.layouts.kaggle import is_kaggle2018, is_kaggle2021, list_kaggle2018, list_kaggle2021
-from hpa.layouts.listing import DatasetListing, PlaneFile, Row, list_files, part_folders, rows_to_table
+from hpa.layouts.listing import DatasetListing, PlaneFile, Row, is_text, list_files, part_folders, rows_to_table
 from hpa.layouts.table import is_table, list_table
-from hpa.pixels import BIT_DEPTHS
+from hpa.pixels import BIT_DEPTHS, read_header
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10, Vocabulary
 
 
@@ -73,6 +72,8 @@ def find_layout(data: Path, layout: str) -> str:
     """
     if not data.is_dir() and not (data.is_file() and is_table(data)):
         raise UserError(f"expected a data folder, found no folder {data}")
+    if not is_text(str(data.resolve())):
+        raise UserError(f"expected a data folder with a name in UTF-8, found {str(data.resolve())!r}")
     if data.is_file() and layout not in ("auto", "table"):
         raise UserError(f"expected a folder for the layout {layout}, found the file {data}")
     if layout != "auto":
@@ -156,10 +157,6 @@ def _file_size(path: Path) -> int:
 
 def _image_size(files: Mapping[Channel, PlaneFile], sizes: Mapping[Path, int]) -> dict[str, int]:
     for file in files.values():
-        if sizes[file.path]:
-            try:
-                with Image.open(file.path) as image:
-                    return {"height_px": image.height, "width_px": image.width}
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # raised for damaged files
-                continue
+        if sizes[file.path] and (header := read_header(file.path)):
+            return {"height_px": header.height_px, "width_px": header.width_px}
     return {"height_px": 0, "width_px": 0}

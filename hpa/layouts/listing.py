@@ -143,10 +143,24 @@ def part_folders(folder: Path) -> list[Path]:
     return [folder, *sorted(path for path in folder.glob(f"{PART}*") if path.is_dir())]
 
 
+def is_text(name: str) -> bool:
+    """Return whether the name of a file is in UTF-8; Linux allows any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def files_below(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    """Yield the regular files of a folder, including links to such, and optionally those of its sub-folders."""
+    """Yield the regular files of a folder, including links to such, and optionally those of its sub-folders.
+
+    Files and folders whose names are not in UTF-8 are left out.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
+            if not is_text(entry.name):
+                continue
             # Unlike that of an entry, `is_file` of a path is false for a link that leads to itself.
             if entry.is_file(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_file()):
                 yield Path(entry.path)

@@ -1,6 +1,7 @@
 """Join several data folders into one data set with one row per image, even if several sources have the image."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ import pandas as pd
 
 from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.images import check_id
 from hpa.layouts.conversion import ConvertedLabels, join_labels
 from hpa.layouts.index import find_layout, index_dataset
 from hpa.layouts.table import NAMES
@@ -18,6 +18,8 @@ from hpa.vocabulary import Vocabulary
 
 SEPARATOR: Final = "+"
 """Separator between source names if an image is in several sources."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,199}")
 
 CONFLICT_COLUMNS: Final = ("image_id", "sources", "targets", "joined", "reason")
 
@@ -71,9 +73,9 @@ def _parse(text: str) -> Source:
     name, equals, path = text.partition("=")
     if not equals or Path(text).exists():
         return Source(_name_of(Path(os.path.realpath(text))), Path(text))  # `resolve` raises for a link to itself
-    if SEPARATOR in name:
-        raise UserError(f"expected a name of a source without {SEPARATOR!r}, found {name!r}")
-    return Source(check_id(name), Path(path))
+    if not _NAME.fullmatch(name):
+        raise UserError(f"expected a source name of letters, digits and '_.- ' in --data NAME=PATH, found {name!r}")
+    return Source(name, Path(path))
 
 
 def _name_of(path: Path) -> str:

@@ -144,18 +144,20 @@ def test_compressed_shards_contain_the_same_crops(tmp_path: Path) -> None:
 
 
 def test_unusable_images_are_listed_and_the_others_are_cut(tmp_path: Path) -> None:
-    images = {name: worlds()["ordinary"] for name in ("gone", "other mask", "other size", "well")}
+    images = {name: worlds()["ordinary"] for name in ("gone", "other mask", "mask size", "image size", "well")}
     work = make_work(tmp_path, images, SMALL)
     (tmp_path / "images" / "gone_red.png").unlink()
     pixels, cells, nuclei = images["well"]
     write_pair(work, "other mask", np.where(cells == 2, 0, cells).astype(np.uint16), nuclei)
+    write_pair(work, "mask size", cells[:30], nuclei[:30])
     for channel in ("red", "green", "blue", "yellow"):
-        cv2.imwrite(str(tmp_path / "images" / f"other size_{channel}.png"), pixels[0, :30])
+        cv2.imwrite(str(tmp_path / "images" / f"image size_{channel}.png"), pixels[0, :30])
     assert run(work, workers=1) == 1
     reasons = failures(work)
     assert reasons["gone"] == "red channel: missing file gone_red.png"
     assert "expected the mask that segment/masks.parquet describes, found another; rerun" in reasons["other mask"]
-    assert reasons["other size"] == "expected a cell mask of the image's size (30, 60), found (40, 60)"
+    assert reasons["mask size"] == "expected a cell mask of the image's size (40, 60), found (30, 60)"
+    assert "expected 40 x 60 px as when the work folder was made, found 30 x 60 px" in reasons["image size"]
     assert open_store(work, "cells").table["image_id"].unique().tolist() == ["well"]
 
 

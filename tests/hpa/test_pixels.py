@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import tifffile
 import hpa.pixels
 from hpa.channels import CHANNELS
 from hpa.errors import ImageError
-from hpa.pixels import read_channels, read_label_image, read_plane, write_label_image
+from hpa.pixels import read_channels, read_header, read_label_image, read_plane, write_label_image
 
 
 def _gray(shape: tuple[int, int] = (5, 7), depth: type = np.uint8) -> np.ndarray:
@@ -181,3 +183,28 @@ def test_labels_beyond_8_bits_round_trip(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="at most 65535 objects, found 65536"):
         write_label_image(tmp_path / "b.png", labels + 1)
     assert not (tmp_path / "b.png").exists()
+
+
+def test_errors_that_a_decoder_only_logs_are_failures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite(str(tmp_path / "a.tif"), _gray((32, 32)))
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        tag = file.pages[0].aspage().tags["PlanarConfiguration"]
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[tag.offset + 2] = 193  # its data type
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(ImageError, match=r"truncated or damaged TIFF .* invalid data type 193"):
+        read_plane(tmp_path / "a.tif")
+    assert capfd.readouterr().err == ""
+
+
+def test_headers(tmp_path: Path) -> None:
+    for suffix, depth in ((".png", np.uint8), (".png", np.uint16), (".tif", np.uint16), (".jpg", np.uint8)):
+        cv2.imwrite(str(tmp_path / f"a{suffix}"), _gray((5, 7), depth))
+        assert read_header(tmp_path / f"a{suffix}") == (5, 7, np.iinfo(depth).bits)
+    large = struct.pack(">IIBBBBB", 10_500, 10_500, 16, 0, 0, 0, 0)  # Pillow warns of it
+    chunks = [(b"IHDR", large), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    packed = [struct.pack(">I", len(b)) + t + b + struct.pack(">I", zlib.crc32(t + b)) for t, b in chunks]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    assert read_header(tmp_path / "a.png") == (10_500, 10_500, 16)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    assert read_header(tmp_path / "a.png") is None

@@ -1,6 +1,7 @@
 """Named pipes, devices, links to nothing and to themselves: only regular files are read, and nothing waits for ever."""
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -96,3 +97,16 @@ def test_a_data_folder_that_is_a_link_to_itself(tmp_path: Path) -> None:
     (source,) = parse_sources([loop])
     with pytest.raises(UserError, match="expected a data folder, found no folder"):
         index_dataset(source.path, "auto", HPA28, CHANNELS)
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """Linux allows any bytes in a name; tables of paths do not."""
+    write_image(tmp_path / "data", "a")
+    odd = os.fsdecode(b"\xff\xfe")
+    for name in (f"{odd}_red.png", f"{odd}.txt"):
+        (tmp_path / "data" / name).touch()
+    shutil.copytree(tmp_path / "data", tmp_path / "data" / odd)
+    assert {path.stem[0] for path in files_below(tmp_path / "data", recursive=True)} == {"a"}
+    assert list(index_dataset(tmp_path / "data", "auto", HPA28, CHANNELS).images["image_id"]) == ["a"]
+    with pytest.raises(UserError, match="with a name in UTF-8, found"):
+        index_dataset(tmp_path / "data" / odd, "auto", HPA28, CHANNELS)

@@ -334,6 +334,9 @@ DEEP = 5000
         (["--recipe", "dotted.toml"], "expected"),
         (["--set", "data.train_only=" + "[" * DEEP + "]" * DEEP], "nested too deeply"),
         (["--data", "d" * 300], "File name too long"),
+        (["--set", "data.seed=" + "9" * DEEP], "found '999"),
+        (["--data", "../x=data"], "expected a source name of letters"),
+        (["--data", "w"], "expected a work folder apart from the data"),
     ],
 )
 def test_odd_recipes_and_names_are_one_sentence(
