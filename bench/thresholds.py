@@ -112,6 +112,8 @@ class Draw:
         Targets, out-of-fold scores and groups of the train images: shapes (N, K), (N, K), (N,).
     test_targets, by_model
         Targets of the test images, and their scores by each model: shapes (M, K), (F, M, K).
+    unlearned
+        Classes whose scores are noise.
     """
 
     targets: NDArray[np.bool_]
@@ -119,6 +121,7 @@ class Draw:
     groups: NDArray[np.int32]
     test_targets: NDArray[np.bool_]
     by_model: NDArray[np.float32]
+    unlearned: tuple[int, ...] = ()
 
 
 def draw(world: World, seed: int) -> Draw:
@@ -130,13 +133,13 @@ def draw(world: World, seed: int) -> Draw:
     out_of_fold = np.maximum.reduceat(score_cells(train, biases[folds], world.own, rng), train.first_rows, axis=0)
     test = draw_images(world.test, world.skill, rng, world.shift, world.unlearned)
     maxima = [np.maximum.reduceat(score_cells(test, b, world.own, rng), test.first_rows, axis=0) for b in biases]
-    return Draw(train.targets, out_of_fold, train.groups, test.targets, np.stack(maxima))
+    return Draw(train.targets, out_of_fold, train.groups, test.targets, np.stack(maxima), world.unlearned)
 
 
 def score_methods(one: Draw) -> dict[Key, float]:
     """Return the macro F1 on test of every method and transfer, and of thresholds tuned on the test images.
 
-    The keys ``("flooded", ...)`` are numbers of classes.
+    Also the number of flooded classes, and for which share of the images the classes are predicted that nobody learned.
     """
     mean = one.by_model.mean(axis=0)
     best = best_thresholds(one.test_targets, mean)
@@ -148,6 +151,9 @@ def score_methods(one: Draw) -> dict[Key, float]:
             transferred = transfer_thresholds(values, shares, one.by_model, transfer)
             transferred = transferred if transfer == "none" else limits.apply(transferred, mean)
             found[name, transfer] = _score(one, transferred)
+            if one.unlearned:  # a tuple would select single elements
+                of_class = shares if transfer == "shares" else (mean > transferred).mean(axis=0)
+                found[f"share, {name}", transfer] = float(of_class[list(one.unlearned)].mean())
         if name in (_UNLIMITED, _DEFAULT):
             found[f"flooded, {name}", "spread"] = _flooded(one, transferred)
     return found
@@ -234,6 +240,11 @@ def _print_world(world: World, found: dict[Key, list[float]]) -> None:
         f" flooded classes {floods[0]:.1f} -> {floods[1]:.1f}",
         flush=True,
     )
+    for name in METHODS if world.unlearned else ():
+        oof, kept, moved = (np.mean(found[f"share, {name}", transfer]) for transfer in ("shares", "none", "spread"))
+        print(
+            f"  predicted share of a class not learned: {name:26s} train {oof:.3f}, test {kept:.3f}, spread {moved:.3f}"
+        )
 
 
 if __name__ == "__main__":
