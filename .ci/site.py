@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("cellwise", "pipeline", "aggregate", "classify", "crops", "segment", "hpa")
@@ -34,6 +35,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = f"# {name}\n\n" + "\n".join(f"::: {module}\n" for module in modules)
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Indent nested lists by four spaces, which Python-Markdown needs, instead of the two that GitHub reads."""
+    blocks = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
+    return "".join(
+        block if block.startswith("```") else re.sub(r"^ +", lambda spaces: 2 * spaces[0], block, flags=re.MULTILINE)
+        for block in blocks
+    )
 
 
 def _references() -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ BENCH_ARGUMENTS: dict[str, list[str]] = {
     "bench.classify": ["triplets", "--tiny"],
     "bench.crops": ["--tiny"],
     "bench.data": ["--tiny"],
+    "bench.kept": ["--tiny"],
     "bench.reading": ["--tiny"],
     "bench.realism": [],
     "bench.segment": ["--tiny", "accuracy", "real", "speed", "memory", "gpu"],
@@ -214,7 +215,7 @@ def test_the_commands_of_the_results_page_run(folder: Path, monkeypatch: pytest.
     monkeypatch.setenv("CELLWISE_REAL_DATA", str(tmp_path / "none"))  # benchmarks then report the missing data and end
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     (tmp_path / "docs").mkdir()
-    for command in commands(ROOT / "docs" / "results.md"):
+    for command in [*commands(ROOT / "docs" / "results.md"), *commands(ROOT / "docs" / "architecture.md")]:
         small = _shrink(command, folder / "work" / "demo" / "atlas", folder / "new")
         assert _run(small) == 0, f"python -m {' '.join(small)}"
     assert {path.name for path in (tmp_path / "docs").iterdir()} == {"atlas.png", "patterns.png", "pipeline.png"}

@@ -15,17 +15,18 @@ def commands(page: Path) -> list[list[str]]:
 
     The package of ``python -m segment run work/my`` is ``segment``, that of ``cellwise run work/my`` is ``cellwise``.
     """
-    lines = [line.split("#")[0].strip() for block in _blocks(page, "", "sh") for line in block.splitlines()]
+    lines = [line.split("#")[0].strip() for block in blocks(page, "", "sh") for line in block.splitlines()]
     matches = [re.fullmatch(rf"(?:[A-Z_]+=\S+ )*(?:uv run )?(?:python -m )?({_OURS})", line) for line in lines]
     return [shlex.split(match[1]) for match in matches if match]
 
 
 def python_blocks(page: Path) -> list[str]:
     """Return the Python code blocks of a page, in order."""
-    return _blocks(page, "python")
+    return blocks(page, "python")
 
 
-def _blocks(page: Path, *languages: str) -> list[str]:
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Return the code blocks of a page in any of some languages, in order, with continued lines joined."""
     fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     return [block.replace("\\\n", " ") for language, block in fenced if language in languages]
 
