@@ -133,7 +133,10 @@ def write_cells(
     keys = ("image_id", arrow.string()), ("cell_label", arrow.int32()), ("origin", arrow.string())
     schema = arrow.schema([*keys, ("predicted", arrow.string()), *((name, arrow.float32()) for name in columns)])
     count = 0
-    with atomic_write(path) as unfinished, parquet.ParquetWriter(unfinished, schema) as writer:
+    with (
+        atomic_write(path) as unfinished,
+        parquet.ParquetWriter(unfinished, schema, write_page_checksum=True) as writer,
+    ):
         for part in stream_cells(probabilities, vocabulary):
             decided = np.array([image_id in predicted for image_id in part.image_ids], dtype=bool)
             cells = part.take(decided & (part.cell_labels > 0))

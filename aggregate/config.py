@@ -90,6 +90,12 @@ class AggregateSection(Section):
         " kept as they are; shares, so that each class is predicted as often as out of fold; spread, by the mean and"
         " standard deviation of both on the logit scale, over the images to decide on.",
     )
+    limit_shares: bool = Field(
+        default=True,
+        description="Predict no class at more than twice its share of the train images unless its precision out of fold"
+        " supports it; a class not shown to rank them better than chance gets the threshold that predicts just that"
+        " share. Not with `fixed` and `prevalence`.",
+    )
     min_images: int = Field(
         default=50,
         ge=2,
@@ -134,6 +140,11 @@ class AggregateSection(Section):
     def applied_transfer(self) -> Transfer:
         """How thresholds are transferred to the mean of the models: fixed ones never are."""
         return "none" if self.thresholds == "fixed" else self.transfer
+
+    @property
+    def limits_shares(self) -> bool:
+        """Whether shares are limited: fixed thresholds stay as they are, and `prevalence` sets the shares itself."""
+        return self.limit_shares and self.thresholds not in ("fixed", "prevalence")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

@@ -16,6 +16,7 @@ from aggregate.scoring.metrics import by_source, class_table, overall, shares_di
 from aggregate.submission.write import write_submission
 from aggregate.thresholds.decision import CrossFitted, Decision, cross_fit, decide, fit_decision
 from aggregate.thresholds.file import Thresholds, read_thresholds
+from aggregate.thresholds.methods import check_classes
 from classify.probabilities import class_columns
 from crops.config import CropsSection
 from hpa.errors import UserError
@@ -105,8 +106,7 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     thresholds = read_thresholds(_thresholds_path(model), data.classes) if model else None
     if thresholds:
         section = thresholds.section.model_copy(update={"submission": section.submission, "join": section.join})
-    if section.empty not in ("argmax", "blank"):
-        data.classes.index(section.empty)
+    check_classes(section, data.classes)
     sources = find_sources(work, work.section("crops", CropsSection).windows, section)
     if thresholds and len(sources) != len(thresholds.decision.weights):
         raise UserError(f"expected {len(thresholds.decision.weights)} runs, as were joined, found {len(sources)}")
@@ -115,7 +115,9 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
         inputs |= source.inputs(section)
     inputs |= {"thresholds.json": _thresholds_path(model)} if model else {"folds.parquet": work.folds}
     folder = work.root / "aggregate"
-    stage = begin(folder, f"python -m aggregate run {work.root}", data, section, inputs, overwrite=overwrite)
+    command = f"python -m aggregate run {work.root}"
+    stage = begin(folder, command, data, section, inputs, overwrite=overwrite, beside=True)
+    folder = stage.folder
     images = read_images(work.images)
     pooled = read_pooled(sources, data.classes, section)
     pooled.check_images(list(images["image_id"]), str(work.root))
@@ -141,7 +143,8 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     if cells := next((source for source in sources if source.work is work and source.window == "cells"), None):
         path, predictions = folder / "cells.parquet", _predictions_by_image(oof, test)
         counts["cells"] = write_cells(path, cells.probabilities, predictions, data.classes, section.cell_share)
-    stage.finish(counts)
+    outputs = [folder / "images.parquet", folder / "submission.csv"]
+    stage.finish(counts, [*outputs, folder / "thresholds.json"] if oof else outputs)
     return 0
 
 
@@ -201,7 +204,10 @@ def write_metrics(
     labels, predictions = oof.labels, oof.cross_fitted.predictions
     n_known = np.maximum(labels.n_known, 1)
     classes = class_table(labels, predictions, thresholds.vocabulary, oof.cross_fitted.scores).assign(
-        threshold=thresholds.values, share_oof=predictions.sum(axis=0) / n_known
+        threshold=thresholds.values,
+        share_oof=predictions.sum(axis=0) / n_known,
+        limit=thresholds.decision.limits.shares,
+        at_chance=thresholds.decision.limits.at_chance,
     )
     if test.ids:
         share_oof, share_test = oof.in_sample.sum(axis=0) / n_known, test.predictions.mean(axis=0)

@@ -11,7 +11,6 @@ loader    the same through torch's DataLoader with augmentation, with 0, 1 and 2
 training  the fraction of time that a training loop of ResNet18 waits for crops of 64 and of 128 px
 memory    peak memory of a run over few and over many images
 table     seconds to open a store of 700,000 rows
-kills     runs killed at a random output file and started again: their files compared with those of an undisturbed run
 
 ``--tiny`` uses a few images, only to show that everything runs.
 
@@ -21,7 +20,6 @@ read 2,065 crops per second.
 """
 
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -47,7 +45,6 @@ from hpa.atlas.scene import Scene
 from hpa.channels import CHANNELS
 from hpa.work.folder import WorkFolder
 from tests.support.pages import ROOT
-from tests.support.processes import data_files, run_killed
 
 PEER_CALL, PEER_LOOP, PEER_READ = 189, 318, 2_065
 
@@ -195,21 +192,6 @@ def table(folder: Path, drawn: list[Scene], rows: int) -> None:
     print(f"\ntable: a store of {rows:,} rows opens in {spread(seconds)} s")
 
 
-def kills(folder: Path, drawn: list[Scene], count: int, times: int) -> None:
-    """Print how many killed and resumed runs end with the same files as an undisturbed run."""
-    work = make_work(folder, drawn, count)
-    run(work, workers=1)
-    expected = data_files(store_folder(work, "cells"))
-    same, killed = 0, 0
-    for seed in range(times):
-        shutil.rmtree(store_folder(work, "cells"))
-        nth = int(np.random.default_rng(seed).integers(1, 3 * -(-count // 32) + 4))
-        killed += run_killed("crops", nth, ["run", str(work.root), "--workers", "1"]) == -signal.SIGKILL
-        run(work, workers=1)
-        same += data_files(store_folder(work, "cells")) == expected
-    print(f"\nkills: {killed} of {times} runs were killed, {same} ended with the same files")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the named parts, or all."""
     parts, tiny = split_words(arguments)
@@ -223,7 +205,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "training": lambda folder: training(folder, drawn, *((8, 1) if tiny else (64, 10))),
         "memory": lambda folder: memory(folder, drawn, *((4, 8) if tiny else (64, 512))),
         "table": lambda folder: table(folder, drawn, 1_000 if tiny else 700_000),
-        "kills": lambda folder: kills(folder, drawn, *((4, 1) if tiny else (70, 20))),
     }
     torch.manual_seed(0)
     run_parts(known, parts)

@@ -3,6 +3,7 @@
 Parts; without a name, all of them run:
 
 index       seconds to index 100,000 files in the layout of the 2018 competition
+decode      reading one file of each format, with its checks, relative to OpenCV alone, in alternating rounds
 hash        scanning images (decoding, hashes, intensities, table parts on disk) relative to decoding alone, in
             alternating rounds, one process and one thread
 pairs       all pairs of 100,000 hashes, 1,000 of them near-duplicates of others: seconds, and number found
@@ -16,13 +17,13 @@ folds       the joined real label table (105,678 rows) in 5 folds, compared with
 ``--tiny`` uses little data, only to show that everything runs.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+import tifffile
 from numpy.typing import NDArray
 
 from bench.measure import measured, run_parts, split_words, timed
@@ -30,12 +31,14 @@ from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
 from hpa.layouts.hpa_v18 import parse_id
 from hpa.layouts.index import index_dataset
+from hpa.pixels import read_plane
 from hpa.splitting.folds import assign_folds
 from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.hashes import HASHED, hash_plane, similar_pairs
 from hpa.splitting.quality import SplitQuality, measure_image_splits, measure_split
 from hpa.splitting.scan import scan_images
 from hpa.vocabulary import HPA28
+from tests.support.real_images import real_data
 
 STREAM = 4_404
 SIDE_PX = 512
@@ -64,6 +67,38 @@ def indexing(folder: Path, n_images: int) -> None:
     print(f"\nindex: {4 * n_images:,} files in {seconds:.1f} s, {4 * n_images / seconds:,.0f} files per second")
 
 
+def decoding(folder: Path, side_px: int, rounds: int) -> None:
+    """Print how long `read_plane` takes for a file of each format, relative to OpenCV alone."""
+    cv2.setNumThreads(1)
+    folder.mkdir(parents=True)
+    plane = draw_scene((STREAM, 0), size_px=side_px, cell_line=0, target=(0,), shares=(0.8,)).channels[1]
+    deep = plane.astype(np.uint16) * 257
+    for depth, pixels in (("8 bit", plane), ("16 bit", deep)):
+        cv2.imwrite(str(folder / f"PNG, {depth}.png"), pixels)
+        for compression in (None, "zlib", "lzw"):
+            name = f"TIFF, {compression or 'uncompressed'}, {depth}.tif"
+            tifffile.imwrite(folder / name, pixels, compression=compression, rowsperstrip=max(1, 8192 // side_px))
+    cv2.imwrite(str(folder / "JPEG, gray.jpg"), plane)
+    cv2.imwrite(str(folder / "JPEG, colour.jpg"), cv2.merge([plane * 0, plane, plane * 0]))
+    print(f"\ndecode: one file of {side_px} px")
+    for path in sorted(folder.iterdir()):
+        read_plane(path, 0)
+        pairs = [
+            (timed(lambda path=path: read_plane(path, 0)), timed(lambda path=path: _opencv(path)))  # type: ignore[misc]
+            for _ in range(rounds)
+        ]
+        ours, bare = np.median(pairs, axis=0)
+        ratio = np.median([a / b for a, b in pairs])
+        print(f"  {path.stem:28s} {1000 * ours:6.2f} ms, OpenCV {1000 * bare:6.2f} ms; {ratio:.2f} times as long")
+
+
+def _opencv(path: Path) -> object:
+    content = np.fromfile(path, np.uint8)
+    if path.suffix == ".tif":
+        return cv2.imdecodemulti(content, cv2.IMREAD_UNCHANGED)
+    return cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+
+
 def hashing(folder: Path, n_images: int, rounds: int) -> None:
     """Print the throughput of a scan and of decoding alone."""
     cv2.setNumThreads(1)
@@ -90,7 +125,7 @@ def pairing(n_hashes: int) -> None:
     hashes[:planted] = hashes[-planted:]
     for _ in range(4):  # at most 4 of the 64 bits per channel differ
         hashes[:planted] ^= np.uint64(1) << draw.integers(0, 64, (planted, 3), dtype=np.uint64)
-    found: list[NDArray[np.int64]] = []
+    found: list[NDArray[np.int32]] = []
     seconds = timed(lambda: found.append(similar_pairs(hashes, np.ones(n_hashes, bool), BITS)))
     print(f"\npairs: all pairs of {n_hashes:,} hashes in {seconds:.1f} s, ", end="")
     print(f"found {len(found[0])} of {planted} near-duplicates")
@@ -157,7 +192,7 @@ def duplicates(n_images: int) -> None:
 
 def folding() -> None:
     """Print the quality of the folds of the joined real label table."""
-    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
+    real = real_data()
     if not real.is_dir():
         print(f"\nfolds: skipped, found no real data in {real} (CELLWISE_REAL_DATA)")
         return
@@ -218,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts, tiny = split_words(arguments)
     known: dict[str, Callable[[Path], None]] = {
         "index": lambda folder: indexing(folder / "data", 100 if tiny else 25_000),
+        "decode": lambda folder: decoding(folder / "files", 64 if tiny else SIDE_PX, 1 if tiny else 30),
         "hash": lambda folder: hashing(folder / "data", 4 if tiny else 128, 1 if tiny else 5),
         "pairs": lambda _: pairing(1_000 if tiny else 100_000),
         "duplicates": lambda _: duplicates(3 if tiny else 60),

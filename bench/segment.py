@@ -12,35 +12,27 @@ gpu       if there is a GPU: the big network with random weights, with batches f
           documented loop; images per second, and the fraction of time in which the network computes
 real      mean AP and pooled F1 of a plain watershed, of our watershed and of the default path on real images with
           masks, over a range of diameters (CELLWISE_REAL_DATA, ../shared/real)
-kills     twenty runs killed at a random output file and started again: their files compared with those of an
-          undisturbed run
 
 ``--tiny`` uses a few images, only to show that everything runs.
 """
 
-import json
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from bench.measure import run_parts, split_words
-from bench.segmentation.images import as_documented, make_work, planes_of, scenes, write_folder
+from bench.segmentation.images import as_documented, planes_of, scenes
 from bench.segmentation.real_images import DIAMETERS_PX, real
 from bench.segmentation.speed import gpu, gpu_with_big_network, memory, speed, workers
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
 from segment.inference.predict import segment_images
 from segment.inference.preprocess import prepare_input
-from segment.masks import stage_folder
 from segment.network.compact import CompactNetwork
 from segment.network.weights import load_network
-from segment.run import run
 from segment.score import score_images, summarise
 from segment.watershed import watershed_cells
-from tests.support.processes import data_files, run_killed
 
 
 def accuracy(net: CompactNetwork, count: int) -> None:
@@ -63,26 +55,6 @@ def accuracy(net: CompactNetwork, count: int) -> None:
         print(f"  {name:32s} {aps}   {table['pooled_f1'].iloc[0]:.3f}")
 
 
-def kills(folder: Path, times: int) -> None:
-    """Print how many killed and resumed runs end with the same files as an undisturbed run."""
-    write_folder(folder / "images", scenes(8, 128), 40)
-    (folder / "images" / "i00007_blue.png").unlink()
-    undisturbed = make_work(folder / "undisturbed", folder / "images")
-    run(undisturbed, device="cpu", workers=1)
-    same, added, killed = 0, 0, 0
-    for seed in range(times):
-        work = make_work(folder / f"killed{seed}", folder / "images")
-        nth = int(np.random.default_rng(seed).integers(1, 86))
-        code = run_killed("segment", nth, ["run", str(work.root), "--device", "cpu", "--workers", "1"])
-        killed += code == -signal.SIGKILL
-        run(work, device="cpu", workers=1)
-        same += data_files(stage_folder(work)) == data_files(stage_folder(undisturbed))
-        counts = json.loads((work.root / "segment" / "run.json").read_text())["counts"]
-        added += counts["images"] == counts["masks"] + counts["failures"]
-    print(f"\nkills: {killed} of {times} runs were killed, {same} ended with the same files, ", end="")
-    print(f"{added} with consistent counts")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the named parts, or all."""
     parts, tiny = split_words(arguments)
@@ -94,7 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "memory": lambda folder: memory(folder, *((8, 16) if tiny else (100, 400))),
         "gpu": lambda _: gpu(net, 1, 2) if tiny else gpu_with_big_network(),
         "real": lambda _: real(net, DIAMETERS_PX[::5] if tiny else DIAMETERS_PX),
-        "kills": lambda folder: kills(folder, 1 if tiny else 20),
     }
     run_parts(known, parts)
 

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from crops.config import Window
-from crops.depth import to_8_bit
-from crops.image import cut_cells
+from crops.config import CropsSection, Window
+from crops.depth import Planes, to_8_bit
+from crops.image import cut_cells, in_source_values
 from crops.measure import find_cells
 from crops.store import CropStore, open_store
 from hpa.channels import CHANNELS, Channel
 from hpa.config import DataSection
+from hpa.pixels import BIT_DEPTHS, depth_of, expand_to_16_bits
 from hpa.work.folder import open_work
 from pipeline.recipe import Recipe
 from segment.masks import Masks
@@ -121,6 +122,7 @@ def crop(
     channel_names: Sequence[str] = CHANNELS,
     image_id: str = "image",
     recipe: Recipe | None = None,
+    bit_depth: int | None = None,
 ) -> Crops:
     """Cut a crop around each cell of an image, as the crops stage does.
 
@@ -138,6 +140,9 @@ def crop(
         Id of the image in the tables.
     recipe
         Its `[crops]` section is used; None uses the defaults.
+    bit_depth
+        Bits that the values of a uint16 image use: 8, 10, 12, 14 or 16; None takes the least that hold its highest
+        value. A run takes one number for all its images.
 
     Returns
     -------
@@ -170,9 +175,21 @@ def crop(
         if labels.shape != image.shape[1:]:
             raise ValueError(f"expected {name} of the image's size {image.shape[1:]}, found {labels.shape}")
     regions = find_cells(masks.cells.astype(np.uint16, copy=False))
-    cut, columns, dropped = cut_cells(to_8_bit(image, section), regions, masks.nuclei, section, names)
+    cut, columns, dropped = cut_cells(_to_8_bit(image, section, bit_depth), regions, masks.nuclei, section, names)
     table = pd.DataFrame({"image_id": image_id} | columns, index=range(len(cut.crops)))
     return Crops(cut.crops, cut.masks, table, pd.DataFrame(dropped), names)
+
+
+def _to_8_bit(image: NDArray[Any], section: CropsSection, bit_depth: int | None) -> Planes:
+    if image.dtype == np.uint8:
+        return to_8_bit(image, section)
+    highest = int(image.max(initial=0))
+    depth = depth_of(highest) if bit_depth is None else bit_depth
+    if depth not in BIT_DEPTHS or highest >= 2**depth:
+        raise ValueError(
+            f"expected a bit_depth of {', '.join(map(str, BIT_DEPTHS))} that holds {highest}, found {depth}"
+        )
+    return in_source_values(to_8_bit(expand_to_16_bits(image, depth), section), depth)
 
 
 def open_crops(work: str | Path, window: str = "cells") -> CropStore:

@@ -57,7 +57,7 @@ class Classifier:
         """
         import torch
 
-        from classify.network.checkpoint import Checkpoint
+        from classify.network.checkpoint import load_checkpoints
         from classify.run import trained_checkpoints
         from hpa.work.device import resolve_device
         from pipeline.apply import open_model
@@ -65,8 +65,7 @@ class Classifier:
         model = open_model(Path(path))
         window = model.recipe.crops.windows[0]
         paths = trained_checkpoints(model.work, model.recipe.crops.train_window_for(window))
-        checkpoints = {fold: Checkpoint.load(checkpoint) for fold, checkpoint in paths.items()}
-        return cls(checkpoints, model.recipe, torch.device(resolve_device(device)))
+        return cls(load_checkpoints(paths), model.recipe, torch.device(resolve_device(device)))
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -76,9 +76,11 @@ def predict(
 def curves(work: Work) -> None:
     """Draw loss, scores and learning rate over the epochs."""
     from classify.inspect.curves import curves as draw
-    from hpa.work.folder import open_work
+    from hpa.work.folder import locked, open_work
 
-    raise typer.Exit(draw(open_work(work)))
+    folder = open_work(work)
+    with locked(work):
+        raise typer.Exit(draw(folder))
 
 
 @app.command()

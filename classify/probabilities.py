@@ -15,6 +15,7 @@ If models pool in training, ``pooling.json`` beside the table says how (`classif
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -28,11 +29,12 @@ from numpy.typing import NDArray
 
 from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
-from hpa.work.files import atomic_write
+from hpa.work.files import atomic_write, check_table, first_line
 
 Origin = Literal["oof", "test"]
 KEY: Final = ["image_id", "cell_label", "fold"]
 ATTENTION: Final = "attention"
+_KEY_TYPES: Final = {"cell_label": np.int32, "fold": np.int16}
 _METADATA: Final = b"cellwise_vocabulary"
 
 
@@ -76,7 +78,7 @@ def write_probabilities(path: Path, table: pd.DataFrame, vocabulary: Vocabulary)
     content = arrow.Table.from_pandas(table, preserve_index=False)
     content = content.replace_schema_metadata({**(content.schema.metadata or {}), _METADATA: vocabulary.name.encode()})
     with atomic_write(path) as partial:
-        parquet.write_table(content, partial)
+        parquet.write_table(content, partial, write_page_checksum=True)
 
 
 def read_probabilities(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:
@@ -87,12 +89,10 @@ def read_probabilities(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:
     UserError
         If there is no such file, it is of another vocabulary, or it breaks the contract.
     """
-    table: pd.DataFrame = _open(path, vocabulary).read().to_pandas()
-    try:
-        probabilities_schema(vocabulary).validate(table)
-    except (pa.errors.SchemaError, pa.errors.SchemaErrors) as error:
-        raise UserError(f"expected probabilities as the contract has them in {path}, found: {error}") from None
-    return table
+    file = _open(path, vocabulary)
+    with _readable(path):
+        table: pd.DataFrame = file.read().to_pandas()
+    return check_table(table, probabilities_schema(vocabulary), path)
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,9 @@ def stream_probabilities(path: Path, vocabulary: Vocabulary, rows: int = 1 << 17
         raise UserError(f"expected probabilities as the contract has them in {path}, found no column {missing[0]}")
     optional = [name for name in (ATTENTION,) if name in file.schema_arrow.names]
     held, last = pd.DataFrame(), ""
-    for batch in _batches(file, [*KEY, "origin", *columns, *optional], rows):
-        table = batch.to_pandas()
+    for batch in _batches(path, file, [*KEY, "origin", *columns, *optional], rows):
+        with _readable(path):
+            table = batch.to_pandas().astype(_KEY_TYPES)
         table = pd.concat([held, table], ignore_index=True) if len(held) else table
         _check_values(table, columns, path)
         starts = _image_starts(table, path)
@@ -189,25 +190,38 @@ def part_of(table: pd.DataFrame, vocabulary: Vocabulary) -> Part:
     return _part(table, _image_starts(table, Path("the table")), class_columns(vocabulary))
 
 
-def _batches(file: parquet.ParquetFile, columns: list[str], rows: int) -> Iterator[arrow.RecordBatch]:
+def _batches(path: Path, file: parquet.ParquetFile, columns: list[str], rows: int) -> Iterator[arrow.RecordBatch]:
     # Row groups are read one by one, because `iter_batches` keeps all that it has read until it ends.
     for group in range(file.num_row_groups):
-        yield from file.read_row_group(group, columns=columns).to_batches(max_chunksize=rows)
+        with _readable(path):
+            batches = file.read_row_group(group, columns=columns).to_batches(max_chunksize=rows)
+        yield from batches
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever damaged bytes make the reader raise into a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"expected probabilities as the contract has them in {path}, found: {first_line(error)}"
+        ) from None
 
 
 def _open(path: Path, vocabulary: Vocabulary) -> parquet.ParquetFile:
     if not path.is_file():
         raise UserError(f"expected {path} (made by `python -m classify predict`), found no such file")
     try:
-        file = parquet.ParquetFile(path)
-    except arrow.ArrowInvalid as error:
-        raise UserError(f"expected a Parquet file {path}, found: {error}") from None
+        file = parquet.ParquetFile(path, page_checksum_verification=True)
+    except Exception as error:
+        raise UserError(f"expected a Parquet file {path}, found: {first_line(error)}") from None
     _check_vocabulary(file.schema_arrow, path, vocabulary)
     return file
 
 
 def _check_vocabulary(schema: arrow.Schema, path: Path, vocabulary: Vocabulary) -> None:
-    found = (schema.metadata or {}).get(_METADATA, b"").decode() or "none"
+    found = (schema.metadata or {}).get(_METADATA, b"").decode(errors="replace") or "none"
     if found != vocabulary.name:
         raise UserError(f"expected probabilities of the vocabulary {vocabulary.name} in {path}, found {found}")
     columns = [name for name in schema.names if name.startswith("p_")]

@@ -1,9 +1,13 @@
 """Runs of the classify stage: train one model per fold on a store of crops, and write the table of probabilities."""
 
 import os
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -12,8 +16,8 @@ import torch
 from classify.config import ClassifySection
 from classify.data.crops import CropLabels, label_crops, select_channels
 from classify.inference.predict import ScoredCrops, predict_fold
-from classify.network.checkpoint import Checkpoint
-from classify.network.model import new_network
+from classify.network.checkpoint import Checkpoint, load_checkpoints
+from classify.network.model import check_input, new_network
 from classify.probabilities import KEY, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
 from crops.config import CropsSection, Window
@@ -24,8 +28,9 @@ from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.work.device import resolve_device
 from hpa.work.folder import WorkFolder
-from hpa.work.stage import begin
+from hpa.work.stage import StageRun, begin, is_being_replaced
 
+CHECKPOINT: Final = "checkpoint.pt"
 _RECORDED = ("cellwise", "torch", "torchvision", "lightning", "albumentations", "pytorch-metric-learning")
 
 
@@ -69,10 +74,36 @@ def train(
     for fold in folds or ():
         if fold not in available:
             raise UserError(f"expected folds among {', '.join(map(str, available))}, found {fold}")
-    for window in work.section("crops", CropsSection).train_windows:
-        for fold in available if folds is None else folds:
-            _train_fold(work, window, section, fold, chosen, _workers(workers, chosen), overwrite=overwrite)
+    # All begin before the first is trained: a fault shows early, and a killed run with --overwrite that is resumed
+    # without it replaces the later folds too.
+    begun = [
+        (window, fold, stage)
+        for window in work.section("crops", CropsSection).train_windows
+        for fold, stage in _begin_folds(work, window, section, available if folds is None else folds, overwrite)
+    ]
+    for window, fold, stage in begun:
+        _train_fold(work, window, section, fold, stage, chosen, _workers(workers, chosen))
     return 0
+
+
+def _begin_folds(
+    work: WorkFolder, window: Window, section: ClassifySection, folds: Sequence[int], overwrite: bool
+) -> list[tuple[int, StageRun]]:
+    data = work.data
+    inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
+    command = f"python -m classify train {work.root}"
+
+    @cache
+    def check() -> None:
+        store, _ = read_labelled_crops(work, window, data)
+        select_channels(store, section.channels, data.channels)
+        check_network(section, data, store.shape[1])
+
+    return [
+        (fold, begin(folder, command, data, section, inputs, overwrite=overwrite, beside=True, check=check))
+        for fold in folds
+        for folder in (checkpoint_path(work, window, fold).parent,)
+    ]
 
 
 def _workers(requested: int | None, device: torch.device) -> int:
@@ -86,31 +117,19 @@ def _train_fold(
     window: Window,
     section: ClassifySection,
     fold: int,
+    stage: StageRun,
     device: torch.device,
     workers: int,
-    *,
-    overwrite: bool,
 ) -> None:
     # Imported here, because Lightning takes seconds to import and `predict` does not need it.
     from classify.training.fit import fit, remove_resume_files
 
-    data = work.data
-    folder = stage_folder(work, window) / f"fold-{fold}"
-    inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
-    command = f"python -m classify train {work.root}"
-
-    def check() -> None:
-        store, labels = read_labelled_crops(work, window, data)
-        select_channels(store, section.channels, data.channels)
-        flat = np.ones(len(section.channels or data.channels))
-        new_network(section, data.seed, flat, flat, labels.targets.mean(axis=0))
-
-    stage = begin(folder, command, data, section, inputs, overwrite=overwrite, check=check)
-    path = checkpoint_path(work, window, fold)
+    data, path = work.data, stage.folder / CHECKPOINT
+    stage = replace(stage, started=time.monotonic())
     if not (stage.finished and path.is_file()):
         store, labels = read_labelled_crops(work, window, data)
         crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
-        trained = fit(crops, section, data.seed, fold, folder, device, workers)
+        trained = fit(crops, section, data.seed, fold, stage.folder, device, workers)
         Checkpoint(
             state_dict=trained.state_dict,
             config=section.model_dump(mode="json"),
@@ -126,8 +145,30 @@ def _train_fold(
             versions={package: version(package) for package in _RECORDED},
             sources=trained.statistics.sources,
         ).save(path)
-        stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)})
-    remove_resume_files(folder)
+        stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)}, [path])
+    remove_resume_files(stage.final)
+
+
+def check_network(section: ClassifySection, data: DataSection, size_px: int) -> None:
+    """Check that the network of a recipe can be made, with the weights it starts from, and accepts the crops.
+
+    Parameters
+    ----------
+    section, data
+        Recipe sections.
+    size_px
+        Height and width of a crop.
+
+    Raises
+    ------
+    UserError
+        If there is no such backbone, its weights are missing, damaged or not downloadable, or the crops are too small
+        for it.
+    """
+    flat = np.ones(len(section.channels or data.channels))
+    network = new_network(section, data.seed, flat, flat, np.full(len(data.classes), 0.5))
+    for side in {size_px, size_px if section.random_crop == "none" else section.random_crop_px}:
+        check_input(network, len(flat), side)
 
 
 def predict(
@@ -178,7 +219,13 @@ def _predict_window(
     # The recipe of the trained run may use models of another window for this one.
     source = trained.section("crops", CropsSection).train_window_for(window)
     paths = trained_checkpoints(trained, source)
-    checkpoints = {fold: Checkpoint.load(path) for fold, path in paths.items()}
+    for fold, path in paths.items():
+        if is_being_replaced(path.parent):
+            raise UserError(
+                f"expected fold {fold} to be trained in {path.parent}, found an unfinished run with --overwrite; finish"
+                f" it with `python -m classify train {trained.root}`"
+            )
+    checkpoints = load_checkpoints(paths)
     store, labels = read_labelled_crops(work, window, data)
     inputs = stage_inputs(work, window)
     if trained.root == work.root:
@@ -192,18 +239,22 @@ def _predict_window(
     section = next(iter(checkpoints.values())).section
     folder = stage_folder(work, window)
     command = f"python -m classify predict {work.root}"
-    stage = begin(folder / "predict", command, data, section, inputs, overwrite=overwrite)
+    stage = begin(folder / "predict", command, data, section, inputs, overwrite=overwrite, beside=True)
     scored = ScoredCrops(store, labels, data.classes)
     parts = [
-        predict_fold(checkpoint, scored, folder / "predict" / f"fold-{fold}", device, embeddings=embeddings)
+        predict_fold(checkpoint, scored, stage.folder / f"fold-{fold}", device, embeddings=embeddings)
         for fold, checkpoint in checkpoints.items()
     ]
     table = pd.concat(parts, ignore_index=True).sort_values(KEY, ignore_index=True)
-    (folder / "pooling.json").unlink(missing_ok=True)  # it may be left from earlier models that pooled in training
+    outputs = [folder / "probabilities.parquet"]
+    pooling = folder / "pooling.json"
     if section.objective != "cell":
-        write_pooling(folder / "pooling.json", trained_pooling(checkpoints))
-    write_probabilities(folder / "probabilities.parquet", table, data.classes)
-    stage.finish({"rows": len(table), "oof_rows": int((table["origin"] == "oof").sum())})
+        write_pooling(pooling, trained_pooling(checkpoints))
+        outputs.append(pooling)
+    else:
+        pooling.unlink(missing_ok=True)  # it may be left from earlier models that pooled in training
+    write_probabilities(outputs[0], table, data.classes)
+    stage.finish({"rows": len(table), "oof_rows": int((table["origin"] == "oof").sum())}, outputs)
 
 
 def trained_pooling(checkpoints: Mapping[int, Checkpoint]) -> TrainedPooling:
@@ -237,7 +288,7 @@ def stage_folder(work: WorkFolder, window: Window) -> Path:
 
 def checkpoint_path(work: WorkFolder, window: Window, fold: int) -> Path:
     """Return the path of a fold's model."""
-    return stage_folder(work, window) / f"fold-{fold}" / "checkpoint.pt"
+    return stage_folder(work, window) / f"fold-{fold}" / CHECKPOINT
 
 
 def run_folds(work: WorkFolder) -> list[int]:
@@ -274,7 +325,10 @@ def bundle_folds(bundle: WorkFolder, window: Window) -> list[int]:
     UserError
         If there is no model for the window.
     """
-    folds = sorted(int(path.parent.name[5:]) for path in stage_folder(bundle, window).glob("fold-*/checkpoint.pt"))
+    names = (
+        path.parent.name.removeprefix("fold-") for path in stage_folder(bundle, window).glob(f"fold-*/{CHECKPOINT}")
+    )
+    folds = sorted(int(name) for name in names if name.isdecimal())
     if not folds:
         raise UserError(f"expected a model for the window {window} in {bundle.root}, found none")
     return folds

@@ -4,15 +4,18 @@ The file exists only if models pooled crops in training (``classify.objective`` 
 pools in the same way if the recipe says ``aggregate.pooling = "trained"``.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+
+from pydantic import FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from hpa.errors import UserError
 from hpa.work.files import write_json
+from hpa.work.records import STRICT, read_record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TrainedPooling:
     """The pooling that models were trained with.
 
@@ -30,10 +33,10 @@ class TrainedPooling:
     """
 
     pooling: str
-    top_k: int
-    sharpness: float
-    completeness_power: float
-    alpha: dict[int, list[float]]
+    top_k: PositiveInt
+    sharpness: FiniteFloat
+    completeness_power: NonNegativeFloat
+    alpha: dict[NonNegativeInt, list[FiniteFloat]]
 
 
 def write_pooling(path: Path, pooling: TrainedPooling) -> None:
@@ -51,14 +54,4 @@ def read_pooling(path: Path) -> TrainedPooling:
     """
     if not path.is_file():
         raise UserError(f"expected models trained to be pooled (classify.objective bag or dual), found no {path}")
-    try:
-        content = json.loads(path.read_text())
-        return TrainedPooling(
-            str(content["pooling"]),
-            int(content["top_k"]),
-            float(content["sharpness"]),
-            float(content["completeness_power"]),
-            {int(fold): [float(value) for value in values] for fold, values in content["alpha"].items()},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"expected how models were trained to be pooled in {path}, found: {error!r}") from None
+    return read_record(path, TrainedPooling, "make it again with `python -m classify predict`")

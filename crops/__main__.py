@@ -83,11 +83,12 @@ def sheet(
 ) -> None:
     """Draw crops of each class, cells at the border, and dropped cells."""
     from crops.sheet import draw_sheets
-    from hpa.work.folder import open_work
+    from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
-    for path in draw_sheets(folder, _chosen_window(folder, window), class_name):
-        print(path)
+    with locked(work):
+        for path in draw_sheets(folder, _chosen_window(folder, window), class_name):
+            print(path)
 
 
 @app.command()
@@ -103,11 +104,12 @@ def export(
 ) -> None:
     """Write a store in a format that other programs read."""
     from crops.export import export_crops
-    from hpa.work.folder import open_work
+    from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
     window_name = _chosen_window(folder, window)
-    print(export_crops(folder, window_name, to.value, out, outside_cell.value, overwrite=overwrite))
+    with locked(work):
+        print(export_crops(folder, window_name, to.value, out, outside_cell.value, overwrite=overwrite))
 
 
 def _chosen_window(work: "WorkFolder", name: str) -> "Window":

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from crops.windows import around_cells, full_frame, on_frame
 from hpa.channels import Channel
 from hpa.config import DataSection
 from hpa.errors import ImageError
-from hpa.pixels import read_planes
+from hpa.pixels import BIT_DEPTHS, read_planes, replaced_files
 from hpa.work.folder import WorkFolder
 from segment.masks import read_mask, read_nuclei
 
@@ -77,7 +77,7 @@ def cut_image(context: Context, image: Mapping[Any, Any]) -> tuple[ImageCrops, C
     context
         The settings of the run.
     image
-        A row of the image table; where windows follow cells, also n_cells and crc32 of its mask.
+        A row of the image table; where windows follow cells, also n_cells, crc32 and checksums of its mask.
 
     Returns
     -------
@@ -93,7 +93,10 @@ def cut_image(context: Context, image: Mapping[Any, Any]) -> tuple[ImageCrops, C
     ImageError
         If the image or its masks cannot be read or do not match.
     """
-    planes = to_8_bit(read_planes(image, context.data.channels), context.section)
+    source = read_planes(image, context.data.channels)
+    planes = to_8_bit(source, context.section)
+    if source[0].dtype == np.uint16:
+        planes = in_source_values(planes, int(image.get("bit_depth", BIT_DEPTHS[-1])))
     nothing: Columns = {"cell_label": np.empty(0, np.int32), REASON: np.empty(0, object)}
     section, channels = context.section, context.data.channels
     if context.window != "cells":
@@ -104,6 +107,11 @@ def cut_image(context: Context, image: Mapping[Any, Any]) -> tuple[ImageCrops, C
     if pd.isna(image["n_cells"]):  # an image that was not segmented falls back to the full frame
         frame = full_frame(*planes.pixels.shape[1:])
         return *_cut_frame(planes, frame, section, channels, fallback=True), nothing
+    if replaced := replaced_files(image, str(image["checksums"])):
+        raise ImageError(
+            f"expected the {' and '.join(replaced)} file that was segmented, found another; "
+            f"rerun `python -m segment run {context.work.root} --overwrite`"
+        )
     return cut_cells(planes, *_read_masks(context, image, planes), section, channels)
 
 
@@ -214,6 +222,20 @@ def _cut_frame(
         columns["cell_label"] = np.full(len(windows), _FALLBACK, dtype=np.int32)
     cut = cut_windows(planes.pixels, frame, own, windows, section.size_px)
     return cut, columns | _positions(planes, windows, section, channels)
+
+
+def in_source_values(planes: Planes, bit_depth: int) -> Planes:
+    """Return planes with `black` and `white` as values of the source, which were expanded to 16 bits.
+
+    Parameters
+    ----------
+    planes
+        Converted from 16 bits.
+    bit_depth
+        Bits that the values of the source use.
+    """
+    shift = BIT_DEPTHS[-1] - bit_depth
+    return replace(planes, black=planes.black >> shift, white=planes.white >> shift)
 
 
 def _positions(

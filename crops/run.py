@@ -81,25 +81,24 @@ def _run_window(context: Context, workers: int, dask: str, overwrite: bool) -> i
 
     stage = begin(folder, command, context.data, context.section, inputs, overwrite=overwrite, check=check)
     images = _read_images(context)
-    if not (stage.finished or overwrite):
-        _check_room(context, images)
     return stage.run_over_images(
         images,
         _process,
         context,
         lambda parts: _conclude(context, images, parts),
         label=f"crops of {context.window}",
+        outputs=["crops.parquet", "dropped.parquet"],
         workers=workers,
         dask=dask,
     )
 
 
 def _read_images(context: Context) -> pd.DataFrame:
-    """Return the image table; for windows around cells with the number of cells and the checksum of the mask."""
+    """Return the image table; for windows around cells with their number and the checksums of mask and image files."""
     images = read_images(context.work.images).drop(columns="target")
     if context.window != "cells":
         return images
-    masks = read_masks(context.work)[["image_id", "n_cells", "crc32"]]
+    masks = read_masks(context.work)[["image_id", "n_cells", "crc32", "checksums"]]
     return images.merge(masks, on="image_id", how="left", validate="one_to_one")
 
 

@@ -7,14 +7,13 @@ instead of the first: ``shard-00000.zst``, one Zstandard frame per crop (``zstd 
 """
 
 import io
-import resource
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as arrow
@@ -22,9 +21,15 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from hpa.errors import UserError
-from hpa.work.files import atomic_write
+from hpa.work.files import atomic_write, first_line
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 _HEADER_BYTES: Final = 128
+_MAX_OPEN: Final = 128  # shards, where the system does not say how many files a process may open
 _LEVEL: Final = 1  # higher levels take longer and save nothing on noisy microscopy images
 
 
@@ -120,11 +125,14 @@ class OpenShard:
     ----------
     shape
         Shape of one row: (C, S, S) for pixels, (bytes,) for packed bits.
+    rows
+        Number of rows.
     fetch
         Copies a row, given by its number, into an array of that shape.
     """
 
     shape: tuple[int, ...]
+    rows: int
     fetch: Fetch
 
 
@@ -156,7 +164,7 @@ def cached(opener: Callable[[Path, int], OpenShard], folder: Path) -> Callable[[
 
     Every open shard uses one file descriptor, so their number is limited to a quarter of those the process may have.
     """
-    max_open = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+    max_open = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4) if resource else _MAX_OPEN
     return lru_cache(max_open)(lambda index: opener(folder, index))
 
 
@@ -190,16 +198,18 @@ def _index_path(folder: Path, index: int) -> Path:
 
 
 def _open(path: Path) -> OpenShard:
-    array = np.asarray(_load(path))  # a plain view: indexing a memmap costs a microsecond more per crop
+    array = np.asarray(_load(path, np.uint8))  # a plain view: indexing a memmap costs a microsecond more per crop
 
     def fetch(row: int, out: NDArray[np.uint8]) -> None:
         out[...] = array[row]
 
-    return OpenShard(array.shape[1:], fetch)
+    return OpenShard(array.shape[1:], len(array), fetch)
 
 
 def _open_frames(folder: Path, index: int) -> OpenShard:
-    head = np.array(_load(_index_path(folder, index)))
+    head = np.array(_load(_index_path(folder, index), np.int64))
+    if head.ndim != 1 or len(head) < 4 or head.min() < 0 or (np.diff(head[3:]) < 0).any():
+        raise _damaged(_index_path(folder, index), "other numbers")
     shape, offsets = tuple(int(length) for length in head[:3]), head[3:].tolist()
     path = _frames_path(folder, index)
     if path.stat().st_size != offsets[-1]:
@@ -212,16 +222,18 @@ def _open_frames(folder: Path, index: int) -> OpenShard:
         crop = codec.decompress(frames[offsets[row] : offsets[row + 1]], n_bytes)
         out[...] = np.frombuffer(crop, dtype=np.uint8).reshape(shape)
 
-    return OpenShard(shape, fetch)
+    return OpenShard(shape, len(offsets) - 1, fetch)
 
 
-def _load(path: Path) -> NDArray[np.uint8]:
+def _load(path: Path, dtype: type[np.generic]) -> NDArray[Any]:
+    if not path.is_file():
+        raise _damaged(path, "no such file")
     try:
-        loaded: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise _damaged(path, "no such file") from None
-    except (ValueError, EOFError) as error:
-        raise _damaged(path, str(error)) from None
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # damaged bytes make the reader raise whatever they lead it to
+        raise _damaged(path, first_line(error)) from None
+    if not isinstance(loaded, np.ndarray) or loaded.dtype != dtype or not loaded.ndim or not loaded.flags.c_contiguous:
+        raise _damaged(path, "another array")
     return loaded
 
 

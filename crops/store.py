@@ -5,7 +5,6 @@ the crops, uint8 of shape (n, C, S, S) with the channels of the run's recipe, an
 pixels. ``crops.parquet`` has one row per crop, ``dropped.parquet`` one row per dropped cell (`crops.table`).
 """
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from crops.table import COLUMNS
 from hpa.errors import UserError
 from hpa.work.files import read_parquet, sha256
 from hpa.work.folder import WorkFolder
+from hpa.work.stage import RECORD, read_stage_record
 
 DIM: Final = 4
 """Pixels outside the cell are divided by this when they are dimmed."""
@@ -112,21 +112,21 @@ def open_store(work: WorkFolder, window: Window) -> "CropStore":
     """
     folder = store_folder(work, window)
     store = CropStore(folder)
-    record = folder / "run.json"
-    if not record.exists():
+    if not (folder / RECORD).exists():
         return store
-    run = json.loads(record.read_text())
-    if run["state"] != "done":
+    run = read_stage_record(folder, f"python -m crops run {work.root}")
+    if run.state != "done":
         raise UserError(f"expected finished crops in {folder}, found an unfinished run; run `python -m crops run`")
-    made_from = run["made_from"]
-    now = {
-        "[data]": (made_from["data"], work.data.model_dump(mode="json")),
+    run.check_output(folder, folder / "crops.parquet")
+    now: dict[str, tuple[Any, Any]] = {
+        "[data]": (run.made_from.data, work.data.model_dump(mode="json")),
         "[crops]": (
-            made_from["section"],
+            run.made_from.section,
             work.section("crops", CropsSection).of(window).model_dump(mode="json"),
         ),
     }
-    now |= {name: (earlier, sha256(work.root / name)) for name, earlier in made_from["inputs"].items()}
+    now |= {name: (earlier, _digest(work.root / name)) for name, earlier in run.made_from.inputs.items()}
+    store.check_rows()
     changed = [name for name, (earlier, later) in now.items() if earlier != later]
     if changed:
         raise UserError(
@@ -134,6 +134,10 @@ def open_store(work: WorkFolder, window: Window) -> "CropStore":
             f"rerun `python -m crops run {work.root} --overwrite`"
         )
     return store
+
+
+def _digest(path: Path) -> str:
+    return sha256(path) if path.is_file() else "no such file"
 
 
 class CropStore:
@@ -187,6 +191,31 @@ class CropStore:
                 "rerun `python -m crops run` with --overwrite"
             )
         return table
+
+    def check_rows(self) -> None:
+        """Check that the shards have all rows that the table names.
+
+        Raises
+        ------
+        UserError
+            If a shard is missing or damaged, or has fewer rows.
+        """
+        for shard, rows in pd.Series(self._places).groupby(self._shards):
+            name = int(cast(int, shard))
+            opened = {"pixels": open_pixels(self.folder, name), "masks": open_masks(self.folder, name)}
+            for what, found in opened.items():
+                if rows.min() < 0 or rows.max() >= found.rows:
+                    raise UserError(
+                        f"expected {rows.max() + 1} {what} in shard {name} of {self.folder}, found {found.rows}; "
+                        "rerun `python -m crops run` with --overwrite"
+                    )
+            if opened["pixels"].shape != self.shape or opened["masks"].shape != (
+                -(-self.shape[1] * self.shape[2] // 8),
+            ):
+                raise UserError(
+                    f"expected crops of one shape in {self.folder}, found others in shard {name}; "
+                    "rerun `python -m crops run` with --overwrite"
+                )
 
     @cached_property
     def _bags(self) -> dict[str, slice]:

@@ -52,6 +52,10 @@ _CROPS: Final = pa.DataFrameSchema(
     COLUMNS | _CHANNEL_COLUMNS,
     checks=[
         pa.Check(lambda t: t["max_row_px"] > t["min_row_px"], error="an empty window"),
+        pa.Check(
+            lambda t: t["max_row_px"] - t["min_row_px"] == t["max_col_px"] - t["min_col_px"],
+            error="a window that is not square",
+        ),
         pa.Check(lambda t: t["fallback"] == (t["cell_label"] == 0), error="fallback is not cell_label 0"),
         pa.Check(lambda t: t["has_nucleus"] == (t["n_nuclei"] > 0), error="has_nucleus is not n_nuclei > 0"),
     ],

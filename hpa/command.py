@@ -8,12 +8,15 @@ import typer
 
 from hpa.errors import UserError
 
-# A full disk, a quota, a missing permission or a file in the way: the user can fix these, so they get a sentence and no
-# traceback. NumPy raises an OSError without a number when it cannot write all of a file.
+# A full disk, a quota, a missing permission, a file in the way or a name that is too long: the user can fix these, so
+# they get a sentence and no traceback. NumPy raises an OSError without a number when it cannot write all of a file.
 _USER_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EEXIST),
+    *(errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
     None,
 }
+
+_INTERRUPTED = 128 + 2  # by Ctrl+C
 
 
 def new_app(runbook: str | None) -> typer.Typer:
@@ -40,12 +43,15 @@ def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None)
     Returns
     -------
     int
-        0 done; 1 done, but more images failed than the recipe allows; 2 wrong usage or unusable input.
+        0 done; 1 done, but more images failed than the recipe allows; 2 wrong usage or unusable input;
+        130 interrupted by Ctrl+C.
     """
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name=program)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2

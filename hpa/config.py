@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
-from hpa.vocabulary import VOCABULARIES, Vocabulary
+from hpa.vocabulary import HPA28, VOCABULARIES, Vocabulary
 
 LayoutName = Literal["auto", "table", "kaggle2018", "kaggle2021", "hpa_v18", "jovian", "folder"]
 
@@ -37,10 +37,17 @@ class DataSection(Section):
         (),
         description="Sources to train on and never score, by name (of the folder, or as in `--data NAME=PATH`).",
     )
-    vocabulary: Literal["hpa28", "hpa19", "jovian10"] = Field(
-        "hpa28", description="Vocabulary of the run: its classes and their order."
+    vocabulary: Literal["auto", "hpa28", "hpa19", "jovian10"] = Field(
+        "auto",
+        description="Vocabulary of the run: its classes and their order. auto takes that of the competition whose"
+        " layout the first scored data folder has, else hpa28; `init` writes the choice into the work folder's recipe.",
     )
     channels: tuple[Channel, ...] = Field(CHANNELS, description="Channels to read and keep, in this order.")
+    bit_depth: Literal[0, 8, 10, 12, 14, 16] = Field(
+        0,
+        description="Bits that the values of 16-bit image files use: a 12-bit camera's go up to 4095. One number for"
+        " all images; 0 recognises it at `init` from a sample of them.",
+    )
     seed: int = Field(0, ge=0, description="Seed of every random draw of the run.")
     split: Literal["folds", "hold-out", "random"] = Field(
         "folds",
@@ -82,8 +89,8 @@ class DataSection(Section):
 
     @property
     def classes(self) -> Vocabulary:
-        """The vocabulary of the run."""
-        return VOCABULARIES[self.vocabulary]
+        """The vocabulary of the run, hpa28 while it is still to be chosen."""
+        return VOCABULARIES.get(self.vocabulary, HPA28)
 
 
 def parse_section(model: type[S], name: str, values: Any) -> S:
@@ -126,11 +133,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises
     ------
     UserError
-        If it is missing or not TOML.
+        If it is missing, cannot be read or is not TOML.
     """
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
+        raise UserError(f"expected a recipe, found that {path} is not a regular file")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"expected a recipe, found no file {path}") from None
+    except OSError as error:
+        raise UserError(f"expected a recipe in {path}, found: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"expected TOML in {path}, found: {error}") from None
+    except RecursionError:
+        raise UserError(f"expected TOML in {path}, found values nested too deeply") from None

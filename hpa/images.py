@@ -4,7 +4,8 @@ Columns: image_id, source (for an image in several sources, their names joined b
 target (sorted class indices of the run's vocabulary, empty where unknown), unknown_classes (classes without a known
 label, neither trained on nor scored; all classes for a train image without a target), antibody (null where unknown),
 well (null where unknown; any key other than the antibody whose images must stay in one group), height_px and width_px
-(0 if no header could be read) and, for every channel C of the run, path_C, plane_C (`hpa.pixels.ONLY_PLANE` for a file
+(0 if no header could be read), bit_depth (bits that the values of 16-bit files use, the same for all images; every
+reader scales them to 16 bits) and, for every channel C of the run, path_C, plane_C (`hpa.pixels.ONLY_PLANE` for a file
 that must be gray) and bytes_C (0 if the file is missing). Train rows come first, test rows last and in the order of the
 sample submission.
 """
@@ -14,11 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
 from hpa.channels import Channel
 from hpa.errors import UserError
+from hpa.pixels import BIT_DEPTHS
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import check_table, read_parquet, write_parquet
 from hpa.work.folder import FORMAT, FORMAT_KEY
@@ -37,6 +40,7 @@ _COLUMNS: Final = {
     "well": pa.Column(object, nullable=True),
     "height_px": pa.Column("int32", pa.Check.ge(0)),
     "width_px": pa.Column("int32", pa.Check.ge(0)),
+    "bit_depth": pa.Column("int16", pa.Check.isin(BIT_DEPTHS)),
 }
 
 # The checks that need neither vocabulary nor channels. The dtype of texts read from a file depends on pandas.
@@ -97,7 +101,8 @@ def write_images(path: Path, images: pd.DataFrame, vocabulary: Vocabulary, chann
     path
         The file to write.
     images
-        The image table. The columns unknown_classes and well may be absent: then all classes are known and no well is.
+        The image table. The columns unknown_classes, well and bit_depth may be absent: then all classes are known, no
+        well is, and 16-bit files use all their bits.
     vocabulary, channels
         Vocabulary and channels of the run.
 
@@ -113,6 +118,8 @@ def write_images(path: Path, images: pd.DataFrame, vocabulary: Vocabulary, chann
         )
     if "well" not in images:
         images.insert(list(images.columns).index("antibody") + 1, "well", pd.Series([None] * len(images), dtype=object))
+    if "bit_depth" not in images:
+        images.insert(list(images.columns).index("width_px") + 1, "bit_depth", np.int16(BIT_DEPTHS[-1]))
     images_schema(vocabulary, channels).validate(images)
     for column in ("target", "unknown_classes"):
         images[column] = pd.Series([[int(c) for c in labels] for labels in images[column]], dtype=object)

@@ -1,16 +1,21 @@
 """Read planes of image files; read and write label images."""
 
+import io
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
+from tifffile import PHOTOMETRIC, TiffFile, TiffPage
 
 from hpa.channels import Channel
 from hpa.errors import ImageError
-from hpa.work.files import write_bytes
+from hpa.work.files import read_regular, write_bytes
 
 ONLY_PLANE: Final = -1
 """Plane number for a file that must contain exactly one gray plane."""
@@ -18,8 +23,18 @@ ONLY_PLANE: Final = -1
 MAX_LABELS: Final = 65_535
 """Maximum number of objects in a uint16 label image."""
 
+BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
+"""Numbers of bits that the values of a 16-bit file can be recognised to use: cameras deliver 10, 12 or 14."""
+
+_MAX_PX: Final = 2**30  # as OpenCV allows
+
 _JPEG: Final = b"\xff\xd8\xff"
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_PHOTOMETRIC: Final = (
+    *(PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB),
+    PHOTOMETRIC.YCBCR,  # in JPEG compression, decoded to RGB
+)
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -70,48 +85,100 @@ class _Decoded(NamedTuple):
 
 def _read_file(path: Path) -> _Decoded:
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         raise ImageError(f"missing file {path.name}") from None
     except OSError as error:
         raise ImageError(f"unreadable file {path.name}: {error.strerror}") from None
+    except ValueError:  # a NUL in a path of a table
+        raise ImageError(f"missing file {path.name!r}") from None
+    except MemoryError:
+        raise ImageError(f"unreadable file {path.name}: larger than the memory") from None
     return _Decoded(path.name, _decode(content, path.name), content.startswith(_JPEG))
 
 
 def _sample(page: Pixels, sample: int, samples: int) -> Pixels:
-    if samples == 1:
-        return page
-    if samples >= 3:  # OpenCV's order is blue, green, red
-        sample = {0: 2, 2: 0}.get(sample, sample)
-    return cast(Pixels, np.ascontiguousarray(page[..., sample]))
+    return page if samples == 1 else cast(Pixels, np.ascontiguousarray(page[..., sample]))
 
 
 def _decode(content: bytes, name: str) -> list[Pixels]:
-    """Return the pages of a file; only a TIFF can have several."""
-    # OpenCV silently fills in the rest of a truncated PNG or JPEG.
-    if content.startswith(b"\x89PNG") and b"IEND" not in content[-64:]:
-        raise ImageError(f"truncated PNG {name}")
-    if content.startswith(_JPEG) and b"\xff\xd9" not in content[-64:]:
-        raise ImageError(f"truncated JPEG {name}")
-    pages: Sequence[Any] = []
-    if content:
-        buffer = np.frombuffer(content, dtype=np.uint8)
-        try:
-            if content.startswith(_TIFF):
-                _, pages = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED)
-            else:
-                pages = [cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)]
-        except cv2.error:
-            pages = []
-    if not pages or any(page is None for page in pages):
-        raise ImageError(f"{name} is not an image that can be decoded")
+    """Return the pages of a file, (H, W) or (H, W, samples); only a TIFF can have several.
+
+    Whatever a decoder only warns of is a failure: most decoders fill in what is damaged or missing.
+    """
+    if content.startswith(_JPEG):
+        pages = [_decode_jpeg(content, name)]
+    elif content.startswith(_TIFF):
+        pages = _decode_tiff(content, name)
+    else:
+        pages = [_decode_other(content, name)]
     for page in pages:
         if page.dtype not in (np.uint8, np.uint16):
             gaps = " with NaN" if page.dtype.kind == "f" and np.isnan(page).any() else ""
             raise ImageError(f"{name}: expected 8 or 16 bit, found {page.dtype}{gaps}")
         if page.shape[2:] != pages[0].shape[2:]:
             raise ImageError(f"{name}: expected pages of one kind, found gray and coloured ones")
-    return list(pages)
+    return pages
+
+
+def _decode_jpeg(content: bytes, name: str) -> Pixels:
+    # OpenCV and Pillow return a JPEG that is cut off or damaged in the middle without any error.
+    try:
+        height, width, color, _ = simplejpeg.decode_jpeg_header(content)
+        _check_size(height, width, name)
+        if color not in ("Gray", "YCbCr", "RGB"):
+            raise ImageError(f"{name}: expected a gray or RGB JPEG, found {color}")
+        pixels = simplejpeg.decode_jpeg(content, "GRAY" if color == "Gray" else "RGB", strict=True)
+    except ValueError as error:
+        raise ImageError(f"truncated or damaged JPEG {name} ({error})") from None
+    return cast(Pixels, pixels[..., 0] if color == "Gray" else pixels)
+
+
+def _decode_tiff(content: bytes, name: str) -> list[Pixels]:
+    # OpenCV goes on after an error of libtiff; tifffile raises.
+    try:
+        with TiffFile(io.BytesIO(content)) as file:
+            return [_decode_page(page.aspage(), name) for page in file.pages]
+    except ImageError:
+        raise
+    except Exception as error:  # every codec raises its own types
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"truncated or damaged TIFF {name} ({reason})") from None
+
+
+def _decode_page(page: TiffPage, name: str) -> Pixels:
+    _check_size(page.imagelength, page.imagewidth, name)
+    if page.photometric not in _PHOTOMETRIC:
+        raise ImageError(f"{name}: expected a gray or RGB TIFF, found {getattr(page.photometric, 'name', 'another')}")
+    if not all(page.databytecounts):
+        raise ImageError(f"truncated or damaged TIFF {name} (parts of the pixels were never written)")
+    pixels = page.asarray(maxworkers=1)
+    if page.axes == "SYX":
+        pixels = np.moveaxis(pixels, 0, -1)
+    elif page.axes not in ("YX", "YXS"):
+        raise ImageError(f"{name}: expected pages of rows and columns, found the axes {page.axes}")
+    if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
+        pixels = np.invert(pixels)
+    return cast(Pixels, pixels)
+
+
+def _decode_other(content: bytes, name: str) -> Pixels:
+    # OpenCV silently fills in the rest of a truncated PNG.
+    if content.startswith(b"\x89PNG") and b"IEND" not in content[-64:]:
+        raise ImageError(f"truncated PNG {name}")
+    page: Any = None
+    with suppress(cv2.error):
+        page = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if content else None
+    if page is None:
+        raise ImageError(f"{name} is not an image that can be decoded")
+    if page.ndim == 3 and page.shape[2] >= 3:  # OpenCV's order is blue, green, red
+        page = page[..., [2, 1, 0, *range(3, page.shape[2])]]
+    return cast(Pixels, page)
+
+
+def _check_size(height: int, width: int, name: str) -> None:
+    if height * width > _MAX_PX:
+        raise ImageError(f"{name}: expected at most {_MAX_PX:,} px, found {height} x {width}")
 
 
 def read_channels(image: Mapping[Any, Any], channels: Sequence[Channel]) -> Pixels:
@@ -132,12 +199,14 @@ def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[P
     Returns
     -------
     list of ndarray
-        C planes of shape (H, W), all uint8 or all uint16.
+        C planes of shape (H, W), all uint8 or all uint16. 16-bit values of a lower bit_depth in the row are scaled to
+        16 bits.
 
     Raises
     ------
     ImageError
-        If a plane cannot be read or the planes differ in size or depth.
+        If a plane cannot be read, the planes differ in size or depth, the size is not that in the row, or a value
+        exceeds the bit_depth.
     """
     planes: list[Pixels] = []
     decoded: dict[str, _Decoded] = {}
@@ -157,7 +226,85 @@ def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[P
             raise ImageError(
                 f"channels of different depth: {channels[0]} {planes[0].dtype}, {channel} {planes[-1].dtype}"
             )
-    return planes
+    _check_listed_size(image, next(iter(decoded.values())).pages[0])
+    bit_depth = int(image.get("bit_depth", BIT_DEPTHS[-1]))
+    return [_expand(plane, bit_depth, channel) for plane, channel in zip(planes, channels, strict=True)]
+
+
+def checksum_files(image: Mapping[Any, Any], channels: Sequence[Channel]) -> str:
+    """Return the checksums of the files of some channels as a text, ``"blue=1c291ca3 yellow=60b2a5f1"``.
+
+    Parameters
+    ----------
+    image
+        A row of the image table.
+    channels
+        Which channels; a file that cannot be read is left out.
+    """
+    checksums = []
+    for channel in channels:
+        with suppress(OSError, ValueError):
+            content = read_regular(Path(image[f"path_{channel}"]))
+            checksums.append(f"{channel}={zlib.crc32(content):08x}")
+    return " ".join(checksums)
+
+
+def replaced_files(image: Mapping[Any, Any], checksums: str) -> list[Channel]:
+    """Return the channels whose files are no longer those that `checksum_files` described."""
+    channels = [cast(Channel, part.partition("=")[0]) for part in checksums.split()]
+    same = set(checksum_files(image, channels).split())
+    return [channel for channel, part in zip(channels, checksums.split(), strict=True) if part not in same]
+
+
+def _check_listed_size(image: Mapping[Any, Any], page: Pixels) -> None:
+    """Check the size that the file's header had when the image table was made; 0 is unknown."""
+    listed = int(image.get("height_px", 0)), int(image.get("width_px", 0))
+    if all(listed) and page.shape[:2] != listed:
+        raise ImageError(
+            f"expected {listed[0]} x {listed[1]} px as when the work folder was made, found {page.shape[0]} x "
+            f"{page.shape[1]} px; make the work folder again with the new files"
+        )
+
+
+def depth_of(highest: int) -> int:
+    """Return the smallest of `BIT_DEPTHS` that holds a value.
+
+    Examples
+    --------
+    >>> [depth_of(value) for value in (255, 256, 4095, 65535)]
+    [8, 10, 12, 16]
+    """
+    return next(depth for depth in BIT_DEPTHS if highest < 2**depth)
+
+
+def expand_to_16_bits(plane: NDArray[np.uint16], bit_depth: int) -> NDArray[np.uint16]:
+    """Scale values of `bit_depth` bits to the full range of 16 bits.
+
+    The high bits are repeated below the low ones: 0 stays 0, the highest value becomes 65,535, and each value is within
+    1 of the exact product.
+
+    Parameters
+    ----------
+    plane
+        Values below ``2**bit_depth``.
+    bit_depth
+        One of `BIT_DEPTHS`.
+    """
+    if bit_depth == BIT_DEPTHS[-1]:
+        return plane
+    return np.asarray(plane << (16 - bit_depth) | plane >> (2 * bit_depth - 16), dtype=np.uint16)
+
+
+def _expand(plane: Pixels, bit_depth: int, channel: Channel) -> Pixels:
+    if plane.dtype != np.uint16 or bit_depth == BIT_DEPTHS[-1]:
+        return plane
+    highest = int(plane.max(initial=0))
+    if highest >= 2**bit_depth:
+        raise ImageError(
+            f"{channel} channel: expected values up to {2**bit_depth - 1:,} (data.bit_depth = {bit_depth}), found "
+            f"{highest:,}; make a new work folder with --set data.bit_depth={depth_of(highest)}"
+        )
+    return expand_to_16_bits(cast(NDArray[np.uint16], plane), bit_depth)
 
 
 def write_label_image(path: Path, labels: NDArray[np.integer[Any]]) -> None:

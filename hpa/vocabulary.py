@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from hpa.errors import UserError
 
+_MAX_DIGITS: Final = 20  # Python refuses to convert thousands
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -73,7 +75,7 @@ class Vocabulary:
         """
         indices = set()
         for part in text.split(separator) if text.strip() else ():
-            if not (part.isascii() and part.isdigit() and int(part) < len(self)):
+            if not (part.isascii() and part.isdigit() and len(part) < _MAX_DIGITS and int(part) < len(self)):
                 raise UserError(f"expected labels 0..{len(self) - 1}, found {part!r} in {text!r}")
             indices.add(int(part))
         return tuple(sorted(indices))

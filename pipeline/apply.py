@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hpa.errors import UserError
 from hpa.images import read_images
-from hpa.work.folder import locked
+from hpa.work.folder import check_not_written, locked
 from pipeline.bundle import open_bundle
 from pipeline.init import init_apply
 from pipeline.model import Model, with_joined
@@ -18,9 +18,14 @@ def open_model(root: Path) -> Model:
     Raises
     ------
     UserError
-        If it is neither, or a bundle is damaged.
+        If it is neither, a bundle is damaged, or another process is writing to the work folder.
     """
-    return open_bundle(root) if (root / "bundle.json").exists() else Model.of_work(root)
+    if (root / "bundle.json").exists():
+        return open_bundle(root)
+    model = Model.of_work(root)
+    for work in (model.work, *(part.work for part in model.joined)):
+        check_not_written(work.root)
+    return model
 
 
 def apply(

@@ -49,20 +49,19 @@ def demo(
         The highest exit code of the stages.
     """
     settings = read_recipe(recipe, TINY if tiny else ())  # an unusable recipe costs no drawing
-    started = time.monotonic()
-    atlas = root / "atlas"
-    seconds = {}
-    if not atlas.exists():
-        print(f"synthesize: {images} train and {test} test images to {atlas}")
-        unfinished = root / "atlas.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        synthesize(unfinished, images, test, seed, size_px=256 if tiny else 512)
-        unfinished.rename(atlas)
-        seconds["synthesize"] = round(time.monotonic() - started, 1)
-    work = WorkFolder(root)
-    if not work.recipe.exists():
-        init(root, [atlas], settings)
-    with locked(root):
+    with locked(root):  # before anything is drawn: another demo would delete what this one has drawn so far
+        started = time.monotonic()
+        atlas, seconds = root / "atlas", {}
+        if not atlas.exists():
+            print(f"synthesize: {images} train and {test} test images to {atlas}")
+            unfinished = root / "atlas.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            synthesize(unfinished, images, test, seed, size_px=256 if tiny else 512)
+            unfinished.rename(atlas)
+            seconds["synthesize"] = round(time.monotonic() - started, 1)
+        work = WorkFolder(root)
+        if not work.recipe.exists():
+            init(root, [atlas], settings)
         ran = run_stages(open_work(root), device=device)
         figures = _figures(work, atlas / "truth")
         figures["seconds"] = seconds | ran.seconds | {"all": round(time.monotonic() - started, 1)}

@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 
 from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.images import write_images
-from hpa.layouts.sources import SEPARATOR, check_channels, index_sources, parse_sources
+from hpa.images import read_images, write_images
+from hpa.layouts.depth import recognise_bit_depth
+from hpa.layouts.index import LAYOUTS
+from hpa.layouts.sources import SEPARATOR, check_channels, find_layouts, index_sources, parse_sources
 from hpa.splitting.folds import split_images, stratified_subset, write_folds
 from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.near_duplicates import SimilarImages, find_similar
 from hpa.work.files import write_csv
 from hpa.work.folder import WorkFolder, locked
-from pipeline.recipe import Recipe, write_recipe
+from pipeline.recipe import Recipe, check_recipe, write_recipe
 
 
 def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int = 0, workers: int = 0) -> WorkFolder:
@@ -43,9 +45,12 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
     work = WorkFolder(root)
     if work.recipe.exists():
         raise UserError(f"expected a new work folder, found one initialised at {root}")
+    recipe = _with_vocabulary(data, recipe)
+    check_recipe(recipe)
+    images, conflicts = _index(data, recipe.data)
+    check_channels(images, parse_sources(data), recipe.data)
+    images, recipe = _with_bit_depth(images, recipe)
     section = recipe.data
-    images, conflicts = _index(data, section)
-    check_channels(images, parse_sources(data), section)
     if limit:
         images = _limited(images, limit, section)
         conflicts = conflicts[conflicts["image_id"].isin(images["image_id"])]
@@ -73,7 +78,9 @@ def init_apply(root: Path, data: Sequence[str | Path], recipe: Recipe) -> WorkFo
         If the data lack a channel of the trained run, or the folder was made of other images.
     """
     work = WorkFolder(root)
-    section = recipe.data.model_copy(update={"layout": "auto", "source_layouts": {}, "train_only": ()})
+    # The new images may come from another camera.
+    own = {"layout": "auto", "source_layouts": {}, "train_only": (), "bit_depth": 0}
+    section = recipe.data.model_copy(update=own)
     images, _ = _index(data, section)
     all_known = pd.Series([()] * len(images), index=images.index, dtype=object)
     images = images.assign(split="test", unknown_classes=all_known)
@@ -85,11 +92,12 @@ def init_apply(root: Path, data: Sequence[str | Path], recipe: Recipe) -> WorkFo
             )
     with locked(root):
         if work.recipe.exists():
-            earlier = pd.read_parquet(work.images)
+            earlier = read_images(work.images)
             if list(earlier["image_id"]) != list(images["image_id"]):
                 raise UserError(f"expected a new folder or one made of {data[0]}, found {root} made of other images")
             return work
-        _commit(work, images, np.arange(len(images), dtype=np.int32), recipe.model_copy(update={"data": section}))
+        images, recipe = _with_bit_depth(images, recipe.model_copy(update={"data": section}))
+        _commit(work, images, np.arange(len(images), dtype=np.int32), recipe)
     return work
 
 
@@ -98,6 +106,39 @@ def _index(data: Sequence[str | Path], section: DataSection) -> tuple[pd.DataFra
     for notice in joined.notices:
         print(f"init: {notice}")
     return joined.images, joined.conflicts
+
+
+def _with_vocabulary(data: Sequence[str | Path], recipe: Recipe) -> Recipe:
+    """Replace ``auto`` by the vocabulary, and where it differs the submission, of the first scored source's layout."""
+    section, aggregate = recipe.data, recipe.aggregate
+    layouts = find_layouts(parse_sources(data), section)
+    scored = [layout for name, layout in layouts.items() if name not in section.train_only] or list(layouts.values())
+    vocabulary = LAYOUTS[scored[0]].vocabulary
+    if section.vocabulary == "auto":
+        chosen = vocabulary or section.classes
+        section = section.model_copy(update={"vocabulary": chosen.name})
+        reason = f"of the layout {scored[0]}" if vocabulary else "the default"
+        print(f"init: {len(chosen)} classes ({chosen.name}, {reason}; data.vocabulary sets others)")
+    # Its form with a row of cells per image cannot be told from the vocabulary's header.
+    brings_form = scored[0] == "kaggle2021" and section.classes == vocabulary and "cells" in recipe.crops.windows
+    if aggregate.submission == "auto" and brings_form:
+        aggregate = aggregate.model_copy(update={"submission": "kaggle2021"})
+        print(
+            "init: submission.csv in the form kaggle2021, cells instead of images (aggregate.submission sets another)"
+        )
+    return recipe.model_copy(update={"data": section, "aggregate": aggregate})
+
+
+def _with_bit_depth(images: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, Recipe]:
+    """Set the bits that 16-bit files use, in the image table and the recipe; recognise them if the recipe says 0."""
+    bits: int = recipe.data.bit_depth
+    if not bits:
+        recognised = recognise_bit_depth(images, recipe.data.channels)
+        bits = recognised.bits
+        for notice in recognised.notices:
+            print(f"init: {notice}")
+    section = recipe.data.model_copy(update={"bit_depth": bits})
+    return images.assign(bit_depth=np.int16(bits)), recipe.model_copy(update={"data": section})
 
 
 def _commit(

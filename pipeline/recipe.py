@@ -3,6 +3,7 @@
 import textwrap
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -65,6 +66,41 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
     return recipe
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Check what would otherwise stop a later stage: classes, channels, the network and its weights.
+
+    Pretrained weights that are not on this machine are downloaded.
+
+    Parameters
+    ----------
+    recipe
+        The recipe.
+
+    Raises
+    ------
+    UserError
+        If a class or a channel does not exist, `aggregate.class_fractions` has another length than the vocabulary, or
+        the network of `[classify]` cannot be made for the crops.
+    """
+    from aggregate.thresholds.methods import check_classes  # with SciPy, which reading a recipe does not need
+
+    data, section = recipe.data, recipe.classify
+    check_classes(recipe.aggregate, data.classes)
+    parts = [part for name in section.channels for part in name.split("+")]
+    if missing := [part for part in parts if part not in data.channels]:
+        raise UserError(
+            f"expected classify.channels among data.channels ({', '.join(data.channels)}), found {missing[0]!r}"
+        )
+    if "brightest" in recipe.crops.stores and "green" not in data.channels:
+        raise UserError("expected green among data.channels for windows where most protein is, found none")
+    default = ClassifySection()
+    if section.backbone != default.backbone or section.pretrained or section.weights_file:
+        # Imported here, because torch takes seconds to import and the default network needs no check.
+        from classify.run import check_network
+
+        check_network(section, data, recipe.crops.size_px)
+
+
 def read_recipe(recipe: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply settings such as ``classify.epochs=3``.
 
@@ -89,13 +125,16 @@ def read_recipe(recipe: str | Path | None = None, settings: Sequence[str] = ()) 
     64
     """
     values = {} if recipe is None else read_toml(find_recipe(recipe))
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        section, dot, key = name.partition(".")
-        if not (equals and dot and isinstance(values.setdefault(section, {}), dict)):
-            raise UserError(f"expected a setting section.key=value, found {setting!r}")
-        values[section][key] = _value(text)
-    return parse_recipe(values)
+    try:
+        for setting in settings:
+            name, equals, text = setting.partition("=")
+            section, dot, key = name.partition(".")
+            if not (equals and dot and isinstance(values.setdefault(section, {}), dict)):
+                raise UserError(f"expected a setting section.key=value, found {setting!r}")
+            values[section][key] = _value(text)
+        return parse_recipe(values)
+    except RecursionError:
+        raise UserError("expected values of a recipe, found some nested too deeply") from None
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -112,13 +151,15 @@ def find_recipe(recipe: str | Path) -> Path:
     UserError
         If there is no such file and no shipped recipe of this name.
     """
-    path = Path(recipe)
-    if path.is_file():
-        return path
+    path, found = Path(recipe), f"no {recipe}"
+    with suppress(OSError):  # a name that is too long
+        if path.is_file():
+            return path
+        found = f"the folder {recipe}" if path.is_dir() else found
     shipped = shipped_recipes()
     if str(recipe) in shipped:
         return shipped[str(recipe)]
-    raise UserError(f"expected a recipe file or a shipped recipe ({', '.join(shipped)}), found no {recipe}")
+    raise UserError(f"expected a recipe file or a shipped recipe ({', '.join(shipped)}), found {found}")
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hpa.errors import ImageError, UserError
 from hpa.pixels import MAX_LABELS, read_plane
+from hpa.work.files import read_regular
 from segment.postprocess.labels import Labels
 
 _CELL_ENDINGS: Final = ("", "_mask", "_masks", "_cp_masks", "_cellmask", "_predictedmask", "_seg")
@@ -59,7 +60,8 @@ def find_external_masks(folder: Path) -> ExternalMasks:
     files: dict[str, Path] = {}
     for suffix in _SUFFIXES:
         for path in sorted(folder.glob(f"*{suffix}")):
-            files.setdefault(path.stem, path)
+            if path.is_file():
+                files.setdefault(path.stem, path)
     if not files:
         raise UserError(f"expected label images <id>_mask.png, .tif or .npy in {folder}, found none")
     return ExternalMasks(files)
@@ -111,10 +113,10 @@ def _read(path: Path) -> NDArray[Any]:
     if path.suffix.lower() == ".png":
         return read_plane(path)
     if path.suffix.lower() in (".tif", ".tiff"):
-        return np.asarray(tifffile.imread(path)).squeeze()
+        return np.asarray(tifffile.imread(io.BytesIO(read_regular(path)))).squeeze()
     if path.name.endswith(_SEG):
-        return np.asarray(_PlainArrays(path.read_bytes()).load()["masks"]).squeeze()
-    return np.asarray(np.load(path, allow_pickle=False)).squeeze()
+        return np.asarray(_PlainArrays(read_regular(path)).load()["masks"]).squeeze()
+    return np.asarray(np.load(io.BytesIO(read_regular(path)), allow_pickle=False)).squeeze()
 
 
 class _PlainArrays(pickle.Unpickler):

@@ -1,7 +1,7 @@
 """Import masks made elsewhere instead of segmenting the images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from segment.config import SegmentSection
 from segment.external_masks import ExternalMasks, find_external_masks, read_external_mask
 from segment.inference.predict import cached_network, run_network
 from segment.inference.preprocess import NetworkInput, channels_to_read, load_input
-from segment.masks import COLUMNS, Masks, stage_folder
+from segment.masks import COLUMNS, MASKS, Masks, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import COMPACT
 from segment.postprocess.cells import assign_nuclei_to_cells
 from segment.postprocess.decode import decode_nuclei
-from segment.results import IMPORTED, conclude, imported_from, write_image
+from segment.results import IMPORTED, ImportRecord, conclude, imported_from, write_image
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def import_masks(
         )
     inputs = {"images.parquet": work.images}
     stage = begin(folder, command, data, section, inputs, overwrite=overwrite, check=lambda: check_cluster(dask))
-    write_json(folder / IMPORTED, {"masks": str(masks.resolve())})
+    write_json(folder / IMPORTED, asdict(ImportRecord(str(masks.resolve()))))
     images = read_images(work.images).drop(columns="target")
     return stage.run_over_images(
         images,
@@ -84,6 +84,7 @@ def import_masks(
         _Context(work, section, channels, device, external),
         lambda parts: conclude(work, images, parts, channels),
         label="import",
+        outputs=[MASKS],
         workers=workers or default_workers(device),
         dask=dask,
     )

@@ -5,7 +5,8 @@ for cells. ``segment/nuclei/<image_id>.png`` has the same size; a nucleus carrie
 within it. ``segment/masks.parquet`` has one row per image:
 
 image_id, n_cells, diameter_px (median equivalent diameter of its cells in source pixels, NaN without cells), flags (any
-of `FLAGS`, joined by ", "; empty if none), crc32 (of the label image as rows of little-endian uint16).
+of `FLAGS`, joined by ", "; empty if none), crc32 (of the label image as rows of little-endian uint16), checksums (of
+the image files that were segmented, `hpa.pixels.checksum_files`; empty where unknown).
 
 Images of the image table = rows of this table + rows of ``segment/failures.csv``.
 """
@@ -20,10 +21,12 @@ import pandas as pd
 import pandera.pandas as pa
 from numpy.typing import NDArray
 
-from hpa.errors import UserError
 from hpa.pixels import read_label_image, write_label_image
-from hpa.work.files import write_parquet
+from hpa.work.files import check_table, read_parquet, write_parquet
 from hpa.work.folder import WorkFolder
+
+MASKS: Final = "masks.parquet"
+"""The table of the stage, in its folder."""
 
 FLAGS: Final = ("no signal", "no cell", "crowded")
 """Only noise in a channel that was read; no cell found; more cells than the recipe's `crowded`."""
@@ -41,6 +44,7 @@ COLUMNS: Final = {
     "diameter_px": pa.Column("float32", pa.Check.gt(0), nullable=True),
     "flags": pa.Column(str, pa.Check(_known_flags, element_wise=True)),
     "crc32": pa.Column("int64", pa.Check.in_range(0, 2**32 - 1)),
+    "checksums": pa.Column(str),
 }
 
 _MASKS: Final = pa.DataFrameSchema(
@@ -84,17 +88,19 @@ def stage_folder(work: WorkFolder) -> Path:
 
 def masks_path(work: WorkFolder) -> Path:
     """Return the path of the table of masks."""
-    return stage_folder(work) / "masks.parquet"
+    return stage_folder(work) / MASKS
 
 
 def write_masks(work: WorkFolder, masks: pd.DataFrame) -> None:
-    """Validate and write the table of masks.
+    """Validate and write the table of masks; the column checksums may be absent.
 
     Raises
     ------
     pandera.errors.SchemaError
         If it breaks the contract.
     """
+    if "checksums" not in masks:
+        masks = masks.assign(checksums="")
     write_parquet(masks_path(work), _MASKS.validate(masks))
 
 
@@ -104,12 +110,10 @@ def read_masks(work: WorkFolder) -> pd.DataFrame:
     Raises
     ------
     UserError
-        If the stage has not finished.
+        If the stage has not finished, or the table is damaged.
     """
     path = masks_path(work)
-    if not path.exists():
-        raise UserError(f"expected {path} (made by `python -m segment run {work.root}`), found no such file")
-    return _MASKS.validate(pd.read_parquet(path))
+    return check_table(read_parquet(path, f"python -m segment run {work.root}"), _MASKS, path)
 
 
 def write_pair(

@@ -1,13 +1,14 @@
 """What the segment stage writes, whether it found the masks or imported them."""
 
-from json import loads
 from typing import Any, Final
 
 import pandas as pd
+from pydantic.dataclasses import dataclass
 
 from hpa.channels import Channel
 from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE
+from hpa.work.records import STRICT, read_record
 from segment.config import SegmentSection
 from segment.figures import write_figures
 from segment.inference.preprocess import NetworkInput
@@ -15,6 +16,19 @@ from segment.masks import COLUMNS, Masks, join_flags, stage_folder, write_masks,
 
 IMPORTED: Final = "imported.json"
 """File of the stage that records the folder from which masks were imported."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ImportRecord:
+    """The content of ``imported.json``.
+
+    Parameters
+    ----------
+    masks
+        The folder of the masks.
+    """
+
+    masks: str
 
 
 def write_image(
@@ -27,7 +41,7 @@ def write_image(
         "no cell": row["n_cells"] == 0,
         "crowded": row["n_cells"] > section.crowded,
     }
-    return row | {"flags": join_flags(flags), FAILURE: None}
+    return row | {"flags": join_flags(flags), "checksums": image.checksums, FAILURE: None}
 
 
 def conclude(
@@ -67,6 +81,12 @@ def conclude(
 
 
 def imported_from(work: WorkFolder) -> str:
-    """Return the folder from which masks were imported, or an empty string if they were not imported."""
-    record = stage_folder(work) / IMPORTED
-    return str(loads(record.read_text())["masks"]) if record.exists() else ""
+    """Return the folder from which masks were imported, or an empty string if they were not imported.
+
+    Raises
+    ------
+    UserError
+        If the record of it is damaged.
+    """
+    path = stage_folder(work) / IMPORTED
+    return read_record(path, ImportRecord, "import or segment again with --overwrite").masks if path.exists() else ""

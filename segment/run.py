@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from json import loads
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from pydantic import PositiveFloat
 
 from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
@@ -17,13 +17,14 @@ from hpa.work.cluster import check_cluster
 from hpa.work.device import default_workers, one_thread, resolve_device
 from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder
-from hpa.work.mapping import FAILURE, Chunk
+from hpa.work.mapping import FAILURE, Chunk, discard
+from hpa.work.records import read_record
 from hpa.work.stage import begin
 from segment.config import SegmentSection
 from segment.inference.diameter import estimate_diameter_px, sample_rows, typical_diameter_px
 from segment.inference.predict import cached_network, run_network
 from segment.inference.preprocess import NetworkInput, channels_to_read, load_input, size_name
-from segment.masks import COLUMNS, Masks, read_masks, stage_folder
+from segment.masks import COLUMNS, MASKS, Masks, read_masks, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import COMPACT, check_weights
 from segment.postprocess.decode import decode
@@ -91,6 +92,7 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
         _Context(work, section, channels, device, diameters),
         lambda parts: conclude(work, images, parts, channels) | {"diameters_px": diameters},
         label="segment",
+        outputs=[MASKS],
         workers=workers or default_workers(device),
         dask=dask,
     )
@@ -160,9 +162,15 @@ def _find_diameters(
 ) -> dict[str, float]:
     """Estimate the diameter for every image size from a sample of the images, or return the stored estimates."""
     path = folder / _DIAMETERS
+    sizes = set() if section.diameter_px else _sizes(images)
     if path.exists():
-        stored: dict[str, float] = loads(path.read_text())
-        return stored
+        try:
+            stored = read_record(path, dict[str, PositiveFloat], "it is made again")
+            if stored.keys() == sizes:
+                return stored
+            discard(path, "expected one diameter per size of image, found others")
+        except UserError as error:
+            discard(path, str(error))
     diameters = {}
     if not section.diameter_px:
         for _, rows in sample_rows(images).groupby(["height_px", "width_px"]):
@@ -174,6 +182,13 @@ def _find_diameters(
             diameters[size_name(*shape)] = find_diameter_px(sample, shape, section, device)
     write_json(path, diameters)
     return diameters
+
+
+def _sizes(images: pd.DataFrame) -> set[str]:
+    known = images.loc[
+        (images["height_px"] > 0) & (images["width_px"] > 0), ["height_px", "width_px"]
+    ].drop_duplicates()
+    return {size_name(int(height), int(width)) for height, width in known.itertuples(index=False)}
 
 
 def _process(context: _Context, chunk: Chunk) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Score predicted masks against reference masks, with the measures of Cellpose and StarDist.
+"""Score predicted masks against reference masks; Cellpose matches the cells.
 
 A predicted and a reference cell match if their intersection over union (IoU) reaches a threshold. At that threshold,
 the average precision of an image is TP / (TP + FP + FN), reported as the mean over images, and F1 is
@@ -16,10 +16,10 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from hpa.errors import ImageError, UserError
 from hpa.pixels import read_plane
+from segment.network.cellpose import average_precision, mask_ious
 
 Labels = NDArray[np.integer[Any]]
 
@@ -28,27 +28,6 @@ THRESHOLDS: Final = (0.5, 0.75, 0.9)
 
 _MASK: Final = "_mask"
 _RESAMPLES: Final = 2000
-
-
-@dataclass(frozen=True)
-class Overlaps:
-    """All pairs of a predicted and a reference cell that share at least one pixel.
-
-    Parameters
-    ----------
-    predicted, truth
-        Shape (n,), the labels of each pair.
-    iou
-        Shape (n,), intersection over union of each pair, in (0, 1].
-    n_predicted, n_truth
-        Number of cells in each label image.
-    """
-
-    predicted: NDArray[np.int64]
-    truth: NDArray[np.int64]
-    iou: NDArray[np.float64]
-    n_predicted: int
-    n_truth: int
 
 
 @dataclass(frozen=True)
@@ -75,47 +54,37 @@ class Counts:
         return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
 
 
-def overlaps(predicted: Labels, truth: Labels) -> Overlaps:
-    """Compute the intersection over union of all overlapping cells of two label images.
-
-    Only pairs that share a pixel are formed, so memory grows with the number of pixels and not with n x m.
+def count_matches(predicted: Labels, truth: Labels, thresholds: Sequence[float] = THRESHOLDS) -> list[Counts]:
+    """Count matched and unmatched cells of two label images at each threshold.
 
     Parameters
     ----------
     predicted, truth
         Shape (H, W), 0 for background; labels need not be consecutive.
+    thresholds
+        Minimum intersection over union of a match, above 0.
 
     Raises
     ------
     ValueError
         If the shapes differ.
     """
-    if predicted.shape != truth.shape:
-        raise ValueError(f"expected label images of one shape, found {predicted.shape} and {truth.shape}")
-    labels_p, at_p, areas_p = np.unique(predicted, return_inverse=True, return_counts=True)
-    labels_t, at_t, areas_t = np.unique(truth, return_inverse=True, return_counts=True)
-    pairs, shared = np.unique(at_p.ravel().astype(np.int64) * len(labels_t) + at_t.ravel(), return_counts=True)
-    p, t = np.divmod(pairs, len(labels_t))
-    cells = (labels_p[p] != 0) & (labels_t[t] != 0)
-    p, t, shared = p[cells], t[cells], shared[cells]
-    return Overlaps(
-        predicted=labels_p[p].astype(np.int64),
-        truth=labels_t[t].astype(np.int64),
-        iou=shared / (areas_p[p] + areas_t[t] - shared),
-        n_predicted=int((labels_p != 0).sum()),
-        n_truth=int((labels_t != 0).sum()),
-    )
+    (found, predicted), (wanted, truth) = _consecutive(predicted, truth)
+    if not len(found) or not len(wanted):
+        return [Counts(0, len(found), len(wanted)) for _ in thresholds]
+    _, tp, fp, fn = average_precision([truth], [predicted], threshold=list(thresholds))
+    return [Counts(*map(int, counts)) for counts in zip(tp[0], fp[0], fn[0], strict=True)]
 
 
-def matches(pairs: Overlaps, iou: float = 0.5) -> NDArray[np.int64]:
-    """Select matches from overlapping pairs so that each cell is matched at most once.
+def match_cells(predicted: Labels, truth: Labels, iou: float = 0.5) -> NDArray[np.int64]:
+    """Match the cells of two label images so that each is matched at most once.
 
     Parameters
     ----------
-    pairs
-        The overlaps of two label images.
+    predicted, truth
+        Shape (H, W), 0 for background; labels need not be consecutive.
     iou
-        Minimum intersection over union of a match, above 0.
+        Minimum intersection over union of a match, at least 0.5.
 
     Returns
     -------
@@ -126,44 +95,7 @@ def matches(pairs: Overlaps, iou: float = 0.5) -> NDArray[np.int64]:
     Raises
     ------
     ValueError
-        If `iou` is not in (0, 1].
-    """
-    if not 0 < iou <= 1:
-        raise ValueError(f"expected an IoU threshold in (0, 1], found {iou}")
-    above = pairs.iou >= iou
-    candidates = np.stack([pairs.predicted[above], pairs.truth[above]], axis=1)
-    if len(candidates) and any(np.unique(side, return_counts=True)[1].max() > 1 for side in candidates.T):
-        # A cell can have two candidates only at thresholds of 0.5 and below.
-        candidates = candidates[_assign(candidates, pairs.iou[above])]
-    return candidates[np.lexsort(candidates.T[::-1])]
-
-
-def _assign(candidates: NDArray[np.int64], iou: NDArray[np.float64]) -> NDArray[np.intp]:
-    sides = [np.unique(side, return_inverse=True) for side in candidates.T]
-    (rows, at_row), (columns, at_column) = sides
-    gain = np.zeros((len(rows), len(columns)))
-    # The constant makes one more match outweigh any sum of IoU.
-    gain[at_row, at_column] = 1 + iou / (2 * min(gain.shape))
-    which = np.full(gain.shape, -1)
-    which[at_row, at_column] = np.arange(len(candidates))
-    chosen: NDArray[np.intp] = which[linear_sum_assignment(gain, maximize=True)]
-    return chosen[chosen >= 0]
-
-
-def match_cells(predicted: Labels, truth: Labels, iou: float = 0.5) -> NDArray[np.int64]:
-    """Match the cells of two label images.
-
-    Parameters
-    ----------
-    predicted, truth
-        Shape (H, W), 0 for background.
-    iou
-        Minimum intersection over union of a match, above 0.
-
-    Returns
-    -------
-    ndarray
-        Shape (n, 2), predicted and reference label of each match.
+        If `iou` is not in [0.5, 1], or if the shapes differ.
 
     Examples
     --------
@@ -173,18 +105,32 @@ def match_cells(predicted: Labels, truth: Labels, iou: float = 0.5) -> NDArray[n
     array([[2, 2],
            [5, 1]])
     """
-    return matches(overlaps(predicted, truth), iou)
+    if not 0.5 <= iou <= 1:
+        raise ValueError(f"expected an IoU threshold in [0.5, 1], found {iou}")
+    (found, predicted), (wanted, truth) = _consecutive(predicted, truth)
+    if not len(found) or not len(wanted):
+        return np.empty((0, 2), np.int64)
+    # The best assignment at 0.5 holds every pair above 0.5, because no other pair of these cells can reach 0.5.
+    ious, partners = mask_ious(truth, predicted)
+    matched = np.flatnonzero(ious >= iou)
+    pairs = np.stack([found[partners[matched] - 1], wanted[matched]], axis=1)
+    return pairs[np.lexsort(pairs.T[::-1])]
 
 
-def count_matches(pairs: Overlaps, iou: float = 0.5) -> Counts:
-    """Count matched and unmatched cells at a threshold."""
-    tp = len(matches(pairs, iou))
-    return Counts(tp, pairs.n_predicted - tp, pairs.n_truth - tp)
+def _consecutive(*images: Labels) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return the labels of each image, and its pixels, flat, with labels 1..n and a background pixel added.
+
+    Cellpose forms all pairs of labels up to the highest, and takes the lowest label that occurs for background.
+    """
+    if len({image.shape for image in images}) > 1:
+        raise ValueError(f"expected label images of one shape, found {' and '.join(str(i.shape) for i in images)}")
+    values = (np.unique(np.append(image, 0).astype(np.int64), return_inverse=True) for image in images)
+    return [(labels[1:], pixels) for labels, pixels in values]
 
 
 def mask_average_precision(predicted: Labels, truth: Labels, iou: float = 0.5) -> float:
     """Compute TP / (TP + FP + FN) of one image at an IoU threshold."""
-    return count_matches(overlaps(predicted, truth), iou).mask_average_precision
+    return count_matches(predicted, truth, [iou])[0].mask_average_precision
 
 
 def score_images(images: Iterable[tuple[str, Labels, Labels]]) -> pd.DataFrame:
@@ -202,9 +148,7 @@ def score_images(images: Iterable[tuple[str, Labels, Labels]]) -> pd.DataFrame:
     """
     rows = []
     for image_id, predicted, truth in images:
-        pairs = overlaps(predicted, truth)
-        for iou in THRESHOLDS:
-            counts = count_matches(pairs, iou)
+        for iou, counts in zip(THRESHOLDS, count_matches(predicted, truth), strict=True):
             rows.append((image_id, iou, counts.tp, counts.fp, counts.fn, counts.mask_average_precision))
     return pd.DataFrame(rows, columns=["image_id", "iou", "tp", "fp", "fn", "ap"])
 

@@ -1,6 +1,45 @@
-"""Limit every test process to one thread, because there are as many processes as processors."""
+"""Limit every test process to one thread, skip tests without their real images, and count those tests."""
 
 import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.real_images import real_data as find_real_data
 
 # Set before torch is imported. OpenMP threads that share a processor spend ten times as long waiting as working.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip each test marked `real_data` if one of the paths that the marker names is missing."""
+    for item in items:
+        for marker in item.iter_markers("real_data"):
+            missing = [path for path in marker.args if not (find_real_data() / path).exists()]
+            if missing:
+                reason = f"needs real images, found no {find_real_data() / missing[0]} (set CELLWISE_REAL_DATA)"
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def real_data(request: pytest.FixtureRequest) -> Path:
+    """Return the folder of real images, to tests that are marked as needing it."""
+    if request.node.get_closest_marker("real_data") is None:
+        pytest.fail("expected the marker real_data(path, ...) on a test that reads real images")
+    return find_real_data()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how many tests needed real images, and whether they ran."""
+    # Reports, not items, because with several processes only the workers collect.
+    counts = {
+        outcome: sum("real_data" in report.keywords for report in terminalreporter.getreports(outcome))
+        for outcome in ("passed", "failed", "skipped")
+    }
+    ran, skipped = counts["passed"] + counts["failed"], counts["skipped"]
+    if skipped:
+        terminalreporter.write_line(
+            f"tests that need real images: {skipped} skipped, {ran} ran (CELLWISE_REAL_DATA names their folder)"
+        )
+    elif ran:
+        terminalreporter.write_line(f"tests that need real images: {ran} ran")

@@ -17,6 +17,9 @@ from hpa.vocabulary import HPA28
 from tests.support.pages import ROOT, commands, python_blocks, recipe_commands
 
 SMALL_INIT = ("--set", "classify.epochs=1", "--set", "crops.size_px=32", "--set", "data.folds=2")
+SMALLEST_INIT = ("--limit", "8", "--set", "classify.batch_size=512")
+"""Eight images and a batch of all their crops: one step of training in each fold."""
+
 
 BENCH_ARGUMENTS: dict[str, list[str]] = {
     "bench.aggregate": ["--tiny"],
@@ -222,7 +225,14 @@ def test_the_commands_of_the_recipes_run(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     shown = recipe_commands()
-    assert {Path(word).stem for command in shown for word in command if word.endswith(".toml")} >= {"cells", "atlas"}
+    recipes = {Path(word).stem for command in shown for word in command if word.endswith(".toml")}
+    assert recipes | {"demo"} == {path.stem for path in (ROOT / "recipes").glob("*.toml")}
     for command in shown:
         small = _shrink(command, folder / "work" / "demo" / "atlas", folder / "new")
+        small += SMALLEST_INIT if command[1] == "init" else ()
         assert _run(small) == 0, f"python -m {' '.join(small)}"
+    for work in {command[2] for command in shown}:
+        images = pd.read_parquet(tmp_path / work / "images.parquet")
+        assert len(_submission(tmp_path / work)) == (images["split"] == "test").sum() > 0
+        metrics = pd.read_json(tmp_path / work / "aggregate" / "metrics.json", typ="series")
+        assert 0 <= metrics["macro_f1"] <= 1

@@ -14,7 +14,7 @@ from classify.probabilities import class_columns
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.vocabulary import Vocabulary
-from hpa.work.files import read_csv_or_parquet
+from hpa.work.files import first_line, read_csv_or_parquet
 from hpa.work.folder import WorkFolder
 
 
@@ -124,9 +124,12 @@ def _read_cell_table(path: Path) -> pd.DataFrame:
     needed = ["image_id", "cell_label", "target"]
     table = read_csv_or_parquet(path, needed)
     try:
-        table = table[needed].astype({"image_id": str, "cell_label": np.int64})
-    except ValueError as error:
-        raise UserError(f"expected numbers as cell_label in {path}, found: {error}") from None
+        labels = table["cell_label"].map(int).astype(np.int64)
+    except (ValueError, TypeError, OverflowError) as error:  # the latter beyond 64 bit
+        raise UserError(f"expected whole numbers as cell_label in {path}, found: {first_line(error)}") from None
+    if any(isinstance(value, float) for value in table["cell_label"]) and (labels != table["cell_label"]).any():
+        raise UserError(f"expected whole numbers as cell_label in {path}, found fractions")
+    table = table[needed].astype({"image_id": str}).assign(cell_label=labels)
     repeated = table[table.duplicated(["image_id", "cell_label"])]
     if len(repeated):
         image_id, cell = repeated.iloc[0]["image_id"], repeated.iloc[0]["cell_label"]

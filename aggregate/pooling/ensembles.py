@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from aggregate.config import AggregateSection
-from hpa.metrics import average_precision
+from hpa.metrics import mean_average_precision
 
 _N_PICKS: Final = 10
 
@@ -91,11 +91,3 @@ def fit_weights(
         picked = tried[int(np.argmax(values))]
     picked /= picked.sum()
     return picked
-
-
-def mean_average_precision(targets: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
-    """Return the mean average precision over the classes with a positive, 0 if there are none; shapes (N, K)."""
-    supported = np.flatnonzero(targets.any(axis=0))
-    return (
-        float(np.mean([average_precision(targets[:, c], scores[:, c]) for c in supported])) if len(supported) else 0.0
-    )

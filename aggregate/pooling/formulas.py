@@ -13,6 +13,7 @@ from aggregate.config import AggregateSection, Formula
 from classify.trained_pooling import TrainedPooling, read_pooling
 from crops.store import crop_weights
 from hpa.errors import UserError
+from hpa.work.files import read_parquet
 
 Pool = Callable[[NDArray[np.float32], AggregateSection], NDArray[np.float32]]
 
@@ -153,7 +154,7 @@ def read_learned_pooling(pooling: Path, crops: Path) -> LearnedPooling:
         raise UserError(f"expected a known pooling in {pooling}, found {trained.pooling!r}")
     if not trained.completeness_power:
         return LearnedPooling(trained, None)
-    table = pd.read_parquet(crops, columns=["image_id", "cell_label", "completeness"])
+    table = read_parquet(crops, "python -m crops run", ["image_id", "cell_label", "completeness"])
     return LearnedPooling(trained, table.set_index(["image_id", "cell_label"])["completeness"])
 
 

@@ -15,8 +15,10 @@ from aggregate.pooling.formulas import LearnedPooling, pool_as_trained, pool_bag
 from classify.probabilities import Part, stream_probabilities
 from hpa.config import read_toml
 from hpa.errors import UserError
+from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import Vocabulary
+from hpa.work.files import read_parquet
 from hpa.work.folder import WorkFolder, open_work
 
 
@@ -102,7 +104,7 @@ def _check_joinable(work: WorkFolder, other: WorkFolder) -> None:
     if ours != theirs:
         raise UserError(f"expected joined runs of the vocabulary {ours}, found {theirs} in {other.root}")
     columns = ["image_id", "split"]
-    images, other_images = (pd.read_parquet(w.images, columns=columns).sort_values("image_id") for w in (work, other))
+    images, other_images = (read_images(w.images)[columns].sort_values("image_id") for w in (work, other))
     if not np.array_equal(images.to_numpy(), other_images.to_numpy()):
         unpaired = sorted(set(images["image_id"]) ^ set(other_images["image_id"]))
         what = f"image {unpaired[0]} in only one of them" if unpaired else "different splits"
@@ -164,7 +166,7 @@ def read_quality(path: Path, section: AggregateSection) -> CropQuality | None:
     """
     if not section.min_quality:
         return None
-    crops = pd.read_parquet(path)
+    crops = read_parquet(path, "python -m crops run")
     if section.quality not in crops.columns or not pd.api.types.is_numeric_dtype(crops[section.quality]):
         raise UserError(f"expected a numeric column for aggregate.quality in {path}, found {section.quality!r}")
     return CropQuality(crops.set_index(["image_id", "cell_label"])[section.quality], section.min_quality)

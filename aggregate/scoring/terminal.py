@@ -15,7 +15,7 @@ _NAMES = {
     "samples_f1": "samples F1",
     "exact_match": "exact match",
     "thresholded_accuracy": "thresholded accuracy",
-    "mean_average_precision": "mean average precision",
+    "mean_average_precision": "mean AP over all rows",
     "mean_auc": "mean AUC",
 }
 _COLUMNS = {
@@ -75,7 +75,7 @@ def _classes(rows: list[dict[str, Any]], title: str) -> Table:
             if key == "f1" and "f1_interval" in row:
                 low_high = row["f1_interval"]
                 cells.append(f"{low_high[0]:.2f}-{low_high[1]:.2f}" if low_high else "-")
-        table.add_row(row["class"], *cells)
+        table.add_row(row["class"] + (" *" if row.get("at_chance") else ""), *cells)
     return table
 
 
@@ -97,6 +97,12 @@ def _warnings(metrics: dict[str, Any]) -> list[str]:
     differing = [row["class"] for row in metrics["classes"] if row.get("shares_differ")]
     if differing:
         lines.append(f"predicted more or less often on test than out of fold, beyond chance: {', '.join(differing)}")
+    at_chance = [row["class"] for row in metrics["classes"] if row.get("at_chance")]
+    if at_chance:
+        lines.append(
+            "not shown to rank better than chance out of fold (*), so predicted as often as labelled in training: "
+            + ", ".join(at_chance)
+        )
     if metrics.get("checkpoint_chosen_on_scored_rows"):
         lines.append("checkpoints were chosen on the rows scored here, so the scores are slightly optimistic")
     missing = [row["class"] for row in metrics["classes"] if not row["support"]]

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 from scipy.ndimage import find_objects
 
 from hpa.errors import ImageError, UserError
@@ -153,69 +154,21 @@ def cell_table(
     return table.assign(PredictionString=strings)
 
 
-def run_lengths(mask: NDArray[np.bool_], top: int, left: int, shape: tuple[int, int]) -> NDArray[np.int64]:
-    """Return COCO's run-length counts of a mask: alternating runs of 0 and 1, down the columns, starting with 0.
-
-    Parameters
-    ----------
-    mask
-        Shape (h, w), bool: a window of the image.
-    top, left
-        First row and column of the window in the image.
-    shape
-        (H, W) of the image.
-
-    Examples
-    --------
-    >>> run_lengths(np.array([[True], [True]]), 1, 1, (3, 3))
-    array([4, 2, 3])
-    """
-    columns, rows = np.nonzero(mask.T)
-    places = (columns + left) * shape[0] + rows + top
-    breaks = np.flatnonzero(np.diff(places) != 1)
-    starts = places[np.append(0, breaks + 1)] if len(places) else places
-    ends = places[np.append(breaks, len(places) - 1)] + 1 if len(places) else places
-    bounds = np.column_stack([starts, ends]).ravel()
-    total = shape[0] * shape[1]
-    counts: NDArray[np.int64] = np.diff(np.concatenate([[0], bounds, [total]]))
-    return counts if counts[-1] or len(counts) == 1 else counts[:-1]
-
-
-def compress_counts(counts: NDArray[np.int64]) -> bytes:
-    """Compress counts as COCO's API does.
-
-    From the fourth on, a count is stored as its difference to the count two places before. Each number is split into
-    groups of five bits, lowest first; a sixth bit marks that another group follows, and 48 is added to give a printable
-    character.
-    """
-    differences = counts.copy()
-    differences[3:] -= counts[1:-2]
-    written = bytearray()
-    for value in differences.tolist():
-        more = True
-        while more:
-            bits = value & 0x1F
-            value >>= 5
-            more = value != (-1 if bits & 0x10 else 0)
-            written.append(48 + bits + (0x20 if more else 0))
-    return bytes(written)
-
-
 def pack_counts(counts: bytes) -> str:
     """Return compressed counts as zlib-compressed base64 text."""
     return base64.b64encode(zlib.compress(counts, zlib.Z_BEST_COMPRESSION)).decode("ascii")
 
 
 def pack_cells(labels: NDArray[np.uint16]) -> Iterator[tuple[int, str]]:
-    """Yield cell_label and packed mask of every cell of a label image (H, W), processed within its bounding box."""
-    height, width = labels.shape
+    """Yield cell_label and packed mask of every cell of a label image (H, W)."""
+    frame = np.zeros(labels.shape, np.uint8, order="F")  # pycocotools goes down the columns
     for index, box in enumerate(find_objects(labels)):
         if box is not None:
-            own = labels[box] == index + 1
-            counts = run_lengths(own, box[0].start, box[1].start, (height, width))
-            yield index + 1, pack_counts(compress_counts(counts))
+            frame[box] = labels[box] == index + 1
+            yield index + 1, pack_counts(coco.encode(frame)["counts"])
+            frame[box] = 0
 
 
 def pack_frame(height: int, width: int) -> str:
     """Return the packed mask of a full frame."""
-    return pack_counts(compress_counts(np.array([0, height * width])))
+    return pack_counts(coco.encode(np.ones((height, width), np.uint8, order="F"))["counts"])

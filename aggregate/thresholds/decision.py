@@ -22,6 +22,7 @@ from aggregate.pooling.ensembles import fit_weights, join_scores
 from aggregate.pooling.sources import ImageScores
 from aggregate.thresholds.calibration import Calibration, fit_calibration
 from aggregate.thresholds.exact import matching_thresholds
+from aggregate.thresholds.limits import ShareLimits, fit_limits
 from aggregate.thresholds.methods import class_fractions, clipped_logit, fit_thresholds
 from hpa.metrics import average_precision
 from hpa.vocabulary import Vocabulary
@@ -124,6 +125,8 @@ class Decision:
         Shape (K,), positives among the rows.
     prior
         Shape (K,), class frequencies among the rows.
+    limits
+        How often each class may be predicted.
     """
 
     weights: NDArray[np.float64]
@@ -133,6 +136,7 @@ class Decision:
     shares: NDArray[np.float64]
     support: NDArray[np.int64]
     prior: NDArray[np.float64]
+    limits: ShareLimits
 
     def score(self, images: ImageScores, section: AggregateSection) -> NDArray[np.float32]:
         """Return the scores that thresholds apply to: shape (N, K), float32."""
@@ -145,7 +149,10 @@ class Decision:
         """Return thresholds for the mean of the models' scores (F, N, K); None if N is below `min_images`."""
         if by_model.shape[1] < section.min_images:
             return None
-        return transfer_thresholds(self.values, self.shares, by_model, section.applied_transfer)
+        transferred = transfer_thresholds(self.values, self.shares, by_model, section.applied_transfer)
+        if section.applied_transfer == "none":
+            return transferred
+        return self.limits.apply(transferred, by_model.mean(axis=0))
 
 
 def fit_decision(images: ImageScores, labels: Labels, section: AggregateSection) -> Decision:
@@ -173,12 +180,15 @@ def fit_decision(images: ImageScores, labels: Labels, section: AggregateSection)
     prior = labels.frequencies
     scores = _calibrate(joined, images.n_crops, calibrations, prior)
     values = fit_thresholds(labels, scores, section)
+    limits = ShareLimits.none(len(prior))
+    if section.limits_shares and len(labels):
+        limits, values = fit_limits(values, labels, scores)
     shares = prior
     if section.thresholds == "prevalence":
         shares = class_fractions(prior, section)
     elif len(labels):
         shares = ((scores > values) & known).sum(axis=0) / np.maximum(labels.n_known, 1)
-    return Decision(weights, pooling, calibrations, values, shares, labels.support, prior)
+    return Decision(weights, pooling, calibrations, values, shares, labels.support, prior, limits)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ def best_thresholds(targets: NDArray[np.bool_], scores: NDArray[np.floating[Any]
 def best_common_threshold(targets: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> float:
     """Return the single threshold for all classes with the highest macro F1.
 
-    Exact like `best_threshold`: the optimum lies right below the score of a positive of one of the classes.
+    Exact like `best_threshold`: the optimum lies right below the score of a positive of one of the classes, and of
+    several optimal thresholds, the highest is returned.
 
     Parameters
     ----------

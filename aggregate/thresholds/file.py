@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from aggregate.config import AggregateSection
 from aggregate.thresholds.calibration import Calibration
 from aggregate.thresholds.decision import Decision
+from aggregate.thresholds.limits import ShareLimits
 from hpa.config import parse_section
 from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import write_json
 
-FORMAT: Final = "cellwise thresholds 3"
+FORMAT: Final = "cellwise thresholds 4"
 _ORDER: Final = (
     "pool the crops within each fold's model, join the runs, calibrate; `threshold` applies to these scores,"
     " `threshold_mean` to their mean over the folds' models; predict where the score is strictly above"
@@ -74,6 +75,8 @@ class Thresholds:
                 "support": int(decision.support[c]),
                 "share": float(decision.shares[c]),
                 "prior": float(decision.prior[c]),
+                "limit": float(decision.limits.shares[c]),
+                "at_chance": bool(decision.limits.at_chance[c]),
                 "pooling": kinds[decision.pooling[c]],
                 "calibration": asdict(decision.calibrations[c]),
             }
@@ -123,6 +126,7 @@ def fixed_thresholds(values: NDArray[np.float64], section: AggregateSection, voc
         shares=none,
         support=none.astype(np.int64),
         prior=none,
+        limits=ShareLimits.none(k),
     )
     return Thresholds(decision, section.model_copy(update={"transfer": "none"}), vocabulary, 0, None, 0)
 
@@ -149,7 +153,7 @@ def read_thresholds(path: Path, vocabulary: Vocabulary) -> Thresholds:
         return _thresholds(content, [rows[name] for name in vocabulary.classes], section, vocabulary)
     except FileNotFoundError:
         raise UserError(f"expected thresholds at {path} (made by `python -m aggregate run`), found none") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
         raise UserError(f"expected thresholds in {path}, found something else: {error!r}") from None
 
 
@@ -167,6 +171,7 @@ def _thresholds(
         shares=column("share"),
         support=np.array([int(row["support"]) for row in rows]),
         prior=column("prior"),
+        limits=ShareLimits(column("limit"), np.array([bool(row["at_chance"]) for row in rows])),
     )
     transferred = all(row["threshold_mean"] is not None for row in rows)
     mean_values = column("threshold_mean") if transferred else None

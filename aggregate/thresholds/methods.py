@@ -5,13 +5,14 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import leastsq
+from scipy.optimize import least_squares
 from scipy.special import expit, logit
 
 from aggregate.config import AggregateSection
 from aggregate.labels import Labels
 from aggregate.thresholds.exact import best_common_threshold, best_thresholds, cyclic_thresholds, matching_thresholds
 from hpa.errors import UserError
+from hpa.vocabulary import Vocabulary
 
 Fit = Callable[[Labels, NDArray[np.floating[Any]], AggregateSection], NDArray[np.float64]]
 
@@ -140,13 +141,28 @@ def soft_thresholds(
         return np.array([f1 - 1, _PULL * (t.item() - 0.5)])
 
     columns = [(t[k], p[k]) for t, p, k in zip(targets.T, scores.T.astype(np.float64), known.T, strict=True)]
-    return np.clip([leastsq(residuals, [0.5], args=column)[0].item() for column in columns], 0, 1)
+    return np.clip([least_squares(residuals, [0.5], args=column, method="lm").x.item() for column in columns], 0, 1)
 
 
 def clipped_logit(p: NDArray[np.floating[Any]] | float) -> NDArray[np.float64]:
     """Return log(p / (1 - p)) as float64, with p clipped to 1e-6..1 - 1e-6."""
     clipped: NDArray[np.float64] = logit(np.clip(np.asarray(p, dtype=np.float64), _TINY, 1 - _TINY))
     return clipped
+
+
+def check_classes(section: AggregateSection, vocabulary: Vocabulary) -> None:
+    """Check that the classes a recipe names exist, and that it gives one share per class if it gives any.
+
+    Raises
+    ------
+    UserError
+        If `empty` is no class, or `class_fractions` has another length than the vocabulary.
+    """
+    if section.empty not in ("argmax", "blank") and section.empty not in vocabulary.classes:
+        raise UserError(
+            f'expected aggregate.empty "argmax", "blank" or a class of {vocabulary.name}, found {section.empty!r}'
+        )
+    class_fractions(np.zeros(len(vocabulary)), section)
 
 
 def class_fractions(prior: NDArray[np.float64], section: AggregateSection) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import f1_score
 
 from aggregate.thresholds.decision import decide
 from aggregate.thresholds.exact import best_thresholds
@@ -20,6 +20,7 @@ from classify.data.crops import CropLabels
 from classify.inference.evaluate import predict_batches, sigmoid
 from classify.network.model import Network
 from classify.training.fit import fit, remove_resume_files
+from hpa.metrics import roc_auc
 from hpa.splitting.folds import assign_folds
 from hpa.vocabulary import HPA28
 from hpa.work.device import resolve_device
@@ -143,7 +144,7 @@ def real(size: Size) -> None:
 def _auc(targets: NDArray[np.bool_], p: NDArray[np.float32]) -> dict[int, float]:
     """Return the AUC of each class with at least 3 positives and 1 negative."""
     counted = [c for c in range(targets.shape[1]) if 3 <= targets[:, c].sum() < len(targets)]
-    return {c: float(roc_auc_score(targets[:, c], p[:, c])) for c in counted}
+    return {c: roc_auc(targets[:, c], p[:, c]) for c in counted}
 
 
 def _mean(of_class: dict[int, float]) -> float:

@@ -1,4 +1,4 @@
-"""Run the classifier on one hold-out split of an atlas, for `bench.classify`."""
+"""Run the classifier over the folds of an atlas, for `bench.classify`."""
 
 import json
 import shutil
@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from aggregate.pooling.formulas import pool_as_trained
+from bench.classification.world import FOLDS
 from classify.config import ClassifySection
 from classify.data.crops import CropLabels, FoldCrops, label_crops, select_channels
 from classify.inference.predict import ScoredCrops, predict_fold
@@ -32,12 +33,12 @@ from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder
 
 FOLD: Final = 0
-"""The held-out fold: thresholds are tuned on it, but nothing is trained on it."""
+"""The fold that is held out where one model is enough: measurements of speed, and real images."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A classifier to train: its settings, the crops it is trained on and those it scores.
+    """A system to train, one model per fold: its settings, the crops it is trained on and those it scores.
 
     Parameters
     ----------
@@ -57,10 +58,15 @@ class Job:
     scored_on: tuple[WorkFolder, str]
     seed: int = 0
 
-    def crops(self) -> FoldCrops:
-        """Return the crops for training and validation."""
+    @property
+    def folder(self) -> Path:
+        """The folder of its files."""
+        return self.scored_on[0].root / "bench" / f"{self.name}-seed{self.seed}"
+
+    def crops(self, fold: int = FOLD) -> FoldCrops:
+        """Return the crops for training and validation of a fold."""
         store, labels = read(*self.trained_on)
-        return labels.fold_crops(select_channels(store, self.section.channels, CHANNELS), FOLD)
+        return labels.fold_crops(select_channels(store, self.section.channels, CHANNELS), fold)
 
 
 def read(work: WorkFolder, window: str) -> tuple[CropStore, CropLabels]:
@@ -75,47 +81,52 @@ class Ran:
 
     Parameters
     ----------
-    folder
-        The folder with its files.
+    folders
+        The folder of each fold.
     seconds
-        Duration of the training.
+        Processor time of training all folds, which other programs on the machine hardly affect.
     table
-        Probabilities of the crops (`classify.probabilities`).
+        Probabilities of the crops by the models of all folds (`classify.probabilities`).
     pooling
         How they are pooled to images.
     """
 
-    folder: Path
+    folders: list[Path]
     seconds: float
     table: pd.DataFrame
     pooling: TrainedPooling
 
 
 def run(job: Job, *, embeddings: bool = False) -> Ran:
-    """Train and predict, or read the results of an earlier run of the bench."""
-    folder = job.scored_on[0].root / "bench" / f"{job.name}-seed{job.seed}"
-    path, record = folder / "checkpoint.pt", folder / "bench.json"
-    if not record.is_file():
-        _train(job, folder)
-    seconds = float(json.loads(record.read_text())["seconds"])
-    checkpoint = Checkpoint.load(path)
+    """Train and predict every fold, or read the results of an earlier run of the bench.
+
+    Every fold has its own record on the disk, so that a stopped run goes on with the fold it was in.
+    """
     store, labels = read(*job.scored_on)
     device = torch.device(resolve_device("auto"))
-    table = predict_fold(
-        checkpoint, ScoredCrops(store, labels, HPA28), folder / "predict", device, embeddings=embeddings
-    )
-    pooling = trained_pooling({FOLD: checkpoint})
+    folders, checkpoints, tables, seconds = [], {}, [], 0.0
+    for fold in range(FOLDS):
+        folder = job.folder / f"fold-{fold}"
+        record = folder / "bench.json"
+        if not record.is_file():
+            _train(job, fold, folder)
+        seconds += float(json.loads(record.read_text())["seconds"])
+        checkpoints[fold] = Checkpoint.load(folder / "checkpoint.pt")
+        scored = ScoredCrops(store, labels, HPA28)
+        tables.append(predict_fold(checkpoints[fold], scored, folder / "predict", device, embeddings=embeddings))
+        folders.append(folder)
+    pooling = trained_pooling(checkpoints)
     if job.section.objective == "cell":
         pooling = replace(pooling, pooling="max")
-    return Ran(folder, seconds, table, pooling)
+    return Ran(folders, seconds, pd.concat(tables, ignore_index=True), pooling)
 
 
-def _train(job: Job, folder: Path) -> None:
+def _train(job: Job, fold: int, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    source = job.crops()
-    started = time.monotonic()
-    fitted = fit(source, job.section, job.seed, FOLD, folder, torch.device(resolve_device("auto")))
-    seconds = round(time.monotonic() - started, 1)
+    source = job.crops(fold)
+    started = time.process_time()
+    fitted = fit(source, job.section, job.seed, fold, folder, torch.device(resolve_device("auto")))
+    seconds = round(time.process_time() - started, 1)
     statistics = fitted.statistics
     Checkpoint(
         state_dict=fitted.state_dict,
@@ -126,7 +137,7 @@ def _train(job: Job, folder: Path) -> None:
         size_px=source.source.pixels(source.training[:1]).shape[2],
         mean=statistics.mean,
         std=statistics.std,
-        fold=FOLD,
+        fold=fold,
         epoch=fitted.epoch,
         seed=job.seed,
         versions={"torch": version("torch")},
@@ -138,27 +149,36 @@ def _train(job: Job, folder: Path) -> None:
 
 
 def image_probabilities(ran: Ran) -> pd.DataFrame:
-    """Pool the crops of each image; the table has origin and p of each class, indexed by image_id."""
+    """Pool the crops of each image within each fold's model.
+
+    Returns
+    -------
+    DataFrame
+        One row per image and model: image_id, fold, origin and p of each class. A train image has one row, of the model
+        that has not seen it; a test image one per fold.
+    """
     columns = class_columns(HPA28)
-    table = ran.table.sort_values(["image_id", "cell_label"], kind="stable", ignore_index=True)
-    first = np.flatnonzero((table["image_id"] != table["image_id"].shift()).to_numpy())
+    table = ran.table.sort_values(["image_id", "fold", "cell_label"], kind="stable", ignore_index=True)
+    bag = table[["image_id", "fold"]]
+    first = np.flatnonzero((bag != bag.shift()).any(axis=1).to_numpy())
     attention = table[ATTENTION].to_numpy(np.float32) if ATTENTION in table else None
+    heads = table.loc[first, ["image_id", "fold", "origin"]].reset_index(drop=True)
     pooled = pool_as_trained(
-        table[columns].to_numpy(np.float32), first, ran.pooling, [FOLD] * len(first), attention=attention
+        table[columns].to_numpy(np.float32), first, ran.pooling, heads["fold"].to_numpy(), attention=attention
     )
-    heads = table.loc[first, ["image_id", "origin"]].reset_index(drop=True)
-    return pd.concat([heads, pd.DataFrame(pooled, columns=columns)], axis=1).set_index("image_id")
+    return pd.concat([heads, pd.DataFrame(pooled, columns=columns)], axis=1)
 
 
 def joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     """Average the image probabilities of several systems, for images scored by all of them."""
-    columns = class_columns(HPA28)
-    values = np.mean([part[columns].reindex(parts[0].index).to_numpy() for part in parts], axis=0)
-    return pd.DataFrame(values, index=parts[0].index, columns=columns).assign(origin=parts[0]["origin"]).dropna()
+    columns, keys = class_columns(HPA28), ["image_id", "fold", "origin"]
+    indexed = [part.set_index(keys) for part in parts]
+    values = np.mean([part[columns].reindex(indexed[0].index).to_numpy() for part in indexed], axis=0)
+    return pd.DataFrame(values, index=indexed[0].index, columns=columns).dropna().reset_index()
 
 
 def show(rows: Sequence[dict[str, object]], path: Path) -> None:
     """Print a table and write it as JSON records."""
     table = pd.DataFrame(rows)
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"), flush=True)
     write_json(path, json.loads(table.to_json(orient="records")))

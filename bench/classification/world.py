@@ -15,6 +15,8 @@ from pipeline.recipe import read_recipe
 
 ROOT: Final = Path("work/bench-classify")
 """The folder for all files of the bench."""
+FOLDS: Final = 2
+"""Folds of every work folder: each system is trained once per fold, so that it scores every train image out of fold."""
 
 
 @dataclass(frozen=True)
@@ -29,36 +31,29 @@ class Size:
         Height and width of the images.
     crop_px
         Height and width of the crops of cells.
-    budgets_s
-        Training times in seconds at which systems are compared.
     epochs
-        Number of epochs when objectives are compared.
-    seeds
-        Seeds of the best objectives.
+        Number of epochs of the baseline, cells with inherited labels.
     backbone
-        Backbone of all systems except five_crop.
-    five_backbone
-        Backbone of the five_crop system.
+        Backbone of all systems.
     """
 
     train: int
     test: int
     image_px: int
     crop_px: int
-    budgets_s: tuple[float, ...]
     epochs: int
-    seeds: tuple[int, ...]
     backbone: str
-    five_backbone: str
 
     @property
     def section(self) -> ClassifySection:
         """The settings that all experiments start from."""
-        return ClassifySection(backbone=self.backbone, precision="auto", validate_every=100)
+        return ClassifySection(
+            backbone=self.backbone, precision="auto", epochs=self.epochs, batch_size=32, validate_every=1000
+        )
 
 
-FULL: Final = Size(500, 300, 512, 64, (75, 150, 300), 8, (0, 1, 2), "resnet18", "densenet121")
-TINY: Final = Size(20, 6, 256, 32, (1, 2), 1, (0,), "cnn3", "cnn3")
+FULL: Final = Size(400, 200, 256, 64, 5, "shufflenet_v2_x0_5")
+TINY: Final = Size(20, 6, 256, 32, 1, "cnn3")
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,8 @@ class World:
         UserError
             If there is no such window.
         """
-        recipe = read_recipe(None, [f'crops.windows=["{window}"]', f"crops.size_px={size_px}"])
+        settings = [f'crops.windows=["{window}"]', f"crops.size_px={size_px}", f"data.folds={FOLDS}"]
+        recipe = read_recipe(None, settings)
         if not self.atlas.exists():
             unfinished = self.root / "unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)

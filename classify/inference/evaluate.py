@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -18,7 +17,7 @@ from classify.losses.objective import class_loss, pool_bags
 from classify.network.model import Network, Outputs
 from crops.store import crop_weights
 from hpa.errors import UserError
-from hpa.metrics import macro_f1
+from hpa.metrics import macro_f1, mean_average_precision
 
 BATCH: Final = 128
 """Crops per forward pass; fixed, because a convolution gives other bits at another batch size."""
@@ -272,24 +271,3 @@ def _pool_as_trained(
             tensors = [torch.from_numpy(a).to(device) for a in (logits[order[part]], bags, weights[part])]
             pooled.append(pool_bags(tensors[0], scores, tensors[1], tensors[2], section, network.alpha).cpu().numpy())
     return np.concatenate(pooled), rows[edges[:-1]]
-
-
-def mean_average_precision(targets: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> float:
-    """Return the mean average precision over the classes that occur in `targets`, 0 if none does.
-
-    Parameters
-    ----------
-    targets, probabilities
-        Shape (N, K) each.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> targets = np.array([[True, False], [False, False], [True, False]])
-    >>> mean_average_precision(targets, np.array([[0.9, 0.1], [0.5, 0.2], [0.4, 0.3]], dtype=np.float32))
-    0.8333333333333333
-    """
-    occurring = targets.any(axis=0)
-    if not occurring.any():
-        return 0.0
-    return float(average_precision_score(targets[:, occurring], probabilities[:, occurring], average="macro"))

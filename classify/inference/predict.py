@@ -16,7 +16,8 @@ from classify.inference.evaluate import BATCH, CropOutputs, predict_batches
 from classify.network.checkpoint import Checkpoint
 from classify.probabilities import ATTENTION, class_columns
 from hpa.vocabulary import Vocabulary
-from hpa.work.files import atomic_write, write_parquet
+from hpa.work.files import atomic_write, read_parquet, write_parquet
+from hpa.work.mapping import discard, read_part
 from hpa.work.progress import progress
 
 CHUNK: Final = 64 * BATCH
@@ -80,12 +81,12 @@ def predict_fold(
     chunks = list(blocks(rows, CHUNK))
     names = VECTORS if checkpoint.section.embedding_dim else VECTORS[:1]
     wanted = [name for name in names if embeddings and not (folder / KEYS).is_file()]
-    missing = [i for i in range(len(chunks)) if not _is_done(folder, i, wanted)]
+    missing = [i for i, chunk in enumerate(chunks) if not _is_done(folder, i, wanted, scored.labels, chunk)]
     with progress(f"predict fold {checkpoint.fold}", len(rows)) as advance:
         advance(len(rows) - sum(len(chunks[i]) for i in missing))
         if missing:
             _score(checkpoint, scored, folder, device, {i: chunks[i] for i in missing}, wanted, advance)
-    parts = [pd.read_parquet(_part(folder, i)) for i in range(len(chunks))]
+    parts = [read_parquet(_part(folder, i)) for i in range(len(chunks))]
     table = pd.concat(parts, ignore_index=True) if parts else _table(checkpoint, scored, rows, [])
     if wanted and chunks:
         _join_vectors(folder, len(chunks), wanted)
@@ -126,8 +127,16 @@ def _vector_part(folder: Path, index: int, name: str) -> Path:
     return folder / f"part-{index:05d}.{name}.npy"
 
 
-def _is_done(folder: Path, index: int, wanted: Sequence[str]) -> bool:
-    return _part(folder, index).is_file() and all(_vector_part(folder, index, name).is_file() for name in wanted)
+def _is_done(folder: Path, index: int, wanted: Sequence[str], labels: CropLabels, rows: NDArray[np.int64]) -> bool:
+    path = _part(folder, index)
+    part = read_part(path)
+    if part is None:
+        return False
+    keys = {"image_id": labels.image_ids[rows], "cell_label": labels.cell_labels[rows]}
+    if any(name not in part or not np.array_equal(part[name], values) for name, values in keys.items()):
+        discard(path, "expected a row for each of its crops, found others")
+        return False
+    return all(_vector_part(folder, index, name).is_file() for name in wanted)
 
 
 def _score(

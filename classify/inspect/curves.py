@@ -1,4 +1,9 @@
-"""The command `curves`: loss, scores and learning rate over the epochs of every fold."""
+"""The command `curves`: loss, scores and learning rate over the epochs of every fold.
+
+The scores are named by what they cover, because those of `aggregate run` cover something else: each fold's model is
+scored here on its own images at the threshold 0.5, over the classes that they have, and there on the images of all
+folds together, with tuned thresholds.
+"""
 
 from pathlib import Path
 from typing import Final
@@ -12,7 +17,10 @@ from hpa.work.folder import WorkFolder
 
 _PANELS: Final[dict[str, dict[str, tuple[str, str | None]]]] = {  # columns, each with its line style and name
     "loss": {"train_loss": ("-", "train loss"), "validation_loss": ("o--", "validation loss")},
-    "images of the fold": {"validation_macro_f1": ("o-", "macro F1"), "validation_mean_ap": ("s--", "mean AP")},
+    "images of each fold on its own": {
+        "validation_macro_f1": ("o-", "macro F1 at 0.5"),
+        "validation_mean_ap": ("s--", "mean AP, classes of the fold"),
+    },
     "learning rate": {"learning_rate": ("-", None)},
 }
 
@@ -89,6 +97,7 @@ def summarise_history(history: pd.DataFrame) -> str:
         scores = validated.iloc[-1]
         summary += (
             f"; at epoch {int(scores['epoch'])} validation loss {scores['validation_loss']:.4f},"
-            f" macro F1 {scores['validation_macro_f1']:.3f}, mean AP {scores['validation_mean_ap']:.3f}"
+            f" macro F1 at 0.5 {scores['validation_macro_f1']:.3f},"
+            f" mean AP over the fold's classes {scores['validation_mean_ap']:.3f}"
         )
     return summary

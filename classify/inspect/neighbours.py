@@ -23,7 +23,7 @@ from hpa.images import read_images
 from hpa.pictures import WHITE, Color, Picture, composite, save_tiles, titled
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import Vocabulary
-from hpa.work.files import write_csv, write_json
+from hpa.work.files import read_parquet, write_csv, write_json
 from hpa.work.folder import WorkFolder
 
 SHOWN: Final = 5
@@ -143,7 +143,7 @@ def read_spaces(folder: Path, targets: pd.Series, known: pd.Series, groups: pd.S
         raise UserError(
             f"expected features in {folder} (made by `python -m classify predict --embeddings`), found none"
         )
-    keys = pd.read_parquet(folder / KEYS)
+    keys = read_parquet(folder / KEYS, "python -m classify predict --embeddings")
     own = np.flatnonzero((keys["origin"] == "oof").to_numpy())
     keys = keys.iloc[own]
     ids = keys["image_id"]

@@ -2,12 +2,16 @@
 
 import pickle
 import warnings
-from dataclasses import asdict, dataclass, field
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import torch
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from classify.config import ClassifySection
@@ -15,13 +19,18 @@ from classify.data.normalisation import Statistics
 from classify.network.model import Network
 from hpa.config import parse_section
 from hpa.errors import UserError
-from hpa.work.files import write_bytes
+from hpa.work.files import first_line, write_bytes
+from hpa.work.records import STRICT, check_record
 
 FORMAT: Final = "cellwise classifier 2"
 _OLDER_FORMATS: Final = ("cellwise classifier 1",)
 
 
-@dataclass(frozen=True)
+Mean = Annotated[list[FiniteFloat], Field(min_length=1)]
+Deviation = Annotated[list[PositiveFloat], Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Checkpoint:
     """A trained classifier with all that is needed to use it.
 
@@ -59,14 +68,27 @@ class Checkpoint:
     vocabulary: str
     classes: list[str]
     channels: list[str]
-    size_px: int
-    mean: list[float]
-    std: list[float]
-    fold: int
-    epoch: int
-    seed: int
+    size_px: PositiveInt
+    mean: Mean
+    std: Deviation
+    fold: NonNegativeInt
+    epoch: NonNegativeInt
+    seed: NonNegativeInt
     versions: dict[str, str]
-    sources: dict[str, list[list[float]]] = field(default_factory=dict)
+    sources: dict[str, Annotated[list[list[FiniteFloat]], Field(min_length=2, max_length=2)]] = field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        lengths = {len(self.mean), len(self.std), *(len(row) for rows in self.sources.values() for row in rows)}
+        if len(lengths) > 1:
+            raise ValueError("means and deviations of one number per channel")
+        if any(value <= 0 for _, std in self.sources.values() for value in std):
+            raise ValueError("a deviation that is not positive")
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ValueError("at least one class and none twice")
+        return self
 
     @property
     def section(self) -> ClassifySection:
@@ -116,10 +138,35 @@ class Checkpoint:
             )
         if found != FORMAT:
             raise UserError(f"expected a checkpoint of the format {FORMAT!r} in {path}, found another file")
+        checkpoint = check_record(path, cls, content, "train it again with `python -m classify train --overwrite`")
         try:
-            return cls(**content)
-        except TypeError as error:
-            raise UserError(f"expected the fields of {FORMAT!r} in {path}, found: {error}") from None
+            _ = checkpoint.section
+        except UserError as error:
+            raise UserError(f"expected a checkpoint of a usable recipe in {path}, found damage: {error}") from None
+        return checkpoint
+
+
+def load_checkpoints(paths: Mapping[int, Path]) -> dict[int, Checkpoint]:
+    """Read the models of a run.
+
+    Parameters
+    ----------
+    paths
+        Their files, by the fold that each was trained without.
+
+    Raises
+    ------
+    UserError
+        As `Checkpoint.load`, or if one belongs to another fold.
+    """
+    checkpoints = {fold: Checkpoint.load(path) for fold, path in paths.items()}
+    for fold, checkpoint in checkpoints.items():
+        if checkpoint.fold != fold:
+            raise UserError(
+                f"expected the model of fold {fold} in {paths[fold]}, found that of fold {checkpoint.fold}; put it in"
+                " its place or train again with `python -m classify train --overwrite`"
+            )
+    return checkpoints
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:
@@ -135,15 +182,15 @@ def load_plain(path: Path) -> Any:
     Raises
     ------
     UserError
-        If there is no such file, or it is truncated or contains anything else.
+        If there is no such file, or it is truncated, damaged or contains anything else.
     """
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(
-            f"expected a checkpoint {path} (made by `python -m classify train`), found no such file"
-        ) from None
+    except (FileNotFoundError, IsADirectoryError):
+        found = "a folder" if path.is_dir() else "no such file"
+        raise UserError(f"expected a checkpoint {path} (made by `python -m classify train`), found {found}") from None
     try:
+        _check_sums(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch warns about pickles that it then rejects
             return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
@@ -151,6 +198,16 @@ def load_plain(path: Path) -> Any:
         raise UserError(
             f"expected only tensors and plain values in {path}, found code, which was not run, or damage"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"expected a complete checkpoint in {path}, found a damaged file ({reason})") from None
+    except Exception as error:  # damaged bytes make the reader raise whatever they lead it to
+        raise UserError(
+            f"expected a complete checkpoint in {path}, found a damaged file ({first_line(error)}); train it again with"
+            " `python -m classify train --overwrite`"
+        ) from None
+
+
+def _check_sums(content: bytes) -> None:
+    """Check the checksums of a zip file, which torch writes and does not read."""
+    if zipfile.is_zipfile(BytesIO(content)):
+        with zipfile.ZipFile(BytesIO(content)) as file:
+            if broken := file.testzip():
+                raise ValueError(f"wrong checksum of {broken}")

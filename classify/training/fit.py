@@ -11,8 +11,9 @@ from torch import Tensor
 from classify.config import ClassifySection
 from classify.data.crops import FoldCrops
 from classify.data.normalisation import Statistics, crop_levels, measure_statistics
+from classify.network.checkpoint import load_plain
 from classify.network.model import Network, check_input
-from classify.training.history import History, remove_best
+from classify.training.history import BEST, History, remove_best
 from classify.training.loop import RESUME, FoldTraining, run_epochs
 from hpa.errors import UserError
 
@@ -48,8 +49,8 @@ def fit(
     """Train the network of one fold, resuming after the last finished epoch of an earlier run.
 
     Every epoch writes ``history.csv`` and ``resume.ckpt`` to `folder`; `remove_resume_files` removes what is not
-    needed after training. On one machine, device and number of threads, an interrupted and resumed training gives the
-    same result as an uninterrupted one.
+    needed after training. Damaged ones are thrown away. On one machine, device and number of threads, an interrupted
+    and resumed training gives the same result as an uninterrupted one.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def fit(
     ------
     UserError
         If there is nothing to train or validate on, the network does not accept the crops, pretrained weights are not
-        available, the files of an earlier run are damaged, or the loss is not finite, in which case
+        available, or the loss is not finite, in which case
         ``not_finite.csv`` lists the crops of the batch.
     SystemExit
         With code 143, on SIGTERM; the last finished epoch is saved.
@@ -83,6 +84,7 @@ def fit(
             f"expected at least 2 crops to train fold {fold} on and 1 to validate it, "
             f"found {len(crops.training)} and {len(crops.validation)}"
         )
+    _discard_damaged(folder, section)
     statistics = measure_statistics(crops, section.outside_cell, section.normalise)
     rows = np.concatenate([crops.training, crops.validation])
     levels = crop_levels(crops.source, rows, crops.labels, statistics, section.normalise)
@@ -96,6 +98,19 @@ def remove_resume_files(folder: Path) -> None:
     """Remove the files that only an unfinished training needs."""
     (folder / RESUME).unlink(missing_ok=True)
     remove_best(folder)
+
+
+def _discard_damaged(folder: Path, section: ClassifySection) -> None:
+    """Start over if the files of an earlier run are damaged: nothing else can be made of them."""
+    if not (folder / RESUME).exists():
+        return
+    try:
+        validated = load_plain(folder / RESUME)["epoch"] + 1 >= section.validate_every
+        if section.checkpoint == "best" and validated:
+            load_plain(folder / BEST)
+    except (UserError, KeyError, TypeError) as error:
+        print(f"training from the start, since the files to resume from are damaged: {error}")
+        remove_resume_files(folder)
 
 
 def _train(training: FoldTraining, statistics: Statistics) -> tuple[Network, History]:

@@ -15,7 +15,7 @@ from classify.network.model import Network
 from hpa.work.files import write_bytes, write_csv
 
 HISTORY: Final = "history.csv"
-_BEST: Final = "best.pt"
+BEST: Final = "best.pt"
 _COLUMNS: Final = [
     "epoch",
     "train_loss",
@@ -62,35 +62,37 @@ class History:
         self._rows = list(state["rows"])
         self._best = state["best"]
 
-    def close_epoch(self, network: Network, epoch: int, train_loss: float, learning_rate: float) -> None:
-        """Validate if the epoch (from 1) is one of those to validate, and write ``history.csv``."""
+    def close_epoch(self, network: Network, epoch: int, train_loss: float, learning_rate: float) -> float | None:
+        """Validate if the epoch (from 1) is one of those to validate, and write ``history.csv``.
+
+        Returns
+        -------
+        float or None
+            The validation loss; None if the epoch was not validated.
+        """
         row: dict[str, float] = {"epoch": epoch, "train_loss": train_loss, "learning_rate": learning_rate}
         if epoch % self._section.validate_every == 0 or epoch == self._section.epochs:
             row |= self._validate(network, epoch)
         self._rows.append(row)
         write_csv(self._folder / HISTORY, pd.DataFrame(self._rows, columns=_COLUMNS))
+        return row.get("validation_loss")
 
     def _validate(self, network: Network, epoch: int) -> dict[str, float]:
         result = evaluate(network, self._crops, self._section, self._device)
         if self._section.checkpoint == "best" and result.mean_ap > self._best:
             self._best = result.mean_ap
             best = {"state_dict": copy_weights(network), "epoch": epoch}
-            write_bytes(self._folder / _BEST, to_bytes(best))
+            write_bytes(self._folder / BEST, to_bytes(best))
         return {
             "validation_loss": result.loss,
             "validation_macro_f1": result.macro_f1,
             "validation_mean_ap": result.mean_ap,
         }
 
-    @property
-    def losses(self) -> list[float]:
-        """The validation losses so far, one per validation."""
-        return [row["validation_loss"] for row in self._rows if "validation_loss" in row]
-
     def final_weights(self, network: Network) -> tuple[dict[str, Tensor], int]:
         """Return the weights that the recipe keeps after the last epoch, and the number of epochs behind them."""
         if self._section.checkpoint == "best":
-            best = load_plain(self._folder / _BEST)
+            best = load_plain(self._folder / BEST)
             return best["state_dict"], best["epoch"]
         return copy_weights(network), self._section.epochs
 
@@ -102,4 +104,4 @@ def copy_weights(network: Network) -> dict[str, Tensor]:
 
 def remove_best(folder: Path) -> None:
     """Remove the file of the best weights so far, once they are in the checkpoint."""
-    (folder / _BEST).unlink(missing_ok=True)
+    (folder / BEST).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from classify.config import ClassifySection
@@ -28,7 +29,7 @@ from classify.losses.objective import batch_loss
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network, new_network
 from classify.training.history import History
-from classify.training.optimizer import new_optimizer, plateau
+from classify.training.optimizer import new_optimizer
 from hpa.errors import UserError
 from hpa.work.files import write_bytes, write_csv
 from hpa.work.progress import progress
@@ -36,6 +37,7 @@ from hpa.work.progress import progress
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # Lightning 2.6 uses a deprecated torch class
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.plugins.io import TorchCheckpointIO
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 NOT_FINITE: Final = "not_finite.csv"
@@ -44,6 +46,7 @@ NOT_FINITE: Final = "not_finite.csv"
 RESUME: Final = "resume.ckpt"
 """File that an interrupted training resumes from, written after every epoch."""
 
+_PLATEAU: Final = "plateau"  # key of the schedule's state in the file to resume from
 _TERMINATED: Final = 128 + 15
 
 
@@ -121,6 +124,7 @@ class _Module(LightningModule):
         self._unchecked_rows: list[Tensor] = []  # rows of each batch whose loss has not been checked yet
         self.accumulate = training.section.accumulate * parts  # batches whose gradients make one step
         self.steps = training.section.epochs * -(-len(training.batches(0, parts)) // self.accumulate)
+        self._optimizer, self._schedule = new_optimizer(network.parameters(), training.section, self.steps)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of the current epoch; Lightning calls this at the start of every epoch."""
@@ -172,10 +176,24 @@ class _Module(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the recipe's optimizer, and its schedule if that goes by steps."""
-        optimizer, scheduler = new_optimizer(self.parameters(), self.section, self.steps)
-        if scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        if self._schedule is None or isinstance(self._schedule, ReduceLROnPlateau):
+            return self._optimizer
+        return {"optimizer": self._optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
+
+    def follow_plateau(self, validation_loss: float) -> None:
+        """Advance a schedule that goes by validations; Lightning would do so after the file to resume from is saved."""
+        if isinstance(self._schedule, ReduceLROnPlateau):
+            self._schedule.step(validation_loss)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the state of a schedule that Lightning does not know to the file to resume from."""
+        if isinstance(self._schedule, ReduceLROnPlateau):
+            checkpoint[_PLATEAU] = self._schedule.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what `on_save_checkpoint` added."""
+        if isinstance(self._schedule, ReduceLROnPlateau):
+            self._schedule.load_state_dict(checkpoint[_PLATEAU])
 
 
 class _Epochs(Callback):
@@ -209,13 +227,6 @@ class _Epochs(Callback):
         self._advance(trainer.global_step)
         self._step = trainer.global_step
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the learning rate by the validation losses so far, if the schedule follows them."""
-        assert isinstance(pl_module, _Module)
-        if pl_module.section.schedule == "plateau":
-            for group in trainer.optimizers[0].param_groups:
-                group["lr"] = pl_module.section.learning_rate * plateau(self._history.losses)
-
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Move the progress bar; a step may take several batches."""
         self._advance(trainer.global_step - self._step)
@@ -227,9 +238,23 @@ class _Epochs(Callback):
         pl_module.check_finite()
         train_loss = torch.stack(pl_module.losses).mean().item()
         pl_module.losses.clear()
-        self._history.close_epoch(pl_module.network, trainer.current_epoch + 1, train_loss, pl_module.learning_rate)
-        # Written last, because the epoch counts as finished with it, and atomically, unlike Trainer.save_checkpoint.
-        write_bytes(self._folder / RESUME, to_bytes(trainer._checkpoint_connector.dump_checkpoint()))
+        epoch, learning_rate = trainer.current_epoch + 1, pl_module.learning_rate
+        validation_loss = self._history.close_epoch(pl_module.network, epoch, train_loss, learning_rate)
+        if validation_loss is not None:
+            pl_module.follow_plateau(validation_loss)
+        trainer.save_checkpoint(self._folder / RESUME)  # last, because the epoch counts as finished with it
+
+
+class _PlainFiles(TorchCheckpointIO):
+    """Files to resume from: written atomically, and read without executing code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write the file."""
+        write_bytes(Path(path), to_bytes(checkpoint))
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> Any:
+        """Read the file, or report a damaged one in one sentence."""
+        return load_plain(Path(path))
 
 
 def run_epochs(network: Network, history: History, training: FoldTraining, parts: int) -> None:
@@ -258,8 +283,6 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
     module = _Module(network, training, parts)
     resume = training.folder / RESUME
     device, section = training.device, training.section
-    if resume.exists():
-        load_plain(resume)  # reports a damaged file in one sentence
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # otherwise cuBLAS sums in any order
     with _quiet(), progress(f"train fold {training.fold}", module.steps) as advance:
@@ -273,6 +296,7 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
             accumulate_grad_batches=module.accumulate,
             reload_dataloaders_every_n_epochs=1,
             callbacks=[_Epochs(history, training.folder, advance)],
+            plugins=[_PlainFiles()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -285,6 +309,10 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
             saved = "the last finished epoch is saved" if resume.exists() else "no epoch was finished yet"
             print(f"train fold {training.fold}: terminated; {saved}, the same command resumes", file=sys.stderr)
             raise SystemExit(_TERMINATED) from None
+        except SystemExit:
+            if trainer.interrupted:  # Lightning turns Ctrl+C into an exit with code 1
+                raise KeyboardInterrupt from None
+            raise
 
 
 @contextmanager

@@ -67,7 +67,8 @@ def synthesize(
     for folder in ("train", "test", "truth/cells", "truth/nuclei"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     draw = partial(_write_image, out, seed, size_px, penetrance)
-    number = min(workers or len(os.sched_getaffinity(0)), len(planned))
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = min(workers or processors, len(planned))
     targets: list[list[tuple[int, ...]]] = []
     if number == 1:
         for image in planned:

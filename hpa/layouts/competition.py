@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 
@@ -12,6 +13,8 @@ from hpa.images import check_ids
 from hpa.layouts.listing import DatasetListing, FileListing, PlaneFile, Row, list_files, part_folders, rows_to_table
 from hpa.vocabulary import Vocabulary, parse_target
 from hpa.work.files import read_csv
+
+_ANTIBODIES: Final = "antibodies.csv"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ def list_by_tables(data: Path, tables: CompetitionTables) -> DatasetListing:
     files: list[Mapping[Channel, PlaneFile]] = [listings[row.split].files.get(row.image_id, {}) for row in rows]
     unlisted = len({i for listing in listings.values() for i in listing.files} - {row.image_id for row in rows})
     notices = [f"{unlisted} images in {data} have no row in its tables and are ignored"] if unlisted else []
+    without = int(sum(row.antibody is None for row in rows))
+    if without and (data / _ANTIBODIES).is_file():
+        notices.append(f"{without} of {len(rows)} images have no antibody in {data / _ANTIBODIES}")
     if not any(files):  # the file names are then the most likely reason
         notices += listings["train"].notices(data)
     return DatasetListing(rows_to_table(rows), files, [data / row.split for row in rows], tables.vocabulary, notices)
@@ -71,13 +77,27 @@ def read_rows(data: Path, tables: CompetitionTables) -> list[Row]:
     train_ids, texts = (list(train[column]) for column in tables.train_columns)
     test_ids = list(test[tables.test_columns[0]])
     check_ids([*train_ids, *test_ids], f"{tables.train} and {tables.test}")
-    antibodies = _read_if_present(data / "antibodies.csv", ("Id", "Antibody"))
-    antibody_of = dict(zip(antibodies["Id"], antibodies["Antibody"], strict=True))
+    antibody_of = _read_antibodies(data / _ANTIBODIES)
     rows = [
-        Row(i, "train", parse_target(i, text, tables.vocabulary, tables.separator), antibody_of.get(i) or None)
+        Row(i, "train", parse_target(i, text, tables.vocabulary, tables.separator), antibody_of.get(i))
         for i, text in zip(train_ids, texts, strict=True)
     ]
-    return rows + [Row(i, "test", (), antibody_of.get(i) or None) for i in test_ids]
+    return rows + [Row(i, "test", (), antibody_of.get(i)) for i in test_ids]
+
+
+def _read_antibodies(path: Path) -> dict[str, str]:
+    """Return the antibody of each image in a table; images without one are left out."""
+    table = _read_if_present(path, ("Id", "Antibody"))
+    antibody_of: dict[str, str] = {}
+    for image_id, text in zip(table["Id"], table["Antibody"], strict=True):
+        antibody = text.strip()
+        # Images of one antibody share a fold: taking either of two could leak.
+        if antibody and antibody_of.setdefault(image_id, antibody) != antibody:
+            raise UserError(
+                f"expected one antibody for each image in {path}, found {antibody_of[image_id]!r} and {antibody!r} for "
+                f"{image_id!r}"
+            )
+    return antibody_of
 
 
 def _read_if_present(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from hpa.errors import UserError
 from hpa.images import check_ids
-from hpa.layouts.listing import DatasetListing, Row, list_files, rows_to_table
+from hpa.layouts.listing import JPEG, DatasetListing, Row, list_files, rows_to_table
 from hpa.vocabulary import HPA28, Vocabulary, parse_target
 from hpa.work.files import read_csv
 
@@ -44,7 +44,10 @@ def parse_id(image_id: str) -> IdParts:
     """
     match = _ID.fullmatch(image_id)
     if not match:
-        raise UserError(f"expected Ids antibody_plate_well_field of HPA v18, found {image_id!r}")
+        raise UserError(
+            f"expected Ids antibody_plate_well_field of HPA v18, found {image_id!r}; files "
+            'named plate_well_field, as on the site, can be read without the table: data.layout = "folder"'
+        )
     return IdParts(match["antibody"], match["well"], match["field"])
 
 
@@ -75,7 +78,7 @@ def list_hpa_v18(data: Path, vocabulary: Vocabulary) -> DatasetListing:
     unlisted = len(listing.files.keys() - set(table["Id"]))
     notices = [f"{unlisted} images in {data} have no row in {path.name} and are ignored"] if unlisted else []
     files = [listing.files.get(row.image_id, {}) for row in rows]
-    return DatasetListing(rows_to_table(rows), files, [data] * len(rows), HPA28, notices)
+    return DatasetListing(rows_to_table(rows), files, [data] * len(rows), HPA28, notices, JPEG[0])
 
 
 def _row(image_id: str, text: str) -> Row:

@@ -17,7 +17,8 @@ from hpa.layouts.jovian import is_jovian, list_jovian
 from hpa.layouts.kaggle import is_kaggle2018, is_kaggle2021, list_kaggle2018, list_kaggle2021
 from hpa.layouts.listing import DatasetListing, PlaneFile, Row, list_files, part_folders, rows_to_table
 from hpa.layouts.table import is_table, list_table
-from hpa.vocabulary import Vocabulary
+from hpa.pixels import BIT_DEPTHS
+from hpa.vocabulary import HPA19, HPA28, JOVIAN10, Vocabulary
 
 
 def list_bare_folder(data: Path, vocabulary: Vocabulary) -> DatasetListing:
@@ -37,21 +38,46 @@ def list_bare_folder(data: Path, vocabulary: Vocabulary) -> DatasetListing:
 
 
 class Layout(NamedTuple):
-    """How a data folder is recognised and listed."""
+    """How a data folder is recognised and listed, and the vocabulary of its labels if that is fixed."""
 
     is_layout: Callable[[Path], bool]
     list_images: Callable[[Path, Vocabulary], DatasetListing]
+    vocabulary: Vocabulary | None = None
 
 
 LAYOUTS: Final[Mapping[str, Layout]] = {
     "table": Layout(is_table, list_table),
-    "kaggle2021": Layout(is_kaggle2021, list_kaggle2021),
-    "jovian": Layout(is_jovian, list_jovian),
-    "hpa_v18": Layout(is_hpa_v18, list_hpa_v18),
-    "kaggle2018": Layout(is_kaggle2018, list_kaggle2018),
+    "kaggle2021": Layout(is_kaggle2021, list_kaggle2021, HPA19),
+    "jovian": Layout(is_jovian, list_jovian, JOVIAN10),
+    "hpa_v18": Layout(is_hpa_v18, list_hpa_v18, HPA28),
+    "kaggle2018": Layout(is_kaggle2018, list_kaggle2018, HPA28),
     "folder": Layout(Path.is_dir, list_bare_folder),
 }
 """In the order in which ``"auto"`` tries them."""
+
+
+def find_layout(data: Path, layout: str) -> str:
+    """Return the name of the layout of a data folder.
+
+    Parameters
+    ----------
+    data
+        The folder, or the table of the layout ``table`` (`hpa.layouts.table`).
+    layout
+        A name in `LAYOUTS`, or ``"auto"`` for the first one that recognises the folder.
+
+    Raises
+    ------
+    UserError
+        If the folder is missing, or a file is given for another layout than ``table``.
+    """
+    if not data.is_dir() and not (data.is_file() and is_table(data)):
+        raise UserError(f"expected a data folder, found no folder {data}")
+    if data.is_file() and layout not in ("auto", "table"):
+        raise UserError(f"expected a folder for the layout {layout}, found the file {data}")
+    if layout != "auto":
+        return layout
+    return next(name for name, candidate in LAYOUTS.items() if candidate.is_layout(data))
 
 
 @dataclass(frozen=True)
@@ -75,10 +101,8 @@ def index_dataset(data: Path, layout: str, vocabulary: Vocabulary, channels: Seq
 
     Parameters
     ----------
-    data
-        The folder, or the table of the layout ``table`` (`hpa.layouts.table`).
-    layout
-        A name in `LAYOUTS`, or ``"auto"`` for the first one that recognises the folder.
+    data, layout
+        As for `find_layout`.
     vocabulary, channels
         Vocabulary and channels of the run; targets in another vocabulary are converted (`hpa.layouts.conversion`).
 
@@ -87,19 +111,15 @@ def index_dataset(data: Path, layout: str, vocabulary: Vocabulary, channels: Seq
     UserError
         If the folder is missing or contains no image, or its tables are wrong.
     """
-    if not data.is_dir() and not (data.is_file() and is_table(data)):
-        raise UserError(f"expected a data folder, found no folder {data}")
-    if data.is_file() and layout not in ("auto", "table"):
-        raise UserError(f"expected a folder for the layout {layout}, found the file {data}")
-    if layout == "auto":
-        layout = next(name for name, candidate in LAYOUTS.items() if candidate.is_layout(data))
+    layout = find_layout(data, layout)
     listing = LAYOUTS[layout].list_images(data.resolve(), vocabulary)
     if listing.rows.empty:
-        raise UserError(f"expected images {{Id}}_{{color}}.png in {data} (layout {layout}), found none")
+        raise UserError(f"expected images {{Id}}_{{color}}{listing.suffix} in {data} (layout {layout}), found none")
     images = _convert_labels(listing, vocabulary).assign(source=data.resolve().name)
     files = [{channel: listing.file_or_guess(i, channel) for channel in channels} for i in range(len(images))]
     sizes = {path: _file_size(path) for row in files for path in {file.path for file in row.values()}}
     images = pd.concat([images, pd.DataFrame([_image_size(row, sizes) for row in files], dtype="int32")], axis=1)
+    images["bit_depth"] = pd.Series(BIT_DEPTHS[-1], index=images.index, dtype="int16")
     for channel in channels:
         images[f"path_{channel}"] = [str(row[channel].path) for row in files]
         images[f"plane_{channel}"] = pd.Series([row[channel].plane for row in files], dtype="int16")
@@ -108,8 +128,8 @@ def index_dataset(data: Path, layout: str, vocabulary: Vocabulary, channels: Seq
     notices = list(listing.notices)
     if missing:
         notices.append(f"{missing} images lack at least one channel file; they are kept and will be listed as failed")
-    order = ["image_id", "source", "split", "target", "unknown_classes", "antibody", "well", "height_px", "width_px"]
-    return IndexedDataset(images[order + [column for column in images.columns if column not in order]], tuple(notices))
+    first = ["image_id", "source", "split", "target", "unknown_classes", "antibody", "well"]
+    return IndexedDataset(images[first + [column for column in images.columns if column not in first]], tuple(notices))
 
 
 def _convert_labels(listing: DatasetListing, vocabulary: Vocabulary) -> pd.DataFrame:

@@ -39,12 +39,8 @@ def list_jovian(data: Path, vocabulary: Vocabulary) -> DatasetListing:
     sample = "submission.csv" if (inner / "submission.csv").is_file() or inner == data else "../submission.csv"
     rows = read_rows(inner, CompetitionTables("train.csv", _COLUMNS, sample, _COLUMNS, None, JOVIAN10))
     pictures = {split: _pictures(inner / split) for split in ("train", "test")}
-    files = [
-        {channel: PlaneFile(path, plane) for plane, channel in enumerate(_CHANNELS)}
-        if (path := pictures[row.split].get(row.image_id))
-        else {}
-        for row in rows
-    ]
+    paths = [pictures[row.split].get(row.image_id, inner / row.split / f"{row.image_id}.png") for row in rows]
+    files = [{channel: PlaneFile(path, plane) for plane, channel in enumerate(_CHANNELS)} for path in paths]
     listed = {(row.split, row.image_id) for row in rows}
     unlisted = sum((split, image_id) not in listed for split, found in pictures.items() for image_id in found)
     notices = [f"{unlisted} images in {inner} have no row in its tables and are ignored"] if unlisted else []

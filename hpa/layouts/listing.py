@@ -56,6 +56,8 @@ class DatasetListing:
         Vocabulary of the targets.
     notices
         Messages for the user, one sentence each.
+    suffix
+        Suffix of the files that the layout usually has; used to name a missing file.
     """
 
     rows: pd.DataFrame
@@ -63,13 +65,14 @@ class DatasetListing:
     folders: Sequence[Path]
     vocabulary: Vocabulary
     notices: Sequence[str]
+    suffix: str = SUFFIXES[0]
 
     def file_or_guess(self, row: int, channel: Channel) -> PlaneFile:
         """Return the location of a channel, or where it was expected if it is missing."""
         found = self.files[row].get(channel)
         if found:
             return found
-        return PlaneFile(self.folders[row] / f"{self.rows['image_id'].iloc[row]}_{channel}{SUFFIXES[0]}", ONLY_PLANE)
+        return _single_channel(self.folders[row] / f"{self.rows['image_id'].iloc[row]}_{channel}{self.suffix}", channel)
 
 
 def rows_to_table(rows: Iterable[Row]) -> pd.DataFrame:
@@ -141,10 +144,11 @@ def part_folders(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    """Yield the files of a folder, including links to files, and optionally those of its sub-folders."""
+    """Yield the regular files of a folder, including links to such, and optionally those of its sub-folders."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_file():
+            # Unlike that of an entry, `is_file` of a path is false for a link that leads to itself.
+            if entry.is_file(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_file()):
                 yield Path(entry.path)
             elif recursive and entry.is_dir(follow_symlinks=False):
                 yield from files_below(Path(entry.path), recursive=True)

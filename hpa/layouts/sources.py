@@ -1,5 +1,6 @@
 """Join several data folders into one data set with one row per image, even if several sources have the image."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.images import check_id
 from hpa.layouts.conversion import ConvertedLabels, join_labels
-from hpa.layouts.index import index_dataset
+from hpa.layouts.index import find_layout, index_dataset
 from hpa.layouts.table import NAMES
 from hpa.vocabulary import Vocabulary
 
@@ -69,7 +70,7 @@ def parse_sources(texts: Sequence[str | Path]) -> list[Source]:
 def _parse(text: str) -> Source:
     name, equals, path = text.partition("=")
     if not equals or Path(text).exists():
-        return Source(_name_of(Path(text).resolve()), Path(text))
+        return Source(_name_of(Path(os.path.realpath(text))), Path(text))  # `resolve` raises for a link to itself
     if SEPARATOR in name:
         raise UserError(f"expected a name of a source without {SEPARATOR!r}, found {name!r}")
     return Source(check_id(name), Path(path))
@@ -77,9 +78,26 @@ def _parse(text: str) -> Source:
 
 def _name_of(path: Path) -> str:
     """Name a source after its folder, or after its table if that does not have one of the standard names."""
-    if not path.is_file():
-        return path.name
-    return path.parent.name if path.name in NAMES else path.stem
+    named = path.parent if path.is_file() and path.name in NAMES else path
+    return (named.stem if named.is_file() else named.name).replace(SEPARATOR, "_")
+
+
+def find_layouts(sources: Sequence[Source], section: DataSection) -> dict[str, str]:
+    """Return the layout of every source by the source's name.
+
+    Raises
+    ------
+    UserError
+        If a folder is missing, or the recipe names a source that does not exist.
+    """
+    unknown = {*section.train_only, *section.source_layouts} - {source.name for source in sources}
+    if unknown:
+        names = ", ".join(source.name for source in sources)
+        raise UserError(f"expected sources named in [data] among {names}, found {min(unknown)!r}")
+    return {
+        source.name: find_layout(source.path, section.source_layouts.get(source.name, section.layout))
+        for source in sources
+    }
 
 
 def index_sources(sources: Sequence[Source], section: DataSection) -> JoinedDataset:
@@ -92,18 +110,14 @@ def index_sources(sources: Sequence[Source], section: DataSection) -> JoinedData
     Raises
     ------
     UserError
-        If a source is unusable, or the recipe names a source that does not exist.
+        If a source is unusable, the recipe names a source that does not exist, or sources give one image different
+        antibodies or wells.
     """
-    named = {*section.train_only, *section.source_layouts}
-    unknown = named - {source.name for source in sources}
-    if unknown:
-        names = ", ".join(source.name for source in sources)
-        raise UserError(f"expected sources named in [data] among {names}, found {min(unknown)!r}")
+    layouts = find_layouts(sources, section)
     tables: list[pd.DataFrame] = []
     notices: list[str] = []
     for source in sources:
-        layout = section.source_layouts.get(source.name, section.layout)
-        indexed = index_dataset(source.path, layout, section.classes, section.channels)
+        indexed = index_dataset(source.path, layouts[source.name], section.classes, section.channels)
         tables.append(indexed.images.assign(source=source.name))
         notices += indexed.notices
     images, conflicts = join_images(pd.concat(tables, ignore_index=True), section)
@@ -183,7 +197,13 @@ def _merge_rows(
     row = dict(min(rows, key=lambda row: row["missing"]))
     row["source"] = SEPARATOR.join(row["source"] for row in rows)
     for key in ("antibody", "well"):
-        row[key] = next((row[key] for row in rows if isinstance(row[key], str)), None)
+        known = dict.fromkeys(row[key] for row in rows if isinstance(row[key], str))
+        if len(known) > 1:  # images that share it share a fold: taking either of two could leak
+            found = " and ".join(map(repr, known))
+            raise UserError(
+                f"expected one {key} for the image {row['image_id']!r} in all sources, found {found} in {row['source']}"
+            )
+        row[key] = next(iter(known), None)
     reason = ""
     if len({row["split"] for row in rows}) > 1:
         row |= {"split": "test", "target": (), "unknown_classes": ()}

@@ -93,7 +93,10 @@ def _files(record: Mapping[str, str], folder: Path) -> dict[Channel, PlaneFile]:
     for channel in CHANNELS:
         if record.get(f"path_{channel}"):
             plane = record.get(f"plane_{channel}", "") or str(ONLY_PLANE)
-            if not (plane == str(ONLY_PLANE) or (plane.isascii() and plane.isdigit() and int(plane) < 2**15)):
+            if not (
+                plane == str(ONLY_PLANE)
+                or (plane.isascii() and plane.isdigit() and len(plane) < 6 and int(plane) < 2**15)
+            ):
                 raise UserError(
                     f"expected a plane_{channel} 0, 1, ... for the image {record['image_id']}, found {plane!r}"
                 )

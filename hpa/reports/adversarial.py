@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hpa.metrics import roc_auc
+
 _MAX_IMAGES: Final = 4000  # per split; more images change only the third decimal
 _FOLDS: Final = 5
 
@@ -58,7 +60,6 @@ def adversarial_validation(
         None if there are fewer than 10 groups in either split.
     """
     from sklearn.ensemble import RandomForestClassifier
-    from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedGroupKFold
 
     rng = np.random.default_rng(seed)
@@ -75,7 +76,7 @@ def adversarial_validation(
         scores[test] = forest.predict_proba(x[test])[:, 1]
         importance += forest.feature_importances_
     strongest = tuple(str(features.columns[i]) for i in np.argsort(-importance)[:3])
-    return AdversarialResult(float(roc_auc_score(y, scores)), (len(sides[0]), len(sides[1])), strongest)
+    return AdversarialResult(roc_auc(y, scores), (len(sides[0]), len(sides[1])), strongest)
 
 
 def cheap_features(images: pd.DataFrame, scanned: pd.DataFrame) -> pd.DataFrame:

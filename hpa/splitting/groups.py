@@ -39,7 +39,7 @@ def join_groups(
     >>> join_groups(5, [antibodies], np.array([[2, 4]]))
     array([0, 1, 2, 0, 2], dtype=int32)
     """
-    groups = np.arange(n)
+    groups: NDArray[np.integer[Any]] = np.arange(n)
     for edges in _edges(keys, pairs):
         graph = coo_array((np.ones(len(edges), dtype=bool), tuple(groups[edges].T)), shape=(n, n))
         groups = connected_components(graph, directed=False)[1][groups]
@@ -55,8 +55,9 @@ def _edges(
         known = np.flatnonzero(codes >= 0)
         _, first, inverse = np.unique(codes[known], return_index=True, return_inverse=True)
         yield np.column_stack([known, known[first][inverse]])
-    for start in range(0, 0 if pairs is None else len(pairs), _BLOCK):
-        yield pairs[start : start + _BLOCK]
+    if pairs is not None:
+        for start in range(0, len(pairs), _BLOCK):
+            yield pairs[start : start + _BLOCK]
 
 
 def largest_group(groups: NDArray[np.int32]) -> int:

@@ -86,13 +86,13 @@ def _in_tile(hashes: NDArray[np.uint64], rows: slice, columns: slice, bits: int)
     """Return the similar pairs of a tile, ordered by row and column."""
     alike = np.bitwise_count(hashes[0, rows, None] ^ hashes[0, None, columns]) <= bits
     at = np.argwhere(alike) if alike.any() else np.empty((0, 2), np.int64)
-    pairs = (at + np.array([rows.start, columns.start])).astype(np.int32)
+    pairs: NDArray[np.int32] = (at + np.array([rows.start, columns.start])).astype(np.int32)
     for channel in hashes[1:]:
         pairs = pairs[np.bitwise_count(channel[pairs[:, 0]] ^ channel[pairs[:, 1]]) <= bits]
     return pairs
 
 
-def bit_distances(hashes: NDArray[np.uint64], pairs: NDArray[np.int64]) -> NDArray[np.uint8]:
+def bit_distances(hashes: NDArray[np.uint64], pairs: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
     """Return in how many bits the hashes of pairs differ.
 
     Parameters

@@ -24,7 +24,7 @@ from hpa.errors import ImageError
 from hpa.pixels import Pixels, read_channels
 from hpa.splitting.hashes import HASHED, hash_plane
 from hpa.work.files import remove_partials, write_json, write_parquet
-from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks
+from hpa.work.mapping import FAILURE, Chunk, cut_chunks, map_chunks, read_part
 
 BINS: Final = 64
 """Number of bins of the intensity histograms."""
@@ -51,16 +51,21 @@ def scan_images(folder: Path, images: pd.DataFrame, channels: Sequence[Channel],
     """
     table, record = folder / "scan.parquet", folder / "made_from.json"
     listed = _fingerprints(images, channels)
-    earlier = pd.read_parquet(table) if table.exists() else None
-    if earlier is not None and set(listed.items()) <= set(zip(earlier["image_id"], earlier["listed"], strict=True)):
+    earlier = read_part(table)
+    if (
+        earlier is not None
+        and {"image_id", "listed"} <= set(earlier)
+        and set(listed.items()) <= set(zip(earlier["image_id"], earlier["listed"], strict=True))
+    ):
         return earlier.set_index("image_id").loc[images["image_id"]].reset_index()
     fingerprint = {"images": hashlib.sha256(listed.to_csv().encode()).hexdigest()}
-    if not record.exists() or json.loads(record.read_text()) != fingerprint:
+    if not record.is_file() or record.read_text(errors="replace") != json.dumps(fingerprint, indent=2) + "\n":
         if folder.exists():
             shutil.rmtree(folder)
         write_json(record, fingerprint)
     remove_partials(folder)
-    needed = images[["image_id", *(f"{part}_{channel}" for channel in channels for part in ("path", "plane"))]]
+    located = [f"{part}_{channel}" for channel in channels for part in ("path", "plane")]
+    needed = images[["image_id", "bit_depth", *located]]
     chunks = cut_chunks(needed, 256)
     scanned = map_chunks(
         _scan_chunk,
@@ -85,7 +90,7 @@ def hashes_of(scanned: pd.DataFrame) -> np.ndarray[tuple[int, int], np.dtype[np.
 
 def _fingerprints(images: pd.DataFrame, channels: Sequence[Channel]) -> pd.Series:
     """Return a fingerprint of the files of each image in the image table, by image_id."""
-    columns = [f"{part}_{channel}" for channel in channels for part in ("path", "plane", "bytes")]
+    columns = ["bit_depth", *(f"{part}_{channel}" for channel in channels for part in ("path", "plane", "bytes"))]
     fingerprints = pd.util.hash_pandas_object(images[columns], index=False).to_numpy()
     return pd.Series(fingerprints, index=list(images["image_id"]))
 

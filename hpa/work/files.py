@@ -1,8 +1,10 @@
 """Read and write files: atomic writes, checksums, and tables that are checked when they are read."""
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from hpa.errors import UserError
 
 _OTHER_SEPARATORS = (";", "\t", "|")
 _PARTIAL = ".partial"
+_MAX_HEADER = 2**16
 
 
 @contextmanager
@@ -50,6 +53,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,9 +63,36 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove the temporary files that a killed run left anywhere below `folder`."""
-    for partial in folder.rglob(f".*{_PARTIAL}*"):
-        partial.unlink(missing_ok=True)
+    """Remove the temporary files that a killed run left anywhere below `folder`, or directly beside it."""
+    pattern = f".*{_PARTIAL}*"
+    for partial in (*folder.rglob(pattern), *folder.parent.glob(pattern)):
+        if partial.is_file():
+            partial.unlink()
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a file of the user, which must be a regular file.
+
+    Opening a named pipe would wait for ever, and a device, or a link to one, has no end.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read or is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether something other than a regular file has this path."""
+    return path.exists() and not path.is_file()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -80,12 +112,15 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_parquet(path: Path, table: pd.DataFrame, metadata: Mapping[bytes, bytes] | None = None) -> None:
-    """Write `table` without its index, with `metadata` in the file's schema; the same table gives the same bytes."""
+    """Write `table` without its index, with `metadata` in the file's schema; the same table gives the same bytes.
+
+    Every page has a checksum, so that readers notice damage.
+    """
     content = arrow.Table.from_pandas(table, preserve_index=False)
     if metadata:
         content = content.replace_schema_metadata({**(content.schema.metadata or {}), **metadata})
     with atomic_write(path) as partial:
-        parquet.write_table(content, partial)
+        parquet.write_table(content, partial, write_page_checksum=True)
 
 
 def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -104,6 +139,8 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         If it is missing, cannot be parsed or lacks one of `columns`.
     """
     wanted = f" with the columns {', '.join(columns)}" if columns else ""
+    if _is_special(path):
+        raise UserError(f"expected a CSV{wanted} in {path}, found what is not a regular file")
     try:
         with warnings.catch_warnings():
             # A row with more fields than names must not move its first field into an index.
@@ -126,13 +163,15 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 def csv_header(path: Path) -> tuple[str, ...]:
     """Return the column names of a CSV, or none if there is no such file or its first line is not UTF-8."""
     try:
+        if not path.is_file():
+            return ()
         with path.open(encoding="utf-8-sig") as file:
-            return tuple(name.strip().strip('"') for name in file.readline().split(","))
+            return tuple(name.strip().strip('"') for name in file.readline(_MAX_HEADER).split(","))
     except (OSError, UnicodeDecodeError):
         return ()
 
 
-def read_parquet(path: Path, made_by: str = "") -> pd.DataFrame:
+def read_parquet(path: Path, made_by: str = "", columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a Parquet table.
 
     Parameters
@@ -141,19 +180,29 @@ def read_parquet(path: Path, made_by: str = "") -> pd.DataFrame:
         The file.
     made_by
         The command that makes the file, named in messages; empty for a file of the user.
+    columns
+        Columns to read; None reads all.
 
     Raises
     ------
     UserError
-        If it is missing or not Parquet.
+        If it is missing, not Parquet, or damaged.
     """
+    maker = f" (made by `{made_by}`)" if made_by else ""
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "what is not a regular file" if path.exists() else "no such file"
+        raise UserError(f"expected {path}{maker}, found {found}")
     try:
-        return pd.read_parquet(path)
-    except FileNotFoundError:
-        maker = f" (made by `{made_by}`)" if made_by else ""
-        raise UserError(f"expected {path}{maker}, found no such file") from None
-    except (arrow.ArrowInvalid, arrow.ArrowTypeError, OSError) as error:
-        raise UserError(f"expected a Parquet table {path}, found: {str(error).splitlines()[0]}") from None
+        return pd.read_parquet(
+            path, columns=None if columns is None else list(columns), page_checksum_verification=True
+        )
+    except Exception as error:  # damaged bytes make the reader raise whatever they lead it to
+        raise UserError(f"expected a Parquet table {path}{maker}, found: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message, at most 200 characters, or the name of an exception without any."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def read_csv_or_parquet(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -195,8 +244,8 @@ def check_table(table: pd.DataFrame, schema: pa.DataFrameSchema, path: Path) -> 
     except pa.errors.SchemaErrors as error:
         first = error.failure_cases.iloc[0]
         found = f"{first['column']}: {first['check']}"
-    except pa.errors.SchemaError as error:
-        found = " ".join(str(error).split())
+    except Exception as error:  # checks of values of another type than expected raise whatever they lead to
+        found = " ".join(str(error).split())[:300]
     raise UserError(f"expected {path} as its stage wrote it, found {found}")
 
 

@@ -1,7 +1,8 @@
 """The work folder: the paths of its files, its recipe, and the lock that keeps a second run out."""
 
-import fcntl
+import errno
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.parquet as parquet
+from filelock import FileLock, Timeout
 
 from hpa.config import DataSection, S, parse_section, read_toml
 from hpa.errors import UserError
@@ -98,9 +100,9 @@ def check_format(work: WorkFolder) -> None:
     """
     try:
         metadata = parquet.read_metadata(work.images).metadata or {}
-    except (OSError, ValueError):  # a broken table is reported when it is read
+    except Exception:  # a broken table is reported when it is read
         return
-    found = metadata.get(FORMAT_KEY, b"1").decode()
+    found = metadata.get(FORMAT_KEY, b"1").decode(errors="replace")
     if found != str(FORMAT):
         raise UserError(
             f"expected a work folder of format {FORMAT} (cellwise 0.2), found format {found} at {work.root}; "
@@ -109,8 +111,17 @@ def check_format(work: WorkFolder) -> None:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path, wait_s: float = 0) -> Iterator[None]:
     """Hold the lock of a work folder, so that a second run on it stops with a message.
+
+    The lock ends with the process, however that ends. The process that has the lock may take it again.
+
+    Parameters
+    ----------
+    root
+        The work folder.
+    wait_s
+        Seconds to wait for another process.
 
     Raises
     ------
@@ -118,15 +129,42 @@ def locked(root: Path) -> Iterator[None]:
         If another process holds it.
     """
     root.mkdir(parents=True, exist_ok=True)
-    with (root / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"expected no other run on {root}, found one (process {file.read().strip() or 'unknown'})"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    # Of its own, because Windows lets nobody read a file that is locked.
+    holder = root / "lock.holder"
+    lock = FileLock(root / "lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=wait_s)
+    except Timeout:
+        raise UserError(f"expected no other run on {root}, found one ({_read_holder(holder)})") from None
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ELOOP):
+            raise
+        raise UserError(f"expected a file to lock at {root / 'lock'}, found something else; remove it") from None
+    try:
+        if lock.lock_counter == 1:
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
+    finally:
+        if lock.lock_counter == 1:
+            holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def check_not_written(root: Path) -> None:
+    """Check that no other process is changing a work folder that is only read.
+
+    Raises
+    ------
+    UserError
+        If another process has its lock.
+    """
+    if os.access(root, os.W_OK):  # nobody writes to a folder on a medium that can only be read
+        with locked(root, wait_s=1):  # as long as it takes if another one is checking too
+            pass
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")[:200] or "unknown"
+    except OSError:
+        return "unknown"

@@ -5,6 +5,7 @@ A run that resumes skips the chunks that have a part. A chunk with failed images
 batches, and therefore its bits, equal those of an uninterrupted run.
 """
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from contextlib import AbstractContextManager, contextmanager
@@ -15,8 +16,9 @@ from typing import Any, Final, TypeVar
 
 import pandas as pd
 
+from hpa.errors import UserError
 from hpa.work.cluster import cluster_executor
-from hpa.work.files import write_csv, write_parquet
+from hpa.work.files import read_parquet, write_csv, write_parquet
 from hpa.work.processes import worker_processes
 from hpa.work.progress import progress
 
@@ -97,14 +99,14 @@ def map_chunks(
     DataFrame
         The parts, in the order of the chunks.
     """
-    todo = [chunk for chunk in chunks if not _is_complete(_part(folder, chunk))]
+    todo = [chunk for chunk in chunks if not _is_complete(_part(folder, chunk), chunk)]
     images = sum(len(chunk.images) for chunk in chunks)
     with progress(label, images) as advance:
         advance(images - sum(len(chunk.images) for chunk in todo))
         one = partial(_process_and_commit, process, context, folder)
         for chunk in _finished(one, todo, partial(_executor, workers, preload, dask)):
             advance(len(chunk.images))
-    parts = [pd.read_parquet(_part(folder, chunk)) for chunk in chunks]
+    parts = [read_parquet(_part(folder, chunk)) for chunk in chunks]
     return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else parts[0]
 
 
@@ -121,8 +123,38 @@ def _part(folder: Path, chunk: Chunk) -> Path:
     return folder / f"{chunk.name}.parquet"
 
 
-def _is_complete(part: Path) -> bool:
-    return part.exists() and bool(pd.read_parquet(part, columns=[FAILURE])[FAILURE].isna().all())
+def read_part(path: Path) -> pd.DataFrame | None:
+    """Read what is written again where it is missing; a damaged file is thrown away, with a line that says so.
+
+    Returns
+    -------
+    DataFrame or None
+        The table; None if it is to be written again.
+    """
+    try:
+        return read_parquet(path) if path.exists() else None
+    except UserError as error:
+        discard(path, str(error))
+        return None
+
+
+def discard(path: Path, reason: str) -> None:
+    """Remove a file or folder that is made again, and say so."""
+    print(f"making {path} again: {reason}")
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _is_complete(path: Path, chunk: Chunk) -> bool:
+    part = read_part(path)
+    if part is None:
+        return False
+    if FAILURE not in part or set(part.get("image_id", ())) != set(chunk.image_ids):
+        discard(path, "expected a row for each of its images and whether it failed, found otherwise")
+        return False
+    return bool(part[FAILURE].isna().all())
 
 
 def _process_and_commit(

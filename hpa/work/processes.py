@@ -2,13 +2,19 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from typing import Final
 
 import cv2
+
+_HAS_FORK: Final = "forkserver" in multiprocessing.get_all_start_methods()
+if _HAS_FORK:
+    from multiprocessing import forkserver
 
 
 @contextmanager
@@ -32,13 +38,34 @@ def worker_processes(
         The executor. Its processes end when it is left, and within a second of the end of this process, even if that
         is killed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, *preload])
+    context = multiprocessing.get_context("forkserver" if _HAS_FORK else "spawn")
+    if _HAS_FORK:
+        context.set_forkserver_preload([__name__, *preload])
+        with _deaf_to_interrupts():
+            forkserver.ensure_running()
     # Only this process holds the writing end. The system closes it when this process ends, and the workers, which would
     # otherwise wait for work for ever, read the end of the pipe.
     reader, writer = context.Pipe(duplex=False)
     with reader, writer, ProcessPoolExecutor(workers, context, _start, (reader, initialise)) as executor:
-        yield executor
+        try:
+            yield executor
+        except BaseException:
+            writer.close()  # the workers end at once, instead of finishing what nobody waits for
+            raise
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Start processes that Ctrl+C does not reach; they would print tracebacks, and end with this process anyway."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Blocked signals, unlike ignored ones, are passed on to what the started processes start.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(parent: Connection, initialise: Callable[[], None] | None) -> None:

@@ -2,26 +2,108 @@
 
 Every stage starts with `begin`, which refuses to continue on changed inputs, and ends with `StageRun.finish`. A stage
 that works image by image leaves all that lies between to `StageRun.run_over_images`.
+
+With ``--overwrite``, a stage whose results take long to make again writes the new ones beside the old: ``fold-0``, for
+one, stays as it is until all of ``.fold-0.new`` is there and takes its place. A killed run is resumed in the latter.
 """
 
+import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from json import loads
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pandas as pd
+import pydantic
 
 from hpa.config import DataSection, Section
 from hpa.errors import UserError
 from hpa.work.files import remove_partials, sha256, write_json
-from hpa.work.mapping import Chunk, Context, cut_chunks, map_chunks, write_failures
+from hpa.work.mapping import Chunk, Context, cut_chunks, discard, map_chunks, write_failures
+from hpa.work.records import STRICT, read_record
+
+RECORD: Final = "run.json"
+"""The record of a stage, in its folder."""
 
 _RECORDED: Final = ("cellwise", "numpy", "pandas", "torch", "cellpose", "scikit-image", "opencv-python-headless")
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class MadeFrom:
+    """What must not change between runs of a stage.
+
+    Parameters
+    ----------
+    data, section
+        Sections of the recipe.
+    inputs
+        SHA-256 of each file that the stage reads, by the name used in messages.
+    """
+
+    data: dict[str, Any]
+    section: dict[str, Any]
+    inputs: dict[str, str]
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class StageRecord:
+    """The content of ``run.json``.
+
+    Parameters
+    ----------
+    state
+        Whether the stage has only begun or is done.
+    made_from
+        What it was made from.
+    counts
+        Numbers of images, cells and so on; for people.
+    versions
+        Package versions; for people.
+    seconds
+        Duration of the last run; for people.
+    outputs
+        SHA-256 of the tables and checkpoints that later stages read, by their path relative to the folder.
+    """
+
+    state: Literal["begun", "done"]
+    made_from: MadeFrom
+    counts: dict[str, Any]
+    versions: dict[str, str]
+    seconds: float
+    outputs: dict[str, str] = field(default_factory=dict)
+
+    def check_inputs(self, now: MadeFrom, folder: Path, command: str) -> None:
+        """Check that a run resumes with what it began with.
+
+        Raises
+        ------
+        UserError
+            Naming what has changed.
+        """
+        if changed := _changed(self.made_from, now):
+            raise UserError(
+                f"expected the inputs that {folder} was made from, found changed: {', '.join(changed)}; "
+                f"rerun with `{command} --overwrite`"
+            )
+
+    def check_output(self, folder: Path, path: Path) -> None:
+        """Check that a file of the stage is as the stage wrote it, if the record has it.
+
+        Raises
+        ------
+        UserError
+            If it has changed since.
+        """
+        expected = self.outputs.get(_name(folder, path))
+        if expected and sha256(path) != expected:
+            raise UserError(
+                f"expected {path} as its stage wrote it, found it changed since; run that stage again, which makes it"
+                " again, or with --overwrite if that does not help"
+            )
 
 
 @dataclass(frozen=True)
@@ -31,7 +113,9 @@ class StageRun:
     Parameters
     ----------
     folder
-        The folder of the stage, for example ``work/my/segment``.
+        The folder to write to, for example ``work/my/segment``.
+    final
+        The folder that it becomes; the same, unless it replaces finished results.
     made_from
         Recipe sections and the SHA-256 of each input table: what must not change between runs.
     max_failures
@@ -43,7 +127,8 @@ class StageRun:
     """
 
     folder: Path
-    made_from: Mapping[str, Any]
+    final: Path
+    made_from: MadeFrom
     max_failures: int
     finished: bool
     started: float
@@ -56,6 +141,7 @@ class StageRun:
         conclude: Callable[[pd.DataFrame], Mapping[str, Any]],
         *,
         label: str,
+        outputs: Sequence[str],
         workers: int,
         dask: str = "",
     ) -> int:
@@ -71,6 +157,8 @@ class StageRun:
             Writes the stage's tables from all parts joined and returns the counts for ``run.json``.
         label
             What the progress bar says.
+        outputs
+            Names of the tables that `conclude` writes for later stages.
         workers, dask
             As for `hpa.work.mapping.map_chunks`.
 
@@ -90,15 +178,27 @@ class StageRun:
             dask=dask,
         )
         failures = write_failures(self.folder / "failures.csv", parts)
-        self.finish(dict(conclude(parts)) | {"failures": failures})
+        counts = dict(conclude(parts)) | {"failures": failures}
+        self.finish(counts, [self.folder / name for name in outputs])
         return int(failures > self.max_failures)
 
-    def finish(self, counts: Mapping[str, Any]) -> None:
-        """Mark the stage as done in ``run.json``, with counts, package versions and seconds, and report it."""
+    def finish(self, counts: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+        """Mark the stage as done in ``run.json``, let it take the place of earlier results, and report it.
+
+        Parameters
+        ----------
+        counts
+            Numbers for people.
+        outputs
+            The files that later stages read.
+        """
         remove_partials(self.folder)  # left by workers that were lost on the way
         seconds = round(time.monotonic() - self.started, 3)
-        _write_record(self.folder, self.made_from, "done", counts, seconds)
-        print(f"finished in {seconds:.1f} s: {self.folder}")
+        digests = {_name(self.folder, path): sha256(path) for path in outputs}
+        _write_record(self.folder, StageRecord("done", self.made_from, dict(counts), _versions(), seconds, digests))
+        if self.folder != self.final:
+            _replace(self.final)
+        print(f"finished in {seconds:.1f} s: {self.final}")
 
 
 def begin(
@@ -109,6 +209,7 @@ def begin(
     inputs: Mapping[str, Path],
     *,
     overwrite: bool = False,
+    beside: bool = False,
     check: Callable[[], None] | None = None,
 ) -> StageRun:
     """Start a stage, or resume the run that was killed.
@@ -125,64 +226,151 @@ def begin(
         The files it reads, by the names used in messages.
     overwrite
         Discard existing results and start over.
+    beside
+        With `overwrite`: keep finished results until the new ones are finished too, instead of deleting them first.
     check
-        With `overwrite`: raises whatever would keep the new run from succeeding, before existing results are deleted.
+        Raises whatever would keep the run from succeeding; called before anything is deleted or begun.
 
     Raises
     ------
     UserError
-        If an input is missing, or inputs or sections differ from those of the earlier run, or `check` finds fault.
+        If an input is missing or not as its stage wrote it, inputs or sections differ from those of the earlier run, or
+        `check` finds fault.
     """
     for name, path in inputs.items():
-        if not path.exists():
+        if not path.is_file():
             raise UserError(f"expected {name} at {path}, found no such file; run the stage that makes it first")
-    made_from = {
-        "data": data.model_dump(mode="json"),
-        "section": section.model_dump(mode="json"),
-        "inputs": {name: sha256(path) for name, path in inputs.items()},
-    }
-    record = folder / "run.json"
-    if overwrite and folder.exists():
+        check_as_written(path)
+    made_from = MadeFrom(
+        data.model_dump(mode="json"), section.model_dump(mode="json"), {n: sha256(p) for n, p in inputs.items()}
+    )
+    _complete_replacement(folder)
+    final, new = folder, _beside(folder, "new")
+    if overwrite:
         if check:
             check()
-        shutil.rmtree(folder)
-    earlier: dict[str, Any] = loads(record.read_text()) if record.exists() else {}
+        shutil.rmtree(new, ignore_errors=True)
+        if beside and _is_done(folder):
+            folder = new
+        elif folder.exists():
+            shutil.rmtree(folder)
+    elif new.exists():
+        if _made_from_the_same(new, made_from):
+            folder = new
+        else:
+            discard(new, "expected new results of the present recipe and inputs, found others")
+    earlier = None if overwrite else _earlier(folder, command)
     if earlier:
-        changed = _changed(earlier["made_from"], made_from)
-        if changed:
-            raise UserError(
-                f"expected the inputs that {folder} was made from, found changed: {', '.join(changed)}; "
-                f"rerun with `{command} --overwrite`"
-            )
+        earlier.check_inputs(made_from, folder, command)
+    finished = earlier is not None and earlier.state == "done"
+    if check and not (finished or overwrite):
+        check()
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
-    finished = earlier.get("state") == "done"
     if not earlier:
-        _write_record(folder, made_from, "begun", {}, 0.0)
-    return StageRun(folder, made_from, data.max_failures, finished, time.monotonic())
+        _write_record(folder, StageRecord("begun", made_from, {}, _versions(), 0.0))
+    return StageRun(folder, final, made_from, data.max_failures, finished, time.monotonic())
 
 
-def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def check_as_written(path: Path) -> None:
+    """Check that a file is as the stage that made it recorded, if there is a record of it.
+
+    Raises
+    ------
+    UserError
+        If the file has changed since.
+    """
+    # The record is in the folder of the stage, which is that of the file or, for probabilities, within it.
+    for record in (path.with_name(RECORD), *sorted(path.parent.glob(f"*/{RECORD}"))):
+        try:
+            found = read_stage_record(record.parent)
+        except UserError:  # no record, or a damaged one, which its own stage reports
+            continue
+        found.check_output(record.parent, path)
+
+
+def read_stage_record(folder: Path, command: str = "the command of its stage") -> StageRecord:
+    """Read ``run.json`` of a stage.
+
+    Raises
+    ------
+    UserError
+        If it is missing or damaged.
+    """
+    return read_record(folder / RECORD, StageRecord, f"rerun `{command} --overwrite`")
+
+
+def is_being_replaced(folder: Path) -> bool:
+    """Return whether a run with ``--overwrite`` was interrupted before it could replace the results of a stage."""
+    return _beside(folder, "new").exists() or _beside(folder, "old").exists()
+
+
+def _earlier(folder: Path, command: str) -> StageRecord | None:
+    """Return the record of the run to continue; None if there is none or it has not come to anything."""
+    if not (folder / RECORD).exists():
+        return None
+    record = read_stage_record(folder, command)
+    if record.state == "begun" and [path.name for path in folder.iterdir()] == [RECORD]:
+        return None
+    return record
+
+
+def _is_done(folder: Path) -> bool:
+    try:
+        return read_stage_record(folder).state == "done"
+    except UserError:
+        return False
+
+
+def _made_from_the_same(folder: Path, made_from: MadeFrom) -> bool:
+    try:
+        return read_stage_record(folder).made_from == made_from
+    except UserError:
+        return False
+
+
+def _beside(folder: Path, what: Literal["new", "old"]) -> Path:
+    return folder.with_name(f".{folder.name}.{what}")
+
+
+def _replace(folder: Path) -> None:
+    """Put the finished new results in the place of the old ones, which are deleted."""
+    new, old = _beside(folder, "new"), _beside(folder, "old")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _complete_replacement(folder: Path) -> None:
+    """Complete a replacement that was killed on the way, see `_replace`."""
+    new, old = _beside(folder, "new"), _beside(folder, "old")
+    if old.exists() and folder.exists():
+        shutil.rmtree(old)
+    if _is_done(new):
+        _replace(folder)
+    elif old.exists():
+        old.rename(folder)
+
+
+def _name(folder: Path, path: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _changed(earlier: MadeFrom, now: MadeFrom) -> list[str]:
     names = {"data": "[data] {}", "section": "recipe key {}", "inputs": "{}"}
+    before, after = asdict(earlier), asdict(now)
     return [
         names[part].format(key)
         for part in names
-        for key in sorted(earlier[part].keys() | now[part].keys())
-        if earlier[part].get(key) != now[part].get(key)
+        for key in sorted(before[part].keys() | after[part].keys())
+        if before[part].get(key) != after[part].get(key)
     ]
 
 
-def _write_record(
-    folder: Path, made_from: Mapping[str, Any], state: str, counts: Mapping[str, Any], seconds: float
-) -> None:
-    record = {
-        "state": state,
-        "made_from": made_from,
-        "counts": counts,
-        "versions": _versions(),
-        "seconds": seconds,
-    }
-    write_json(folder / "run.json", record)
+def _write_record(folder: Path, record: StageRecord) -> None:
+    write_json(folder / RECORD, asdict(record))
 
 
 def _versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Prepare images for the network: read the channels, reduce them to the network's scale and normalise them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hpa.channels import Channel
 from hpa.config import DataSection
 from hpa.errors import ImageError, UserError
-from hpa.pixels import read_channels
+from hpa.pixels import checksum_files, read_channels
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
 from segment.network.compact import ER, INPUTS, MICROTUBULES, NUCLEUS_PLANE
@@ -39,11 +39,14 @@ class NetworkInput:
         Height and width of the source image.
     has_signal
         Whether every plane that was read contains signal above the noise level.
+    checksums
+        Of the files that were read (`hpa.pixels.checksum_files`), empty if there were none.
     """
 
     planes: NDArray[np.float32]
     shape: tuple[int, int]
     has_signal: bool
+    checksums: str = ""
 
 
 def channels_to_read(section: SegmentSection, data: DataSection) -> tuple[Channel, ...]:
@@ -98,7 +101,8 @@ def load_input(
     planes = read_channels(image, channels)
     height, width = planes.shape[1:]
     diameter = diameter_px or diameters_px.get(size_name(height, width)) or typical_diameter_px(height, width)
-    return prepare_input(planes, diameter, [INPUT_OF[channel] for channel in channels])
+    prepared = prepare_input(planes, diameter, [INPUT_OF[channel] for channel in channels])
+    return replace(prepared, checksums=checksum_files(image, channels))
 
 
 def prepare_input(

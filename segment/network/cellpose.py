@@ -1,4 +1,4 @@
-"""Everything taken from Cellpose: its network class, flows, loss, tiling, dynamics and model files.
+"""Everything taken from Cellpose: its network class, flows, loss, tiling, dynamics, scores and model files.
 
 No other module imports Cellpose. The import takes seconds, so commands import this module only when they need it.
 
@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from cellpose import dynamics, models, train, utils
+from cellpose.metrics import average_precision, mask_ious
 from cellpose.transforms import average_tiles, make_tiles
 from cellpose.vit import CPSAM, BaseModel
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ __all__ = [
     "CELLPOSE_MODELS",
     "FLOW_SCALE",
     "BaseModel",
+    "average_precision",
     "average_tiles",
     "check_cellpose",
     "fetch_model",
@@ -32,6 +34,7 @@ __all__ = [
     "follow_flows",
     "load_cellpose",
     "make_tiles",
+    "mask_ious",
     "masks_from_flows",
     "model_file",
 ]

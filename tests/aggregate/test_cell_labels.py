@@ -151,6 +151,11 @@ def test_unusable_tables_of_cells(work: WorkFolder, tmp_path: Path) -> None:
         ("image_id,target\na,1\n", "columns image_id, cell_label, target"),
         ("image_id,cell_label,target\ni00000,1,1\ni00000,1,2\n", "found cell 1 of image i00000 twice"),
         ("image_id,cell_label,target\ni00000,one,1\n", "numbers as cell_label"),
+        (
+            "image_id,cell_label,target\ni00000,99999999999999999999,1\n",
+            "expected whole numbers as cell_label .* large",
+        ),
+        ("image_id,cell_label,target\ni00000,1.5,1\n", "expected whole numbers as cell_label"),
         ("image_id,cell_label,target\nnobody,1,1\n", "expected cells of"),
         ("image_id,cell_label,target\ni00000,1,99\n", r"found '99' in '99' \(.*i00000, cell 1\)"),
     ):

@@ -54,6 +54,33 @@ def test_thresholds_are_midpoints_and_exceeded_strictly() -> None:
     assert best_threshold(np.zeros(0, bool), np.zeros(0)) == NEVER
 
 
+def test_the_highest_of_equal_optima_is_returned() -> None:
+    """One hit of one prediction and two hits of four have the same F1: 2 / 3."""
+    positive, scores = np.array([True, False, False, True]), np.array([0.875, 0.625, 0.5, 0.25])
+    assert _f1(positive, scores, 0.75) == _f1(positive, scores, 0.125) == pytest.approx(2 / 3)
+    assert best_threshold(positive, scores) == 0.75
+    assert best_common_threshold(positive[:, None], scores[:, None]) == 0.75
+    twice = np.column_stack([positive, positive])  # the second class adds the same F1 at the same thresholds
+    assert best_common_threshold(twice, np.column_stack([scores, scores])) == 0.75
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12))
+def test_no_higher_threshold_is_as_good(seed: int, n: int) -> None:
+    """Compare with a loop over every higher score; few rows and few levels make equal optima common."""
+    draw = np.random.default_rng(seed)
+    targets, scores = draw.random((n, 2)) < 0.4, np.round(draw.random((n, 2)) * 6) / 8 + 0.125
+    own = best_threshold(targets[:, 0], scores[:, 0])
+    if targets[:, 0].any():
+        best = _f1(targets[:, 0], scores[:, 0], own)
+        assert all(_f1(targets[:, 0], scores[:, 0], t) < best - 1e-12 for t in np.unique(scores[:, 0]) if t > own)
+    common = best_common_threshold(targets, scores)
+    if targets.any():
+        best = macro_f1(targets, scores > common)
+        assert all(macro_f1(targets, scores > t) < best + 1e-12 for t in np.unique(scores))
+        assert all(macro_f1(targets, scores > t) < best - 1e-12 for t in np.unique(scores) if t > common)
+
+
 def test_adjacent_floats_have_no_midpoint() -> None:
     upper = np.nextafter(0.5, 1)
     scores, positive = np.array([0.5, upper]), np.array([False, True])

@@ -1,7 +1,6 @@
 """`evaluate` and `submit`, which need no work folder, on tables of other origin."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,6 @@ from aggregate.__main__ import main
 from hpa.metrics import macro_f1
 from hpa.vocabulary import HPA28
 from tests.support.simulation.work import make_work
-
-REAL = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[3] / "shared" / "real"))
-needs_real = pytest.mark.skipif(not (REAL / "published").is_dir(), reason=f"no real data at {REAL}")
 
 
 def _write(path: Path, text: str) -> str:
@@ -33,11 +29,11 @@ def _sentence(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     return message
 
 
-@needs_real
-def test_the_published_submission_is_reproduced_in_every_row(tmp_path: Path) -> None:
-    published = REAL / "published"
+@pytest.mark.real_data("published", "kaggle2018")
+def test_the_published_submission_is_reproduced_in_every_row(tmp_path: Path, real_data: Path) -> None:
+    published = real_data / "published"
     arguments = ["submit", str(published / "vpp_final_test_scores.npy")]
-    arguments += ["--sample", str(REAL / "kaggle2018" / "sample_submission.csv"), "--column", "vpp_multhr"]
+    arguments += ["--sample", str(real_data / "kaggle2018" / "sample_submission.csv"), "--column", "vpp_multhr"]
     arguments += ["--thresholds", str(published / "published_thresholds.csv"), "--out", str(tmp_path / "out.csv")]
     assert main(arguments) == 0
     ours, theirs = (
@@ -50,9 +46,12 @@ def test_the_published_submission_is_reproduced_in_every_row(tmp_path: Path) -> 
     assert all(same)
 
 
-@needs_real
-def test_the_published_predictions_reach_their_published_score(tmp_path: Path) -> None:
-    published, train = str(REAL / "published" / "oof_resnet50_decisions.csv"), str(REAL / "kaggle2018" / "train.csv")
+@pytest.mark.real_data("published", "kaggle2018")
+def test_the_published_predictions_reach_their_published_score(tmp_path: Path, real_data: Path) -> None:
+    published, train = (
+        str(real_data / "published" / "oof_resnet50_decisions.csv"),
+        str(real_data / "kaggle2018" / "train.csv"),
+    )
     for truth in (train, published):  # the file has both columns itself
         assert main(["evaluate", published, truth, "--bootstrap", "0", "--out", str(tmp_path / "metrics.json")]) == 0
         metrics = json.loads((tmp_path / "metrics.json").read_text())

@@ -8,6 +8,7 @@ from aggregate.config import AggregateSection
 from aggregate.thresholds.calibration import Calibration
 from aggregate.thresholds.decision import Decision
 from aggregate.thresholds.file import Thresholds, read_thresholds
+from aggregate.thresholds.limits import ShareLimits
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28, Vocabulary
 
@@ -24,6 +25,7 @@ def _thresholds(mean_values: np.ndarray | None) -> Thresholds:
         shares=np.linspace(0.3, 0.01, 28) / 3,
         support=np.arange(28),
         prior=np.full(28, 1 / 28),
+        limits=ShareLimits(np.linspace(1, 0.1, 28) / 3, np.arange(28) % 3 == 0),
     )
     return Thresholds(decision, section, HPA28, 123, mean_values, 45)
 
@@ -35,6 +37,8 @@ def test_the_file_keeps_all_values_exactly(tmp_path: Path, mean_values: np.ndarr
     again = read_thresholds(tmp_path / "thresholds.json", HPA28)
     for name in ("weights", "pooling", "values", "shares", "support", "prior"):
         np.testing.assert_array_equal(getattr(again.decision, name), getattr(written.decision, name))
+    np.testing.assert_array_equal(again.decision.limits.shares, written.decision.limits.shares)
+    np.testing.assert_array_equal(again.decision.limits.at_chance, written.decision.limits.at_chance)
     assert again.decision.calibrations == written.decision.calibrations
     assert (again.section, again.images, again.mean_images) == (written.section, 123, 45)
     np.testing.assert_array_equal(again.stored_mean_values, written.values if mean_values is None else mean_values)
@@ -60,12 +64,12 @@ def test_unusable_files(tmp_path: Path) -> None:
     path = tmp_path / "thresholds.json"
     with pytest.raises(UserError, match="found none"):
         read_thresholds(path, HPA28)
-    for text in ("", "[]", "{}", '{"format": "cellwise thresholds 3", "classes": [{}]}'):
+    for text in ("", "[]", "{}", '{"format": "cellwise thresholds 4", "classes": [{}]}'):
         path.write_text(text)
         with pytest.raises(UserError, match="found something else"):
             read_thresholds(path, HPA28)
     path.write_text('{"format": "cellwise thresholds 2"}')
-    with pytest.raises(UserError, match=r"'cellwise thresholds 3' in .* \(rerun .*\), found 'cellwise thresholds 2'"):
+    with pytest.raises(UserError, match=r"'cellwise thresholds 4' in .* \(rerun .*\), found 'cellwise thresholds 2'"):
         read_thresholds(path, HPA28)
     _thresholds(None).write(path)
     with pytest.raises(UserError, match="expected thresholds of three"):

@@ -206,6 +206,7 @@ def test_the_table_in_the_terminal(finished: WorkFolder, capsys: pytest.CaptureF
     assert main(["run", str(finished.root)]) == 0
     printed = capsys.readouterr().out
     assert f"{_metrics(finished)['macro_f1']:.4f}" in printed
+    assert f"mean AP over all rows {_metrics(finished)['mean_average_precision']:.4f}" in " ".join(printed.split())
     assert "…" not in printed
     assert all(name in printed for name in HPA28.classes)
 

@@ -96,6 +96,19 @@ def test_an_image_without_cells_has_one_crop() -> None:
     assert crops.table[["cell_label", "fallback"]].to_numpy().tolist() == [[0, True]]
 
 
+def test_crops_of_a_12_bit_image_have_all_gray_levels() -> None:
+    image = np.arange(4096, dtype=np.uint16).reshape(1, 64, 64)
+    cells = np.ones((64, 64), np.uint16)
+    masks, section = cellwise.Masks(cells, cells), cellwise.read_recipe(None, ["crops.margin=0.0"])
+    crops = cellwise.crop(image, masks, 64, channel_names=["blue"], recipe=section)
+    np.testing.assert_allclose(crops.pixels[0, 0], image[0] / 4095 * 255, atol=0.51)
+    assert list(crops.table["white_blue"]) == [4095]
+    dark = cellwise.crop(image, masks, 64, channel_names=["blue"], recipe=section, bit_depth=16)
+    assert dark.pixels.max() == 16
+    with pytest.raises(ValueError, match=r"expected a bit_depth of .* that holds 4095, found 10"):
+        cellwise.crop(image, masks, 64, channel_names=["blue"], bit_depth=10)
+
+
 def test_predict_gives_the_probabilities_of_the_command(demo: Path) -> None:
     written = read_probabilities(demo / "work" / "one" / "classify" / "cells" / "probabilities.parquet", HPA28)
     _, probabilities = _classified(demo)

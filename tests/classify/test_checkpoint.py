@@ -1,14 +1,16 @@
 """Checkpoints: the same network is loaded, and nothing but checkpoints is accepted."""
 
 import pickle
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from classify.config import ClassifySection
-from classify.network.checkpoint import Checkpoint
+from classify.network.checkpoint import FORMAT, Checkpoint, load_checkpoints
 from classify.network.model import new_network
 from hpa.errors import UserError
 
@@ -90,8 +92,54 @@ def test_missing_older_and_other_files_raise_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"older version of Cellwise: train the model again"):
         Checkpoint.load(tmp_path / "older.pt")
     torch.save({"format": "cellwise classifier 2", "fold": 0}, tmp_path / "fields.pt")
-    with pytest.raises(UserError, match="expected the fields"):
+    with pytest.raises(UserError, match="found it damaged"):
         Checkpoint.load(tmp_path / "fields.pt")
+
+
+DAMAGE: list[tuple[str, Any]] = [
+    *((field, None) for field in vars(Checkpoint)["__dataclass_fields__"]),
+    *(("fold", value) for value in ("1", 1.0, True, -1)),
+    *(("epoch", value) for value in ("7", -1)),
+    *(("std", value) for value in ([0.0, 1.0], [], [1.0], [float("nan"), 1.0], [1.0, float("inf")], 3.0)),
+    *(("mean", value) for value in ([1.0], ["1.0", "2.0"], [float("inf"), 0.0])),
+    *(("classes", value) for value in ([], ["a", "a"], "abc", {"a": 1})),
+    *(("channels", value) for value in ("green", [1, 2])),
+    ("size_px", 0),
+    ("state_dict", {"weight": [1.0]}),
+    ("config", {"epochs": -3}),
+    ("config", {"no such key": 1}),
+    ("sources", {"a": [[1.0, 2.0]]}),
+    ("sources", {"a": [[1.0, 2.0], [0.0, 1.0]]}),
+    ("versions", {"torch": 2}),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), DAMAGE)
+def test_a_field_of_another_type_or_range_raises_an_error(field: str, value: Any, tmp_path: Path) -> None:
+    torch.save({"format": FORMAT, **asdict(_checkpoint()), field: value}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"^expected .*checkpoint\.pt"):
+        Checkpoint.load(tmp_path / "checkpoint.pt")
+
+
+def test_every_flipped_byte_of_the_weights_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    _checkpoint().save(path)
+    content = path.read_bytes()
+    weights = _checkpoint().state_dict["head.weight"]
+    place = content.index(weights.numpy().tobytes())
+    for offset in (0, 1, 2, 3, weights.nbytes - 1):
+        path.write_bytes(
+            content[: place + offset] + bytes([content[place + offset] ^ 1]) + content[place + offset + 1 :]
+        )
+        with pytest.raises(UserError, match=r"found a damaged file \(wrong checksum"):
+            Checkpoint.load(path)
+
+
+def test_the_model_of_another_fold_is_noticed(tmp_path: Path) -> None:
+    _checkpoint().save(tmp_path / "checkpoint.pt")
+    assert load_checkpoints({1: tmp_path / "checkpoint.pt"}).keys() == {1}
+    with pytest.raises(UserError, match=r"expected the model of fold 7 in .*, found that of fold 1"):
+        load_checkpoints({7: tmp_path / "checkpoint.pt"})
 
 
 def test_weights_that_do_not_fit_the_network_raise_an_error(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from classify.losses.objective import class_loss
 from classify.network.model import Network
 from classify.training import loop
 from classify.training.fit import TrainedModel, fit, remove_resume_files
-from classify.training.optimizer import plateau
 from hpa.errors import UserError
 from hpa.work.files import write_bytes
 from tests.support.bright_crops import bright_fold
@@ -64,6 +63,22 @@ def test_killed_training_resumes_to_the_same_result(tmp_path: Path, checkpoint: 
         _fit_killed(crops, section, folder, after, when)
         resumed = fit(crops, section, 0, 1, folder, CPU)
         assert _equal(uninterrupted, resumed), f"killed {when} the end of epoch {after}"
+        assert (folder / "history.csv").read_bytes() == (tmp_path / "uninterrupted" / "history.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "plateau", "constant"])
+def test_every_schedule_resumes_from_every_epoch(tmp_path: Path, schedule: str) -> None:
+    """With so high a rate the loss gets worse, so that the plateau drops within the training."""
+    change = {"schedule": schedule, "optimizer": "sgd", "learning_rate": 5.0, "validate_every": 1, "epochs": 7}
+    section, crops = SECTION.model_copy(update={"embedding_dim": 0} | change), bright_fold(16, 4, seed=2)
+    uninterrupted = fit(crops, section, 0, 1, tmp_path / "uninterrupted", CPU)
+    rates = pd.read_csv(tmp_path / "uninterrupted" / "history.csv")["learning_rate"]
+    assert (rates.nunique() > 1) == (schedule != "constant")
+    for epoch in range(1, section.epochs):
+        folder = tmp_path / str(epoch)
+        _fit_killed(crops, section, folder, epoch, "after")
+        assert _equal(uninterrupted, fit(crops, section, 0, 1, folder, CPU)), f"killed after epoch {epoch}"
         assert (folder / "history.csv").read_bytes() == (tmp_path / "uninterrupted" / "history.csv").read_bytes()
 
 
@@ -137,8 +152,12 @@ def test_plateau_lowers_the_learning_rate(tmp_path: Path) -> None:
     )
     fit(bright_fold(), section, 0, 0, tmp_path, CPU)
     history = pd.read_csv(tmp_path / "history.csv")
-    for i, rate in enumerate(history["learning_rate"]):
-        assert rate == pytest.approx(2.0 * plateau(history["validation_loss"][:i].tolist()))
+    rate, waited = 2.0, 0
+    for epoch, loss in enumerate(history["validation_loss"]):
+        assert history["learning_rate"][epoch] == pytest.approx(rate)
+        waited = 0 if loss < history["validation_loss"][:epoch].min() or epoch == 0 else waited + 1
+        if waited == 3:
+            rate, waited = rate / 10, 0
     assert history["learning_rate"].iloc[-1] < 2.0
 
 

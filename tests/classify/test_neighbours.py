@@ -41,7 +41,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
 
 def test_curves_are_drawn_and_summarised(trained: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["curves", str(trained.root)]) == 0
-    assert "cells, fold 1: epoch 2, train loss" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "cells, fold 1: epoch 2, train loss" in printed
+    # Other figures than those of `aggregate run`, so other names.
+    assert "macro F1 at 0.5" in printed
+    assert "mean AP over the fold's classes" in printed
     picture = cv2.imread(str(trained.root / "classify/cells/figures/curves.png"))
     assert picture is not None
     assert (picture != 255).mean() > 0.005

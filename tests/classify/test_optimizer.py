@@ -1,48 +1,76 @@
 """The optimizer and the learning rate over the steps."""
 
-from typing import Literal
+from math import cos, inf, pi
+from typing import Any, Literal
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classify.config import ClassifySection
-from classify.training.optimizer import cosine, new_optimizer, one_cycle, plateau
+from classify.training.optimizer import new_optimizer
 
 
-def test_one_cycle_values() -> None:
-    shares = [one_cycle(step, 8) for step in range(9)]
-    assert shares[:4] == pytest.approx([0.04, 0.52, 1.0, 0.9330], abs=1e-4)
-    assert shares[5] == pytest.approx(0.5)
-    assert shares[8] == 0
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 100])
-def test_one_cycle_stays_within_bounds_for_any_length(steps: int) -> None:
-    shares = [one_cycle(step, steps) for step in range(steps + 1)]
-    assert all(0 <= share <= 1 for share in shares)
-    assert all(share > 0 for share in shares[:-1])
-
-
-def test_optimizer_follows_the_schedule() -> None:
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer, scheduler = new_optimizer([weight], ClassifySection(learning_rate=0.5), steps=8)
-    assert scheduler is not None
+def _rates(schedule: str, steps: int, **change: Any) -> list[float]:
+    """Return the learning rate of each step of a training with the highest rate 0.5."""
+    section = ClassifySection.model_validate({"learning_rate": 0.5, "schedule": schedule} | change)
+    optimizer, scheduler = new_optimizer([torch.nn.Parameter(torch.zeros(1))], section, steps)
     rates = []
-    for _ in range(8):
+    for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        scheduler.step()
-    assert rates == pytest.approx([0.5 * one_cycle(step, 8) for step in range(8)])
+        if scheduler is not None:
+            scheduler.step()
+    return rates
 
 
-def test_cosine_values() -> None:
-    assert [cosine(step, 4) for step in range(5)] == pytest.approx([1, 0.853553, 0.5, 0.146447, 0], abs=1e-6)
+def _half_cosine(part: float) -> float:
+    """Fall from 1 to 0 as `part` goes from 0 to 1."""
+    return (1 + cos(pi * part)) / 2
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 8, 100])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_one_cycle_rises_for_a_quarter_of_the_steps_and_falls_to_zero(steps: int, optimizer: str) -> None:
+    rise = steps / 4
+    expected = [
+        1 - 0.96 * _half_cosine(step / rise) if step < rise else _half_cosine((step - rise) / (steps - rise))
+        for step in range(steps)
+    ]
+    assert _rates("one-cycle", steps, optimizer=optimizer) == pytest.approx([0.5 * rate for rate in expected], abs=3e-6)
+
+
+def test_one_cycle_leaves_momentum_alone() -> None:
+    for name, key, value in [("adamw", "betas", (0.9, 0.999)), ("sgd", "momentum", 0.9)]:
+        section = ClassifySection.model_validate({"optimizer": name})
+        optimizer, _ = new_optimizer([torch.nn.Parameter(torch.zeros(1))], section, 8)
+        assert optimizer.param_groups[0][key] == value
+
+
+@pytest.mark.parametrize("steps", [1, 4, 100])
+def test_cosine_falls_to_zero(steps: int) -> None:
+    assert _rates("cosine", steps) == pytest.approx([0.5 * _half_cosine(step / steps) for step in range(steps)])
+
+
+def test_constant_rate() -> None:
+    assert _rates("constant", 3) == [0.5] * 3
 
 
 def test_plateau_drops_after_every_three_validations_without_progress() -> None:
-    losses = [3.0, 2.0, 2.0, 2.5, 2.1, 2.0, 1.9, 1.9, 1.9, 1.9]
-    shares = [plateau(losses[:n]) for n in range(len(losses) + 1)]
-    assert shares == pytest.approx([1, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.01])
+    optimizer, scheduler = new_optimizer(
+        [torch.nn.Parameter(torch.zeros(1))], ClassifySection(learning_rate=0.5, schedule="plateau"), 10
+    )
+    assert isinstance(scheduler, ReduceLROnPlateau)
+    rates, lowest, waited, expected = [], inf, 0, [0.5]
+    for loss in [3.0, 2.0, 2.0, 2.5, 2.1, 2.0, 1.99999, 1.99999, float("nan"), 2.0]:
+        scheduler.step(loss)
+        rates.append(optimizer.param_groups[0]["lr"])
+        waited = 0 if loss < lowest else waited + 1
+        lowest = min(lowest, loss)
+        expected.append(expected[-1] * (0.1 if waited == 3 else 1))
+        waited %= 3
+    assert rates == pytest.approx(expected[1:])
+    assert rates == pytest.approx([0.5] * 4 + [0.05] * 4 + [0.05, 0.005])
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
@@ -54,7 +82,7 @@ def test_norms_and_biases_do_not_decay(name: Literal["adamw", "adam", "sgd"]) ->
         parameter.grad = torch.zeros_like(parameter)
     section = ClassifySection(optimizer=name, weight_decay=0.1, learning_rate=0.1, schedule="constant")
     optimizer, scheduler = new_optimizer(layers.parameters(), section, steps=1)
-    assert scheduler is not None
+    assert scheduler is None
     optimizer.step()
     moved = {key for key, parameter in layers.named_parameters() if (parameter < 1).all()}
     still = {key for key, parameter in layers.named_parameters() if (parameter == 1).all()}

@@ -215,6 +215,23 @@ def test_a_damaged_or_missing_shard_is_reported_in_one_sentence(tmp_path: Path) 
         open_store(work, "cells").pixels([0])
 
 
+@pytest.mark.parametrize(("column", "value"), [("row", 99), ("shard", 7), ("row", -1), ("min_row_px", 10**6)])
+def test_a_changed_crop_table_is_noticed_and_made_again(tmp_path: Path, column: str, value: int) -> None:
+    work = make_work(tmp_path, worlds(), SMALL)
+    run(work, workers=1)
+    path = store_folder(work, "cells") / "crops.parquet"
+    content, table = path.read_bytes(), pd.read_parquet(path)
+    table.loc[0, column] = value
+    table.to_parquet(path)
+    with pytest.raises(UserError, match=r"expected .*crops\.parquet as its stage wrote it, found it changed since"):
+        open_store(work, "cells")
+    if column != "min_row_px":  # without a record, the shards tell
+        with pytest.raises(UserError, match=r"expected .* in shard|expected a shard of crops"):
+            CropStore(store_folder(work, "cells")).check_rows()
+    assert run(work, workers=1) == 0
+    assert path.read_bytes() == content
+
+
 def test_too_little_disk_space_is_reported_before_the_run(tmp_path: Path) -> None:
     work = make_work(tmp_path, worlds(), '[crops]\nwindows = ["grid"]\ngrid = 100\nsize_px = 1024\n')
     many_images = pd.concat([pd.read_parquet(work.images)] * 2000, ignore_index=True)

@@ -75,7 +75,7 @@ def test_files_are_read_front_to_back(tmp_path: Path, monkeypatch: pytest.Monkey
             fetched.append((index, row))
             opened.fetch(row, out)
 
-        return OpenShard(opened.shape, fetch)
+        return OpenShard(opened.shape, opened.rows, fetch)
 
     monkeypatch.setattr("crops.store.open_pixels", recording)
     rows = [5, 0, 4, 3, 1]

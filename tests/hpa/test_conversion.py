@@ -1,5 +1,4 @@
 import itertools
-import os
 from pathlib import Path
 
 import numpy as np
@@ -96,12 +95,10 @@ def test_join_labels() -> None:
     assert join_labels(two, ConvertedLabels((18,), ()), HPA19)[0] == ConvertedLabels((0,), ())
 
 
-def test_matrix_agrees_with_images_labelled_in_both_years() -> None:
-    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
-    if not real.exists():
-        pytest.skip(f"no real data at {real}")
-    old = pd.read_csv(real / "kaggle2018" / "train.csv").set_index("Id")["Target"]
-    new = pd.read_csv(real / "kaggle2021" / "train.csv").set_index("ID")["Label"]
+@pytest.mark.real_data("kaggle2018", "kaggle2021")
+def test_matrix_agrees_with_images_labelled_in_both_years(real_data: Path) -> None:
+    old = pd.read_csv(real_data / "kaggle2018" / "train.csv").set_index("Id")["Target"]
+    new = pd.read_csv(real_data / "kaggle2021" / "train.csv").set_index("ID")["Label"]
     converted = HPA28.multi_hot(HPA28.parse(text) for text in old.loc[new.index]) @ PARTS["hpa19"]
     given = HPA19.multi_hot(HPA19.parse(text, "|") for text in new)
     positive = converted.any(axis=1)  # images with rods & rings only, for example, have no class of 2021

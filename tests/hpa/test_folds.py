@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -61,12 +60,10 @@ def test_group_that_spans_folds_is_rejected(tmp_path: Path) -> None:
         read_folds(tmp_path / "none.parquet")
 
 
-def test_folds_of_the_real_label_tables() -> None:
-    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
-    if not real.exists():
-        pytest.skip(f"no real data at {real}")
-    kaggle = pd.read_csv(real / "kaggle2018" / "train.csv")
-    external = pd.read_csv(real / "hpa_v18" / "HPAv18RBGY_wodpl.csv")
+@pytest.mark.real_data("kaggle2018", "hpa_v18")
+def test_folds_of_the_real_label_tables(real_data: Path) -> None:
+    kaggle = pd.read_csv(real_data / "kaggle2018" / "train.csv")
+    external = pd.read_csv(real_data / "hpa_v18" / "HPAv18RBGY_wodpl.csv")
     parts = [parse_id(image_id) for image_id in external["Id"]]
     antibodies = [None] * len(kaggle) + [part.antibody for part in parts]
     wells = [None] * len(kaggle) + [part.well for part in parts]

@@ -116,7 +116,7 @@ def test_unusable_planes_raise_with_the_reason(tmp_path: Path) -> None:
         ("stack.tif", -1, "expected one gray plane, found 2"),
         ("stack.tif", 2, "expected a plane 2, found 2 planes"),
         ("empty.tif", -1, "not an image"),
-        ("cut.jpg", 0, "truncated JPEG"),
+        ("cut.jpg", 0, "truncated or damaged JPEG"),
     ]
     for name, plane, reason in cases:
         with pytest.raises(ImageError, match=reason):

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import cv2
@@ -158,11 +157,10 @@ def test_hpa_v18_reads_coloured_and_gray_jpegs(tmp_path: Path) -> None:
         index_dataset(tmp_path, "hpa_v18", HPA28, CHANNELS)
 
 
-def test_ids_of_the_real_v18_table() -> None:
-    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real")) / "hpa_v18" / "HPAv18RBGY_wodpl.csv"
-    if not real.exists():
-        pytest.skip(f"no real data at {real}")
-    parts = [parse_id(image_id) for image_id in pd.read_csv(real)["Id"]]
+@pytest.mark.real_data("hpa_v18")
+def test_ids_of_the_real_v18_table(real_data: Path) -> None:
+    table = pd.read_csv(real_data / "hpa_v18" / "HPAv18RBGY_wodpl.csv")
+    parts = [parse_id(image_id) for image_id in table["Id"]]
     assert len({part.antibody for part in parts}) == 12_815
     assert len(parts) == 74_606
 
@@ -269,3 +267,27 @@ def test_links_to_files_are_read_and_links_to_sub_folders_ignored(tmp_path: Path
     (data / "test").rename(tmp_path / "test")
     (data / "test").symlink_to(tmp_path / "test")  # the folder itself may be a link
     assert index_dataset(data, "auto", HPA28, ("red",)).images["bytes_red"].iloc[-1] > 0
+
+
+def test_missing_files_are_named_as_the_layout_names_them(tmp_path: Path) -> None:
+    v18 = tmp_path / "v18"
+    write_image(v18, "1_2_A1_1", ".jpg", ("red",))
+    (v18 / "HPAv18.csv").write_text("Id,Target\n1_2_A1_1,0\n3_4_B2_1,5\n")
+    images = index_dataset(v18, "auto", HPA28, CHANNELS).images
+    assert images["path_green"].tolist() == [str(v18 / f"{i}_green.jpg") for i in ("1_2_A1_1", "3_4_B2_1")]
+    assert images["plane_green"].tolist() == [1, 1]  # where it is read if the file arrives later
+    assert images["bytes_green"].tolist() == [0, 0]
+    jovian = write_jovian(tmp_path / "jovian")
+    inner = jovian / "Human protein atlas"
+    (inner / "train" / "7.png").unlink()
+    images = index_dataset(jovian, "auto", JOVIAN10, CHANNELS[:3]).images.set_index("image_id")
+    assert images.loc["7", "path_blue"] == str(inner / "train" / "7.png")
+    assert images["plane_blue"].tolist() == [2, 2, 2]
+
+
+def test_ids_as_on_the_site_are_refused_with_the_layout_that_reads_them(tmp_path: Path) -> None:
+    write_image(tmp_path, "89_B5_1", ".jpg")
+    (tmp_path / "HPAv18.csv").write_text("Id,Target\n89_B5_1,0\n")
+    with pytest.raises(UserError, match=r"found '89_B5_1'; .*data\.layout = \"folder\""):
+        index_dataset(tmp_path, "auto", HPA28, CHANNELS)
+    assert list(index_dataset(tmp_path, "folder", HPA28, CHANNELS).images["image_id"]) == ["89_B5_1"]

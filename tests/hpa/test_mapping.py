@@ -64,6 +64,36 @@ def test_only_missing_and_failed_chunks_are_repeated(tmp_path: Path, capsys: pyt
     assert "failed" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("damage", ["empty", "truncated", "binary", "flipped", "folder", "other images", "no column"])
+def test_a_damaged_part_is_thrown_away_and_made_again(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = _run(tmp_path)
+    part = tmp_path / "parts" / "00001.parquet"
+    content = part.read_bytes()
+    place = content.index(b"i4")
+    changed = {
+        "empty": b"",
+        "truncated": content[:-9],
+        "binary": bytes(range(256)) * 9,
+        "flipped": content[:place] + b"x4" + content[place + 2 :],
+    }
+    table = pd.read_parquet(part)
+    if damage == "folder":
+        part.unlink()
+        (part / "sub").mkdir(parents=True)
+    elif damage == "other images":
+        table.assign(image_id="a").to_parquet(part)
+    elif damage == "no column":
+        table.drop(columns=FAILURE).to_parquet(part)
+    else:
+        part.write_bytes(changed[damage])
+    pd.testing.assert_frame_equal(_run(tmp_path), expected)
+    assert (tmp_path / "log").read_text().split() == ["0", "1", "2", "3", "1"]
+    assert part.read_bytes() == content
+    assert f"making {part} again: expected" in capsys.readouterr().out
+
+
 def test_dask_cluster_gives_the_same_parts(tmp_path: Path) -> None:
     chunks = cut_chunks(IMAGES, 3)
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:  # type: ignore[no-untyped-call]

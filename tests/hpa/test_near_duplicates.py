@@ -1,6 +1,5 @@
 """Near-duplicates of images with known truth, and published lists."""
 
-import os
 import tracemalloc
 from pathlib import Path
 
@@ -159,14 +158,12 @@ def test_published_list_of_pairs(tmp_path: Path) -> None:
         read_pairs(tmp_path / "none.csv")
 
 
-def test_real_list_of_2021() -> None:
-    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
-    if not real.exists():
-        pytest.skip(f"no real data at {real}")
-    listed = read_pairs(real / "leaks" / "train_duplicates_2021.csv.gz")
+@pytest.mark.real_data("leaks", "kaggle2021")
+def test_real_list_of_2021(real_data: Path) -> None:
+    listed = read_pairs(real_data / "leaks" / "train_duplicates_2021.csv.gz")
     assert len(listed) == 1414
     assert listed[["SimR", "SimG", "SimB"]].astype(int).to_numpy().max() == 12
-    ids = pd.read_csv(real / "kaggle2021" / "train.csv")["ID"]
+    ids = pd.read_csv(real_data / "kaggle2021" / "train.csv")["ID"]
     pairs = pairs_within(listed, ids)
     # The other rows pair a train image with one of the public atlas, or list images without labels.
     both = listed["Train"].isin(ids) & listed["Extra"].isin(ids)
@@ -179,12 +176,10 @@ def test_real_list_of_2021() -> None:
     assert 2 <= largest_group(groups) < 50
 
 
-def test_real_list_of_test_images_with_public_labels() -> None:
-    real = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real"))
-    if not real.exists():
-        pytest.skip(f"no real data at {real}")
-    path = real / "leaks" / "test_vs_v18_phash.csv"
-    test = pd.read_csv(real / "kaggle2018" / "sample_submission.csv")["Id"]
+@pytest.mark.real_data("leaks", "kaggle2018")
+def test_real_list_of_test_images_with_public_labels(real_data: Path) -> None:
+    path = real_data / "leaks" / "test_vs_v18_phash.csv"
+    test = pd.read_csv(real_data / "kaggle2018" / "sample_submission.csv")["Id"]
     assert is_label_list(path)
     assert read_label_list(path) == set(test) & read_label_list(path)
     assert len(read_label_list(path)) == 140

@@ -1,11 +1,13 @@
-from collections.abc import Callable
+import io
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
+import hpa.pixels
 from hpa.channels import CHANNELS
 from hpa.errors import ImageError
 from hpa.pixels import read_channels, read_label_image, read_plane, write_label_image
@@ -71,16 +73,13 @@ def test_channels_of_different_size_or_depth_raise(tmp_path: Path) -> None:
 def test_file_of_several_channels_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the RGB files of Jovian and the stacks of plates."""
     decoded: list[str] = []
+    real = hpa.pixels._decode
 
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            decoded.append(real.__name__)
-            return real(*arguments)
+    def counted(content: bytes, name: str) -> Any:
+        decoded.append(name)
+        return real(content, name)
 
-        return call
-
-    for name in ("imdecode", "imdecodemulti"):
-        monkeypatch.setattr(cv2, name, counted(getattr(cv2, name)))
+    monkeypatch.setattr(hpa.pixels, "_decode", counted)
     stack = [_gray() // (n + 1) for n in range(3)]
     cv2.imwrite(str(tmp_path / "rgb.png"), np.dstack(stack[::-1]))
     cv2.imwritemulti(str(tmp_path / "stack.tif"), stack)
@@ -90,6 +89,89 @@ def test_file_of_several_channels_is_decoded_once(tmp_path: Path, monkeypatch: p
         }
         np.testing.assert_array_equal(read_channels(image, CHANNELS[:3]), stack)
         assert len(decoded) == n + 1
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "packbits"])
+def test_tiffs_of_all_kinds_give_the_pixels_that_were_written(tmp_path: Path, compression: str, depth: type) -> None:
+    gray = _gray((40, 30), depth)
+    color = np.stack([gray, gray // 2, gray // 3], axis=2)
+    kinds: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+        "strips": (gray, {"rowsperstrip": 7}),
+        "tiles": (gray, {"tile": (16, 16)}),
+        "big endian": (gray, {"byteorder": ">"}),
+        "BigTIFF": (gray, {"bigtiff": True}),
+        "inverted": (np.invert(gray), {"photometric": "miniswhite"}),
+        "colour": (color, {"photometric": "rgb"}),
+        "planar": (np.moveaxis(color, -1, 0), {"photometric": "rgb", "planarconfig": "separate"}),
+        "pages": (np.moveaxis(color, -1, 0), {"photometric": "minisblack"}),
+    }
+    for name, (pixels, options) in kinds.items():
+        tifffile.imwrite(tmp_path / "a.tif", pixels, compression=compression, **options)
+        several = name in ("colour", "planar", "pages")
+        for plane in range(3 if several else 1):
+            found = read_plane(tmp_path / "a.tif", plane)
+            assert found.dtype == depth
+            np.testing.assert_array_equal(found, color[..., plane] if several else gray, err_msg=name)
+
+
+def test_tiffs_that_are_no_gray_or_rgb_pixels_raise(tmp_path: Path) -> None:
+    colors = np.zeros((3, 256), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", _gray(), photometric="palette", colormap=colors)
+    with pytest.raises(ImageError, match="expected a gray or RGB TIFF, found PALETTE"):
+        read_plane(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "a.tif", _gray((32, 32)), tile=(16, 16))
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        counts = list(file.pages[0].aspage().databytecounts)
+        file.pages[0].aspage().tags["TileByteCounts"].overwrite([*counts[:-1], 0])
+    with pytest.raises(ImageError, match="parts of the pixels were never written"):
+        read_plane(tmp_path / "a.tif")
+
+
+def _encoded(kind: str) -> bytes:
+    pixels = cv2.GaussianBlur(_gray((96, 96)), (0, 0), 2)
+    if kind == "tif":
+        stream = io.BytesIO()
+        tifffile.imwrite(stream, pixels, compression="zlib", rowsperstrip=16)
+        return stream.getvalue()
+    color = cv2.merge([pixels, pixels, np.zeros_like(pixels)])
+    return cv2.imencode(f".{kind}", pixels if kind == "png" else color)[1].tobytes()
+
+
+@pytest.mark.parametrize(("kind", "end"), [("jpg", b"\xff\xd9"), ("png", b"\0\0\0\0IEND\xaeB`\x82"), ("tif", b"")])
+def test_files_cut_anywhere_raise_even_with_an_end_mark(tmp_path: Path, kind: str, end: bytes) -> None:
+    whole = _encoded(kind)
+    (tmp_path / "a").write_bytes(whole)
+    read_plane(tmp_path / "a", 0)
+    for share in (0.5, 0.6, 0.7, 0.8, 0.9, 0.97):
+        (tmp_path / "a").write_bytes(whole[: int(len(whole) * share)] + end)
+        with pytest.raises(ImageError):
+            read_plane(tmp_path / "a", 0)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])  # a JPEG has no checksums
+def test_files_damaged_anywhere_raise(tmp_path: Path, kind: str) -> None:
+    whole = _encoded(kind)
+    for position in np.linspace(len(whole) * 0.3, len(whole) * 0.7, 20).astype(int):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x55
+        (tmp_path / "a").write_bytes(damaged)
+        with pytest.raises(ImageError):
+            read_plane(tmp_path / "a")
+
+
+def test_bytes_after_the_end_of_a_jpeg_are_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(_encoded("jpg") + bytes(200))
+    assert read_plane(tmp_path / "a.jpg", 0).shape == (96, 96)
+
+
+def test_an_image_of_another_size_than_listed_raises(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), _gray((5, 8)))
+    image = {"path_red": str(tmp_path / "a.png"), "plane_red": -1, "height_px": 5, "width_px": 8}
+    assert read_channels(image, ("red",)).shape == (1, 5, 8)
+    with pytest.raises(ImageError, match="expected 5 x 7 px as when the work folder was made, found 5 x 8 px"):
+        read_channels(image | {"width_px": 7}, ("red",))
+    assert read_channels(image | {"height_px": 0, "width_px": 0}, ("red",)).shape == (1, 5, 8)
 
 
 def test_labels_beyond_8_bits_round_trip(tmp_path: Path) -> None:

@@ -54,10 +54,50 @@ def test_workers_do_not_survive_their_parent(end: signal.Signals, tmp_path: Path
         time.sleep(0.05)
     assert len(_session(parent.pid)) >= 5, "parent, fork server and three workers"
     parent.send_signal(end)
-    if end == signal.SIGINT:  # it waits for its workers, so a person presses Ctrl+C twice or kills it
-        time.sleep(1)
-        parent.kill()
-    parent.wait(timeout=30)
+    parent.wait(timeout=60)
+    deadline = time.monotonic() + 20
+    while left := _session(parent.pid):
+        assert time.monotonic() < deadline, f"{len(left)} processes are left"
+        time.sleep(0.1)
+
+
+_INTERRUPTED = """
+import sys, time
+from hpa.command import call, new_app
+from hpa.work.processes import worker_processes
+
+app = new_app("An app.")
+
+@app.command()
+def run() -> None:
+    print("ready", flush=True)
+    with worker_processes(3, preload=["hpa.work.mapping"]) as pool:
+        list(pool.map(time.sleep, [600] * 3))
+
+if __name__ == "__main__":
+    sys.exit(call(app, "app", []))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs the signals of POSIX")
+@pytest.mark.parametrize("delay_s", [0, 0.05, 0.3, 1, 4])
+def test_ctrl_c_while_workers_start_is_quiet(delay_s: float, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(_INTERRUPTED)
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py")],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == "ready\n"
+        time.sleep(delay_s)
+        os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+        _, said = parent.communicate(timeout=60)
+    assert said == ""
+    assert parent.returncode == 130
     deadline = time.monotonic() + 20
     while left := _session(parent.pid):
         assert time.monotonic() < deadline, f"{len(left)} processes are left"

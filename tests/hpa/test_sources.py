@@ -3,10 +3,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from hpa.channels import CHANNELS
 from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.images import read_images, write_images
+from hpa.layouts.index import index_dataset
 from hpa.layouts.sources import Source, check_channels, index_sources, parse_sources
+from hpa.vocabulary import HPA28
 from tests.support.layouts import write_image, write_jovian, write_kaggle2018
 
 SAMPLE = "ID,ImageWidth,ImageHeight,PredictionString\n"
@@ -111,3 +114,24 @@ def test_sources_in_the_recipe_must_exist(tmp_path: Path) -> None:
         index_sources(sources, DataSection(source_layouts={"x": "table"}))
     with pytest.raises(UserError, match="expected a table HPAv18"):
         index_sources([Source("t", tmp_path / "test")], DataSection(source_layouts={"t": "hpa_v18"}))
+
+
+def test_two_antibodies_for_one_image_are_refused(tmp_path: Path) -> None:
+    """Images of one antibody share a fold, so taking either could leak."""
+    data = write_kaggle2018(tmp_path / "one")
+    (data / "antibodies.csv").write_text("Id,Antibody\na,HPA1\nb,HPA2\na,HPA1 \nb,\n")
+    found = index_dataset(data, "auto", HPA28, CHANNELS)
+    assert dict(zip(found.images["image_id"], found.images["antibody"], strict=True)) == {
+        "b": "HPA2",
+        "a": "HPA1",
+        "z": None,
+        "y": None,
+    }
+    assert any("2 of 4 images have no antibody" in notice for notice in found.notices)
+    other = write_kaggle2018(tmp_path / "two")
+    (other / "antibodies.csv").write_text("Id,Antibody\na,HPA3\n")
+    with pytest.raises(UserError, match=r"one antibody for the image 'a' .* 'HPA1' and 'HPA3' in one\+two"):
+        index_sources(parse_sources([data, other]), DataSection())
+    (data / "antibodies.csv").write_text("Id,Antibody\na,HPA1\na,HPA3\n")
+    with pytest.raises(UserError, match=r"one antibody .*antibodies\.csv, found 'HPA1' and 'HPA3' for 'a'"):
+        index_dataset(data, "auto", HPA28, CHANNELS)

@@ -1,5 +1,4 @@
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,9 @@ from hpa.errors import UserError
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10, Vocabulary
 
 
-def test_classes_match_the_competition() -> None:
-    folder = Path(os.environ.get("CELLWISE_REAL_DATA", "../shared/real")) / "kaggle2018" / "class_counts.csv"
-    if not folder.exists():
-        pytest.skip(f"no real data at {folder}")
-    with folder.open() as file:
+@pytest.mark.real_data("kaggle2018")
+def test_classes_match_the_competition(real_data: Path) -> None:
+    with (real_data / "kaggle2018" / "class_counts.csv").open() as file:
         names = {int(row["class"]): row["name"] for row in csv.DictReader(file)}
     assert tuple(names[i] for i in range(28)) == HPA28.classes
 

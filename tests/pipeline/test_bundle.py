@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,7 +75,9 @@ def test_damaged_bundles_are_refused(packed: Path, tmp_path: Path) -> None:
     for name, change, sentence in (
         ("classify/cells/fold-1/checkpoint.pt", None, "expected classify/cells/fold-1/checkpoint.pt in the bundle"),
         ("aggregate/thresholds.json", b"{}", "expected aggregate/thresholds.json as it was packed"),
-        ("bundle.json", b"[]", "found a damaged bundle.json"),
+        ("bundle.json", b"[]", r"bundle\.json as it was written, found it damaged .*; export it again"),
+        ("bundle.json", b"\xff", "found it damaged"),
+        ("bundle.json", b"", "found it damaged"),
         ("bundle.json", b'{"format": "cellwise bundle 7"}', "found 'cellwise bundle 7'"),
     ):
         copy = tmp_path / "copy"
@@ -91,14 +94,71 @@ def test_paths_outside_the_bundle_are_refused(packed: Path, tmp_path: Path) -> N
     content = json.loads((packed / "bundle.json").read_text())
     content["files"]["../secret"] = "0" * 64
     (tmp_path / "copy" / "bundle.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="found no such file"):
+    with pytest.raises(UserError, match=r"expected paths within the bundle .*, found '../secret'"):
+        open_model(tmp_path / "copy")
+
+
+def _damage(content: dict[str, Any], kind: str) -> None:
+    checkpoint = "classify/cells/fold-1/checkpoint.pt"
+    match kind:
+        case "no files":
+            content["files"] = {}
+        case "files are a list":
+            content["files"] = list(content["files"])
+        case "NUL":
+            content["files"]["a\0b"] = "0" * 64
+        case "absolute":
+            content["files"]["/etc/passwd"] = "0" * 64
+        case "no digest":
+            content["files"][checkpoint] = ""
+        case "a fold is not listed":
+            del content["files"][checkpoint]
+        case "no part":
+            del content["parts"]["."]
+        case "a part elsewhere":
+            content["parts"]["../x"] = content["parts"]["."]
+        case "no folds":
+            content["parts"]["."]["folds"] = {}
+        case "huge fold":
+            content["parts"]["."]["folds"]["cells"] = [10**30]
+        case _:
+            del content[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("no files", "files are a list", "NUL", "absolute", "no digest", "a fold is not listed", "no part"),
+        *("a part elsewhere", "no folds", "huge fold", "format", "files", "parts", "versions"),
+    ],
+)
+def test_damaged_keys_of_a_bundle_are_refused(packed: Path, tmp_path: Path, kind: str) -> None:
+    shutil.copytree(packed, tmp_path / "copy")
+    content = json.loads((packed / "bundle.json").read_text())
+    _damage(content, kind)
+    (tmp_path / "copy" / "bundle.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"^expected .*bundle\.json.*; export it again$"):
+        open_model(tmp_path / "copy")
+
+
+def test_a_fold_that_is_gone_is_missed_by_export_and_by_the_bundle(packed: Path, tmp_path: Path) -> None:
+    work = _trained(tmp_path / "work")
+    (work.root / "classify" / "cells" / "fold-0" / "checkpoint.pt").unlink()
+    with pytest.raises(UserError, match=r"expected trained models .*, found no .*fold-0"):
+        export_bundle(Model.of_work(work.root), tmp_path / "bundle")
+    shutil.copytree(packed, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "classify" / "cells" / "fold-1")
+    content = json.loads((packed / "bundle.json").read_text())
+    del content["files"]["classify/cells/fold-1/checkpoint.pt"]
+    (tmp_path / "copy" / "bundle.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"expected classify/cells/fold-1/checkpoint\.pt among the files"):
         open_model(tmp_path / "copy")
 
 
 def test_a_different_segmentation_network_is_refused(packed: Path, tmp_path: Path) -> None:
     shutil.copytree(packed, tmp_path / "copy")
     content = json.loads((packed / "bundle.json").read_text())
-    content["segmentation"]["."]["sha256"] = "0" * 64
+    content["parts"]["."]["sha256"] = "0" * 64
     (tmp_path / "copy" / "bundle.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="expected the segmentation network compact with the sha256 0000"):
         open_model(tmp_path / "copy")

@@ -1,17 +1,28 @@
 """Work folders made from data folders: sources, sampling, folds."""
 
+import re
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
+from crops.run import run as run_crops
+from crops.store import open_store
 from hpa.atlas import synthesize
+from hpa.channels import CHANNELS
+from hpa.config import DataSection
 from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
+from hpa.work.folder import open_work
 from pipeline.__main__ import main
-from tests.support.layouts import write_image
+from pipeline.init import init, init_apply
+from pipeline.recipe import Recipe, read_recipe
+from segment.run import run as segment_run
+from tests.support.layouts import write_image, write_jovian, write_kaggle2018
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +165,195 @@ def test_a_killed_init_resumes_hashing(atlas: Path, tmp_path: Path) -> None:
     expected = (tmp_path / "complete" / "scan" / "scan.parquet").read_bytes()
     assert (root / "scan" / "scan.parquet").read_bytes() == expected
     assert np.array_equal(images["image_id"], read_images(root / "images.parquet")["image_id"])
+
+
+def test_the_depth_in_use_is_recognised_once_and_every_crop_keeps_its_gray_levels(
+    atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A 12-bit camera's images in 16-bit files give the crops of the same images in 8 bits."""
+    ids = sorted(path.name.removesuffix("_red.png") for path in (atlas / "test").glob("*_red.png"))[:3]
+    for image_id in ids:
+        for channel in CHANNELS:
+            pixels = np.asarray(cv2.imread(str(atlas / "test" / f"{image_id}_{channel}.png"), -1), np.uint16)
+            for name, plane in (("shallow", pixels.astype(np.uint8)), ("deep", pixels << 4 | pixels >> 4)):
+                path = tmp_path / name / f"{image_id}_{channel}.png"
+                path.parent.mkdir(exist_ok=True)
+                cv2.imwrite(str(path), plane)
+    stores = {}
+    for name in ("shallow", "deep"):
+        _init(tmp_path / f"w-{name}", tmp_path / name, settings=('crops.windows=["full_frame"]', "crops.size_px=128"))
+        work = open_work(tmp_path / f"w-{name}")
+        assert run_crops(work, workers=1) == 0
+        stores[name] = open_store(work, "full_frame")
+        assert work.data.bit_depth == (16 if name == "shallow" else 12)
+    deep, shallow = (store.pixels(np.arange(3)).astype(int) for store in stores.values())
+    assert len(np.unique(shallow)) > 100
+    assert np.abs(deep - shallow).max() <= 1
+    assert set(stores["deep"].table["white_green"]) == {4095}
+    assert "the 16-bit files use 12 bits" in capsys.readouterr().out
+
+
+def test_new_images_have_their_own_depth(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for channel in CHANNELS:
+        cv2.imwrite(str(data / f"a_{channel}.png"), np.full((20, 20), 1000, np.uint16))
+    trained = Recipe(data=DataSection(bit_depth=12))
+    work = init_apply(tmp_path / "new", [data], trained)
+    assert work.data.bit_depth == 10
+    assert set(read_images(work.images)["bit_depth"]) == {10}
+    init(tmp_path / "said", [data], trained)
+    assert set(read_images(tmp_path / "said" / "images.parquet")["bit_depth"]) == {12}
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        (["classify.backbone=resnet19"], "as backbone, found 'resnet19'"),
+        (["classify.backbone=timm:resnet19"], "expected a model of timm, found 'resnet19'"),
+        (["classify.pretrained=true"], "expected the ImageNet weights .*, found neither"),
+        (["classify.weights_file=gone.pt"], "expected a file of weights, found no gone.pt"),
+        (["classify.backbone=densenet121", "crops.size_px=8"], "expected crops large enough .*, found 8 px"),
+        (['classify.channels=["green", "red+yellow"]', 'data.channels=["green", "red", "blue"]'], "found 'yellow'"),
+        (['crops.windows=["brightest"]', 'data.channels=["red", "blue"]'], "expected green among data.channels"),
+        (["aggregate.empty=Cytosole"], "aggregate.empty .* or a class of hpa28, found 'Cytosole'"),
+        (["aggregate.class_fractions=[0.1, 0.2]"], "class_fractions for each of 28 classes, found 2"),
+        (["classify.learning_rate=inf"], "learning_rate"),
+    ],
+)
+def test_what_would_stop_a_later_stage_stops_init(
+    settings: list[str],
+    found: str,
+    atlas: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))  # no weights here,
+    for proxy in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # and nowhere to download them from
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    assert main(["init", str(tmp_path / "w"), "--data", str(atlas), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(found, line)
+    assert not (tmp_path / "w").exists()
+
+
+def test_crops_notice_image_files_replaced_after_segmentation_but_not_copies(atlas: Path, tmp_path: Path) -> None:
+    """The pixels would get the masks of another image."""
+    data = tmp_path / "data"
+    shutil.copytree(atlas, data)
+    _init(tmp_path / "w", data, limit=4)
+    work = open_work(tmp_path / "w")
+    ids = list(read_images(work.images)["image_id"])
+    assert segment_run(work, device="cpu", workers=1) == 0
+    shutil.rmtree(data)
+    shutil.copytree(atlas, data, copy_function=shutil.copyfile)  # with new times
+
+    def path(image_id: str, channel: str) -> Path:
+        return next(data.glob(f"*/{image_id}_{channel}.png"))
+
+    shutil.copyfile(path(ids[1], "blue"), path(ids[0], "blue"))
+    # The mask does not depend on the protein; a file that arrives later is welcome.
+    shutil.copyfile(path(ids[3], "green"), path(ids[2], "green"))
+    assert run_crops(work, workers=1) == 1
+    failures = pd.read_csv(tmp_path / "w" / "crops" / "cells" / "failures.csv")
+    assert list(failures["image_id"]) == [ids[0]]
+    assert "expected the blue file that was segmented, found another" in failures["reason"][0]
+    assert f"segment run {tmp_path / 'w'} --overwrite" in failures["reason"][0]
+
+
+_SAMPLE_2021 = "ID,ImageWidth,ImageHeight,PredictionString\nz,8,6,0 1 eNo\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "vocabulary", "submission"),
+    [
+        ((), "hpa19", "kaggle2021"),
+        (("data.vocabulary=hpa28",), "hpa28", "auto"),
+        (("data.vocabulary=hpa19",), "hpa19", "kaggle2021"),
+        (("aggregate.submission=kaggle2018",), "hpa19", "kaggle2018"),
+        (('crops.windows=["full_frame"]',), "hpa19", "auto"),
+    ],
+)
+def test_the_layout_of_2021_brings_its_classes_and_form_unless_the_recipe_says_otherwise(
+    settings: tuple[str, ...], vocabulary: str, submission: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_kaggle2018(tmp_path / "data", "ID,Label\nb,9|0\na,18\n", _SAMPLE_2021)
+    images, _ = _init(tmp_path / "w", data, settings=("data.folds=2", *settings))
+    recipe = read_recipe(tmp_path / "w" / "recipe.toml")
+    assert (recipe.data.vocabulary, recipe.aggregate.submission) == (vocabulary, submission)
+    assert images["target"][0] == ((0, 9) if vocabulary == "hpa19" else (0,))
+    said = "init: 19 classes (hpa19, of the layout kaggle2021;" in capsys.readouterr().out
+    assert said == (not any("vocabulary" in setting for setting in settings))
+
+
+def test_the_first_scored_source_brings_the_classes(tmp_path: Path) -> None:
+    jovian = write_jovian(tmp_path / "jovian")
+    old = write_kaggle2018(tmp_path / "old")
+    channels = 'data.channels=["red", "green", "blue"]'
+    for name, data, settings, expected in [
+        ("a", (jovian, old), (), "jovian10"),
+        ("b", (old, jovian), (), "hpa28"),
+        ("c", (old, jovian), ('data.train_only=["old"]',), "jovian10"),
+        ("d", (tmp_path / "bare",), (), "hpa28"),
+    ]:
+        write_image(tmp_path / "bare", "a")
+        _init(tmp_path / name, *data, settings=(channels, "data.folds=2", *settings))
+        assert open_work(tmp_path / name).data.vocabulary == expected
+
+
+def test_a_data_folder_with_a_plus_in_its_name(tmp_path: Path) -> None:
+    """Names of sources are joined by +."""
+    write_kaggle2018(tmp_path / "a+b", sample="Id,Predicted\n")
+    write_kaggle2018(tmp_path / "c")
+    settings = ("data.folds=2", 'data.train_only=["a_b"]')
+    images, _ = _init(tmp_path / "w", tmp_path / "a+b", tmp_path / "c", settings=settings)
+    assert images.set_index("image_id")["source"].to_dict() == {"a": "a_b+c", "b": "a_b+c", "y": "c", "z": "c"}
+    _init(tmp_path / "w2", tmp_path / "a+b", settings=("data.folds=2",))
+
+
+def test_what_a_file_contains_is_quoted_shortly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = "8" * 20_000_000
+    write_kaggle2018(tmp_path / "data", f"Id,Target\na,{cell}\n")
+    assert main(["init", str(tmp_path / "w"), "--data", str(tmp_path / "data")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert len(line) < 1100
+    assert re.search(r"expected labels 0\.\.27, found '888.*\.\.\. [\d,]+ characters \.\.\..*\(image a\)$", line)
+
+
+DEEP = 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--recipe", "."], "found the folder ."),
+        (["--recipe", "r" * 300], "found no rrr"),
+        (["--recipe", "deep.toml"], "nested too deeply"),
+        (["--recipe", "dotted.toml"], "expected"),
+        (["--set", "data.train_only=" + "[" * DEEP + "]" * DEEP], "nested too deeply"),
+        (["--data", "d" * 300], "File name too long"),
+    ],
+)
+def test_odd_recipes_and_names_are_one_sentence(
+    arguments: list[str],
+    found: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "data", "a")
+    (tmp_path / "deep.toml").write_text("[data]\ntrain_only = " + "[" * DEEP + "]" * DEEP)
+    (tmp_path / "dotted.toml").write_text("[data]\nsource_layouts." + "a." * DEEP + "a = 1")
+    assert main(["init", "w", "--data", "data", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert found in line
+
+
+def test_a_work_folder_with_a_name_that_is_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "data", "a")
+    assert main(["init", str(tmp_path / ("w" * 300)), "--data", str(tmp_path / "data")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "File name too long" in line

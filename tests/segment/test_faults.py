@@ -58,8 +58,9 @@ def check_counts(work: WorkFolder) -> None:
     assert failures["image_id"].tolist() == ["i07"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=pytest.mark.nightly if seed else pytest.mark.slow) for seed in range(5)]
+)
 def test_a_killed_run_resumes_to_the_same_files(
     uninterrupted: WorkFolder, data: Path, tmp_path: Path, seed: int
 ) -> None:

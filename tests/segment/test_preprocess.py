@@ -45,7 +45,7 @@ def test_images_and_labels_are_reduced_to_the_network_shape() -> None:
 def test_each_channel_feeds_its_own_input_of_the_network(order: tuple[Channel, ...], tmp_path: Path) -> None:
     """The ER is bright at the top, the nucleus in the middle, microtubules at the bottom."""
     bands = {"yellow": 0, "blue": 20, "red": 40}
-    row = {}
+    row: dict[str, object] = {}
     for channel, top in bands.items():
         plane = np.zeros((60, 60), dtype=np.uint8)
         plane[top : top + 20] = 200

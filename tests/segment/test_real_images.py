@@ -1,6 +1,5 @@
 """Score the shipped weights on real images of the Human Protein Atlas, which were not used for training."""
 
-import os
 from pathlib import Path
 
 import cv2
@@ -16,15 +15,13 @@ from segment.inference.preprocess import prepare_input, reduce_labels
 from segment.network.weights import load_network
 from segment.score import score_images, summarise
 
-REAL = Path(os.environ.get("CELLWISE_REAL_DATA", Path(__file__).parents[3] / "shared" / "real"))
 
-
-@pytest.mark.skipif(not (REAL / "masks512").is_dir(), reason=f"no real images at {REAL}")
-def test_shipped_weights_on_real_images() -> None:
+@pytest.mark.real_data("images512", "masks512")
+def test_shipped_weights_on_real_images(real_data: Path) -> None:
     """The reference masks are the output of another program, not drawn by hand."""
-    references = {path.stem.removesuffix("_mask"): read_plane(path) for path in (REAL / "masks512").glob("*.png")}
+    references = {path.stem.removesuffix("_mask"): read_plane(path) for path in (real_data / "masks512").glob("*.png")}
     planes = [
-        np.stack([read_plane(REAL / "images512" / f"{image_id}_{channel}.png") for channel in ("yellow", "blue")])
+        np.stack([read_plane(real_data / "images512" / f"{image_id}_{channel}.png") for channel in ("yellow", "blue")])
         for image_id in references
     ]
     inputs = [prepare_input(image, typical_diameter_px(*image.shape[1:])) for image in planes]
@@ -36,11 +33,11 @@ def test_shipped_weights_on_real_images() -> None:
     assert ours["pooled_f1"] >= 0.86
 
 
-@pytest.mark.skipif(not (REAL / "images2048").is_dir(), reason=f"no real images at {REAL}")
-def test_full_and_reduced_size_give_the_same_cells() -> None:
+@pytest.mark.real_data("images2048")
+def test_full_and_reduced_size_give_the_same_cells(real_data: Path) -> None:
     """The same field of view must have the same cells at 2048 px and at 512 px."""
     planes = np.stack(
-        [read_plane(next((REAL / "images2048").glob(f"*_{channel}.png"))) for channel in ("yellow", "blue")]
+        [read_plane(next((real_data / "images2048").glob(f"*_{channel}.png"))) for channel in ("yellow", "blue")]
     )
     small = np.stack([cv2.resize(plane, (512, 512), interpolation=cv2.INTER_AREA) for plane in planes])
     net = load_network("compact", torch.device("cpu"))

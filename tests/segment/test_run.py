@@ -241,6 +241,20 @@ def test_whatever_an_image_raises_is_its_own_failure(
     pd.testing.assert_frame_equal(read_masks(work), others)
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"32x32": -1}', b'{"9x9": 20.0}', b"\xff", b'{"48x64": null}'])
+def test_damaged_diameters_are_made_again(
+    content: bytes, done: WorkFolder, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = make_work(tmp_path, data)
+    shutil.copytree(done.root / "segment", work.root / "segment")
+    path = work.root / "segment" / "diameters.json"
+    expected = path.read_bytes()
+    path.write_bytes(content)
+    run(work, device="cpu", workers=1)
+    assert path.read_bytes() == expected
+    assert f"making {path} again" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("wrong", [{"dask": "tcp://127.0.0.1:9"}, {"device": "meta3"}])
 def test_overwrite_checks_before_it_deletes(
     wrong: dict[str, str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

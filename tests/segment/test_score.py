@@ -1,4 +1,4 @@
-"""Compare matches and scores with naive loops, literals and Cellpose."""
+"""Compare matches and scores with naive loops and literals."""
 
 from itertools import permutations
 from pathlib import Path
@@ -18,7 +18,6 @@ from segment.score import (
     count_matches,
     mask_average_precision,
     match_cells,
-    overlaps,
     score_folders,
     score_images,
     summarise,
@@ -40,17 +39,7 @@ def naive_iou(predicted: Labels, truth: Labels) -> dict[tuple[int, int], float]:
 small = arrays(np.uint16, (4, 5), elements=st.integers(0, 3))
 
 
-@given(small, small)
-@settings(max_examples=60, deadline=None)
-def test_overlaps_equal_a_naive_loop(predicted: Labels, truth: Labels) -> None:
-    pairs = overlaps(predicted, truth)
-    found = dict(zip(zip(pairs.predicted.tolist(), pairs.truth.tolist(), strict=True), pairs.iou, strict=True))
-    assert found == pytest.approx(naive_iou(predicted, truth))
-    assert pairs.n_predicted == len(set(predicted.ravel().tolist()) - {0})
-    assert pairs.n_truth == len(set(truth.ravel().tolist()) - {0})
-
-
-@given(small, small, st.sampled_from([0.1, 0.25, 0.5, 0.75]))
+@given(small, small, st.sampled_from([0.5, 0.6, 0.75]))
 @settings(max_examples=60, deadline=None)
 def test_matches_are_the_best_of_all_assignments(predicted: Labels, truth: Labels, iou: float) -> None:
     ious = {pair: value for pair, value in naive_iou(predicted, truth).items() if value >= iou}
@@ -67,6 +56,8 @@ def test_matches_are_the_best_of_all_assignments(predicted: Labels, truth: Label
     assert all((p, t) in ious for p, t in matched.tolist())
     assert len(set(matched[:, 0])) == len(set(matched[:, 1])) == len(matched)
     assert (len(matched), sum(ious[p, t] for p, t in matched.tolist())) == pytest.approx(best)
+    n_predicted, n_truth = (len(set(labels.ravel().tolist()) - {0}) for labels in (predicted, truth))
+    assert count_matches(predicted, truth, [iou]) == [Counts(best[0], n_predicted - best[0], n_truth - best[0])]
 
 
 def test_literal_scores() -> None:
@@ -75,7 +66,7 @@ def test_literal_scores() -> None:
     assert match_cells(predicted, truth, 0.5).tolist() == [[2, 2], [5, 1]]
     assert match_cells(predicted, truth, 0.6).tolist() == [[5, 1]]
     assert mask_average_precision(predicted, truth, 0.5) == 2 / 4
-    assert count_matches(overlaps(predicted, truth), 0.6) == Counts(tp=1, fp=2, fn=2)
+    assert count_matches(predicted, truth, [0.6]) == [Counts(tp=1, fp=2, fn=2)]
 
 
 def test_images_without_cells() -> None:
@@ -85,22 +76,17 @@ def test_images_without_cells() -> None:
     assert match_cells(nothing, one).shape == (0, 2)
 
 
-def test_agrees_with_cellpose() -> None:
-    from cellpose.metrics import average_precision as cellpose_average_precision
-
-    rng = np.random.default_rng(0)
-    truth = np.kron(rng.integers(0, 9, size=(6, 6)), np.ones((8, 8), dtype=int)).astype(np.uint16)
-    predicted = np.roll(truth, (1, 2), axis=(0, 1))
-    ap, tp, fp, fn = cellpose_average_precision([truth], [predicted], threshold=[0.5, 0.75])
-    for column, iou in enumerate((0.5, 0.75)):
-        ours = count_matches(overlaps(predicted, truth), iou)
-        assert (ours.tp, ours.fp, ours.fn) == (tp[0, column], fp[0, column], fn[0, column])
-        assert ours.mask_average_precision == pytest.approx(float(ap[0, column]))
+def test_high_labels_and_images_without_background_change_no_score() -> None:
+    """Cells are counted although no pixel is background, and labels up to 65,535 take no memory of their own."""
+    truth = np.array([[1, 1, 2, 2]], np.uint16)
+    predicted = np.array([[65_535, 65_535, 40_000, 7]], np.uint16)
+    assert count_matches(predicted, truth, [0.5, 0.75]) == [Counts(2, 1, 0), Counts(1, 2, 1)]
+    assert match_cells(predicted, truth).tolist() in ([[7, 2], [65_535, 1]], [[40_000, 2], [65_535, 1]])
 
 
 def test_different_shapes_and_invalid_thresholds_are_refused() -> None:
     with pytest.raises(ValueError, match="one shape"):
-        overlaps(np.zeros((2, 2), int), np.zeros((2, 3), int))
+        count_matches(np.zeros((2, 2), int), np.zeros((2, 3), int))
     with pytest.raises(ValueError, match="threshold"):
         match_cells(np.zeros((2, 2), int), np.zeros((2, 2), int), 0.0)
 

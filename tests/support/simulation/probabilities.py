@@ -4,6 +4,7 @@ Images of one antibody share their labels, and each cell shows them or not. Seve
 their errors are common to all models (per antibody, image and cell), others are their own, partly per image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,7 +45,9 @@ class Images:
     logits: NDArray[np.float32]
 
 
-def draw_images(n: int, skill: float, rng: np.random.Generator, shift: float = 0.0) -> Images:
+def draw_images(
+    n: int, skill: float, rng: np.random.Generator, shift: float = 0.0, unlearned: Sequence[int] = ()
+) -> Images:
     """Draw images and their cells.
 
     Parameters
@@ -57,6 +60,8 @@ def draw_images(n: int, skill: float, rng: np.random.Generator, shift: float = 0
         Source of all random draws.
     shift
         Standard deviation of the log ratio between class frequencies and those of the table.
+    unlearned
+        Classes whose scores do not depend on whether a cell shows them.
     """
     sets, counts = label_sets()
     hot = HPA28.multi_hot(sets)
@@ -72,6 +77,7 @@ def draw_images(n: int, skill: float, rng: np.random.Generator, shift: float = 0
     carriers = targets[image_of] & (rng.random((len(image_of), K), dtype=np.float32) < shares[image_of])
     # Models learn frequent classes better.
     distance = skill * np.linspace(4.0, 6.0, K)[np.argsort(np.argsort(prior))]
+    distance[list(unlearned)] = 0
     base = 0.8 * logit(prior) - 2.0
     shared = 0.6 * _normal(rng, n)[groups] + 0.5 * _normal(rng, n)
     logits = (base + distance * carriers).astype(np.float32) + shared[image_of] + 0.6 * _normal(rng, len(image_of))
