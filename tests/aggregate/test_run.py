@@ -12,6 +12,7 @@ import tomli_w
 
 from aggregate.__main__ import main
 from aggregate.run import run
+from aggregate.thresholds.exact import best_common_threshold
 from aggregate.thresholds.file import read_thresholds
 from classify.probabilities import class_columns, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
@@ -134,6 +135,25 @@ def test_metrics_follow_from_the_rows(finished: WorkFolder) -> None:
     bare = ~predictions.any(axis=1)
     predictions[bare, scores[bare].argmax(axis=1)] = True
     assert metrics["macro_f1_in_sample"] == pytest.approx(macro_f1(targets, predictions))
+
+
+def test_the_reported_score_is_that_of_thresholds_tuned_on_the_other_folds(tmp_path: Path) -> None:
+    """The score of thresholds on the rows that they were tuned on would be too high; it is reported apart."""
+    work = make_work(tmp_path / "work", ["aggregate.thresholds=global", "aggregate.bootstrap=0"], train=90)
+    run(work, figures=False)
+    folds = read_folds(work.folds).set_index("image_id")["fold"]
+    scored = _images(work).set_index("image_id").loc[folds.index]
+    scores = scored[COLUMNS].to_numpy(np.float32)
+    targets = HPA28.multi_hot(pd.read_parquet(work.images).set_index("image_id").loc[folds.index, "target"])
+    predictions = np.zeros_like(targets)
+    for fold in range(3):
+        own = (folds == fold).to_numpy()
+        predictions[own] = scores[own] > best_common_threshold(targets[~own], scores[~own])
+    bare = ~predictions.any(axis=1)
+    predictions[bare, scores[bare].argmax(axis=1)] = True
+    metrics = _metrics(work)
+    assert metrics["macro_f1"] == pytest.approx(macro_f1(targets, predictions))
+    assert metrics["macro_f1"] != pytest.approx(metrics["macro_f1_in_sample"])
 
 
 def test_the_order_of_images_changes_nothing_but_the_order_of_rows(tmp_path: Path) -> None:

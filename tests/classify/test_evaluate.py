@@ -18,6 +18,7 @@ from classify.inference.evaluate import (
 )
 from classify.losses.objective import focal_loss
 from classify.network.model import Network, new_network
+from hpa.errors import UserError
 from tests.support.bright_crops import bright_crops, bright_fold, predict_logits
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
@@ -163,3 +164,39 @@ def test_explicit_precision_is_used(precision: str, expected: bool) -> None:
 def test_auto_precision_depends_on_the_processor(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
     monkeypatch.setattr("classify.inference.evaluate.has_amx_bf16", lambda: has)
     assert uses_bfloat16("auto", torch.device("cpu")) is has
+
+
+@pytest.mark.parametrize("change", [{}, {"normalise": "percentiles"}, {"embedding_dim": 3, "test_views": "mean"}])
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    """Every crop keeps its own levels, and the parts are joined in order."""
+    section = ClassifySection().model_copy(update=change)
+    network = _network(section)
+    levels = np.stack([np.arange(24), np.arange(10, 34)], axis=1).reshape(6, 2, 4).astype(np.float32) + 1
+    own = levels if section.normalise == "percentiles" else None
+    (expected,) = predict_batches(network, SOURCE, ROWS, section, CPU, own)
+    forward, sizes = Network.forward, []
+
+    def short_of_memory(self: Network, pixels: torch.Tensor, given: torch.Tensor | None = None) -> Any:
+        sizes.append(len(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError
+        return forward(self, pixels, given)
+
+    monkeypatch.setattr(Network, "forward", short_of_memory)
+    (found,) = predict_batches(network, SOURCE, ROWS, section, CPU, own)
+    assert sizes[:2] == [6, 3]
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_no_room_for_a_single_crop_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short_of_memory(*_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Network, "forward", short_of_memory)
+    with pytest.raises(UserError, match="expected room for one crop on the device, found less"):
+        list(predict_batches(_network(ClassifySection()), SOURCE, ROWS, ClassifySection(), CPU))

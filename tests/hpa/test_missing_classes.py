@@ -60,22 +60,25 @@ def test_gaps_equal_a_naive_loop() -> None:
         assert len(find_gaps(folds, counts[:, :-1] > 0, needed, 3)) == _gaps(folds, counts, 3)
 
 
-def test_a_single_gap_is_filled_by_the_step_nearest_to_even_shares() -> None:
+@pytest.mark.parametrize("n_gaps", [1, 2])
+def test_gaps_that_one_step_fills_are_filled_by_the_step_nearest_to_even_shares(n_gaps: int) -> None:
+    """Of two gaps, the step is one for either of them, whichever is drawn, that fills both."""
     tried = 0
-    for seed in range(400):
+    for seed in range(300 * n_gaps):
         folds, counts = _draw(seed, 12, 3)
         has = counts[:, :-1] > 0
         gaps = find_gaps(folds, has, np.flatnonzero(has.sum(axis=0) >= 3), 3)
-        if len(gaps) != 1:
+        if len(gaps) != n_gaps:
             continue
-        options = [after for after in _steps(folds, counts, *gaps[0]) if _gaps(after, counts, 3) == 0]
-        if not options:
+        options = [[after for after in _steps(folds, counts, *gap) if _gaps(after, counts, 3) == 0] for gap in gaps]
+        if not all(options):
             continue
         tried += 1
         filled = _filled(folds, counts, 3)
         assert _gaps(filled, counts, 3) == 0
-        assert _cost(filled, counts, 3) == pytest.approx(min(_cost(after, counts, 3) for after in options))
-    assert tried > 50
+        least = [min(_cost(after, counts, 3) for after in of_gap) for of_gap in options]
+        assert any(_cost(filled, counts, 3) == pytest.approx(cost) for cost in least)
+    assert tried > 20
 
 
 @pytest.mark.parametrize("k", [2, 3])
