@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from classify.network.checkpoint import Checkpoint
 from classify.probabilities import class_columns, read_probabilities
 from classify.run import predict, train
 from classify.trained_pooling import read_pooling
+from classify.training import loop as loop_module
 from crops.store import CropStore
 from hpa.errors import UserError
 from hpa.images import read_images
@@ -258,3 +260,52 @@ def test_overwrite_checks_before_it_deletes(
     with pytest.raises(UserError, match=sentence):
         train(WorkFolder(work.root), overwrite=True)
     assert data_files(work.root / "classify") == before
+
+
+def test_a_killed_overwriting_training_keeps_the_old_models_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorter = {"classify": RECIPE["classify"] | {"epochs": 1}}
+    work = make_work(tmp_path / "work", FOLDS, recipe=shorter)
+    train(work)
+    predict(work)
+    old = data_files(work.root / "classify")
+    fresh = make_work(tmp_path / "fresh", FOLDS, recipe=RECIPE)
+    train(fresh)
+    expected = data_files(fresh.root / "classify")
+
+    work.recipe.write_bytes(fresh.recipe.read_bytes())
+    work = WorkFolder(work.root)
+    write_csv, written = loop_module.History.close_epoch, []
+
+    def killed(*arguments: Any) -> None:
+        written.append(arguments)
+        if len(written) == 2:  # after the first epoch of fold 0
+            raise KeyboardInterrupt
+        write_csv(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module.History, "close_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(work, overwrite=True)
+    now = data_files(work.root / "classify")
+    assert {name: now[name] for name in old} == old
+    with pytest.raises(UserError, match=r"fold 0 .* unfinished run with --overwrite; finish it with"):
+        predict(work)
+    train(work)  # resumes fold 0 and trains fold 1, which had only begun
+    now = data_files(work.root / "classify")
+    assert {name: now[name] for name in expected} == expected
+    assert not list(work.root.rglob(".*"))
+
+
+def test_a_training_that_could_not_begin_does_not_fix_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classify.network.model.new_backbone", new_backbone)
+    wrong = {"classify": RECIPE["classify"] | {"backbone": "resnet19"}}
+    work = make_work(tmp_path, FOLDS, recipe=wrong)
+    with pytest.raises(UserError, match="expected a torchvision model"):
+        train(work)
+    assert not (work.root / "classify" / "cells" / "fold-0").exists()
+    work.recipe.write_text(work.recipe.read_text().replace("resnet19", "cnn3"))
+    assert train(WorkFolder(work.root), folds=[0]) == 0
