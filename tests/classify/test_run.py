@@ -20,7 +20,7 @@ from classify.network.checkpoint import Checkpoint
 from classify.probabilities import class_columns, read_probabilities
 from classify.run import predict, train
 from classify.trained_pooling import read_pooling
-from classify.training import loop as loop_module
+from classify.training.history import History
 from crops.store import CropStore
 from hpa.errors import UserError
 from hpa.images import read_images
@@ -276,16 +276,16 @@ def test_a_killed_overwriting_training_keeps_the_old_models_and_resumes(
 
     work.recipe.write_bytes(fresh.recipe.read_bytes())
     work = WorkFolder(work.root)
-    write_csv, written = loop_module.History.close_epoch, []
+    close_epoch, written = History.close_epoch, list[Any]()
 
     def killed(*arguments: Any) -> None:
         written.append(arguments)
         if len(written) == 2:  # after the first epoch of fold 0
             raise KeyboardInterrupt
-        write_csv(*arguments)
+        close_epoch(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop_module.History, "close_epoch", killed)
+        patch.setattr(History, "close_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
             train(work, overwrite=True)
     now = data_files(work.root / "classify")

@@ -78,7 +78,7 @@ def _apply(model: Path, data: Path, out: Path) -> int:
 
 
 def _wrong(value: Any, draw: np.random.Generator) -> Any:
-    choices = [None, "x", [], {}, 7, 1.5, True, 10**40, -1, -1e300, "a\0b", [[1]]]
+    choices: list[Any] = [None, "x", [], {}, 7, 1.5, True, 10**40, -1, -1e300, "a\0b", [[1]]]
     return choices[draw.integers(len(choices))]
 
 
@@ -105,7 +105,7 @@ def _damage_json(path: Path, draw: np.random.Generator) -> str:
 
 def _damage_table(path: Path, draw: np.random.Generator) -> str:
     table = pd.read_parquet(path)
-    name = str(table.columns[draw.integers(len(table.columns))])
+    name = str(table.columns[int(draw.integers(len(table.columns)))])
     kind = draw.integers(6)
     if kind == 0 or not len(table):
         table = table.drop(columns=name)
