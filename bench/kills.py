@@ -118,7 +118,8 @@ def kill_and_restart(out: Path, kill: Kill, seconds: float, seed: int) -> Outcom
     number = signal.Signals[kill.signal]
     draw = np.random.default_rng([seed, kill.number])
     share = float(draw.uniform())
-    while True:
+    code = 0
+    while code == 0:
         shutil.rmtree(work)
         shutil.copytree(out / f"before-{kill.stage}", work, symlinks=True)
         leader = _start_stage(out, work, kill.stage, kill.workers)
@@ -127,15 +128,13 @@ def kill_and_restart(out: Path, kill: Kill, seconds: float, seed: int) -> Outcom
             time.sleep(share * seconds * (1 if kill.workers == 1 else 2))
         else:
             _wait_for_open_file(work, 1 + int(share * files), leader)
-        if not os.waitpid(leader, os.WNOHANG)[0]:
-            break
-        share /= 2  # it has ended already, so an earlier moment is tried
-    if number is signal.SIGINT:
-        os.killpg(leader, number)  # as a terminal does
-    else:
-        os.kill(leader, number)
-    opened = sum(".partial" in name for name in _temporary(work))
-    code = os.waitstatus_to_exitcode(os.waitpid(leader, 0)[1])
+        if number is signal.SIGINT:
+            os.killpg(leader, number)  # as a terminal does
+        else:
+            os.kill(leader, number)
+        opened = sum(".partial" in name for name in _temporary(work))
+        code = os.waitstatus_to_exitcode(os.waitpid(leader, 0)[1])
+        share /= 2  # if it had ended already, an earlier moment is tried
     said = (out / "log.txt").read_text(errors="replace")
     ended = time.monotonic()
     while (left := len(session(leader))) and time.monotonic() < ended + _PATIENCE_S:
@@ -202,6 +201,7 @@ def _start(out: Path, module: str, arguments: Sequence[str]) -> int:
             os.dup2(log, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         _make_chunks_small()
         code = import_module(module).main(arguments)
     except BaseException:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from crops.config import CropsSection, Window
 from crops.image import REASON, Columns, Context, cut_image
-from crops.shards import ShardWriter, remove_shard, shard_bytes
+from crops.shards import ShardWriter, open_masks, open_pixels, remove_shard, shard_bytes
 from crops.table import COLUMNS, write_crops
 from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
@@ -88,14 +88,27 @@ def _run_window(context: Context, workers: int, dask: str, overwrite: bool) -> i
         lambda parts: _conclude(context, images, parts),
         label=f"crops of {context.window}",
         outputs=["crops.parquet", "dropped.parquet"],
+        intact=_has_rows,
         workers=workers,
         dask=dask,
     )
 
 
+def _has_rows(context: Context, part: pd.DataFrame) -> bool:
+    """Return whether the shard of a part has its rows."""
+    rows = part["row"].dropna()
+    if rows.empty:
+        return True
+    shard = int(part["shard"].dropna().iloc[0])
+    try:
+        return all(opener(context.folder, shard).rows == len(rows) for opener in (open_pixels, open_masks))
+    except UserError:
+        return False
+
+
 def _read_images(context: Context) -> pd.DataFrame:
     """Return the image table; for windows around cells with their number and the checksums of mask and image files."""
-    images = read_images(context.work.images).drop(columns="target")
+    images = read_images(context.work.images, context.data.channels).drop(columns="target")
     if context.window != "cells":
         return images
     masks = read_masks(context.work)[["image_id", "n_cells", "crc32", "checksums"]]

@@ -86,11 +86,16 @@ def images_schema(vocabulary: Vocabulary, channels: Sequence[Channel]) -> pa.Dat
 
     class_indices = pa.Column(object, pa.Check(is_target, element_wise=True))
     columns = _COLUMNS | {"target": class_indices, "unknown_classes": class_indices}
+    return pa.DataFrameSchema(columns | _channel_columns(channels), strict=True, ordered=True)
+
+
+def _channel_columns(channels: Sequence[Channel]) -> dict[str, pa.Column]:
+    columns = {}
     for channel in channels:
         columns[f"path_{channel}"] = pa.Column(str)
         columns[f"plane_{channel}"] = pa.Column("int16", pa.Check.ge(-1))
         columns[f"bytes_{channel}"] = pa.Column("int64", pa.Check.ge(0))
-    return pa.DataFrameSchema(columns, strict=True, ordered=True)
+    return columns
 
 
 def write_images(path: Path, images: pd.DataFrame, vocabulary: Vocabulary, channels: Sequence[Channel]) -> None:
@@ -126,15 +131,26 @@ def write_images(path: Path, images: pd.DataFrame, vocabulary: Vocabulary, chann
     write_parquet(path, images, {FORMAT_KEY: str(FORMAT).encode()})
 
 
-def read_images(path: Path) -> pd.DataFrame:
+def read_images(path: Path, channels: Sequence[Channel] = ()) -> pd.DataFrame:
     """Read the image table; target and unknown_classes are tuples of class indices.
+
+    Parameters
+    ----------
+    path
+        Its file.
+    channels
+        Channels whose files are needed.
 
     Raises
     ------
     UserError
-        If there is none, or it violates the part of the schema that is common to all runs.
+        If there is none, or it violates the part of the schema that is common to all runs or to these channels.
     """
-    images = check_table(read_parquet(path, "python -m pipeline init"), _COMMON_SCHEMA, path)
+    schema = _COMMON_SCHEMA.add_columns(_channel_columns(channels))
+    images = check_table(read_parquet(path, "python -m pipeline init"), schema, path)
     for column in ("target", "unknown_classes"):
-        images[column] = [tuple(int(c) for c in labels) for labels in images[column]]
+        try:
+            images[column] = [tuple(int(c) for c in labels) for labels in images[column]]
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(f"expected class indices as {column} in {path}, found others") from None
     return images

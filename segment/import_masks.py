@@ -21,7 +21,7 @@ from segment.config import SegmentSection
 from segment.external_masks import ExternalMasks, find_external_masks, read_external_mask
 from segment.inference.predict import cached_network, run_network
 from segment.inference.preprocess import NetworkInput, channels_to_read, load_input
-from segment.masks import COLUMNS, MASKS, Masks, stage_folder
+from segment.masks import COLUMNS, MASKS, Masks, has_masks, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import COMPACT
 from segment.postprocess.cells import assign_nuclei_to_cells
@@ -85,6 +85,7 @@ def import_masks(
         lambda parts: conclude(work, images, parts, channels),
         label="import",
         outputs=[MASKS],
+        intact=lambda context, part: has_masks(context.work, part["image_id"]),
         workers=workers or default_workers(device),
         dask=dask,
     )

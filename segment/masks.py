@@ -12,6 +12,7 @@ Images of the image table = rows of this table + rows of ``segment/failures.csv`
 """
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -156,6 +157,11 @@ def join_flags(flags: dict[str, bool]) -> str:
     'no signal, no cell'
     """
     return _SEPARATOR.join(flag for flag in FLAGS if flags.get(flag))
+
+
+def has_masks(work: WorkFolder, image_ids: Iterable[str]) -> bool:
+    """Return whether images have files of masks; that these can be read is found out by whoever reads them."""
+    return all(_path(work, kind, image_id).is_file() for image_id in image_ids for kind in ("masks", "nuclei"))
 
 
 def read_mask(work: WorkFolder, image_id: str) -> NDArray[np.uint16]:

@@ -6,6 +6,7 @@ import pandas as pd
 from pydantic.dataclasses import dataclass
 
 from hpa.channels import Channel
+from hpa.errors import ImageError, UserError
 from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE
 from hpa.work.records import STRICT, read_record
@@ -62,6 +63,8 @@ def conclude(
 
     Raises
     ------
+    UserError
+        If a mask of an earlier run is damaged.
     RuntimeError
         If an image has neither a mask nor a failure.
     """
@@ -71,7 +74,13 @@ def conclude(
         # Not a user's mistake: an image was lost on the way.
         raise RuntimeError(f"{len(images)} images, but {len(masks)} masks and {(~succeeded).sum()} failures")
     write_masks(work, masks)
-    write_figures(work, images, masks, channels)
+    try:
+        write_figures(work, images, masks, channels)
+    except ImageError as error:
+        raise UserError(
+            f"expected the masks in {stage_folder(work)} as they were written, found: {error}; remove that file and run"
+            " the stage again"
+        ) from None
     return {
         "images": len(images),
         "masks": len(masks),

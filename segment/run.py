@@ -24,7 +24,7 @@ from segment.config import SegmentSection
 from segment.inference.diameter import estimate_diameter_px, sample_rows, typical_diameter_px
 from segment.inference.predict import cached_network, run_network
 from segment.inference.preprocess import NetworkInput, channels_to_read, load_input, size_name
-from segment.masks import COLUMNS, MASKS, Masks, read_masks, stage_folder
+from segment.masks import COLUMNS, MASKS, Masks, has_masks, read_masks, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import COMPACT, check_weights
 from segment.postprocess.decode import decode
@@ -84,7 +84,7 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
     inputs = {"images.parquet": work.images, f"the weights of {section.network}": check_weights(section.network)}
     command = f"python -m segment run {work.root}"
     stage = begin(folder, command, data, section, inputs, overwrite=overwrite, check=lambda: check_cluster(dask))
-    images = read_images(work.images).drop(columns="target")
+    images = read_images(work.images, channels).drop(columns="target")
     diameters = _find_diameters(folder, images, section, channels, device)
     return stage.run_over_images(
         images,
@@ -93,6 +93,7 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
         lambda parts: conclude(work, images, parts, channels) | {"diameters_px": diameters},
         label="segment",
         outputs=[MASKS],
+        intact=lambda context, part: has_masks(context.work, part["image_id"]),
         workers=workers or default_workers(device),
         dask=dask,
     )

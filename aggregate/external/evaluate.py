@@ -127,7 +127,7 @@ def _read_cell_table(path: Path) -> pd.DataFrame:
         labels = table["cell_label"].map(int).astype(np.int64)
     except (ValueError, TypeError, OverflowError) as error:  # the latter beyond 64 bit
         raise UserError(f"expected whole numbers as cell_label in {path}, found: {first_line(error)}") from None
-    if any(isinstance(value, float) for value in table["cell_label"]) and (labels != table["cell_label"]).any():
+    if any(isinstance(label, float) and label != int(label) for label in table["cell_label"]):
         raise UserError(f"expected whole numbers as cell_label in {path}, found fractions")
     table = table[needed].astype({"image_id": str}).assign(cell_label=labels)
     repeated = table[table.duplicated(["image_id", "cell_label"])]

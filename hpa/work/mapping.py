@@ -71,6 +71,7 @@ def map_chunks(
     workers: int = 1,
     preload: Sequence[str] = (),
     dask: str = "",
+    intact: Callable[[Context, pd.DataFrame], bool] = lambda _, part: True,
 ) -> pd.DataFrame:
     """Process every chunk that has no complete part and return all parts joined.
 
@@ -93,13 +94,15 @@ def map_chunks(
         Modules that the worker processes import once, before they are forked.
     dask
         Address of a Dask scheduler whose workers do the work instead of local processes.
+    intact
+        From the context and a complete part, whether the files that the part describes are there.
 
     Returns
     -------
     DataFrame
         The parts, in the order of the chunks.
     """
-    todo = [chunk for chunk in chunks if not _is_complete(_part(folder, chunk), chunk)]
+    todo = [chunk for chunk in chunks if not _is_complete(_part(folder, chunk), chunk, partial(intact, context))]
     images = sum(len(chunk.images) for chunk in chunks)
     with progress(label, images) as advance:
         advance(images - sum(len(chunk.images) for chunk in todo))
@@ -147,14 +150,19 @@ def discard(path: Path, reason: str) -> None:
         path.unlink()
 
 
-def _is_complete(path: Path, chunk: Chunk) -> bool:
+def _is_complete(path: Path, chunk: Chunk, intact: Callable[[pd.DataFrame], bool]) -> bool:
     part = read_part(path)
     if part is None:
         return False
     if FAILURE not in part or set(part.get("image_id", ())) != set(chunk.image_ids):
         discard(path, "expected a row for each of its images and whether it failed, found otherwise")
         return False
-    return bool(part[FAILURE].isna().all())
+    if not part[FAILURE].isna().all():
+        return False
+    if not intact(part):
+        discard(path, "expected the files that it describes, found some missing or damaged")
+        return False
+    return True
 
 
 def _process_and_commit(

@@ -18,7 +18,7 @@ import cv2
 
 _HAS_FORK: Final = "forkserver" in multiprocessing.get_all_start_methods()
 if _HAS_FORK:
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -117,7 +117,8 @@ def worker_processes(
     """
     context = multiprocessing.get_context("forkserver" if _HAS_FORK else "spawn")
     if _HAS_FORK:
-        context.set_forkserver_preload([__name__, *preload])
+        context.set_forkserver_preload(["hpa.work.forkserver_preload", __name__, *preload])
+        resource_tracker.ensure_running()  # of its own, since it unblocks the signals that it has blocked
         with _deaf_to_interrupts():
             forkserver.ensure_running()
     # Only this process holds the writing end. The system closes it when this process ends, and the workers, which would

@@ -151,6 +151,7 @@ class StageRun:
         outputs: Sequence[str],
         workers: int,
         dask: str = "",
+        intact: Callable[[Context, pd.DataFrame], bool] = lambda _, part: True,
     ) -> int:
         """Process all images in chunks, write the failures and the stage's tables, and finish.
 
@@ -166,7 +167,7 @@ class StageRun:
             What the progress bar says.
         outputs
             Names of the tables that `conclude` writes for later stages.
-        workers, dask
+        workers, dask, intact
             As for `hpa.work.mapping.map_chunks`.
 
         Returns
@@ -183,6 +184,7 @@ class StageRun:
             workers=workers,
             preload=[process.__module__],
             dask=dask,
+            intact=intact,
         )
         failures = write_failures(self.folder / "failures.csv", parts)
         counts = dict(conclude(parts)) | {"failures": failures}

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from classify.network.checkpoint import Checkpoint
 from classify.probabilities import class_columns, read_probabilities
 from classify.run import predict, train
 from classify.trained_pooling import read_pooling
+from classify.training.history import History
 from crops.store import CropStore
 from hpa.errors import UserError
 from hpa.images import read_images
@@ -156,7 +158,7 @@ def test_learned_pooling_parameters_are_written(tmp_path: Path) -> None:
     path = work.root / "classify" / "cells" / "pooling.json"
     for broken in ("[]", "{", '{"pooling": "auto"}', '{"pooling": "max", "top_k": 1, "sharpness": 1, "alpha": 3}'):
         path.write_text(broken)
-        with pytest.raises(UserError, match="expected how models were trained to be pooled in"):
+        with pytest.raises(UserError, match=r"pooling\.json as it was written, found it damaged"):
             read_pooling(path)
     work = make_work(work.root, FOLDS, recipe=RECIPE)
     train(work, overwrite=True)
@@ -193,7 +195,7 @@ def test_models_of_another_folder_score_all_images_as_test(work: WorkFolder, tmp
     [
         ({"channels": ["green", "red", "blue", "yellow"]}, "expected the channels that .* was trained with"),
         ({"size_px": 32}, "expected the crop size in px"),
-        ({"classes": ["a"] * 28}, "expected the classes"),
+        ({"classes": [f"class {n}" for n in range(28)]}, "expected the classes"),
         ({"vocabulary": "hpa19"}, "expected the vocabulary"),
     ],
 )
@@ -258,3 +260,52 @@ def test_overwrite_checks_before_it_deletes(
     with pytest.raises(UserError, match=sentence):
         train(WorkFolder(work.root), overwrite=True)
     assert data_files(work.root / "classify") == before
+
+
+def test_a_killed_overwriting_training_keeps_the_old_models_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorter = {"classify": RECIPE["classify"] | {"epochs": 1}}
+    work = make_work(tmp_path / "work", FOLDS, recipe=shorter)
+    train(work)
+    predict(work)
+    old = data_files(work.root / "classify")
+    fresh = make_work(tmp_path / "fresh", FOLDS, recipe=RECIPE)
+    train(fresh)
+    expected = data_files(fresh.root / "classify")
+
+    work.recipe.write_bytes(fresh.recipe.read_bytes())
+    work = WorkFolder(work.root)
+    close_epoch, written = History.close_epoch, list[Any]()
+
+    def killed(*arguments: Any) -> None:
+        written.append(arguments)
+        if len(written) == 2:  # after the first epoch of fold 0
+            raise KeyboardInterrupt
+        close_epoch(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "close_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(work, overwrite=True)
+    now = data_files(work.root / "classify")
+    assert {name: now[name] for name in old} == old
+    with pytest.raises(UserError, match=r"fold 0 .* unfinished run with --overwrite; finish it with"):
+        predict(work)
+    train(work)  # resumes fold 0 and trains fold 1, which had only begun
+    now = data_files(work.root / "classify")
+    assert {name: now[name] for name in expected} == expected
+    assert not list(work.root.rglob(".*"))
+
+
+def test_a_training_that_could_not_begin_does_not_fix_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classify.network.model.new_backbone", new_backbone)
+    wrong = {"classify": RECIPE["classify"] | {"backbone": "resnet19"}}
+    work = make_work(tmp_path, FOLDS, recipe=wrong)
+    with pytest.raises(UserError, match="expected a torchvision model"):
+        train(work)
+    assert not (work.root / "classify" / "cells" / "fold-0").exists()
+    work.recipe.write_text(work.recipe.read_text().replace("resnet19", "cnn3"))
+    assert train(WorkFolder(work.root), folds=[0]) == 0

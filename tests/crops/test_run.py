@@ -215,6 +215,8 @@ def test_a_damaged_or_missing_shard_is_reported_in_one_sentence(tmp_path: Path) 
     shard.unlink()
     with pytest.raises(UserError, match="found no such file; rerun"):
         open_store(work, "cells").pixels([0])
+    run(work, workers=1)  # makes it again
+    open_store(work, "cells").pixels([0])
 
 
 @pytest.mark.parametrize(("column", "value"), [("row", 99), ("shard", 7), ("row", -1), ("min_row_px", 10**6)])
@@ -248,8 +250,12 @@ def test_a_lost_cell_stops_the_run(tmp_path: Path) -> None:
     work = make_work(tmp_path, worlds(), SMALL)
     run(work, workers=1)
     part = store_folder(work, "cells") / "parts" / "00000.parquet"
-    pd.read_parquet(part).query("cell_label != 3").to_parquet(part, index=False)
-    with pytest.raises(RuntimeError, match="kept 4 \\+ dropped 1 cells, but segmented 7"):
+    expected, rows = data_files(store_folder(work, "cells")), pd.read_parquet(part)
+    rows[rows["reason"].notna() | (rows["cell_label"] != 3)].to_parquet(part, index=False)
+    assert run(work, workers=1) == 0  # fewer rows than the shard has: the chunk is made again
+    assert data_files(store_folder(work, "cells")) == expected
+    rows[rows["reason"].isna()].to_parquet(part, index=False)
+    with pytest.raises(RuntimeError, match=r"kept \d \+ dropped 0 cells, but segmented 7"):
         run(work, workers=1)
 
 

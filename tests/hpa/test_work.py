@@ -171,8 +171,7 @@ def test_a_replacement_that_was_killed_is_completed(
     (folder / "model").write_text("old")
     new = _start(tmp_path, overwrite=True)
     (new.folder / "model").write_text("new")
-    rename = Path.rename
-    done: list[Path] = []
+    rename, done = Path.rename, list[Path]()
 
     def killed(self: Path, target: Path) -> Path:
         if len(done) == renames:

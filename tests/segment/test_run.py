@@ -255,6 +255,21 @@ def test_damaged_diameters_are_made_again(
     assert f"making {path} again" in capsys.readouterr().out
 
 
+def test_missing_masks_are_made_again_and_damaged_ones_named(done: WorkFolder, data: Path, tmp_path: Path) -> None:
+    work = make_work(tmp_path, data)
+    shutil.copytree(done.root / "segment", work.root / "segment")
+    expected = data_files(work.root / "segment")
+    image_id = read_masks(work)["image_id"].iloc[0]
+    for kind in ("masks", "nuclei"):
+        (work.root / "segment" / kind / f"{image_id}.png").unlink()
+    run(work, device="cpu", workers=1)
+    assert data_files(work.root / "segment") == expected
+    for path in (work.root / "segment" / "masks").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"expected the masks in .* as they were written, found"):
+        run(work, device="cpu", workers=1)
+
+
 @pytest.mark.parametrize("wrong", [{"dask": "tcp://127.0.0.1:9"}, {"device": "meta3"}])
 def test_overwrite_checks_before_it_deletes(
     wrong: dict[str, str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
