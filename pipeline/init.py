@@ -137,7 +137,7 @@ def _with_vocabulary(data: Sequence[str | Path], recipe: Recipe) -> Recipe:
 
 def _with_bit_depth(images: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, Recipe]:
     """Set the bits that 16-bit files use, in the image table and the recipe; recognise them if the recipe says 0."""
-    bits = recipe.data.bit_depth
+    bits: int = recipe.data.bit_depth
     if not bits:
         recognised = recognise_bit_depth(images, recipe.data.channels)
         bits = recognised.bits
