@@ -22,11 +22,7 @@ def _folder(root: Path, values: dict[str, int], suffix: str = ".png", dtype: typ
     root.mkdir(parents=True, exist_ok=True)
     for image_id, value in values.items():
         for channel in CHANNELS:
-<<<<<<< HEAD
             plane: NDArray[np.integer[Any]] = np.zeros((4, 6), dtype)
-=======
-            plane: np.ndarray = np.zeros((4, 6), dtype)
->>>>>>> h/images
             plane[1, 2] = value if channel == "blue" else 1
             cv2.imwrite(str(root / f"{image_id}_{channel}{suffix}"), plane)
     return root
