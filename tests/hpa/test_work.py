@@ -276,7 +276,7 @@ def test_a_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
         assert parent.stdout.readline() == b"left\n"
         parent.wait()
         try:
-            with locked(tmp_path):
+            with locked(tmp_path, wait_s=60):  # until the child has come to give it up
                 pass
         finally:
             os.killpg(parent.pid, signal.SIGKILL)
