@@ -297,10 +297,6 @@ def mutants_of(package: str, path: Path, seed: int) -> Iterator[Mutant]:
         seen[fault] += 1
         key = hashlib.sha256(f"{fault} {seen[fault]}".encode()).hexdigest()[:16]
         mutant = Mutant(package, name, kind, node.lineno, start, stop, new, key)  # type: ignore[attr-defined]
-        try:
-            compile(mutant.apply(source), name, "exec")
-        except SyntaxError:
-            continue
         yield mutant
 
 
@@ -314,8 +310,21 @@ def choose(package: str, n: int, seed: int) -> list[Mutant]:
     piles = [sorted(kinds[kind], key=lambda mutant: mutant.key, reverse=True) for kind in sorted(kinds)]
     chosen: list[Mutant] = []
     while len(chosen) < n and any(piles):
-        chosen += [pile.pop() for pile in piles if pile]
+        for pile in piles:
+            while pile:
+                mutant = pile.pop()
+                if _compiles(mutant):
+                    chosen.append(mutant)
+                    break
     return chosen[:n]
+
+
+def _compiles(mutant: Mutant) -> bool:
+    try:
+        compile(mutant.apply((ROOT / mutant.path).read_bytes()), mutant.path, "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
 class Copy:
