@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -173,7 +173,7 @@ def _score_cells(truth: Truth, work: WorkFolder, table: pd.DataFrame, of_images:
     return mean_average_precision(targets, p), macro_f1(targets, shown[both["row"]])
 
 
-def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, Any]:
+def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, float]:
     """Return precision@1 and MAP@R of held-out crops among crops of other antibodies, as the mean over the folds.
 
     Each fold's crops are compared in the vector space of the model that has not seen them.
@@ -191,4 +191,4 @@ def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, Any]:
         rows = np.sort(rng.choice(len(own), min(queries, len(own)), replace=False))
         groups = images.loc[ids, "group"].to_numpy(np.int64)
         found.append(asdict(score_retrieval(vectors, targets, np.ones_like(targets), groups, rows, 0.5)))
-    return pd.DataFrame(found).mean().to_dict()
+    return {str(key): float(value) for key, value in pd.DataFrame(found).mean().items()}

@@ -126,7 +126,7 @@ def test_supported_shares_against_a_loop() -> None:
             top = np.argsort(-scores)[:n]
             hits = int(positive[top].sum())
             table = [[hits, n - hits], [int(positive.sum()) - hits, int((~positive).sum()) - (n - hits)]]
-            if hits >= 2 * n * positive.mean() and fisher_exact(table, alternative="greater").pvalue <= 0.05:
+            if hits >= 2 * n * positive.mean() and fisher_exact(np.array(table), alternative="greater").pvalue <= 0.05:
                 best = max(best, n / 100)
         assert limits.shares[0] == pytest.approx(min(best, 1))
 
