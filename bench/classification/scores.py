@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -173,7 +173,7 @@ def _score_cells(truth: Truth, work: WorkFolder, table: pd.DataFrame, of_images:
     return mean_average_precision(targets, p), macro_f1(targets, shown[both["row"]])
 
 
-def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, Any]:
+def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, float]:
     """Return precision@1 and MAP@R of held-out crops among crops of other antibodies, as the mean over the folds.
 
     Each fold's crops are compared in the vector space of the model that has not seen them.
