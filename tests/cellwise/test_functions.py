@@ -16,11 +16,7 @@ from hpa.errors import UserError
 from hpa.pixels import read_plane
 from hpa.vocabulary import HPA28
 from hpa.work.folder import open_work
-from segment.config import SegmentSection
-from segment.inference.diameter import typical_diameter_px
-from segment.inference.preprocess import prepare_input
 from segment.masks import read_mask, read_nuclei
-from segment.run import find_diameter_px
 from tests.support.pages import ROOT, python_blocks
 
 Image = np.ndarray[Any, np.dtype[Any]]
@@ -67,17 +63,6 @@ def test_segment_reads_the_channels_by_their_names(demo: Path) -> None:
     image = _image(demo)
     shuffled = cellwise.segment(image[[3, 0, 2]], ("yellow", "red", "blue"), diameter_px=60)
     np.testing.assert_array_equal(shuffled.cells, cellwise.segment(image, diameter_px=60).cells)
-
-
-def test_the_diameter_is_estimated_on_the_whole_frame_of_a_wide_image(demo: Path) -> None:
-    image = _image(demo)
-    wide = image[:, : image.shape[1] // 2]
-    planes, shape = wide[[CHANNELS.index("yellow"), CHANNELS.index("blue")]], (wide.shape[1], wide.shape[2])
-    sample = [prepare_input(planes, typical_diameter_px(*shape))]
-    diameter_px = find_diameter_px(sample, shape, SegmentSection(), "cpu")
-    found = cellwise.segment(wide)
-    assert found.cells.shape == shape
-    np.testing.assert_array_equal(found.cells, cellwise.segment(wide, diameter_px=diameter_px).cells)
 
 
 def test_crop_gives_the_crops_of_the_command(demo: Path) -> None:
