@@ -62,6 +62,32 @@ def test_workers_do_not_survive_their_parent(end: signal.Signals, tmp_path: Path
         time.sleep(0.1)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the process table of Linux")
+def test_the_fork_server_does_not_survive_its_parent_while_it_imports(tmp_path: Path) -> None:
+    """Importing torch takes seconds, on a busy machine a minute; here 600 s."""
+    (tmp_path / "slow_import.py").write_text(
+        "import pathlib, time\npathlib.Path(__file__).with_name('ready').touch()\ntime.sleep(600)\n"
+    )
+    script = _SCRIPT.replace("processes(3)", "processes(3, preload=['slow_import'])")
+    (tmp_path / "script.py").write_text(script)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "unused")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "ready").exists():
+        assert time.monotonic() < deadline, "the fork server did not start"
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait(timeout=60)
+    deadline = time.monotonic() + 30
+    while left := _session(parent.pid):
+        assert time.monotonic() < deadline, f"{len(left)} processes are left"
+        time.sleep(0.1)
+
+
 _INTERRUPTED = """
 import sys, time
 from hpa.command import call, new_app
