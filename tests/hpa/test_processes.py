@@ -14,9 +14,10 @@ from hpa.work.processes import available_processors, cpu_quota, running_threads,
 from tests.support.pages import ROOT
 
 _SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from hpa.work.processes import worker_processes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 if __name__ == "__main__":
     with worker_processes(3) as pool:
         assert list(pool.map(abs, [-1, -2, -3])) == [1, 2, 3]
@@ -89,9 +90,10 @@ def test_the_fork_server_does_not_survive_its_parent_while_it_imports(tmp_path: 
 
 
 _INTERRUPTED = """
-import sys, time
+import signal, sys, time
 from hpa.command import call, new_app
 from hpa.work.processes import worker_processes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 
 app = new_app("An app.")
 
@@ -122,7 +124,10 @@ def test_ctrl_c_while_workers_start_is_quiet(delay_s: float, tmp_path: Path) -> 
         assert parent.stdout.readline() == "ready\n"
         time.sleep(delay_s)
         os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
-        _, said = parent.communicate(timeout=60)
+        try:
+            _, said = parent.communicate(timeout=60)
+        finally:
+            parent.kill()
     assert said == ""
     assert parent.returncode == 130
     deadline = time.monotonic() + 20
