@@ -214,7 +214,7 @@ def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.flo
     )  # fmt: skip
 
 
-def _anywhere(rng: np.random.Generator, field: Field, index: NDArray[np.int64]) -> NDArray[np.float64]:
+def _anywhere(rng: np.random.Generator, field: Field, index: NDArray[np.int32]) -> NDArray[np.float64]:
     """Draw a position in the cell of each filament, rows and columns (F, 2); -1 where a draw misses the cell."""
     cells, shape = field.population, np.array(field.shape)
     far, turn = np.sqrt(rng.random(len(index))) * cells.radius_px[index], rng.uniform(0, 2 * np.pi, len(index))

@@ -131,4 +131,4 @@ def count_photons(rng: np.random.Generator, expected: Image) -> Image:
     sure = expected[many]
     noise = rng.standard_normal(len(sure), dtype=np.float32) * np.sqrt(sure)
     counted[many] = np.maximum(np.round(sure + noise), 0)
-    return counted
+    return np.asarray(counted, dtype=np.float32)

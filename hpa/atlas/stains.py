@@ -64,8 +64,8 @@ def thickness(rng: np.random.Generator, field: Field) -> Image:
     """Draw how thick the cytoplasm is: a steep or wide ramp at the outline, then even or rising to the nucleus."""
     s, cells = field.scale, field.population
     ramp = rng.choice([1.0, 3.0, 8.0], p=[0.35, 0.4, 0.25]) * s * rng.lognormal(0, 0.45, len(cells))
-    even = np.clip(rng.uniform(0.1, 0.8) + rng.normal(0, 0.15, len(cells)), 0.08, 1)
-    even = field.of_cells(even.astype(np.float32))
+    flat = np.clip(rng.uniform(0.1, 0.8) + rng.normal(0, 0.15, len(cells)), 0.08, 1)
+    even = field.of_cells(flat.astype(np.float32))
     light = 1 - np.exp(-field.edge_px / np.maximum(field.of_cells(ramp.astype(np.float32)), 0.5))
     light *= even + (1 - even) * field.nearness ** float(rng.uniform(0.8, 2))
     light *= np.exp(rng.uniform(0.1, 0.4) * octaves(rng, field.shape, (26 * s, 13 * s), (0.8, 0.6)))

@@ -105,7 +105,7 @@ def outline_of_cell(rng: np.random.Generator, line: CellLine, form: int, dividin
     return np.asarray(np.clip(radius, 0.4, 2.4), dtype=np.float32)
 
 
-def polygon(rng: np.random.Generator, turn: NDArray[np.float64]) -> NDArray[np.float64]:
+def polygon(rng: np.random.Generator, turn: NDArray[np.floating]) -> NDArray[np.float64]:
     """Draw the relative radius of a polygon of three to six corners, whose sides are straight, hollow or bulging.
 
     Parameters
@@ -113,7 +113,7 @@ def polygon(rng: np.random.Generator, turn: NDArray[np.float64]) -> NDArray[np.f
     rng
         Random number generator.
     turn
-        Directions in radians, in rising order from 0, float64 (A,).
+        Directions in radians, in rising order from 0, shape (A,).
 
     Returns
     -------
@@ -124,10 +124,10 @@ def polygon(rng: np.random.Generator, turn: NDArray[np.float64]) -> NDArray[np.f
     corner = (np.arange(number) + rng.uniform(-0.2, 0.2, number)) * (2 * np.pi / number)
     inverse = rng.lognormal(0, 0.22, number)
     hollow = rng.uniform(-0.45, 0.15, number)
+    corner, turn = corner - corner[0], (turn - corner[0]) % (2 * np.pi)
     side = np.searchsorted(corner, turn, side="right") - 1
-    first, last = corner[side], np.append(corner[1:], corner[0] + 2 * np.pi)[side]
-    from_first = (turn - first) % (2 * np.pi)
-    width = (last - first) % (2 * np.pi)
+    from_first = turn - corner[side]
+    width = np.append(corner[1:], 2 * np.pi)[side] - corner[side]
     # a straight line in polar coordinates is a sinusoid in 1 / radius
     straight = inverse[side] * np.sin(width - from_first) + inverse[(side + 1) % number] * np.sin(from_first)
     return np.asarray(
