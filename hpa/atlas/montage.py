@@ -46,7 +46,7 @@ def draw_montage(data: Path, out: Path, *, images: int = 12, columns: int = 4, t
     save_tiles(tiles, columns, out)
 
 
-def draw_patterns(out: Path, *, seed: int = 0, columns: int = 7, tile_px: int = 200) -> None:
+def draw_patterns(out: Path, *, seed: int = 1, columns: int = 7, tile_px: int = 200) -> None:
     """Draw the 28 protein patterns in green over a faint blue, each in a window around a cell that carries the class.
 
     Parameters
