@@ -5,12 +5,11 @@ from typing import Any, Final
 
 import pandas as pd
 
-from hpa.channels import Channel
 from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE
 from segment.config import SegmentSection
 from segment.figures import write_figures
-from segment.inference.preprocess import NetworkInput
+from segment.inference.preprocess import NetworkInput, channels_of
 from segment.masks import COLUMNS, Masks, join_flags, stage_folder, write_masks, write_pair
 
 IMPORTED: Final = "imported.json"
@@ -30,9 +29,7 @@ def write_image(
     return row | {"flags": join_flags(flags), FAILURE: None}
 
 
-def conclude(
-    work: WorkFolder, images: pd.DataFrame, parts: pd.DataFrame, channels: tuple[Channel, ...]
-) -> dict[str, Any]:
+def conclude(work: WorkFolder, images: pd.DataFrame, parts: pd.DataFrame, channels: tuple[str, ...]) -> dict[str, Any]:
     """Write the table of masks and the figures, and return the counts for ``run.json``.
 
     Parameters
@@ -44,7 +41,7 @@ def conclude(
     parts
         The joined table parts of all chunks (`hpa.work.mapping.map_chunks`).
     channels
-        The channels that the network reads.
+        `SegmentSection.channels` as read (`segment.inference.preprocess.channels_to_read`).
 
     Raises
     ------
@@ -57,7 +54,7 @@ def conclude(
         # Not a user's mistake: an image was lost on the way.
         raise RuntimeError(f"{len(images)} images, but {len(masks)} masks and {(~succeeded).sum()} failures")
     write_masks(work, masks)
-    write_figures(work, images, masks, channels)
+    write_figures(work, images, masks, channels_of(channels))
     return {
         "images": len(images),
         "masks": len(masks),

@@ -10,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.work.cluster import check_cluster
@@ -38,7 +37,7 @@ _DIAMETERS: Final = "diameters.json"
 class _Context:
     work: WorkFolder
     section: SegmentSection
-    channels: tuple[Channel, ...]
+    channels: tuple[str, ...]
     device: str
     diameters_px: Mapping[str, float]
 
@@ -156,7 +155,7 @@ def _reason(error: Exception) -> str:
 
 
 def _find_diameters(
-    folder: Path, images: pd.DataFrame, section: SegmentSection, channels: tuple[Channel, ...], device: str
+    folder: Path, images: pd.DataFrame, section: SegmentSection, channels: tuple[str, ...], device: str
 ) -> dict[str, float]:
     """Estimate the diameter for every image size from a sample of the images, or return the stored estimates."""
     path = folder / _DIAMETERS

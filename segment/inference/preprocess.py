@@ -9,17 +9,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpa.channels import Channel
+from hpa.channels import Channel, parse_mixture
 from hpa.config import DataSection
 from hpa.errors import ImageError, UserError
 from hpa.pixels import read_channels
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
-from segment.network.compact import ER, INPUTS, MICROTUBULES, NUCLEUS_PLANE
+from segment.network.compact import ER, INPUTS, JOINED, MICROTUBULES, NUCLEUS_PLANE
 from segment.network.scale import network_shape
 
-INPUT_OF: Final[Mapping[Channel, int]] = {"yellow": ER, "blue": NUCLEUS_PLANE, "red": MICROTUBULES}
-"""Index of the network input that each channel feeds."""
+DEFAULT_CHANNELS: Final = ("yellow", "blue")
+"""`SegmentSection.channels` by default."""
+
+_INPUT_OF: Final[Mapping[Channel, int]] = {"yellow": ER, "blue": NUCLEUS_PLANE, "red": MICROTUBULES}
 
 _LOW, _HIGH = 1.0, 99.0  # percentiles, as in Cellpose
 _MIN_SHARE = 0.1  # in an image with one small cell the 99th percentile is still background
@@ -46,8 +48,8 @@ class NetworkInput:
     has_signal: bool
 
 
-def channels_to_read(section: SegmentSection, data: DataSection) -> tuple[Channel, ...]:
-    """Return the channels to segment on; data without an ER channel use nucleus and microtubules.
+def channels_to_read(section: SegmentSection, data: DataSection) -> tuple[str, ...]:
+    """Return the entries of `channels` to segment on; data without an ER channel use nucleus and microtubules.
 
     Raises
     ------
@@ -55,14 +57,25 @@ def channels_to_read(section: SegmentSection, data: DataSection) -> tuple[Channe
         If the data lack one of the channels.
     """
     wanted = section.channels
-    if "yellow" in wanted and "yellow" not in data.channels and "red" in data.channels:
+    if "yellow" in channels_of(wanted) and "yellow" not in data.channels and "red" in data.channels:
         print("segment: the data have no ER channel (yellow); segmenting on nucleus and microtubules")
         wanted = ("red", "blue")
-    if missing := [channel for channel in wanted if channel not in data.channels]:
+    if missing := [channel for channel in channels_of(wanted) if channel not in data.channels]:
         raise UserError(
             f"expected the channels {', '.join(wanted)} to segment on, found no {' and no '.join(missing)} in [data]"
         )
     return wanted
+
+
+def channels_of(inputs: Sequence[str]) -> tuple[Channel, ...]:
+    """Return the channels that entries of `SegmentSection.channels` are made from, in their order.
+
+    Examples
+    --------
+    >>> channels_of(["yellow|red", "blue"])
+    ('yellow', 'red', 'blue')
+    """
+    return tuple(channel for entry in inputs for channel in parse_mixture(entry).channels)
 
 
 def size_name(height_px: int, width_px: int) -> str:
@@ -72,7 +85,7 @@ def size_name(height_px: int, width_px: int) -> str:
 
 def load_input(
     image: Mapping[Any, Any],
-    channels: tuple[Channel, ...],
+    inputs: tuple[str, ...],
     diameter_px: float,
     diameters_px: Mapping[str, float] = MappingProxyType({}),
 ) -> NetworkInput:
@@ -82,8 +95,8 @@ def load_input(
     ----------
     image
         Row of the image table.
-    channels
-        Channels to read.
+    inputs
+        Entries of `SegmentSection.channels`.
     diameter_px
         Equivalent diameter of a typical cell in the image; 0 looks it up by image size.
     diameters_px
@@ -95,15 +108,13 @@ def load_input(
     ImageError
         If the image cannot be read, is too small, or is too large at the network's scale.
     """
-    planes = read_channels(image, channels)
+    planes = read_channels(image, channels_of(inputs))
     height, width = planes.shape[1:]
     diameter = diameter_px or diameters_px.get(size_name(height, width)) or typical_diameter_px(height, width)
-    return prepare_input(planes, diameter, [INPUT_OF[channel] for channel in channels])
+    return prepare_input(planes, diameter, inputs)
 
 
-def prepare_input(
-    planes: NDArray[Any], diameter_px: float, inputs: Sequence[int] = (ER, NUCLEUS_PLANE)
-) -> NetworkInput:
+def prepare_input(planes: NDArray[Any], diameter_px: float, inputs: Sequence[str] = DEFAULT_CHANNELS) -> NetworkInput:
     """Reduce an image to the network's scale and normalise it.
 
     The result does not refer to the source, whose memory can be freed.
@@ -111,11 +122,12 @@ def prepare_input(
     Parameters
     ----------
     planes
-        Shape (C, H, W), uint8 or uint16.
+        Shape (C, H, W), uint8 or uint16; the channels of `inputs` (`channels_of`).
     diameter_px
         Equivalent diameter of a typical cell in the image.
     inputs
-        Index of the network input that each plane feeds (`segment.network.compact`); the other inputs are 0.
+        Entries of `SegmentSection.channels`. A mixture feeds the input of the microtubules; an input that no entry
+        feeds is 0.
 
     Raises
     ------
@@ -135,9 +147,17 @@ def prepare_input(
         )
     reduced = reduce_planes(planes, reduced_shape)
     signal = planes_with_signal(reduced)
-    prepared = np.zeros((INPUTS, *reduced.shape[1:]), dtype=np.float32)
     # A plane without signal is set to 0: normalising would stretch its noise to full contrast and look like cells.
-    prepared[list(inputs)] = np.where(signal[:, None, None], normalise(reduced), np.float32(0))
+    reduced[~signal] = 0
+    prepared = np.zeros((INPUTS, *reduced.shape[1:]), dtype=np.float32)
+    start = 0
+    for mixture in map(parse_mixture, inputs):
+        own = reduced[start : start + len(mixture.channels)]
+        start += len(mixture.channels)
+        place = _INPUT_OF[mixture.channels[0]] if len(own) == 1 else JOINED
+        if mixture.rule == "mean":
+            own = own.mean(axis=0, keepdims=True)
+        prepared[place] = normalise(own).max(axis=0)
     return NetworkInput(prepared, shape, bool(signal.all()))
 
 
