@@ -25,8 +25,11 @@ from hpa.pixels import read_label_image, write_label_image
 from hpa.work.files import write_parquet
 from hpa.work.folder import WorkFolder
 
-FLAGS: Final = ("no signal", "no cell", "crowded")
-"""Only noise in a channel that was read; no cell found; more cells than the recipe's `crowded`."""
+DISAGREE: Final = "channels disagree"
+
+FLAGS: Final = ("no signal", "no cell", DISAGREE, "crowded")
+"""Only noise in a channel that was read; no cell found; ER and microtubules show different cells; more cells than the
+recipe's `crowded`."""
 
 _SEPARATOR: Final = ", "
 

@@ -10,7 +10,7 @@ from hpa.work.mapping import FAILURE
 from segment.config import SegmentSection
 from segment.figures import write_figures
 from segment.inference.preprocess import NetworkInput, channels_of
-from segment.masks import COLUMNS, Masks, join_flags, stage_folder, write_masks, write_pair
+from segment.masks import COLUMNS, DISAGREE, Masks, join_flags, stage_folder, write_masks, write_pair
 
 IMPORTED: Final = "imported.json"
 """File of the stage that records the folder from which masks were imported."""
@@ -24,6 +24,7 @@ def write_image(
     flags = {
         "no signal": not image.has_signal,
         "no cell": row["n_cells"] == 0,
+        DISAGREE: not image.stains_agree,
         "crowded": row["n_cells"] > section.crowded,
     }
     return row | {"flags": join_flags(flags), FAILURE: None}
@@ -55,6 +56,11 @@ def conclude(work: WorkFolder, images: pd.DataFrame, parts: pd.DataFrame, channe
         raise RuntimeError(f"{len(images)} images, but {len(masks)} masks and {(~succeeded).sum()} failures")
     write_masks(work, masks)
     write_figures(work, images, masks, channels_of(channels))
+    if disagree := int(masks["flags"].str.contains(DISAGREE).sum()):
+        print(
+            f"segment: in {disagree} of {len(masks)} images ER and microtubules show different cells (flag `{DISAGREE}`"
+            " in masks.parquet, first in figures/overlays.png)"
+        )
     return {
         "images": len(images),
         "masks": len(masks),
