@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpa.atlas.geometry.field import Field
-from hpa.atlas.noise import Image, blur, splat
+from hpa.atlas.noise import Image, blur, smooth_noise, splat
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,12 @@ def grow(
     bend: float,
     follow: float = 0.0,
     margin_px: float = 5.0,
+    lives: NDArray[np.int32] | None = None,
+    flow: Image | None = None,
+    bundle: float = 0.0,
+    rim: float = 0.0,
 ) -> Filaments:
-    """Grow filaments side by side until they leave their cell.
+    """Grow filaments side by side until they end or leave their cell.
 
     Parameters
     ----------
@@ -85,7 +89,14 @@ def grow(
     follow
         How strongly filaments curve around the nucleus, 0 to 1.
     margin_px
-        Distance from the edge of the cell at which filaments turn back, for a frame of 512 px.
+        Distance from the edge of the cell at which filaments turn back or along it, for a frame of 512 px.
+    lives
+        Number of steps of each filament (F,); None: all steps.
+    flow, bundle
+        Directions in radians, float32 (H, W), and how strongly filaments turn into them, 0 to 1: a bundle is many
+        filaments that follow one smooth field.
+    rim
+        How strongly filaments near the edge turn along it, 0 to 1.
     """
     height, width = field.shape
     away = blur(field.edge_px, 2.0 * field.scale)
@@ -107,6 +118,8 @@ def grow(
         np.clip(at_column, 0, width - 1, out=at_column)
         # the outline of the cell is not known outside the frame
         living = outside | (field.owner[at_row, at_column] == cell[left])
+        if lives is not None:
+            living &= step < lives[left]
         if not living.all():
             left, position, heading, curvature = left[living], position[living], heading[living], curvature[living]
             at_row, at_column = at_row[living], at_column[living]
@@ -115,9 +128,13 @@ def grow(
         points[step, left], alive[step, left] = position, True
         curvature = np.float32(0.6) * curvature + turns[step, left]
         heading = heading + curvature
-        near = np.clip(1 - away[at_row, at_column] / margin, 0, 1) * turns_back[left]
+        near = np.clip(1 - away[at_row, at_column] / margin, 0, 1)
         inward = np.arctan2(away_rows[at_row, at_column], away_columns[at_row, at_column])
-        heading += np.float32(0.6) * near * np.sin(inward - heading)
+        heading += near * (np.float32(0.6) * turns_back[left] * np.sin(inward - heading))
+        if rim:
+            heading -= np.float32(rim) * near * np.sin(2 * (inward - heading))
+        if flow is not None:
+            heading += np.float32(bundle) * np.sin(2 * (flow[at_row, at_column] - heading))
         if follow:
             middle = field.population.nucleus[cell[left] - 1]
             spoke = np.arctan2(position[:, 0] - middle[:, 0], position[:, 1] - middle[:, 1])
@@ -137,8 +154,8 @@ def organising_centres(rng: np.random.Generator, field: Field) -> NDArray[np.flo
 def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.float32]) -> Filaments:
     """Grow the microtubules of every cell that is not in mitosis.
 
-    About half start around the organising centre, the others at the surface of the nucleus; a share of them runs around
-    the nucleus.
+    A quarter start around the organising centre, a quarter at the surface of the nucleus, and the others, which enter
+    the plane in focus from above or below, anywhere in the cytoplasm. A share of them runs around the nucleus.
 
     Parameters
     ----------
@@ -151,7 +168,7 @@ def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.flo
     visible = np.bincount(field.owner.ravel(), minlength=len(cells) + 1)[1:]
     size = np.sqrt(visible * 4 / np.pi) / (100 * field.scale)
     number = np.where(
-        (cells.stage == 0) | (cells.stage == 4), np.minimum(1.4 * line.filaments * size**1.6, 1200), 0
+        (cells.stage == 0) | (cells.stage == 4), np.minimum(2.2 * line.filaments * size**1.6, 1800), 0
     ).astype(int)
     cell = np.repeat(np.arange(1, len(cells) + 1, dtype=np.int32), number)
     index = cell - 1
@@ -163,14 +180,35 @@ def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.flo
     origin = np.where(from_centre[:, None], centres[index], cells.nucleus[index])
     reach = np.where(from_centre, spread * rng.random(total), cells.nucleus_px[index] * rng.uniform(0.85, 1.5, total))
     start = origin + spokes * reach[:, None]
+    anywhere = _anywhere(rng, field, index)
+    inside = (rng.random(total) < 0.5) & (anywhere >= 0).all(axis=1)
+    start[inside] = anywhere[inside]
+    heading_inside = cells.angle[index] + np.pi * rng.integers(0, 2, total) + rng.normal(0, 0.7, total)
     aim = cells.angle[index] + np.pi * rng.integers(0, 2, total)
     pull = np.clip((cells.elongation[index] - 1) / 2, 0, 0.8)
     heading = turn + pull * np.sin(2 * (aim - turn)) / 2 * 1.5 + rng.normal(0, 0.35, total)
     ringed = rng.random(total) < line.ring
     heading = np.where(ringed, turn + np.pi / 2 * rng.choice([-1, 1], total), heading)
-    step_px = 1.0 * field.scale
-    steps = int(np.clip(np.percentile(cells.radius_px, 70) * 1.6 / step_px, 30, 140))
+    heading = np.where(inside, heading_inside, heading)
+    step_px = 1.25 * field.scale
+    steps = int(np.clip(np.percentile(cells.radius_px, 70) * 1.6 / step_px, 24, 112))
+    # filaments of one region run side by side, in long cells along the cell
+    along = field.of_cells(cells.angle) + rng.uniform(0.3, 1.2) * smooth_noise(rng, field.shape, 45 * field.scale)
     return grow(
         rng, field, start.astype(np.float32), heading.astype(np.float32), cell,
-        steps=steps, step_px=step_px, bend=line.bend * 0.28, follow=0.10 * line.ring, margin_px=4.0,
+        steps=steps, step_px=step_px, bend=line.bend * rng.uniform(0.2, 0.4), follow=0.10 * line.ring,
+        margin_px=float(rng.uniform(3, 9)), lives=(steps * rng.beta(2, 1, total)).astype(np.int32),
+        flow=along.astype(np.float32), bundle=float(rng.uniform(0.0, 0.06)), rim=float(rng.uniform(0, 0.25)),
     )  # fmt: skip
+
+
+def _anywhere(rng: np.random.Generator, field: Field, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Draw a position in the cell of each filament, rows and columns (F, 2); -1 where a draw misses the cell."""
+    cells, shape = field.population, np.array(field.shape)
+    far, turn = np.sqrt(rng.random(len(index))) * cells.radius_px[index], rng.uniform(0, 2 * np.pi, len(index))
+    long, short = np.cos(turn) * np.sqrt(cells.elongation[index]), np.sin(turn) / np.sqrt(cells.elongation[index])
+    sine, cosine = np.sin(cells.angle[index]), np.cos(cells.angle[index])
+    at = cells.centre[index] + far[:, None] * np.stack([long * sine + short * cosine, long * cosine - short * sine], 1)
+    pixel = np.clip(at.astype(int), 0, shape - 1)
+    inside = ((at >= 0) & (at < shape)).all(axis=1) & (field.owner[pixel[:, 0], pixel[:, 1]] == index + 1)
+    return np.where(inside[:, None], at, -1)

@@ -11,7 +11,7 @@ from hpa.atlas.geometry.cells import grow_field
 from hpa.atlas.geometry.field import Field
 from hpa.atlas.labels import draw_carriers, sample_shares
 from hpa.atlas.noise import Image, blur, smooth_noise
-from hpa.atlas.optics import record
+from hpa.atlas.optics import AVERAGED, record
 from hpa.atlas.patterns.catalogue import BRIDGE, PATTERNS, SPINDLE
 from hpa.atlas.stains import Stained, stain
 from hpa.atlas.styles import CELL_LINES, SHARES
@@ -19,8 +19,8 @@ from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 
-MIN_VISIBLE_NUCLEUS = 0.45
-"""A cell is labelled if at least this share of its nucleus is in the frame."""
+MIN_VISIBLE_NUCLEUS = 0.2
+"""A cell is labelled if at least this share of its nucleus is in the frame, as the field's reference masks do."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,15 @@ def draw_scene(
         "blue": stained.dna + debris.dna,
         "yellow": stained.reticulum + debris.cytoplasm,
     }
+    averaged = bool(camera.random() < AVERAGED)
     channels = np.zeros((len(CHANNELS), size_px, size_px), np.uint8)
     for position, channel in enumerate(CHANNELS):
         if channel in light:
-            channels[position] = record(camera, field, light[channel], channel, focus)
+            channels[position] = record(camera, field, light[channel], channel, focus, averaged=averaged)
     if protein:
         green = _protein(proteins, stained, carried)
         channels[CHANNELS.index("green")] = record(
-            proteins, field, green, "green", focus, brightest=_bright_protein(green)
+            proteins, field, green, "green", focus, brightest=_bright_protein(green), averaged=averaged
         )
     cells, nuclei, kept = label_cells(field)
     targets = [tuple(int(label) for label in np.flatnonzero(carried[index])) for index in kept]
@@ -162,8 +163,17 @@ def _bright_protein(light: Image) -> float:
     return max(float(np.percentile(light[::2, ::2], 99.9)), 0.4) / 1.8
 
 
-def label_cells(field: Field) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
+def label_cells(
+    field: Field, min_visible: float = MIN_VISIBLE_NUCLEUS
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
     """Number the cells whose nucleus is in the frame.
+
+    Parameters
+    ----------
+    field
+        The cells.
+    min_visible
+        Least share of the nucleus in the frame.
 
     Returns
     -------
@@ -174,9 +184,7 @@ def label_cells(field: Field) -> tuple[NDArray[np.uint16], NDArray[np.uint16], N
     visible[0] = 0
     whole = np.pi * np.concatenate([np.ones(1, np.float32), field.population.nucleus_px]) ** 2
     divides = np.concatenate([[False], field.population.stage > 0])
-    kept = np.flatnonzero(
-        visible >= np.maximum(MIN_VISIBLE_NUCLEUS * whole * np.where(divides, 0.4, 1), 40 * field.scale**2)
-    )
+    kept = np.flatnonzero(visible >= np.maximum(min_visible * whole * np.where(divides, 0.4, 1), 40 * field.scale**2))
     number = np.zeros(len(visible), np.uint16)
     number[kept] = np.arange(1, len(kept) + 1)
     return number[field.owner], number[field.nuclei], kept - 1

@@ -27,6 +27,9 @@ class Stained:
         Organising centre of each cell, float32 (N, 2).
     filaments
         The microtubules.
+    body
+        Thickness of the cytoplasm, which all that fills it shares: about 1 beside the nucleus, less in flat parts,
+        0 outside of cells, float32 (H, W).
     dna, tubulin, reticulum
         Light of the three stains, float32 (H, W).
     """
@@ -37,6 +40,7 @@ class Stained:
     nucleolus_px: NDArray[np.float32]
     centres: NDArray[np.float32]
     filaments: Filaments
+    body: Image
     dna: Image
     tubulin: Image
     reticulum: Image
@@ -47,12 +51,25 @@ def stain(rng: np.random.Generator, field: Field) -> Stained:
     nucleoli, at, radius = _nucleoli(rng, field)
     centres = organising_centres(rng, field)
     filaments = microtubules(rng, field, centres)
+    body = thickness(rng, field)
     return Stained(
-        field, nucleoli, at, radius, centres, filaments,
+        field, nucleoli, at, radius, centres, filaments, body,
         _dna(rng, field, nucleoli),
-        _tubulin(rng, field, filaments, centres),
-        _reticulum(rng, field),
+        _tubulin(rng, field, filaments, body),
+        _reticulum(rng, field, body, nucleoli),
     )  # fmt: skip
+
+
+def thickness(rng: np.random.Generator, field: Field) -> Image:
+    """Draw how thick the cytoplasm is: a steep or wide ramp at the outline, then even or rising to the nucleus."""
+    s, cells = field.scale, field.population
+    ramp = rng.choice([1.0, 3.0, 8.0], p=[0.35, 0.4, 0.25]) * s * rng.lognormal(0, 0.45, len(cells))
+    even = np.clip(rng.uniform(0.2, 0.9) + rng.normal(0, 0.15, len(cells)), 0.08, 1)
+    even = field.of_cells(even.astype(np.float32))
+    light = 1 - np.exp(-field.edge_px / np.maximum(field.of_cells(ramp.astype(np.float32)), 0.5))
+    light *= even + (1 - even) * field.nearness ** float(rng.uniform(0.8, 2))
+    light *= np.exp(rng.uniform(0.1, 0.4) * octaves(rng, field.shape, (36 * s, 16 * s), (0.8, 0.6)))
+    return np.asarray(light * field.cytoplasm, dtype=np.float32)
 
 
 def discs(
@@ -78,11 +95,11 @@ def discs(
 
 def _nucleoli(rng: np.random.Generator, field: Field) -> tuple[Image, NDArray[np.float32], NDArray[np.float32]]:
     cells = field.population
-    number = np.where(cells.stage == 0, rng.poisson(field.line.nucleoli, len(cells)), 0)
+    number = np.where(cells.stage == 0, rng.poisson(field.line.nucleoli * rng.lognormal(0, 0.3), len(cells)), 0)
     index = np.repeat(np.arange(len(cells)), number)
     turn, far = rng.uniform(0, 2 * np.pi, len(index)), np.sqrt(rng.random(len(index))) * 0.62
     at = cells.nucleus[index] + (far * cells.nucleus_px[index])[:, None] * np.stack([np.sin(turn), np.cos(turn)], 1)
-    radius = cells.nucleus_px[index] * rng.lognormal(np.log(0.20), 0.3, len(index))
+    radius = cells.nucleus_px[index] * rng.lognormal(np.log(rng.uniform(0.13, 0.22)), 0.35, len(index))
     image = discs(field.shape, at.astype(np.float32), radius.astype(np.float32), np.ones(len(index), np.float32))
     warp = 1.2 * field.scale
     image = blur(image * field.karyoplasm, warp)
@@ -91,10 +108,15 @@ def _nucleoli(rng: np.random.Generator, field: Field) -> tuple[Image, NDArray[np
 
 
 def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
-    """Draw mottled chromatin with dark nucleoli and a denser rim, and condensed chromosomes in mitosis."""
+    """Draw mottled chromatin with dark nucleoli, folds and a denser rim, and condensed chromosomes in mitosis."""
     s, cells = field.scale, field.population
-    mottle = octaves(rng, field.shape, (15 * s, 6.5 * s, 3 * s), (0.7, 0.9, 0.55))
-    light = np.exp(rng.uniform(0.22, 0.5) * mottle) * (1 - rng.uniform(0.2, 0.8) * blur(nucleoli, 0.7 * s))
+    mottle = octaves(rng, field.shape, (13 * s, 5.5 * s, 2.6 * s), (0.7, 0.9, 0.7))
+    light = np.exp(rng.uniform(0.2, 0.55) * mottle) * (1 - rng.uniform(0.2, 0.9) * blur(nucleoli, 0.7 * s))
+    if rng.random() < 0.3 + field.line.nucleus_lobes:
+        fold = smooth_noise(rng, field.shape, 24 * s)
+        light *= 1 - rng.uniform(0.2, 0.6) * np.exp(-np.square(fold / 0.05)) * (
+            smooth_noise(rng, field.shape, 30 * s) > 0
+        )
     rim = np.exp(-(((field.rim_px - 2.2 * s) / (1.2 * s)) ** 2))
     light *= 1 - 0.25 * np.exp(-field.rim_px / (1.3 * s)) + rng.uniform(0, 0.3) * rim
     if field.line.chromocentres:
@@ -111,17 +133,18 @@ def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
     return np.asarray(light * field.karyoplasm * field.of_cells(amount.astype(np.float32)), dtype=np.float32)
 
 
-def _tubulin(rng: np.random.Generator, field: Field, filaments: Filaments, centres: NDArray[np.float32]) -> Image:
-    """Draw filaments with a haze between them, weaker above the nucleus, and spindles in mitosis."""
+def _tubulin(rng: np.random.Generator, field: Field, filaments: Filaments, body: Image) -> Image:
+    """Draw filaments with a haze between them, denser in bundles, weaker above the nucleus, and spindles in mitosis."""
     s, cells, line = field.scale, field.population, field.line
     weights = rng.lognormal(0, 0.75, len(filaments.cell)).astype(np.float32)
-    light = filaments.draw(weights, field)
-    haze = field.cytoplasm * (0.35 + field.nearness) * np.exp(0.35 * smooth_noise(rng, field.shape, 7 * s))
-    light = light + 3.0 * line.haze * rng.lognormal(0, 0.5) * haze
-    patches = np.exp(0.28 * octaves(rng, field.shape, (26 * s, 13 * s), (0.7, 0.7)))
-    light = light * patches * (0.38 + rng.uniform(0.3, 1.1) * field.nearness + 0.6 * field.karyoplasm)
-    light = light * (1 - 0.72 * np.clip(field.rim_px / (4 * s), 0, 1))
-    amount = rng.lognormal(0, 0.25, len(cells))
+    light = filaments.draw(1.25 * weights, field)
+    haze = (0.25 + 0.75 * body) * field.cytoplasm * np.exp(0.3 * smooth_noise(rng, field.shape, 7 * s))
+    light = light + 3.0 * line.haze * rng.lognormal(0, 0.6) * haze
+    patches = np.exp(rng.uniform(0.15, 0.45) * octaves(rng, field.shape, (30 * s, 13 * s), (0.7, 0.7)))
+    light = light * patches * (0.35 + rng.uniform(0.3, 1.1) * body + 0.6 * field.karyoplasm)
+    covered = field.of_cells(np.clip(rng.beta(2, 6, len(cells)), 0.05, 0.7).astype(np.float32))
+    light = light * (1 - (1 - covered) * np.clip(field.rim_px / (4 * s), 0, 1))
+    amount = rng.lognormal(0, 0.28, len(cells))
     light = light * field.of_cells(amount.astype(np.float32)) + 3 * spindles(rng, field)
     return np.asarray(light, dtype=np.float32)
 
@@ -130,7 +153,8 @@ def spindles(rng: np.random.Generator, field: Field) -> Image:
     """Draw the spindle of each cell in mitosis: fibres between two poles that meet the plate in the middle."""
     cells, s = field.population, field.scale
     image = np.zeros(field.shape, np.float32)
-    for index in np.flatnonzero((cells.stage >= METAPHASE) & (cells.stage <= ANAPHASE)):
+    dividing = (cells.stage >= METAPHASE) & (cells.stage <= ANAPHASE)
+    for index in np.flatnonzero(dividing):
         axis = np.array([np.sin(cells.angle[index]), np.cos(cells.angle[index])])
         side = np.array([axis[1], -axis[0]])
         size = float(cells.nucleus_px[index])
@@ -144,20 +168,22 @@ def spindles(rng: np.random.Generator, field: Field) -> Image:
         )
         poles = (cells.centre[index] + 0.95 * size * np.stack([axis, -axis])).astype(np.float32)
         image += 6 * s * s * blur(splat(poles, np.ones(2, np.float32), field.shape), 1.5 * s)
-    return blur(image, 0.7 * s)
+    return blur(image, 0.7 * s) * field.of_cells(dividing.astype(np.float32))
 
 
-def _reticulum(rng: np.random.Generator, field: Field) -> Image:
-    """Draw the ER: bright around the nucleus, fading outwards, granular, dim above the nucleus, uneven among cells."""
+def _reticulum(rng: np.random.Generator, field: Field, body: Image, nucleoli: Image) -> Image:
+    """Draw the ER: granular with small holes, from around the nucleus to the edge or part of the way, dim above it."""
     s, cells, line = field.scale, field.population, field.line
-    grain = octaves(rng, field.shape, (28 * s, 7 * s, 2.6 * s), (0.6, 0.55, 0.8))
-    reach = np.clip(line.er_reach * rng.uniform(0.8, 1.3) * rng.lognormal(0, 0.12, len(cells)), 0.4, 1.25).astype(
-        np.float32
-    )
-    fade = np.clip(field.nearness / np.maximum(1.35 - field.of_cells(reach), 0.15), 0, 1.0)
-    near = np.exp(-field.off_nucleus_px / (7 * s))
-    light = field.cytoplasm * (0.04 + fade**1.4 * (0.30 + 0.85 * field.nearness**1.5) + 0.25 * near)
-    light = light * np.exp(rng.uniform(0.5, 1.0) * line.er_grain * grain)
-    light = light + rng.uniform(0.12, 0.4) * field.karyoplasm * np.exp(0.25 * grain)
+    grain = octaves(rng, field.shape, (16 * s, 6 * s, 2.4 * s), (0.4, 0.6, 0.9))
+    reach = np.clip(line.er_reach * rng.uniform(0.5, 1.4) * rng.lognormal(0, 0.12, len(cells)), 0.15, 1.3)
+    far = field.of_cells(reach.astype(np.float32))
+    near = np.exp(-field.off_nucleus_px / (rng.uniform(2, 9) * s))
+    fade = np.clip(field.nearness / np.maximum(1.3 - far, 0.02), 0, 1)
+    light = body * (0.06 + fade) + rng.uniform(0.05, 0.4) * near * field.cytoplasm
+    holes = np.clip(smooth_noise(rng, field.shape, 5 * s) - 0.9, 0, 1) * (1 - field.nearness)
+    light = light * np.exp(rng.uniform(0.35, 0.95) * line.er_grain * grain) * np.exp(-rng.uniform(0, 4) * holes)
+    above = rng.uniform(0.1, 0.45) * rng.lognormal(0, 0.25, len(cells))
+    above = field.of_cells(above.astype(np.float32)) * (1 + rng.uniform(-0.3, 0.3) * nucleoli)
+    light = light + above * field.karyoplasm * np.exp(0.2 * grain)
     amount = rng.lognormal(0, 0.28, len(cells)) * np.where(cells.stage > 0, 1.2, 1.0)
     return np.asarray(light * field.of_cells(amount.astype(np.float32)), dtype=np.float32)

@@ -1,7 +1,9 @@
 """Cell lines, each with its style of size, shape, crowding, texture and stain contrast."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ class CellLine:
         Share of microtubules that run around the nucleus instead of outwards.
     haze
         Diffuse tubulin between the filaments, relative to them.
+    angular, fans
+        Share of cells with a polygonal outline, and of cells with a wide flat lamella on one side.
+    pairs
+        Share of cells that are two small cells side by side, as after a division.
+    double
+        Share of cells with two nuclei.
+    fill
+        Factor on the size of outlines that leaves the positions as they are; above 1 neighbours grow into each other
+        and leave few gaps.
     """
 
     name: str
@@ -68,6 +79,11 @@ class CellLine:
     bend: float
     ring: float
     haze: float
+    angular: float = 0.6
+    fans: float = 0.08
+    pairs: float = 0.08
+    double: float = 0.04
+    fill: float = 1.0
 
 
 CELL_LINES: Final[tuple[CellLine, ...]] = (
@@ -97,3 +113,37 @@ SHARES: Final[tuple[float, ...]] = (
     0.25, 0.16, 0.15, 0.05, 0.06, 0.03, 0.06, 0.05, 0.02, 0.04, 0.04, 0.03, 0.02, 0.02, 0.02, 0.01, 0.01,
 )  # fmt: skip
 """Relative frequency of each line: the real atlas images U-2 OS, A-431 and U-251 MG far more often than the others."""
+
+
+def as_imaged(rng: np.random.Generator, line: CellLine) -> CellLine:
+    """Return a line as one image shows it: sizes, crowding and shapes of cells vary from image to image.
+
+    Some images show a field of small cells, cells of very different sizes, a sheet without gaps, many pairs of cells or
+    of nuclei, or mostly lobed nuclei.
+    """
+    size, spread = float(rng.lognormal(0.1, 0.16)), float(rng.uniform(0.75, 1.3))
+    coverage, clumping, fill = line.coverage * float(rng.uniform(0.65, 1.4)), line.clumping, 1.0
+    kind = rng.random()
+    if kind < 0.07:
+        size *= float(rng.uniform(0.55, 0.75))
+        coverage *= float(rng.uniform(0.7, 1.2))
+    elif kind < 0.15:
+        spread *= 1.6
+    elif kind < 0.22:
+        coverage, clumping, fill = float(rng.uniform(0.95, 1.25)), 0.0, float(rng.uniform(1.35, 1.7))
+    lobes = line.nucleus_lobes * float(rng.lognormal(-0.1, 0.5))
+    return replace(
+        line,
+        diameter_px=line.diameter_px * size,
+        spread=line.spread * spread,
+        elongation=1 + (line.elongation - 1) * float(rng.lognormal(0, 0.25)),
+        coverage=coverage,
+        clumping=clumping,
+        fill=fill,
+        ruffle=line.ruffle * float(rng.lognormal(-0.7, 0.5)),
+        angular=float(np.clip(line.angular * rng.lognormal(0, 0.6), 0, 1)),
+        fans=line.fans * float(rng.choice([0, 1, 3])),
+        pairs=line.pairs * float(rng.choice([0.3, 1, 4], p=[0.55, 0.33, 0.12])),
+        double=line.double * float(rng.choice([0.5, 1, 5], p=[0.5, 0.38, 0.12])),
+        nucleus_lobes=max(lobes, float(rng.uniform(0.12, 0.3))) if rng.random() < 0.1 else lobes,
+    )

@@ -18,6 +18,13 @@ ANAPHASE: Final = 3
 TELOPHASE: Final = 4
 """Stages of the cell cycle. A cell in telophase has a sister, with which it shares a bridge."""
 
+LOBED: Final = 0
+POLYGON: Final = 1
+SPINDLE: Final = 2
+FAN: Final = 3
+"""Forms of a cell: an ellipse with broad lobes, a polygon with straight or hollow sides, a spindle that tapers to both
+ends, and a fan, whose lamella spreads to one side of the nucleus."""
+
 
 @dataclass(frozen=True)
 class Population:
@@ -35,6 +42,8 @@ class Population:
         Ratio of the long to the short axis, float32 (N,).
     stage
         Interphase or a stage of division, int8 (N,).
+    form
+        Form of the outline, int8 (N,).
     sister
         Index of the other daughter for a cell in telophase, -1 for all other cells, int32 (N,).
     """
@@ -46,6 +55,7 @@ class Population:
     angle: NDArray[np.float32]
     elongation: NDArray[np.float32]
     stage: NDArray[np.int8]
+    form: NDArray[np.int8]
     sister: NDArray[np.int32]
 
     def __len__(self) -> int:
@@ -68,10 +78,6 @@ class Field:
         Cell of each pixel, 0 for none and 1..N, int32 (H, W).
     nuclei
         Nucleus of each pixel, numbered like the cells, int32 (H, W).
-    reach
-        Relative distance of a pixel from the centre of its cell: 0 at the centre, 1 at the outline, float32 (H, W).
-    around
-        Relative distance from the centre of the cell's nucleus, 1 at its outline, float32 (H, W).
     """
 
     line: CellLine
@@ -79,8 +85,6 @@ class Field:
     population: Population
     owner: NDArray[np.int32]
     nuclei: NDArray[np.int32]
-    reach: Image
-    around: Image
 
     @property
     def shape(self) -> tuple[int, int]:

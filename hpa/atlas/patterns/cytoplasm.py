@@ -11,8 +11,10 @@ from hpa.atlas.stains import Stained
 
 
 def endoplasmic_reticulum(rng: np.random.Generator, stained: Stained) -> Image:
-    """Draw the ER like the yellow stain: bright around the nucleus, fading outwards."""
-    own = stained.field.cytoplasm * np.exp(0.3 * smooth_noise(rng, stained.field.shape, 2.5 * stained.field.scale))
+    """Draw the ER like the yellow stain, dimmer above the nucleus."""
+    own = (stained.field.cytoplasm + 0.7 * stained.field.karyoplasm) * np.exp(
+        0.3 * smooth_noise(rng, stained.field.shape, 2.5 * stained.field.scale)
+    )
     return np.asarray(np.minimum(stained.reticulum, 2.5) * own * 0.8, dtype=np.float32)
 
 

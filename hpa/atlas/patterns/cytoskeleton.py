@@ -52,10 +52,12 @@ def microtubules(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def microtubule_ends(rng: np.random.Generator, stained: Stained) -> Image:
-    """Draw comets at the outer ends of the filaments."""
+    """Draw comets at the ends of the filaments, brighter towards the edge."""
     field, s, filaments = stained.field, stained.field.scale, stained.filaments
     last = np.maximum(filaments.alive.sum(axis=0) - 1, 0)
-    light = lights(rng, len(last), 0.5) * (rng.random(len(last)) < 0.6)
+    end = np.clip(filaments.ends().astype(int), 0, np.array(field.shape) - 1)
+    shown = (rng.random(len(last)) < 0.6) & filaments.alive[0]
+    light = lights(rng, len(last), 0.5) * shown * (1 - 0.8 * field.nearness[end[:, 0], end[:, 1]])
     comet = np.zeros(field.shape, np.float32)
     for back in range(6):
         step = np.maximum(last - back, 0)
