@@ -57,7 +57,7 @@ class SegmentSection(Section):
         0.015, ge=0, lt=1, description="Minimum area of a nucleus, as a share of a typical cell's area."
     )
     min_visible_nucleus: float = Field(
-        0.2,
+        0.1,
         ge=0,
         lt=1,
         description="With `nuclei`: cells whose nucleus is cut off by the edge of the frame are dropped if less of it "

@@ -19,7 +19,12 @@ from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE, Chunk
 from hpa.work.stage import begin
 from segment.config import SegmentSection
-from segment.inference.diameter import estimate_diameter_px, sample_rows, typical_diameter_px
+from segment.inference.diameter import (
+    estimate_diameter_px,
+    needs_own_diameter,
+    sample_rows,
+    typical_diameter_px,
+)
 from segment.inference.predict import cached_network, run_network
 from segment.inference.preprocess import NetworkInput, channels_to_read, load_input, size_name
 from segment.masks import COLUMNS, Masks, read_masks, stage_folder
@@ -121,7 +126,7 @@ def find_diameter_px(
         for masks in _segment(images, COMPACT, section, device):
             if isinstance(masks, Masks):  # other images are reported when they are processed themselves
                 areas.extend(np.bincount(masks.cells.ravel())[1:])
-    return estimate_diameter_px(areas, *shape)
+    return estimate_diameter_px(areas, typical_diameter_px(*shape), shape)
 
 
 def _segment(
@@ -194,10 +199,33 @@ def _process_group(context: _Context, images: pd.DataFrame) -> list[dict[str, An
         except ImageError as error:
             rows.append({"image_id": row["image_id"], FAILURE: str(error)})
     with one_thread(context.device):
-        results = _segment(list(inputs.values()), section.network, section, context.device)
-        for (image_id, image), masks in zip(inputs.items(), results, strict=True):
-            if isinstance(masks, Masks):
-                rows.append(write_image(context.work, image_id, masks, image, section))
-            else:
-                rows.append({"image_id": image_id, FAILURE: masks})
+        found = dict(
+            zip(inputs, _segment(list(inputs.values()), section.network, section, context.device), strict=True)
+        )
+        if not section.diameter_px:
+            own = _inputs_at_own_diameter(context, images, inputs, found)
+            again = _segment(list(own.values()), section.network, section, context.device)
+            found |= dict(zip(own, again, strict=True))
+    for image_id, masks in found.items():
+        if isinstance(masks, Masks):
+            rows.append(write_image(context.work, image_id, masks, inputs[image_id], section))
+        else:
+            rows.append({"image_id": image_id, FAILURE: masks})
     return rows
+
+
+def _inputs_at_own_diameter(
+    context: _Context, images: pd.DataFrame, inputs: Mapping[str, NetworkInput], found: Mapping[str, Masks | str]
+) -> dict[str, NetworkInput]:
+    """Prepare those images again whose cells are much larger or smaller than those of the data set."""
+    own: dict[str, NetworkInput] = {}
+    for row in images.to_dict("records"):
+        masks = found.get(row["image_id"])
+        if not isinstance(masks, Masks):
+            continue
+        used_px = inputs[row["image_id"]].diameter_px
+        own_px = estimate_diameter_px(np.bincount(masks.cells.ravel())[1:], used_px, inputs[row["image_id"]].shape)
+        if needs_own_diameter(own_px, used_px):
+            with suppress(ImageError):  # too large at the new scale: the first masks stay
+                own[row["image_id"]] = load_input(row, context.channels, own_px)
+    return own

@@ -44,6 +44,8 @@ class NetworkInput:
         Height and width of the source image.
     has_signal
         Whether every plane that was read contains signal above the noise level.
+    diameter_px
+        Equivalent diameter of a typical cell in the source, for which the image was reduced.
     stains_agree
         Whether ER and microtubules show the same cells (`stains_agree`); true where one of them is not available.
     """
@@ -51,6 +53,7 @@ class NetworkInput:
     planes: NDArray[np.float32]
     shape: tuple[int, int]
     has_signal: bool
+    diameter_px: float
     stains_agree: bool = True
 
 
@@ -199,7 +202,7 @@ def prepare_input(planes: NDArray[Any], diameter_px: float, inputs: Sequence[str
         if mixture.rule == "mean":
             own = own.mean(axis=0, keepdims=True)
         prepared[place] = normalise(own).max(axis=0)
-    return NetworkInput(prepared, shape, bool(signal.all()))
+    return NetworkInput(prepared, shape, bool(signal.all()), diameter_px)
 
 
 def reduce_planes(planes: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -10,50 +10,95 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from segment.postprocess.labels import TYPICAL_CELL_PX2, Labels, drop_small, edge_labels, flood
+from segment.postprocess.labels import TYPICAL_CELL_PX2, Labels, bounding_boxes, drop_small, edge_labels, flood
 
 # Distances at the network's scale, where a typical cell is 30 px wide:
-_SAME_CENTRE_PX: Final = 5.0
 _OTHER_CENTRE_PX: Final = 12.0
+_MAX_GAP_PX: Final = 6.0  # between the nuclei of one cell
+_MAX_APART_PX: Final = 30.0  # between their centres
 _STEP_PX: Final = 2.0
-_VALLEY_BLUR_PX: Final = 0.7
+_DIVERGENCE_BLUR_PX: Final = 0.7
 
+_BORDER: Final = 0.1  # divergence above which flows part
+_BORDER_HEIGHT: Final = 3.0  # of a divergence of 1, in units of the logit; 3 to 30 give the same within 0.01 of AP
+_SAMPLES: Final = 24  # along a line of at most 30 px
 _DOUBLINGS: Final = 6
-_VALLEY: Final = 3.0  # weight of the divergence beside the logit; 3 to 12 differ by less than 0.01 of AP
-_NEIGHBOURS: Final = ((0, 1), (1, -1), (1, 0), (1, 1))  # each pair of touching pixels once
 
 _TYPICAL_NUCLEUS: Final = 0.22  # share of its cell's area
 _MIN_COMPLETE_NUCLEI: Final = 3  # with fewer, a typical nucleus is assumed instead of their median
 
 
-def cell_landscape(flows: NDArray[np.float32], cell_logit: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a landscape that is high within cells and has a valley where two cells touch.
-
-    The cell probability is as high between touching cells as within them, but their flows part there: the divergence
-    of the flows is positive at borders and negative at centres.
+def flow_divergence(flows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return where the flows part: positive at the border of two cells, negative at the centre of a cell.
 
     Parameters
     ----------
     flows
         Shape (2, H, W), rows and columns, unit length.
-    cell_logit
-        Shape (H, W).
+
+    Returns
+    -------
+    ndarray
+        Shape (H, W), per pixel; about 1 at a sharp border between touching cells.
     """
     divergence = np.gradient(flows[0], axis=0) + np.gradient(flows[1], axis=1)
-    valley = cv2.GaussianBlur(divergence.astype(np.float32), (0, 0), _VALLEY_BLUR_PX)
-    landscape: NDArray[np.float32] = cell_logit - np.float32(_VALLEY) * valley
-    return landscape
+    return np.asarray(cv2.GaussianBlur(divergence, (0, 0), _DIVERGENCE_BLUR_PX))
 
 
-def grow_nuclei(landscape: NDArray[np.float32], nuclei: Labels, inside: NDArray[np.bool_]) -> Labels:
-    """Grow nuclei into cells, from high to low, until they meet.
+def merge_nuclei(nuclei: Labels, divergence: NDArray[np.float32]) -> Labels:
+    """Merge nuclei, or pieces of a lobed or folded nucleus, that the network sees in one cell.
+
+    Two belong to one cell if they are near each other and the flows part nowhere on the line between their centres.
+    Where their flows end does not tell: those of small touching cells end within a few pixels of each other.
 
     Parameters
     ----------
-    landscape
-        Shape (H, W), high within cells and low between them.
+    nuclei
+        Shape (H, W), labels 1..n.
+    divergence
+        Shape (H, W), of the flows (`flow_divergence`).
+
+    Returns
+    -------
+    ndarray
+        Shape (H, W), labels 1..k; an object may consist of several pieces.
+    """
+    n = int(nuclei.max())
+    pixels = [
+        np.argwhere(nuclei[window] == label) + [side.start for side in window]
+        for label, window in bounding_boxes(nuclei)
+    ]
+    trees = [cKDTree(own) for own in pixels]
+    centres = np.array([own.mean(axis=0) for own in pixels])
+    pairs = [
+        pair
+        for pair in cKDTree(centres).query_pairs(_MAX_APART_PX, output_type="ndarray")
+        if trees[pair[0]].count_neighbors(trees[pair[1]], _MAX_GAP_PX)
+    ]
+    first, second = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    along = np.linspace(0, 1, _SAMPLES)[:, None, None]
+    lines = centres[first] * (1 - along) + centres[second] * along
+    parts = ndimage.map_coordinates(divergence, np.moveaxis(lines, -1, 0), order=1).max(axis=0) > _BORDER
+    graph = coo_array((np.ones((~parts).sum()), (first[~parts], second[~parts])), shape=(n, n))
+    merged = np.concatenate([[0], connected_components(graph, directed=False)[1] + 1])
+    return merged[nuclei].astype(np.int32)
+
+
+def grow_nuclei(
+    nuclei: Labels, cell_logit: NDArray[np.float32], divergence: NDArray[np.float32], inside: NDArray[np.bool_]
+) -> Labels:
+    """Grow nuclei into cells until they meet at the borders that the network sees.
+
+    The cell probability falls towards the background but not between touching cells; there the flows part.
+
+    Parameters
+    ----------
     nuclei
         Shape (H, W), labels.
+    cell_logit
+        Shape (H, W).
+    divergence
+        Shape (H, W), of the flows (`flow_divergence`).
     inside
         Shape (H, W), the pixels that belong to cells.
 
@@ -62,7 +107,7 @@ def grow_nuclei(landscape: NDArray[np.float32], nuclei: Labels, inside: NDArray[
     ndarray
         Shape (H, W), each cell with the label of its nucleus; pixels that no nucleus reaches are 0.
     """
-    return flood(-landscape, nuclei, inside | (nuclei > 0))
+    return flood(_BORDER_HEIGHT * divergence - cell_logit, nuclei, inside | (nuclei > 0))
 
 
 def flow_ends(flows: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -91,33 +136,6 @@ def flow_ends(flows: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[
     for _ in range(_DOUBLINGS):
         ends = ends[ends]
     return ends.reshape(inside.shape)
-
-
-def merge_pieces(nuclei: Labels, ends: NDArray[np.intp]) -> Labels:
-    """Merge touching pieces of a nucleus: those whose flows end at the same place.
-
-    Parameters
-    ----------
-    nuclei
-        Shape (H, W), labels 1..n.
-    ends
-        Shape (H, W), where flows end (`flow_ends`).
-
-    Returns
-    -------
-    ndarray
-        Shape (H, W), labels 1..k.
-    """
-    n = int(nuclei.max())
-    around = np.pad(nuclei, 1)
-    neighbours = [around[1 + r : 1 + r + nuclei.shape[0], 1 + c : 1 + c + nuclei.shape[1]] for r, c in _NEIGHBOURS]
-    pairs = np.concatenate([np.stack([nuclei, other], axis=-1).reshape(-1, 2) for other in neighbours])
-    pairs = np.unique(pairs[(pairs[:, 0] != pairs[:, 1]) & (pairs > 0).all(axis=1)], axis=0) - 1
-    centres = _mean_ends(nuclei, ends)
-    pairs = pairs[np.linalg.norm(centres[pairs[:, 0]] - centres[pairs[:, 1]], axis=1) <= _SAME_CENTRE_PX]
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    merged = np.concatenate([[0], connected_components(graph, directed=False)[1] + 1])
-    return merged[nuclei].astype(np.int32)
 
 
 def cells_without_nucleus(

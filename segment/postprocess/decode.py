@@ -14,11 +14,11 @@ from segment.network.cellpose import masks_from_flows
 from segment.network.compact import NUCLEUS, NUCLEUS_CORE, OUTPUTS
 from segment.postprocess.cells import (
     assign_nuclei_to_cells,
-    cell_landscape,
     cells_without_nucleus,
+    flow_divergence,
     flow_ends,
     grow_nuclei,
-    merge_pieces,
+    merge_nuclei,
     truncated_nuclei,
 )
 from segment.postprocess.labels import TYPICAL_CELL_PX2, Labels, drop_small, enlarge_labels
@@ -111,12 +111,13 @@ def _cells_from_nuclei(
     inside = (cv2.medianBlur((cell_logit > level).astype(np.uint8), 3) > 0) | (nuclei > 0)
     if not nuclei.any():
         return nuclei, nuclei > 0
+    divergence = flow_divergence(flows)
+    nuclei = merge_nuclei(nuclei, divergence)
     ends = flow_ends(flows, inside)
-    nuclei = merge_pieces(nuclei, ends)
     without_nucleus = cells_without_nucleus(nuclei, ends, inside, min_area=_MIN_CELL_WITHOUT_NUCLEUS)
     n = int(nuclei.max())
     seeds = np.where(without_nucleus > 0, n + without_nucleus, nuclei)
-    cells = grow_nuclei(cell_landscape(flows, cell_logit), seeds, inside)
+    cells = grow_nuclei(seeds, cell_logit, divergence, inside)
     return cells, (cells > n) | np.isin(cells, truncated_nuclei(cells, nuclei, min_visible_nucleus))
 
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from segment.network.cellpose import flows_from_labels
 from segment.postprocess.cells import (
     assign_nuclei_to_cells,
-    cell_landscape,
     cells_without_nucleus,
+    flow_divergence,
     flow_ends,
     grow_nuclei,
-    merge_pieces,
+    merge_nuclei,
     truncated_nuclei,
 )
 from segment.score import mask_average_precision
@@ -25,10 +25,11 @@ def test_cells_grow_until_they_meet_in_the_valley() -> None:
     probability[:, 14] = 1.0  # the valley is nearer to the right nucleus
     nuclei = np.zeros((9, 21), dtype=np.int32)
     nuclei[4, 3], nuclei[4, 17] = 1, 2
-    cells = grow_nuclei(probability, nuclei, np.ones((9, 21), dtype=bool))
+    nowhere = np.zeros((9, 21), dtype=np.float32)
+    cells = grow_nuclei(nuclei, probability, nowhere, np.ones((9, 21), dtype=bool))
     assert (cells[:, :14] == 1).all()
     assert (cells[:, 15:] == 2).all()
-    outside = grow_nuclei(probability, nuclei, np.zeros((9, 21), dtype=bool))
+    outside = grow_nuclei(nuclei, probability, nowhere, np.zeros((9, 21), dtype=bool))
     assert (outside == nuclei).all()
 
 
@@ -36,10 +37,37 @@ def test_a_border_between_cells_lies_where_their_flows_part() -> None:
     """Two touching cells with one flat cell probability; the nuclei do not lie in their middles."""
     cells = discs((40, 60), [(20, 18), (20, 41)], 14)
     nuclei = discs((40, 60), [(20, 26), (20, 46)], 3).astype(np.int32)
-    landscape = cell_landscape(flows_from_labels(cells), np.full(cells.shape, 4, np.float32))
-    assert mask_average_precision(grow_nuclei(landscape, nuclei, cells > 0), cells, 0.9) == 1
-    flat = grow_nuclei(np.full(cells.shape, 4, np.float32), nuclei, cells > 0)
-    assert mask_average_precision(flat, cells, 0.9) < 1, "without the flows the border lies elsewhere"
+    flat = np.full(cells.shape, 4, np.float32)
+    divergence = flow_divergence(flows_from_labels(cells))
+    assert mask_average_precision(grow_nuclei(nuclei, flat, divergence, cells > 0), cells, 0.9) == 1
+    blind = grow_nuclei(nuclei, flat, np.zeros_like(flat), cells > 0)
+    assert mask_average_precision(blind, cells, 0.9) < 1, "without the flows the border lies elsewhere"
+
+
+@pytest.mark.parametrize("radius", [6, 9, 14])
+@pytest.mark.parametrize("turned", [False, True])
+def test_nuclei_of_one_cell_merge_and_those_of_touching_cells_do_not(radius: int, turned: bool) -> None:
+    """Cells 1 and 2 touch, and so do their nuclei, 1 and 2; cell 3 is long and has the nuclei 3 and 4, well apart."""
+    cells = discs((64, 80), [(16, 16), (16, 16 + 2 * radius)], radius)
+    nuclei = discs((64, 80), [(16, 15 + 0.55 * radius), (16, 17 + 1.45 * radius)], 0.5 * radius).astype(np.int32)
+    cells[40:60, 10:36] = 3
+    nuclei[44:54, 14:20], nuclei[46:58, 25:31] = 3, 4
+    if turned:
+        cells, nuclei = cells.T, nuclei.T
+    divergence = flow_divergence(flows_from_labels(cells))
+    found = merge_nuclei(nuclei, divergence)
+    assert np.array_equal(found, np.array([0, 1, 2, 3, 3])[nuclei])
+
+
+def test_one_nucleus_is_left_as_it_is_and_distant_ones_too() -> None:
+    nuclei = np.zeros((20, 40), dtype=np.int32)
+    flat = np.zeros(nuclei.shape, dtype=np.float32)
+    nuclei[4:8, 4:8] = 1
+    assert np.array_equal(merge_nuclei(nuclei, flat), nuclei)
+    nuclei[4:8, 20:24] = 2
+    assert np.array_equal(merge_nuclei(nuclei, flat), nuclei)
+    nuclei[4:8, 11:20] = 2
+    assert merge_nuclei(nuclei, flat).max() == 1
 
 
 def test_flows_end_where_cellpose_follows_them_to() -> None:
@@ -50,17 +78,6 @@ def test_flows_end_where_cellpose_follows_them_to() -> None:
     followed = dynamics.follow_flows(flows * (cells > 0), (cells > 0).nonzero(), niter=200, device=torch.device("cpu"))
     assert np.quantile(np.linalg.norm(ends - np.asarray(followed), axis=0), 0.98) < 3
     assert (cells[tuple(ends)] == cells[cells > 0]).mean() > 0.99
-
-
-def test_touching_pieces_whose_flows_meet_are_merged() -> None:
-    """Of 1 and 2, 2 and 3, 4 and 5 all pairs have flows that meet within 5 px; 2 and 3 do not touch."""
-    nuclei = np.array([[1, 1, 0, 0, 3, 4, 5], [0, 0, 2, 0, 3, 4, 5]], dtype=np.int32)
-    ends = np.broadcast_to(np.array([0, 0, 2, 3, 3, 60, 62]), nuclei.shape).copy()
-    wide = np.zeros((2, 80), dtype=np.int32)
-    wide[:, :7] = nuclei
-    leads = np.zeros((2, 80), dtype=np.intp)
-    leads[:, :7] = ends
-    assert merge_pieces(wide, leads)[:, :7].tolist() == [[1, 1, 0, 0, 2, 3, 3], [0, 0, 1, 0, 2, 3, 3]]
 
 
 def test_pixels_that_flow_far_from_any_nucleus_form_a_cell_without_one() -> None:
