@@ -41,7 +41,8 @@ class SegmentSection(Section):
         ge=0,
         le=4096,
         allow_inf_nan=False,
-        description="Equivalent diameter of a typical cell in source pixels; 0 estimates it from a sample of the data.",
+        description="Equivalent diameter of a typical cell in source pixels; 0 estimates it from a sample of the "
+        "data, and again for each image whose cells differ from those.",
     )
     cell_threshold: float = Field(
         0.0,

@@ -21,7 +21,7 @@ from hpa.work.stage import begin
 from segment.config import SegmentSection
 from segment.inference.diameter import (
     estimate_diameter_px,
-    needs_own_diameter,
+    own_diameter_px,
     sample_rows,
     typical_diameter_px,
 )
@@ -223,9 +223,7 @@ def _inputs_at_own_diameter(
         masks = found.get(row["image_id"])
         if not isinstance(masks, Masks):
             continue
-        used_px = inputs[row["image_id"]].diameter_px
-        own_px = estimate_diameter_px(np.bincount(masks.cells.ravel())[1:], used_px, inputs[row["image_id"]].shape)
-        if needs_own_diameter(own_px, used_px):
+        if own_px := own_diameter_px(masks.cells, inputs[row["image_id"]].diameter_px):
             with suppress(ImageError):  # too large at the new scale: the first masks stay
                 own[row["image_id"]] = load_input(row, context.channels, own_px)
     return own

@@ -13,7 +13,7 @@ from skimage.segmentation import watershed
 from bench.measure import real_data
 from hpa.pixels import read_label_image, read_plane
 from segment.config import SegmentSection
-from segment.inference.diameter import typical_diameter_px
+from segment.inference.diameter import own_diameter_px, typical_diameter_px
 from segment.inference.predict import segment_images
 from segment.inference.preprocess import channels_of, prepare_input
 from segment.network.compact import CompactNetwork
@@ -159,7 +159,7 @@ def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
             watershed_cells(prepare_input(_stack(images[name], ("yellow", "blue")), diameter)) for name in references
         ]
 
-    _compare("tuned watershed", tuned, None, diameters_px, truths, baseline)
+    _compare("tuned watershed", tuned, diameters_px, truths, baseline)
     for inputs in (("yellow", "blue"), ("yellow|red", "blue")):
         section = SegmentSection(channels=inputs)
 
@@ -172,13 +172,25 @@ def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
         shape = (all_planes[0].shape[1], all_planes[0].shape[2])
         sample = [prepare_input(planes, typical_diameter_px(*shape), inputs) for planes in all_planes]
         estimate = find_diameter_px(sample, shape, section, "cpu")
-        _compare(" ".join(inputs), found, estimate, diameters_px, truths, baseline)
+
+        def as_run(section: SegmentSection = section, first_px: float = estimate) -> list[_Labels]:
+            cells = []
+            for name in references:
+                planes = _stack(images[name], section.channels)
+                own_px: float | None = first_px
+                while own_px:
+                    (masks,) = segment_images(net, [prepare_input(planes, own_px, section.channels)], section)
+                    own_px = own_diameter_px(masks.cells, own_px) if own_px == first_px else None
+                cells.append(masks.cells)
+            return cells
+
+        _compare(" ".join(inputs), found, diameters_px, truths, baseline)
+        _print("  diameter_px = 0", Readings([as_run()], truths).scores())
 
 
 def _compare(
     name: str,
     segment: Callable[[float], list[_Labels]],
-    estimate_px: float | None,
     diameters_px: Sequence[float],
     truths: Sequence[_Labels],
     baseline: Readings,
@@ -187,9 +199,6 @@ def _compare(
     _print(name, readings.scores(), readings.ahead_of(baseline), readings.scores() - baseline.scores())
     for diameter, row in zip(diameters_px, readings.scores(), strict=True):
         print(f"    {diameter:3d} px  " + "  ".join(f"{value:.3f}" for value in row))
-    if estimate_px is not None:
-        row = Readings([segment(estimate_px)], truths).scores()[0]
-        print(f"    diameter_px = 0 ({estimate_px:.1f} px)  " + "  ".join(f"{value:.3f}" for value in row))
 
 
 def _print(

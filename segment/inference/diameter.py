@@ -1,9 +1,11 @@
-"""Estimate the diameter of a typical cell from a sample of the data."""
+"""Estimate the diameter of a typical cell: of a data set from a sample of it, and of an image from its own cells."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from segment.network.scale import TYPICAL_DIAMETER
 
@@ -69,6 +71,15 @@ def estimate_diameter_px(areas_px: Iterable[int], prior_px: float, shape: tuple[
     return float(np.clip(prior_px * np.exp(log_ratio), *(bound * typical_diameter_px(*shape) for bound in _BOUNDS)))
 
 
-def needs_own_diameter(own_px: float, used_px: float) -> bool:
-    """Return whether the diameter of an image differs so much from the one used that its masks change."""
-    return abs(np.log(own_px / used_px)) > _TOLERANCE
+def own_diameter_px(cells: NDArray[np.integer[Any]], used_px: float) -> float | None:
+    """Return the diameter at which to segment an image again, or None if its cells are about as large as assumed.
+
+    Parameters
+    ----------
+    cells
+        Shape (H, W), labels of the cells found at `used_px`.
+    used_px
+        Equivalent diameter of a typical cell for which the image was segmented.
+    """
+    own_px = estimate_diameter_px(np.bincount(cells.ravel())[1:], used_px, (cells.shape[0], cells.shape[1]))
+    return own_px if abs(np.log(own_px / used_px)) > _TOLERANCE else None

@@ -156,8 +156,8 @@ def test_a_changed_recipe_requires_overwrite(data: Path, tmp_path: Path) -> None
         ("[segment]\npostprocess = 'magic'\n", r"usable \[segment\] postprocess"),
         ("[segment]\ncolour = 1\n", "only known keys"),
         ("[data]\nchannels = ['green', 'blue']\n", "found no yellow"),
-        ("[segment]\nchannels = ['yellow']\n", r"usable \[segment\] channels .*blue with yellow, red or both"),
-        ("[segment]\nchannels = ['blue', 'green']\n", "blue with yellow, red or both"),
+        ("[segment]\nchannels = ['yellow']\n", r"usable \[segment\] channels .*blue with yellow, red, both or their mixture"),
+        ("[segment]\nchannels = ['blue', 'green']\n", "blue with yellow, red, both or their mixture"),
     ],
 )
 def test_an_unusable_recipe_is_refused_before_anything_runs(
