@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from segment.postprocess.labels import TYPICAL_CELL_PX2, Labels, bounding_boxes, drop_small, edge_labels, flood
+from segment.postprocess.labels import TYPICAL_CELL_PX2, Labels, drop_small, edge_labels, flood
 
 # Distances at the network's scale, where a typical cell is 30 px wide:
 _OTHER_CENTRE_PX: Final = 12.0
@@ -64,22 +64,21 @@ def merge_nuclei(nuclei: Labels, divergence: NDArray[np.float32]) -> Labels:
         Shape (H, W), labels 1..k; an object may consist of several pieces.
     """
     n = int(nuclei.max())
-    pixels = [
-        np.argwhere(nuclei[window] == label) + [side.start for side in window]
-        for label, window in bounding_boxes(nuclei)
-    ]
-    trees = [cKDTree(own) for own in pixels]
-    centres = np.array([own.mean(axis=0) for own in pixels])
-    pairs = [
-        pair
-        for pair in cKDTree(centres).query_pairs(_MAX_APART_PX, output_type="ndarray")
-        if trees[pair[0]].count_neighbors(trees[pair[1]], _MAX_GAP_PX)
-    ]
-    first, second = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    places = np.argwhere(nuclei)
+    labels = nuclei[tuple(places.T)] - 1
+    areas = np.bincount(labels)
+    centres = np.stack([np.bincount(labels, place) / areas for place in places.T], axis=1)
+    pairs = cKDTree(centres).query_pairs(_MAX_APART_PX, output_type="ndarray")
     along = np.linspace(0, 1, _SAMPLES)[:, None, None]
-    lines = centres[first] * (1 - along) + centres[second] * along
-    parts = ndimage.map_coordinates(divergence, np.moveaxis(lines, -1, 0), order=1).max(axis=0) > _BORDER
-    graph = coo_array((np.ones((~parts).sum()), (first[~parts], second[~parts])), shape=(n, n))
+    lines = centres[pairs[:, 0]] * (1 - along) + centres[pairs[:, 1]] * along
+    borders = ndimage.map_coordinates(divergence, np.moveaxis(lines, -1, 0), order=1).max(axis=0)
+    near = [
+        pair
+        for pair in pairs[borders <= _BORDER]
+        if cKDTree(places[labels == pair[0]]).query(places[labels == pair[1]])[0].min() <= _MAX_GAP_PX
+    ]
+    first, second = np.array(near, dtype=np.intp).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(near)), (first, second)), shape=(n, n))
     merged = np.concatenate([[0], connected_components(graph, directed=False)[1] + 1])
     return merged[nuclei].astype(np.int32)
 
