@@ -11,7 +11,7 @@ from skimage.filters import threshold_otsu, threshold_triangle
 from skimage.segmentation import watershed
 
 from bench.measure import real_data
-from hpa.pixels import read_label_image, read_plane
+from hpa.pixels import Pixels, read_label_image, read_plane
 from segment.config import SegmentSection
 from segment.inference.diameter import own_diameter_px, typical_diameter_px
 from segment.inference.predict import segment_images
@@ -26,11 +26,11 @@ _MIN_NUCLEUS_PX: Final = 200  # in a field of 512 px; smaller objects are debris
 _IOUS: Final = (0.5, 0.75)
 _RESAMPLES: Final = 2000
 
-_Channels = Mapping[str, NDArray[np.uint8]]
+_Channels = Mapping[str, Pixels]
 _Labels = NDArray[np.integer[Any]]
 
 
-def plain_watershed(planes: NDArray[np.uint8]) -> NDArray[np.int32]:
+def plain_watershed(planes: NDArray[Any]) -> NDArray[np.int32]:
     """Flood the smoothed ER plane from Otsu-thresholded nuclei, within a triangle threshold of the ER.
 
     Of the Otsu, Li, triangle and mean thresholds, the triangle works best here.
@@ -126,7 +126,8 @@ class Readings:
             weights = [np.bincount(rng.integers(len(one), size=len(one)), minlength=len(one)) for one in self._once]
             drawn = [weight.astype(np.float64) for weight in weights]
             differences.append(self.scores(drawn).mean(axis=0) - other.scores(drawn).mean(axis=0))
-        return np.percentile(differences, [2.5, 97.5], axis=0)
+        interval: NDArray[np.float64] = np.percentile(differences, [2.5, 97.5], axis=0)
+        return interval
 
 
 def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
@@ -174,7 +175,7 @@ def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
         estimate = find_diameter_px(sample, shape, section, "cpu")
 
         def as_run(section: SegmentSection = section, first_px: float = estimate) -> list[_Labels]:
-            cells = []
+            cells: list[_Labels] = []
             for name in references:
                 planes = _stack(images[name], section.channels)
                 own_px: float | None = first_px
@@ -217,5 +218,5 @@ def _print(
     print(line, flush=True)
 
 
-def _stack(channels: _Channels, inputs: Sequence[str]) -> NDArray[np.uint8]:
+def _stack(channels: _Channels, inputs: Sequence[str]) -> NDArray[Any]:
     return np.stack([channels[channel] for channel in channels_of(inputs)])

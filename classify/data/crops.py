@@ -135,7 +135,8 @@ def _stretch(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Scale every plane of shape (N, C, S, S) so that its 1st percentile becomes 0 and its 99th 255."""
     low, high = np.percentile(planes, _STRETCH, axis=(2, 3), keepdims=True)
     scaled = (planes - low) / np.maximum(high - low, 1) * 255
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    stretched: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return stretched
 
 
 def read_crops(source: CropSource, rows: NDArray[np.int64], outside_cell: OutsideCell) -> NDArray[np.uint8]:

@@ -68,7 +68,8 @@ def estimate_diameter_px(areas_px: Iterable[int], prior_px: float, shape: tuple[
     if not len(areas):
         return prior_px
     log_ratio = np.log(np.median(np.sqrt(areas * 4 / np.pi)) / prior_px) * len(areas) / (len(areas) + _PRIOR_CELLS)
-    return float(np.clip(prior_px * np.exp(log_ratio), *(bound * typical_diameter_px(*shape) for bound in _BOUNDS)))
+    low, high = (bound * typical_diameter_px(*shape) for bound in _BOUNDS)
+    return float(np.clip(prior_px * np.exp(log_ratio), low, high))
 
 
 def own_diameter_px(cells: NDArray[np.integer[Any]], used_px: float) -> float | None:

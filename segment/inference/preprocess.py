@@ -129,7 +129,8 @@ def load_input(
         elif f"path_{channel}" in image:
             with suppress(ImageError):  # not needed for the masks
                 stains.append(read_channels(image, (channel,))[0])
-    agree = len(stains) < len(_STAINS) or stains_agree(*stains, prepared.planes.shape[1:])
+    reduced_shape = (prepared.planes.shape[1], prepared.planes.shape[2])
+    agree = len(stains) < len(_STAINS) or stains_agree(stains[0], stains[1], reduced_shape)
     return replace(prepared, stains_agree=agree)
 
 

@@ -75,7 +75,7 @@ def merge_nuclei(nuclei: Labels, divergence: NDArray[np.float32]) -> Labels:
     near = [
         pair
         for pair in pairs[borders <= _BORDER]
-        if cKDTree(places[labels == pair[0]]).query(places[labels == pair[1]])[0].min() <= _MAX_GAP_PX
+        if np.min(cKDTree(places[labels == pair[0]]).query(places[labels == pair[1]])[0]) <= _MAX_GAP_PX
     ]
     first, second = np.array(near, dtype=np.intp).reshape(-1, 2).T
     graph = coo_array((np.ones(len(near)), (first, second)), shape=(n, n))
@@ -131,7 +131,7 @@ def flow_ends(flows: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[
     steps = np.rint(_STEP_PX * flows * inside).astype(np.intp)
     rows = np.clip(np.arange(height)[:, None] + steps[0], 0, height - 1)
     columns = np.clip(np.arange(width) + steps[1], 0, width - 1)
-    ends = (rows * width + columns).ravel()
+    ends: NDArray[np.intp] = (rows * width + columns).ravel()
     for _ in range(_DOUBLINGS):
         ends = ends[ends]
     return ends.reshape(inside.shape)

@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
@@ -37,7 +39,7 @@ def test_an_er_of_another_field_is_flagged_and_reported(tmp_path: Path, capsys: 
     assert np.argmax([first_tile(tiles[0], planes) for planes in (first, other_er)]) == 1
 
 
-def first_tile(tile: np.ndarray, planes: np.ndarray) -> float:  # type: ignore[type-arg]
+def first_tile(tile: NDArray[Any], planes: NDArray[Any]) -> float:
     """Return the correlation of a tile's green plane, which shows the ER, with the ER of an image."""
     shown = cv2.resize(planes[CHANNELS.index("yellow")], (384, 384)).ravel()
     return float(np.corrcoef(tile.ravel(), shown)[0, 1])
@@ -59,8 +61,7 @@ def test_ids_are_shown_whole() -> None:
 @pytest.mark.parametrize("side", [17, 64, 500, 512, 1728, 2048, 10_000])
 def test_a_scale_bar_is_a_round_part_of_the_image(side: int) -> None:
     assert side / 10 <= scale_bar_px(side) <= side / 4
-    picture = overlay(
-        np.zeros((2, side, side), np.uint8), ("yellow", "blue"), *np.zeros((2, side, side), np.uint16), title="id"
-    )
+    labels = np.zeros((side, side), np.uint16)
+    picture = overlay(np.zeros((2, side, side), np.uint8), ("yellow", "blue"), labels, labels, "id")
     bar = (picture[-8] == 255).all(axis=1)
     assert abs(bar.sum() / 384 - scale_bar_px(side) / side) < 0.03
