@@ -4,14 +4,17 @@ Parts; without a name, all of them run. They use processors unless stated, and s
 
 accuracy  AP at IoU 0.5, 0.75 and 0.9 of a watershed without a network, of Cellpose as documented, of Cellpose's masks
           computed at network size, and of the default path
+earlier   the same of the default path on the synthetic images of an earlier atlas, which had few touching cells and few
+          lobed nuclei, and counted a cell from 45% of its nucleus (commit 2ef9039, in a temporary worktree)
 speed     the stage relative to Cellpose as documented (one image at a time, same network and diameter), and relative
           to decoding the PNG files plus the network's forward pass
 workers   two worker processes relative to one, with one thread each
 memory    peak memory of a run over 100 and over 400 images
 gpu       if there is a GPU: the big network with random weights, with batches filled across images, relative to the
           documented loop; images per second, and the fraction of time in which the network computes
-real      mean AP and pooled F1 of a plain watershed, of our watershed and of the default path on real images with
-          masks, over a range of diameters (CELLWISE_REAL_DATA, ../shared/real)
+real      AP and F1 of a plain watershed, of our watershed, of the default path and of the maximum of ER and
+          microtubules on real images with masks, over a range of diameters and at the estimated one, with the
+          differences to the plain watershed (CELLWISE_REAL_DATA, ../shared/real)
 
 ``--tiny`` uses a few images, only to show that everything runs.
 """
@@ -22,9 +25,10 @@ from pathlib import Path
 import torch
 
 from bench.measure import run_parts, split_words
-from bench.segmentation.images import as_documented, planes_of, scenes
+from bench.segmentation.images import as_documented, earlier_scenes, planes_of, scenes
 from bench.segmentation.real_images import DIAMETERS_PX, real
 from bench.segmentation.speed import gpu, gpu_with_big_network, memory, speed, workers
+from hpa.atlas.scene import Scene
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
 from segment.inference.predict import segment_images
@@ -32,27 +36,37 @@ from segment.inference.preprocess import prepare_input
 from segment.network.compact import CompactNetwork
 from segment.network.weights import load_network
 from segment.score import score_images, summarise
+from segment.training.scenes import REFERENCE_PLANES
 from segment.watershed import watershed_cells
 
+_JOINED = ("yellow|red", "blue")
 
-def accuracy(net: CompactNetwork, count: int) -> None:
-    """Print the AP of each method on synthetic images."""
-    drawn = scenes(count)
+
+def accuracy(net: CompactNetwork, drawn: list[Scene], name: str = "synthetic images", *, peers: bool = True) -> None:
+    """Print the AP of each method on synthetic images, with or without those methods that are not ours."""
     images = [planes_of(scene) for scene in drawn]
-    seen = [prepare_input(image, typical_diameter_px(*image.shape[1:])) for image in images]
-    cellpose = SegmentSection(postprocess="cellpose")
+    diameter = typical_diameter_px(*images[0].shape[1:])
+    seen = [prepare_input(image, diameter) for image in images]
+    joined = [prepare_input(scene.channels[list(REFERENCE_PLANES)][[0, 2, 1]], diameter, _JOINED) for scene in drawn]
+    cellpose, whole = SegmentSection(postprocess="cellpose"), SegmentSection(min_visible_nucleus=0.2)
     found = {
-        "watershed without a network": [watershed_cells(image) for image in seen],
-        "Cellpose as documented": as_documented(net, images),
-        "Cellpose's masks, network size": [masks.cells for masks in segment_images(net, seen, cellpose)],
         "default path": [masks.cells for masks in segment_images(net, seen, SegmentSection())],
+        "default, min_visible_nucleus 0.2": [masks.cells for masks in segment_images(net, seen, whole)],
+        "maximum of ER and microtubules": [masks.cells for masks in segment_images(net, joined, SegmentSection())],
+        "maximum, min_visible_nucleus 0.2": [masks.cells for masks in segment_images(net, joined, whole)],
     }
-    print(f"\naccuracy, {count} synthetic images, mean AP at IoU 0.5, 0.75, 0.9 and pooled F1 at 0.5:")
-    for name, masks in found.items():
+    if peers:
+        found |= {
+            "watershed without a network": [watershed_cells(image) for image in seen],
+            "Cellpose as documented": as_documented(net, images),
+            "Cellpose's masks, network size": [masks.cells for masks in segment_images(net, seen, cellpose)],
+        }
+    print(f"\naccuracy, {len(drawn)} {name}, mean AP at IoU 0.5, 0.75, 0.9 and pooled F1 at 0.5:")
+    for method, masks in found.items():
         triples = ((str(n), ours, scene.cells) for n, (ours, scene) in enumerate(zip(masks, drawn, strict=True)))
         table = summarise(score_images(triples))
         aps = "  ".join(f"{value:.3f}" for value in table["mean_ap"])
-        print(f"  {name:32s} {aps}   {table['pooled_f1'].iloc[0]:.3f}")
+        print(f"  {method:32s} {aps}   {table['pooled_f1'].iloc[0]:.3f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts, tiny = split_words(arguments)
     net = load_network("compact", torch.device("cpu"))
     known: dict[str, Callable[[Path], None]] = {
-        "accuracy": lambda _: accuracy(net, 2 if tiny else 40),
+        "accuracy": lambda _: accuracy(net, scenes(2 if tiny else 40)),
+        "earlier": lambda folder: accuracy(
+            net, earlier_scenes(2 if tiny else 40, folder), "images of an earlier atlas", peers=False
+        ),
         "speed": lambda folder: speed(net, folder, *((1, 8, 1) if tiny else (4, 256, 3))),
         "workers": lambda folder: workers(folder, *((160, 1) if tiny else (512, 3))),
         "memory": lambda folder: memory(folder, *((8, 16) if tiny else (100, 400))),

@@ -67,22 +67,23 @@ def segment(
     ((64, 64), 0)
     """
     from hpa.work.device import one_thread, resolve_device
-    from segment.inference.diameter import typical_diameter_px
+    from segment.inference.diameter import own_diameter_px, typical_diameter_px
     from segment.inference.predict import cached_network, segment_images
-    from segment.inference.preprocess import INPUT_OF, channels_to_read, prepare_input
+    from segment.inference.preprocess import channels_of, channels_to_read, prepare_input
     from segment.run import find_diameter_px
 
     section, names = (recipe or Recipe()).segment, _check_channels(image, channel_names)
-    channels = channels_to_read(section, DataSection(channels=names))
-    planes, inputs = image[[names.index(c) for c in channels]], [INPUT_OF[c] for c in channels]
+    inputs = channels_to_read(section, DataSection(channels=names))
+    planes = image[[names.index(channel) for channel in channels_of(inputs)]]
     shape, device = (image.shape[1], image.shape[2]), resolve_device(device)
-    diameter = diameter_px or section.diameter_px
-    if not diameter:
-        sample = [prepare_input(planes, typical_diameter_px(*shape), inputs)]
-        diameter = find_diameter_px(sample, shape, section, device)
+    network = cached_network(section.network, device)
+    given = diameter_px or section.diameter_px
     with one_thread(device):
-        network = cached_network(section.network, device)
+        sample = [prepare_input(planes, typical_diameter_px(*shape), inputs)]
+        diameter = given or find_diameter_px(sample, shape, section, device)
         (masks,) = segment_images(network, [prepare_input(planes, diameter, inputs)], section)
+        if not given and (own := own_diameter_px(masks.cells, diameter)):
+            (masks,) = segment_images(network, [prepare_input(planes, own, inputs)], section)
     return masks
 
 

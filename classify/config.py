@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from crops.config import OutsideCell
-from hpa.channels import CHANNELS
+from hpa.channels import parse_mixture
 from hpa.config import Section
 
 Stem = Literal["average", "copy", "adapter"]
@@ -29,7 +29,8 @@ class ClassifySection(Section):
 
     channels: tuple[str, ...] = Field(
         default=(),
-        description='Channels that the network sees, in this order; "red+yellow" is the mean of two, empty means all.',
+        description='Channels that the network sees, in this order; empty means all. "red+yellow" is the mean of two,'
+        ' and "red|yellow" the maximum after each is scaled in its crop (1st to 99th percentile).',
     )
     outside_cell: OutsideCell = Field(
         default="keep",
@@ -205,11 +206,7 @@ class ClassifySection(Section):
     @model_validator(mode="after")
     def _channels(self) -> Self:
         for name in self.channels:
-            unknown = set(name.split("+")) - set(CHANNELS)
-            if unknown:
-                raise ValueError(
-                    f"expected channels of {', '.join(CHANNELS)}, or some joined by +, found {min(unknown)!r}"
-                )
+            parse_mixture(name)
         if len(self.channels) > 5:
             raise ValueError(f"expected at most 5 channels, found {len(self.channels)}")
         return self

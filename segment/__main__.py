@@ -7,7 +7,8 @@
     python -m segment distill work/my --teacher cpsam_v2 --out student.pt
     python -m segment train-compact --out compact.pt --images 1500 --epochs 24 --seed 0
 
-run            reads   recipe.toml, images.parquet, the ER and nucleus channels of the images
+run            reads   recipe.toml, images.parquet, the ER and nucleus channels of the images, and their microtubules
+                       to see whether these show the same cells as the ER
                writes  segment/: masks/<image_id>.png, nuclei/<image_id>.png, masks.parquet, failures.csv,
                        diameters.json, figures/, run.json
                A run that was killed resumes with the unfinished chunks of images.

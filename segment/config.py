@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from hpa.channels import REFERENCE_CHANNELS, Channel
+from hpa.channels import REFERENCE_CHANNELS, parse_mixture
 from hpa.config import Section
 
 
@@ -24,10 +24,11 @@ class SegmentSection(Section):
         description="`compact` (shipped), a Cellpose 4 model (`cpsam_v2`, `cpsam`, `cpdino`, `cpdino-vitb`; 1.2 GB, "
         "downloaded on first use), or the path of a weights file of either kind.",
     )
-    channels: tuple[Channel, ...] = Field(
+    channels: tuple[str, ...] = Field(
         ("yellow", "blue"),
-        description="Channels that the network reads: `blue` (nucleus) with `yellow` (ER), `red` (microtubules) or "
-        "both. Data without an ER channel are segmented on nucleus and microtubules.",
+        description="Channels that the network reads: `blue` (nucleus) with `yellow` (ER), `red` (microtubules), both, "
+        "or one plane made from both: `yellow|red` is the maximum after each is normalised, `yellow+red` the mean. "
+        "Data without an ER channel are segmented on nucleus and microtubules.",
     )
     postprocess: Literal["auto", "nuclei", "cellpose"] = Field(
         "auto",
@@ -40,7 +41,8 @@ class SegmentSection(Section):
         ge=0,
         le=4096,
         allow_inf_nan=False,
-        description="Equivalent diameter of a typical cell in source pixels; 0 estimates it from a sample of the data.",
+        description="Equivalent diameter of a typical cell in source pixels; 0 estimates it from a sample of the "
+        "data, and again for each image whose cells differ from those.",
     )
     cell_threshold: float = Field(
         0.0,
@@ -56,7 +58,7 @@ class SegmentSection(Section):
         0.015, ge=0, lt=1, description="Minimum area of a nucleus, as a share of a typical cell's area."
     )
     min_visible_nucleus: float = Field(
-        0.2,
+        0.1,
         ge=0,
         lt=1,
         description="With `nuclei`: cells whose nucleus is cut off by the edge of the frame are dropped if less of it "
@@ -75,8 +77,11 @@ class SegmentSection(Section):
 
     @field_validator("channels")
     @classmethod
-    def _check_channels(cls, channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
-        allowed = set(channels) <= set(REFERENCE_CHANNELS) and len(set(channels)) == len(channels)
+    def _check_channels(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        read = [channel for entry in channels for channel in parse_mixture(entry).channels]
+        allowed = set(read) <= set(REFERENCE_CHANNELS) and len(set(read)) == len(read)
         if not allowed or "blue" not in channels or len(channels) < 2:
-            raise ValueError("expected blue with yellow, red or both")
+            raise ValueError(
+                f"expected blue with yellow, red, both or their mixture, found {', '.join(channels) or 'none'}"
+            )
         return channels

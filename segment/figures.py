@@ -1,9 +1,11 @@
 """Draw the figures of the stage: outlines of cells and nuclei, and histograms of cell counts and diameters."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -15,10 +17,10 @@ from hpa.errors import ImageError
 from hpa.pictures import Color, Picture, composite, fitted, outlined, save_figure, save_tiles, titled
 from hpa.pixels import Pixels, read_channels
 from hpa.work.folder import WorkFolder
-from segment.masks import read_mask, read_nuclei, stage_folder
+from segment.masks import DISAGREE, read_mask, read_nuclei, stage_folder
 
 _TILE_PX: Final = 384
-_COLUMNS: Final = 4
+_LINE_LETTERS: Final = 52  # of a title
 _MAX_TILES: Final = 12
 _CELL_COLOR: Final[Color] = (255, 255, 255)
 _NUCLEUS_COLOR: Final[Color] = (0, 160, 255)
@@ -28,7 +30,7 @@ _GAMMA: Final = 0.6  # makes dim cells visible
 def overlay(
     planes: Pixels, channels: Sequence[Channel], cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], title: str
 ) -> Picture:
-    """Draw the outlines of cells and nuclei over an image, with a title above.
+    """Draw the outlines of cells and nuclei over an image, with a title above and a scale bar.
 
     Parameters
     ----------
@@ -39,10 +41,37 @@ def overlay(
     cells, nuclei
         Shape (H, W), labels.
     title
-        Text above the picture.
+        Text above the picture, of one or more lines.
     """
     picture = composite(fitted(planes, _TILE_PX), channels, _GAMMA)
-    return titled(outlined(outlined(picture, nuclei, _NUCLEUS_COLOR), cells, _CELL_COLOR), title, _TILE_PX)
+    picture = outlined(outlined(picture, nuclei, _NUCLEUS_COLOR), cells, _CELL_COLOR)
+    return titled(_with_scale_bar(picture, max(planes.shape[1:])), title, _TILE_PX)
+
+
+def scale_bar_px(side_px: int) -> int:
+    """Return the length of a scale bar for an image of this longer side: 1, 2 or 5 times a power of ten, in px.
+
+    Examples
+    --------
+    >>> [scale_bar_px(side) for side in (64, 512, 2048)]
+    [10, 100, 500]
+    """
+    aim = side_px / 4
+    power = 10 ** int(np.log10(max(aim, 1)))
+    return int(max(step * power for step in (1, 2, 5) if step * power <= max(aim, 1)))
+
+
+def _with_scale_bar(picture: Picture, side_px: int) -> Picture:
+    length = scale_bar_px(side_px)
+    bottom, right = picture.shape[0] - 8, picture.shape[1] - 8
+    left = right - max(1, round(length * max(picture.shape[:2]) / side_px))
+    drawn = picture.copy()
+    for color, thickness in (((0, 0, 0), 5), (_CELL_COLOR, 3)):
+        cv2.line(drawn, (left, bottom), (right, bottom), color, thickness)
+    for color, thickness in (((0, 0, 0), 3), (_CELL_COLOR, 1)):
+        text, place = f"{length} px", (left, bottom - 6)
+        cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, color, thickness, cv2.LINE_AA)
+    return drawn
 
 
 def write_figures(work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, channels: Sequence[Channel]) -> None:
@@ -72,7 +101,9 @@ def _write_overlays(
     path: Path, work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, channels: Sequence[Channel]
 ) -> None:
     shown: list[Channel] = [next(channel for channel in channels if channel != "blue"), "blue"]
-    flagged = masks.index[masks["flags"] != ""][: _MAX_TILES // 2]
+    # Images whose channels disagree come first: no method can segment them.
+    by_flag = masks["flags"].str.contains(DISAGREE).sort_values(ascending=False, kind="stable").index
+    flagged = [index for index in by_flag if masks.at[index, "flags"]][: _MAX_TILES // 2]
     unflagged = masks.index.difference(flagged)
     even = (
         np.linspace(0, max(0, len(unflagged) - 1), min(len(unflagged), _MAX_TILES - len(flagged))).round().astype(int)
@@ -81,16 +112,30 @@ def _write_overlays(
     if chosen.empty:
         return
     tiles = []
-    for row in chosen.merge(images, on="image_id").to_dict("records"):
+    rows = chosen.merge(images, on="image_id").to_dict("records")
+    lines = max(len(_wrapped(row["image_id"])) for row in rows)
+    for row in rows:
         cells, nuclei = read_mask(work, row["image_id"]), read_nuclei(work, row["image_id"])
-        text = " ".join(filter(None, [row["image_id"][:28], f"{row['n_cells']} cells", row["flags"]]))
+        text = ", ".join(filter(None, [f"{row['n_cells']} cells", row["flags"]]))
         try:
             planes = read_channels(row, shown)
         except ImageError:
             # The image was removed after an earlier run segmented it: its masks are still valid and are drawn alone.
-            planes, text = np.zeros((len(shown), *cells.shape), np.uint8), f"{text} no image"
-        tiles.append(overlay(planes, shown, cells, nuclei, text))
-    save_tiles(tiles, _COLUMNS, path)
+            planes, text = np.zeros((len(shown), *cells.shape), np.uint8), f"{text}, no image"
+        title = "\n".join([*_wrapped(row["image_id"]), text])
+        title += "\n" * (lines - len(_wrapped(row["image_id"])))  # all tiles are of one height
+        tiles.append(overlay(planes, shown, cells, nuclei, title))
+    save_tiles(tiles, _columns(len(tiles)), path)
+
+
+def _wrapped(image_id: str) -> list[str]:
+    """Break an id into lines that fit a tile."""
+    return textwrap.wrap(image_id, _LINE_LETTERS, break_on_hyphens=False)
+
+
+def _columns(tiles: int) -> int:
+    """Return the number of columns, 3 to 5 if there are as many tiles, that leaves the fewest places empty."""
+    return min(tiles, min((4, 5, 3), key=lambda columns: -tiles % columns))
 
 
 def _write_histograms(path: Path, masks: pd.DataFrame) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.work.cluster import check_cluster
@@ -33,7 +32,7 @@ from segment.results import IMPORTED, ImportRecord, conclude, imported_from, wri
 class _Context:
     work: WorkFolder
     section: SegmentSection
-    channels: tuple[Channel, ...]
+    channels: tuple[str, ...]
     device: str
     external: ExternalMasks
 

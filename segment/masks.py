@@ -29,8 +29,11 @@ from hpa.work.folder import WorkFolder
 MASKS: Final = "masks.parquet"
 """The table of the stage, in its folder."""
 
-FLAGS: Final = ("no signal", "no cell", "crowded")
-"""Only noise in a channel that was read; no cell found; more cells than the recipe's `crowded`."""
+DISAGREE: Final = "channels disagree"
+
+FLAGS: Final = ("no signal", "no cell", DISAGREE, "crowded")
+"""Only noise in a channel that was read; no cell found; ER and microtubules show different cells; more cells than the
+recipe's `crowded`."""
 
 _SEPARATOR: Final = ", "
 

@@ -5,15 +5,14 @@ from typing import Any, Final
 import pandas as pd
 from pydantic.dataclasses import dataclass
 
-from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE
 from hpa.work.records import STRICT, read_record
 from segment.config import SegmentSection
 from segment.figures import write_figures
-from segment.inference.preprocess import NetworkInput
-from segment.masks import COLUMNS, Masks, join_flags, stage_folder, write_masks, write_pair
+from segment.inference.preprocess import NetworkInput, channels_of
+from segment.masks import COLUMNS, DISAGREE, Masks, join_flags, stage_folder, write_masks, write_pair
 
 IMPORTED: Final = "imported.json"
 """File of the stage that records the folder from which masks were imported."""
@@ -40,14 +39,13 @@ def write_image(
     flags = {
         "no signal": not image.has_signal,
         "no cell": row["n_cells"] == 0,
+        DISAGREE: not image.stains_agree,
         "crowded": row["n_cells"] > section.crowded,
     }
     return row | {"flags": join_flags(flags), "checksums": image.checksums, FAILURE: None}
 
 
-def conclude(
-    work: WorkFolder, images: pd.DataFrame, parts: pd.DataFrame, channels: tuple[Channel, ...]
-) -> dict[str, Any]:
+def conclude(work: WorkFolder, images: pd.DataFrame, parts: pd.DataFrame, channels: tuple[str, ...]) -> dict[str, Any]:
     """Write the table of masks and the figures, and return the counts for ``run.json``.
 
     Parameters
@@ -59,7 +57,7 @@ def conclude(
     parts
         The joined table parts of all chunks (`hpa.work.mapping.map_chunks`).
     channels
-        The channels that the network reads.
+        `SegmentSection.channels` as read (`segment.inference.preprocess.channels_to_read`).
 
     Raises
     ------
@@ -75,12 +73,17 @@ def conclude(
         raise RuntimeError(f"{len(images)} images, but {len(masks)} masks and {(~succeeded).sum()} failures")
     write_masks(work, masks)
     try:
-        write_figures(work, images, masks, channels)
+        write_figures(work, images, masks, channels_of(channels))
     except ImageError as error:
         raise UserError(
             f"expected the masks in {stage_folder(work)} as they were written, found: {error}; remove that file and run"
             " the stage again"
         ) from None
+    if disagree := int(masks["flags"].str.contains(DISAGREE).sum()):
+        print(
+            f"segment: in {disagree} of {len(masks)} images ER and microtubules show different cells (flag `{DISAGREE}`"
+            " in masks.parquet, first in figures/overlays.png)"
+        )
     return {
         "images": len(images),
         "masks": len(masks),

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat
 
-from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.work.cluster import check_cluster
@@ -21,9 +20,14 @@ from hpa.work.mapping import FAILURE, Chunk, discard
 from hpa.work.records import read_record
 from hpa.work.stage import begin
 from segment.config import SegmentSection
-from segment.inference.diameter import estimate_diameter_px, sample_rows, typical_diameter_px
+from segment.inference.diameter import (
+    estimate_diameter_px,
+    own_diameter_px,
+    sample_rows,
+    typical_diameter_px,
+)
 from segment.inference.predict import cached_network, run_network
-from segment.inference.preprocess import NetworkInput, channels_to_read, load_input, size_name
+from segment.inference.preprocess import NetworkInput, channels_of, channels_to_read, load_input, size_name
 from segment.masks import COLUMNS, MASKS, Masks, has_masks, read_masks, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import COMPACT, check_weights
@@ -39,7 +43,7 @@ _DIAMETERS: Final = "diameters.json"
 class _Context:
     work: WorkFolder
     section: SegmentSection
-    channels: tuple[Channel, ...]
+    channels: tuple[str, ...]
     device: str
     diameters_px: Mapping[str, float]
 
@@ -84,7 +88,7 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
     inputs = {"images.parquet": work.images, f"the weights of {section.network}": check_weights(section.network)}
     command = f"python -m segment run {work.root}"
     stage = begin(folder, command, data, section, inputs, overwrite=overwrite, check=lambda: check_cluster(dask))
-    images = read_images(work.images, channels).drop(columns="target")
+    images = read_images(work.images, channels_of(channels)).drop(columns="target")
     diameters = _find_diameters(folder, images, section, channels, device)
     return stage.run_over_images(
         images,
@@ -125,7 +129,7 @@ def find_diameter_px(
         for masks in _segment(images, COMPACT, section, device):
             if isinstance(masks, Masks):  # other images are reported when they are processed themselves
                 areas.extend(np.bincount(masks.cells.ravel())[1:])
-    return estimate_diameter_px(areas, *shape)
+    return estimate_diameter_px(areas, typical_diameter_px(*shape), shape)
 
 
 def _segment(
@@ -159,7 +163,7 @@ def _reason(error: Exception) -> str:
 
 
 def _find_diameters(
-    folder: Path, images: pd.DataFrame, section: SegmentSection, channels: tuple[Channel, ...], device: str
+    folder: Path, images: pd.DataFrame, section: SegmentSection, channels: tuple[str, ...], device: str
 ) -> dict[str, float]:
     """Estimate the diameter for every image size from a sample of the images, or return the stored estimates."""
     path = folder / _DIAMETERS
@@ -211,10 +215,31 @@ def _process_group(context: _Context, images: pd.DataFrame) -> list[dict[str, An
         except ImageError as error:
             rows.append({"image_id": row["image_id"], FAILURE: str(error)})
     with one_thread(context.device):
-        results = _segment(list(inputs.values()), section.network, section, context.device)
-        for (image_id, image), masks in zip(inputs.items(), results, strict=True):
-            if isinstance(masks, Masks):
-                rows.append(write_image(context.work, image_id, masks, image, section))
-            else:
-                rows.append({"image_id": image_id, FAILURE: masks})
+        found = dict(
+            zip(inputs, _segment(list(inputs.values()), section.network, section, context.device), strict=True)
+        )
+        if not section.diameter_px:
+            own = _inputs_at_own_diameter(context, images, inputs, found)
+            again = _segment(list(own.values()), section.network, section, context.device)
+            found |= dict(zip(own, again, strict=True))
+    for image_id, masks in found.items():
+        if isinstance(masks, Masks):
+            rows.append(write_image(context.work, image_id, masks, inputs[image_id], section))
+        else:
+            rows.append({"image_id": image_id, FAILURE: masks})
     return rows
+
+
+def _inputs_at_own_diameter(
+    context: _Context, images: pd.DataFrame, inputs: Mapping[str, NetworkInput], found: Mapping[str, Masks | str]
+) -> dict[str, NetworkInput]:
+    """Prepare those images again whose cells are much larger or smaller than those of the data set."""
+    own: dict[str, NetworkInput] = {}
+    for row in images.to_dict("records"):
+        masks = found.get(row["image_id"])
+        if not isinstance(masks, Masks):
+            continue
+        if own_px := own_diameter_px(masks.cells, inputs[row["image_id"]].diameter_px):
+            with suppress(ImageError):  # too large at the new scale: the first masks stay
+                own[row["image_id"]] = load_input(row, context.channels, own_px)
+    return own

@@ -6,8 +6,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from segment.inference.preprocess import NetworkInput
-from segment.postprocess.cells import grow_nuclei
-from segment.postprocess.labels import drop_small, enlarge_labels
+from segment.postprocess.labels import drop_small, enlarge_labels, flood
 from segment.postprocess.nuclei import nuclei_from_channel
 
 
@@ -33,5 +32,5 @@ def watershed_cells(
     smooth = np.sqrt(ndimage.gaussian_filter(np.clip(er, 0, None), 1.0))  # the root lifts dim cells
     # Half of Otsu's threshold, which separates bright cells from dim ones if an image has both.
     level = 0.5 * float(threshold_otsu(smooth)) if image.has_signal else np.inf  # type: ignore[no-untyped-call]
-    cells = drop_small(grow_nuclei(smooth, nuclei, smooth > level), min_cell_area)
+    cells = drop_small(flood(-smooth, nuclei, (smooth > level) | (nuclei > 0)), min_cell_area)
     return enlarge_labels(cells, smooth, level, image.shape)

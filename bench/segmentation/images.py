@@ -1,5 +1,7 @@
 """Make synthetic images, files and work folders for `bench.segment`, and run Cellpose as documented."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -17,14 +19,46 @@ from hpa.layouts.index import index_dataset
 from hpa.work.folder import WorkFolder
 from segment.inference.diameter import typical_diameter_px
 from segment.training.scenes import REFERENCE_PLANES
+from tests.support.pages import ROOT
 
 STREAM = 7_303  # used by no training, validation or atlas
 SIDE_PX = 512
+EARLIER_ATLAS = "2ef9039"  # the last commit before touching pairs and lobed nuclei were drawn
+
+_DRAW = """
+import sys
+import numpy as np
+from hpa.atlas import draw_scene
+stream, count, side, out = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+scenes = [draw_scene((stream, number), size_px=side, protein=False) for number in range(count)]
+np.savez(out, **{name: [getattr(scene, name) for scene in scenes] for name in ("channels", "cells", "nuclei")})
+"""
 
 
 def scenes(count: int, size_px: int = SIDE_PX) -> list[Scene]:
     """Draw synthetic images."""
     return [draw_scene((STREAM, number), size_px=size_px, protein=False) for number in range(count)]
+
+
+def earlier_scenes(count: int, folder: Path, commit: str = EARLIER_ATLAS) -> list[Scene]:
+    """Draw synthetic images with the atlas of an earlier commit, from a temporary worktree in an empty folder.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        If the repository lacks the commit.
+    """
+    worktree, drawn = folder / "worktree", folder / "scenes.npz"
+    git = ["git", "-C", str(ROOT), "worktree"]
+    subprocess.run([*git, "add", "--quiet", "--detach", str(worktree), commit], check=True)
+    try:
+        draw = [sys.executable, "-c", _DRAW, str(STREAM), str(count), str(SIDE_PX), str(drawn)]
+        subprocess.run(draw, check=True, cwd=worktree)  # a package in the current folder precedes the installed one
+    finally:
+        subprocess.run([*git, "remove", "--force", str(worktree)], check=True)
+    with np.load(drawn) as arrays:
+        planes = zip(arrays["channels"], arrays["cells"], arrays["nuclei"], strict=True)
+        return [Scene(channels, cells, nuclei, targets=[]) for channels, cells, nuclei in planes]
 
 
 def planes_of(scene: Scene) -> NDArray[np.uint8]:

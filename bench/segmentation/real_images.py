@@ -1,7 +1,8 @@
 """Score the segmentation of real images over a range of diameters, because few cells decide little at a single one."""
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,20 +10,27 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu, threshold_triangle
 from skimage.segmentation import watershed
 
-from hpa.pixels import read_label_image, read_plane
+from hpa.pixels import Pixels, read_label_image, read_plane
 from segment.config import SegmentSection
+from segment.inference.diameter import own_diameter_px, typical_diameter_px
 from segment.inference.predict import segment_images
-from segment.inference.preprocess import prepare_input
+from segment.inference.preprocess import channels_of, prepare_input
 from segment.network.compact import CompactNetwork
-from segment.score import score_images, summarise
+from segment.run import find_diameter_px
+from segment.score import match_cells
 from segment.watershed import watershed_cells
 from tests.support.real_images import real_data
 
 DIAMETERS_PX: Final = tuple(range(80, 121, 4))
 _MIN_NUCLEUS_PX: Final = 200  # in a field of 512 px; smaller objects are debris
+_IOUS: Final = (0.5, 0.75)
+_RESAMPLES: Final = 2000
+
+_Channels = Mapping[str, Pixels]
+_Labels = NDArray[np.integer[Any]]
 
 
-def plain_watershed(planes: NDArray[np.uint8]) -> NDArray[np.int32]:
+def plain_watershed(planes: NDArray[Any]) -> NDArray[np.int32]:
     """Flood the smoothed ER plane from Otsu-thresholded nuclei, within a triangle threshold of the ER.
 
     Of the Otsu, Li, triangle and mean thresholds, the triangle works best here.
@@ -45,34 +53,170 @@ def plain_watershed(planes: NDArray[np.uint8]) -> NDArray[np.int32]:
     return cells
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """What a method made of the reference cells of one image, at one IoU threshold.
+
+    Parameters
+    ----------
+    found
+        Shape (n + 1,), 1 for each of the n reference cells that is matched, otherwise 0; last the background, 0.
+    false
+        Shape (n + 1,), number of predicted cells without a match, at the reference cell (or the background, last) with
+        which they share most pixels.
+    """
+
+    found: NDArray[np.float64]
+    false: NDArray[np.float64]
+
+
+def outcomes(predicted: _Labels, truth: _Labels, iou: float) -> Outcomes:
+    """Attribute the matches and the false positives of an image to its reference cells."""
+    cells = np.unique(truth[truth > 0])
+    matched = match_cells(predicted, truth, iou)
+    found = np.append(np.isin(cells, matched[:, 1]), False).astype(np.float64)
+    false = np.zeros(len(cells) + 1)
+    for label in np.setdiff1d(predicted[predicted > 0], matched[:, 0]):
+        below = truth[predicted == label]
+        owner = np.bincount(below).argmax()
+        false[np.searchsorted(cells, owner) if owner else -1] += 1
+    return Outcomes(found, false)
+
+
+def score(images: Sequence[Outcomes], weights: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Return mean AP and pooled F1 of images whose reference cells count `weights` times."""
+    tp = np.array([weight @ one.found for one, weight in zip(images, weights, strict=True)])
+    fp = np.array([weight @ one.false for one, weight in zip(images, weights, strict=True)])
+    cells = np.array([weight[:-1].sum() for weight in weights])
+    return float(np.mean(tp / np.maximum(cells + fp, 1))), float(2 * tp.sum() / max((tp + cells + fp).sum(), 1))
+
+
+class Readings:
+    """The outcomes of a method at several diameters.
+
+    Parameters
+    ----------
+    masks
+        For each diameter, the predicted label image of each reference.
+    references
+        The reference label images.
+    """
+
+    def __init__(self, masks: Sequence[Sequence[_Labels]], references: Sequence[_Labels]) -> None:
+        self._outcomes = {
+            iou: [[outcomes(p, t, iou) for p, t in zip(one, references, strict=True)] for one in masks] for iou in _IOUS
+        }
+        self._once = [np.ones(len(one.found)) for one in self._outcomes[0.5][0]]
+
+    def scores(self, weights: Sequence[NDArray[np.float64]] | None = None) -> NDArray[np.float64]:
+        """Return mean AP@0.5, mean AP@0.75 and pooled F1@0.5 of each diameter, shape (n, 3)."""
+        weights = self._once if weights is None else weights
+        half, strict = ([score(one, weights) for one in self._outcomes[iou]] for iou in _IOUS)
+        return np.array([(a, b, f1) for (a, f1), (b, _) in zip(half, strict, strict=True)])
+
+    def ahead_of(self, other: "Readings", seed: int = 0) -> NDArray[np.float64]:
+        """Return the 2.5th and 97.5th percentile of the difference of the means over diameters, shape (2, 3).
+
+        The same reference cells are resampled within their images for both methods; false positives go with the cell
+        that they overlap, or with the background.
+        """
+        rng = np.random.default_rng(seed)
+        differences = []
+        for _ in range(_RESAMPLES):
+            weights = [np.bincount(rng.integers(len(one), size=len(one)), minlength=len(one)) for one in self._once]
+            drawn = [weight.astype(np.float64) for weight in weights]
+            differences.append(self.scores(drawn).mean(axis=0) - other.scores(drawn).mean(axis=0))
+        interval: NDArray[np.float64] = np.percentile(differences, [2.5, 97.5], axis=0)
+        return interval
+
+
 def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
-    """Print mean AP and pooled F1 at IoU 0.5 of each method on real images with masks, if there are any."""
+    """Print the scores of each method on real images with masks, if there are any."""
     root = real_data()
     references = {
-        path.stem.removesuffix("_mask"): read_label_image(path) for path in (root / "masks512").glob("*_mask.png")
+        path.stem.removesuffix("_mask"): read_label_image(path)
+        for path in sorted((root / "masks512").glob("*_mask.png"))
     }
     if not references:
         print(f"\nreal: skipped, expected masks in {root / 'masks512'}, found none")
         return
-    images: dict[str, NDArray[np.uint8]] = {
-        name: np.stack([read_plane(root / "images512" / f"{name}_{channel}.png") for channel in ("yellow", "blue")])
-        for name in references
+    folder = root / "images512"
+    names = sorted(path.name.removesuffix("_blue.png") for path in folder.glob("*_blue.png"))
+    images: dict[str, _Channels] = {
+        name: {color: read_plane(folder / f"{name}_{color}.png") for color in ("yellow", "blue", "red")}
+        for name in names
     }
+    truths = list(references.values())
+    cells = sum(len(np.unique(truth)) - 1 for truth in truths)
+    print(
+        f"\nreal, {len(truths)} images, {cells} cells; AP@0.5, AP@0.75, F1@0.5, means over {len(diameters_px)} ", end=""
+    )
+    print("diameters; standard deviation of AP@0.5 over them; difference to the plain watershed (95%):")
+    baseline = Readings([[plain_watershed(_stack(images[name], ("yellow", "blue"))) for name in references]], truths)
+    _print("plain watershed", baseline.scores())
 
-    def found(cells_of: Callable[[str], NDArray[np.integer]]) -> tuple[float, float]:
-        table = summarise(score_images([(name, cells_of(name), truth) for name, truth in references.items()]))
-        return float(table["mean_ap"].iloc[0]), float(table["pooled_f1"].iloc[0])
+    def tuned(diameter: float) -> list[_Labels]:
+        return [
+            watershed_cells(prepare_input(_stack(images[name], ("yellow", "blue")), diameter)) for name in references
+        ]
 
-    cells = sum(len(np.unique(truth)) - 1 for truth in references.values())
-    print(f"\nreal, {len(images)} images, {cells} cells, mean AP and pooled F1 at IoU 0.5:")
-    print("  plain watershed                {:.3f}  {:.3f}".format(*found(lambda name: plain_watershed(images[name]))))
-    rows = []
-    for diameter in diameters_px:
-        seen = {name: prepare_input(planes, diameter) for name, planes in images.items()}
-        masks = dict(zip(seen, segment_images(net, list(seen.values()), SegmentSection()), strict=True))
-        tuned = found(lambda name, seen=seen: watershed_cells(seen[name]))  # type: ignore[misc]
-        rows.append((*tuned, *found(lambda name, masks=masks: masks[name].cells)))  # type: ignore[misc]
-        print(f"  diameter {diameter:3d} px: tuned watershed {tuned[0]:.3f}  {tuned[1]:.3f}", end="")
-        print("   default path {:.3f}  {:.3f}".format(*rows[-1][2:]))
-    means = np.mean(rows, axis=0)
-    print("  mean of all     : tuned watershed {:.3f}  {:.3f}   default path {:.3f}  {:.3f}".format(*means))
+    _compare("tuned watershed", tuned, diameters_px, truths, baseline)
+    for inputs in (("yellow", "blue"), ("yellow|red", "blue")):
+        section = SegmentSection(channels=inputs)
+
+        def found(diameter: float, section: SegmentSection = section) -> list[_Labels]:
+            planes = [_stack(images[name], section.channels) for name in references]
+            prepared = [prepare_input(image, diameter, section.channels) for image in planes]
+            return [masks.cells for masks in segment_images(net, prepared, section)]
+
+        all_planes = [_stack(image, inputs) for image in images.values()]
+        shape = (all_planes[0].shape[1], all_planes[0].shape[2])
+        sample = [prepare_input(planes, typical_diameter_px(*shape), inputs) for planes in all_planes]
+        estimate = find_diameter_px(sample, shape, section, "cpu")
+
+        def as_run(section: SegmentSection = section, first_px: float = estimate) -> list[_Labels]:
+            cells: list[_Labels] = []
+            for name in references:
+                planes = _stack(images[name], section.channels)
+                own_px: float | None = first_px
+                while own_px:
+                    (masks,) = segment_images(net, [prepare_input(planes, own_px, section.channels)], section)
+                    own_px = own_diameter_px(masks.cells, own_px) if own_px == first_px else None
+                cells.append(masks.cells)
+            return cells
+
+        _compare(" ".join(inputs), found, diameters_px, truths, baseline)
+        _print("  diameter_px = 0", Readings([as_run()], truths).scores())
+
+
+def _compare(
+    name: str,
+    segment: Callable[[float], list[_Labels]],
+    diameters_px: Sequence[float],
+    truths: Sequence[_Labels],
+    baseline: Readings,
+) -> None:
+    readings = Readings([segment(diameter) for diameter in diameters_px], truths)
+    _print(name, readings.scores(), readings.ahead_of(baseline), readings.scores() - baseline.scores())
+    for diameter, row in zip(diameters_px, readings.scores(), strict=True):
+        print(f"    {diameter:3d} px  " + "  ".join(f"{value:.3f}" for value in row))
+
+
+def _print(
+    name: str,
+    scores: NDArray[np.float64],
+    interval: NDArray[np.float64] | None = None,
+    difference: NDArray[np.float64] | None = None,
+) -> None:
+    line = f"  {name:18s} " + "  ".join(f"{value:.3f}" for value in scores.mean(axis=0))
+    if interval is not None and difference is not None:
+        line += f"  +- {scores[:, 0].std():.3f}   "
+        line += "  ".join(
+            f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+            for mean, low, high in zip(difference.mean(axis=0), *interval, strict=True)
+        )
+    print(line, flush=True)
+
+
+def _stack(channels: _Channels, inputs: Sequence[str]) -> NDArray[Any]:
+    return np.stack([channels[channel] for channel in channels_of(inputs)])

@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from crops.config import OutsideCell
 from crops.store import apply_outside_cell
+from hpa.channels import Mixture, parse_mixture
 from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
 
 NO_FOLD: Final = -2
 """Fold of crops whose image is in no fold: test images, and train images whose target is unknown."""
+
+_STRETCH: Final = (1, 99)  # percentiles, as in the normalisation of the segmentation
 
 
 class CropSource(Protocol):
@@ -58,29 +61,36 @@ class CropArrays:
 
 @dataclass(frozen=True)
 class ChannelSource:
-    """Some channels of a store of crops, or means of several channels.
+    """Some channels of a store of crops, or mixtures of several channels.
 
     Parameters
     ----------
     source
         The store.
-    groups
-        For each channel of the network input, the positions in the store of the channels that are averaged.
+    mixtures
+        The channels of the network input.
+    available
+        The store's channels, in their order.
     """
 
     source: CropSource
-    groups: tuple[tuple[int, ...], ...]
+    mixtures: tuple[Mixture, ...]
+    available: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.source)
 
     def pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return copies of the crops at `rows`, shape (N, len(groups), S, S)."""
+        """Return copies of the crops at `rows`, shape (N, len(mixtures), S, S)."""
         stored = self.source.pixels(rows)
-        selected = np.empty((len(stored), len(self.groups), *stored.shape[2:]), dtype=np.uint8)
-        for c, group in enumerate(self.groups):
-            total = stored[:, list(group)].sum(axis=1, dtype=np.uint16)
-            selected[:, c] = (total + len(group) // 2) // len(group)
+        selected = np.empty((len(stored), len(self.mixtures), *stored.shape[2:]), dtype=np.uint8)
+        for c, mixture in enumerate(self.mixtures):
+            planes = stored[:, [self.available.index(channel) for channel in mixture.channels]]
+            n = planes.shape[1]
+            if n > 1 and mixture.rule == "maximum":
+                selected[:, c] = _stretch(planes).max(axis=1)
+            else:
+                selected[:, c] = (planes.sum(axis=1, dtype=np.uint16) + n // 2) // n
         return selected
 
     def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -96,7 +106,7 @@ def select_channels(source: Any, chosen: Sequence[str], available: Sequence[str]
     source
         A `CropSource`.
     chosen
-        `ClassifySection.channels`: channel names, or names joined by ``+`` for their mean; empty selects all.
+        `ClassifySection.channels`: channel names or mixtures (`hpa.channels.parse_mixture`); empty selects all.
     available
         The store's channels, in their order.
 
@@ -114,11 +124,19 @@ def select_channels(source: Any, chosen: Sequence[str], available: Sequence[str]
     if names == list(available):
         store: CropSource = source
         return store
-    for name in names:
-        for part in name.split("+"):
-            if part not in available:
-                raise UserError(f"expected classify.channels among those cut ({', '.join(available)}), found {part!r}")
-    return ChannelSource(source, tuple(tuple(available.index(p) for p in name.split("+")) for name in names))
+    mixtures = tuple(parse_mixture(name) for name in names)
+    for channel in (channel for mixture in mixtures for channel in mixture.channels):
+        if channel not in available:
+            raise UserError(f"expected classify.channels among those cut ({', '.join(available)}), found {channel!r}")
+    return ChannelSource(source, mixtures, tuple(available))
+
+
+def _stretch(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Scale every plane of shape (N, C, S, S) so that its 1st percentile becomes 0 and its 99th 255."""
+    low, high = np.percentile(planes, _STRETCH, axis=(2, 3), keepdims=True)
+    scaled = (planes - low) / np.maximum(high - low, 1) * 255
+    stretched: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return stretched
 
 
 def read_crops(source: CropSource, rows: NDArray[np.int64], outside_cell: OutsideCell) -> NDArray[np.uint8]:

@@ -32,7 +32,6 @@ __all__ = [
     "fetch_model",
     "flow_loss",
     "flows_from_labels",
-    "follow_flows",
     "load_cellpose",
     "make_tiles",
     "mask_ious",
@@ -205,24 +204,3 @@ def masks_from_flows(
             device=torch.device("cpu"),
         )
     return masks
-
-
-def follow_flows(flows: NDArray[np.float32], inside: NDArray[np.bool_], steps: int) -> NDArray[np.intp]:
-    """Let the pixels of `inside` follow the flows, and return where they end.
-
-    Parameters
-    ----------
-    flows
-        Shape (2, H, W), rows and columns, unit length.
-    inside
-        Shape (H, W), bool.
-    steps
-        Number of steps, each of at most one pixel.
-
-    Returns
-    -------
-    ndarray
-        Shape (2, n), row and column at which each of the n pixels ends, in the order of ``inside.nonzero()``.
-    """
-    ends = dynamics.follow_flows(flows * inside, inside.nonzero(), niter=steps, device=torch.device("cpu"))
-    return np.asarray(ends.cpu().numpy() if torch.is_tensor(ends) else ends).astype(np.intp)

@@ -14,6 +14,9 @@ INPUTS: Final = 3
 ER, NUCLEUS_PLANE, MICROTUBULES = range(INPUTS)
 """Indices of the input planes: endoplasmic reticulum, nucleus, microtubules. A plane that an image lacks is 0."""
 
+JOINED: Final = MICROTUBULES
+"""Index of the input plane for the mean or the maximum of ER and microtubules; the ER plane is then 0."""
+
 OUTPUTS: Final = 5
 """Number of output planes."""
 

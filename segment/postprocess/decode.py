@@ -10,15 +10,15 @@ from hpa.errors import ImageError
 from hpa.pixels import MAX_LABELS
 from segment.config import SegmentSection
 from segment.masks import Masks
-from segment.network.cellpose import follow_flows, masks_from_flows
+from segment.network.cellpose import masks_from_flows
 from segment.network.compact import NUCLEUS, NUCLEUS_CORE, OUTPUTS
 from segment.postprocess.cells import (
     assign_nuclei_to_cells,
     cells_without_nucleus,
+    flow_divergence,
+    flow_ends,
     grow_nuclei,
-    make_connected,
     merge_nuclei,
-    reassign_by_flows,
     truncated_nuclei,
 )
 from segment.postprocess.labels import TYPICAL_CELL_PX2, Labels, drop_small, enlarge_labels
@@ -27,7 +27,6 @@ from segment.postprocess.nuclei import nuclei_from_channel, nuclei_from_logits
 _MIN_CELL_WITHOUT_NUCLEUS: Final = 0.2  # share of a typical cell's area
 _THRESHOLD: Final = 0.6  # 0.5 places outlines too far out: AP@0.9 on synthetic images is 0.35 instead of 0.44
 _CELLPOSE_THRESHOLD: Final = 0.5
-_STEPS: Final = 60  # enough for a pixel that is two typical diameters away
 
 
 def decode(
@@ -112,13 +111,13 @@ def _cells_from_nuclei(
     inside = (cv2.medianBlur((cell_logit > level).astype(np.uint8), 3) > 0) | (nuclei > 0)
     if not nuclei.any():
         return nuclei, nuclei > 0
-    ends = follow_flows(flows, inside, _STEPS)
-    nuclei = merge_nuclei(nuclei, ends, inside)
+    divergence = flow_divergence(flows)
+    nuclei = merge_nuclei(nuclei, divergence)
+    ends = flow_ends(flows, inside)
     without_nucleus = cells_without_nucleus(nuclei, ends, inside, min_area=_MIN_CELL_WITHOUT_NUCLEUS)
     n = int(nuclei.max())
     seeds = np.where(without_nucleus > 0, n + without_nucleus, nuclei)
-    cells = grow_nuclei(cell_logit, seeds, inside)
-    cells = make_connected(reassign_by_flows(cells, ends[:, cells[inside] > 0]), seeds)
+    cells = grow_nuclei(seeds, cell_logit, divergence, inside)
     return cells, (cells > n) | np.isin(cells, truncated_nuclei(cells, nuclei, min_visible_nucleus))
 
 

@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.pixels import write_label_image
@@ -159,7 +158,7 @@ def format_summary(record: dict[str, Any], out: Path) -> str:
 
 
 def _load_readable(
-    images: pd.DataFrame, channels: tuple[Channel, ...], section: SegmentSection
+    images: pd.DataFrame, channels: tuple[str, ...], section: SegmentSection
 ) -> list[tuple[str, NetworkInput]]:
     loaded = []
     for row in images.to_dict("records"):
@@ -171,7 +170,7 @@ def _load_readable(
 
 
 def _load_labelled(
-    work: WorkFolder, masks: Path, section: SegmentSection, channels: tuple[Channel, ...]
+    work: WorkFolder, masks: Path, section: SegmentSection, channels: tuple[str, ...]
 ) -> list[_LabelledImage]:
     """Load every image that has a label image, together with that label image."""
     external = find_external_masks(masks)

@@ -1,7 +1,7 @@
 """Train a compact network on samples, with Cellpose's loss and averaged weights."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -31,14 +31,15 @@ class Training:
     epochs
         Number of passes over all images.
     bfloat16
-        Compute in bfloat16, which is several times as fast on CPUs with instructions for it.
+        Compute in bfloat16, which is several times as fast on CPUs with instructions for it and slower on others; by
+        default where there are such instructions.
     max_learning_rate
         Highest learning rate, reached after a tenth of the steps.
     """
 
     seed: int = 0
     epochs: int = 20
-    bfloat16: bool = True
+    bfloat16: bool = field(default_factory=lambda: bool(torch.cpu.get_capabilities().get("amx_bf16")))
     max_learning_rate: float = 3e-3
 
 

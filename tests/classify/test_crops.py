@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 
 from classify.config import ClassifySection
-from classify.data.crops import NO_FOLD, CropLabels, CropSource, label_crops, read_crops, select_channels
+from classify.data.crops import (
+    NO_FOLD,
+    CropArrays,
+    CropLabels,
+    CropSource,
+    label_crops,
+    read_crops,
+    select_channels,
+)
 from classify.inference.predict import scored_rows
 from crops.store import DIM
 from hpa.errors import UserError
@@ -108,6 +116,15 @@ def test_channels_are_selected_and_averaged_by_name() -> None:
     np.testing.assert_array_equal(seen[:, 0], read[:, 1])
     np.testing.assert_array_equal(seen[:, 1], np.floor((read[:, 0] + read[:, 3]) / 2 + 0.5))
     np.testing.assert_array_equal(source.masks(rows), FOLD.source.masks(rows))
+
+
+def test_the_maximum_is_taken_after_each_channel_is_scaled() -> None:
+    """A dim ramp and a bright ramp that runs the other way: at each place the higher rank among its own pixels wins."""
+    ramp = np.tile(np.arange(101, dtype=np.uint8), (101, 1))
+    crops = np.stack([10 + ramp // 5, 2 * ramp[:, ::-1]])[np.newaxis]
+    source = select_channels(CropArrays(crops, np.ones((1, 101, 101), bool)), ["red|yellow"], ["red", "yellow"])
+    expected = 255 * np.maximum(np.arange(101), np.arange(101)[::-1]) / 100
+    assert np.abs(source.pixels(np.array([0]))[0, 0] - expected).max() < 255 / 20 + 6
 
 
 def test_selecting_all_channels_returns_the_store() -> None:

@@ -1,6 +1,7 @@
 """Fields of view show what real ones do: sister cells that touch, two nuclei in a cell, sheets, small cells."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hpa.atlas.styles import CELL_LINES, as_imaged
 SIDE = 256
 
 
-def fields(**changes: float) -> list[Field]:
+def fields(**changes: Any) -> list[Field]:
     """Grow three fields of a line with changed habits."""
     line = replace(CELL_LINES[0], nucleus_lobes=0.0, **changes)
     return [grow_field(np.random.default_rng([7, k]), line, (SIDE, SIDE), dividing=0, telophase=0) for k in range(3)]

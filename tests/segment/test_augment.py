@@ -35,6 +35,21 @@ def test_er_or_microtubules_are_sometimes_missing_and_the_nucleus_never() -> Non
     assert present[:, [ER, MICROTUBULES]].any(axis=1).all(), "ER and microtubules are never both missing"
 
 
+def test_a_share_of_the_appearances_shows_the_maximum_of_er_and_microtubules() -> None:
+    """One cell is seen in the ER only, the other in the microtubules only: only their maximum shows both."""
+    one = make_sample()
+    planes = one.planes.copy()
+    planes[ER][one.cells == 1] = 0
+    planes[MICROTUBULES][one.cells == 2] = 0
+    joined = 0
+    for seed in range(80):
+        restyled = restyle(replace(one, planes=planes), np.random.default_rng(seed))
+        ring = [(one.cells == label) & (one.nuclei == 0) for label in (1, 2)]
+        light = np.array([[plane[pixels].mean() for pixels in ring] for plane in restyled])
+        joined += not restyled[ER].any() and bool((light[MICROTUBULES] > 0.3).all())
+    assert 10 < joined < 30, "a fourth of the appearances"
+
+
 def test_a_missing_plane_stays_missing() -> None:
     one = make_sample()
     planes = one.planes.copy()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from segment.network.cellpose import flow_loss, flows_from_labels, follow_flows, masks_from_flows
+from segment.network.cellpose import flow_loss, flows_from_labels, masks_from_flows
 from segment.network.compact import OUTPUTS
 from segment.score import mask_average_precision
 from tests.support.shapes import discs
@@ -20,8 +20,6 @@ def test_true_flows_reproduce_the_cells() -> None:
     logit = np.where(cells > 0, 5, -5).astype(np.float32)
     masks = masks_from_flows(flows, logit, level=0, flow_error=0.4, min_px=10)
     assert mask_average_precision(masks, cells, 0.9) == 1
-    ends = follow_flows(flows, cells > 0, 60)
-    assert (cells[tuple(ends)] == cells[cells > 0]).mean() > 0.99
 
 
 def test_an_image_without_cells_has_zero_flows() -> None:

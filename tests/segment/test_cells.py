@@ -2,17 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
+from cellpose import dynamics
 from numpy.typing import NDArray
 
+from segment.network.cellpose import flows_from_labels
 from segment.postprocess.cells import (
     assign_nuclei_to_cells,
     cells_without_nucleus,
+    flow_divergence,
+    flow_ends,
     grow_nuclei,
-    make_connected,
     merge_nuclei,
-    reassign_by_flows,
     truncated_nuclei,
 )
+from segment.score import mask_average_precision
+from tests.support.shapes import discs
 
 
 def test_cells_grow_until_they_meet_in_the_valley() -> None:
@@ -20,26 +25,59 @@ def test_cells_grow_until_they_meet_in_the_valley() -> None:
     probability[:, 14] = 1.0  # the valley is nearer to the right nucleus
     nuclei = np.zeros((9, 21), dtype=np.int32)
     nuclei[4, 3], nuclei[4, 17] = 1, 2
-    cells = grow_nuclei(probability, nuclei, np.ones((9, 21), dtype=bool))
+    nowhere = np.zeros((9, 21), dtype=np.float32)
+    cells = grow_nuclei(nuclei, probability, nowhere, np.ones((9, 21), dtype=bool))
     assert (cells[:, :14] == 1).all()
     assert (cells[:, 15:] == 2).all()
-    outside = grow_nuclei(probability, nuclei, np.zeros((9, 21), dtype=bool))
+    outside = grow_nuclei(nuclei, probability, nowhere, np.zeros((9, 21), dtype=bool))
     assert (outside == nuclei).all()
 
 
-def test_pixels_join_the_cell_in_which_their_flow_ends() -> None:
-    cells = np.array([[1, 1, 1, 2, 2, 0]], dtype=np.int32)
-    ends = np.array([[0, 0, 0, 0, 0], [0, 0, 4, 4, 5]])  # the third pixel flows into the second cell, the last outside
-    assert reassign_by_flows(cells, ends).tolist() == [[1, 1, 2, 2, 2, 0]]
+def test_a_border_between_cells_lies_where_their_flows_part() -> None:
+    """Two touching cells with one flat cell probability; the nuclei do not lie in their middles."""
+    cells = discs((40, 60), [(20, 18), (20, 41)], 14)
+    nuclei = discs((40, 60), [(20, 26), (20, 46)], 3).astype(np.int32)
+    flat = np.full(cells.shape, 4, np.float32)
+    divergence = flow_divergence(flows_from_labels(cells))
+    assert mask_average_precision(grow_nuclei(nuclei, flat, divergence, cells > 0), cells, 0.9) == 1
+    blind = grow_nuclei(nuclei, flat, np.zeros_like(flat), cells > 0)
+    assert mask_average_precision(blind, cells, 0.9) < 1, "without the flows the border lies elsewhere"
 
 
-def test_nuclei_whose_flows_meet_are_merged() -> None:
-    nuclei = np.array([[1, 0, 2, 3, 0, 4]], dtype=np.int32)
-    inside = np.ones((1, 6), dtype=bool)
-    ends = np.array([[0, 0, 0, 0, 0, 0], [10, 10, 12, 30, 30, 33]])
-    assert merge_nuclei(nuclei, ends, inside).tolist() == [[1, 0, 1, 2, 0, 2]]
-    nothing = np.zeros((1, 6), dtype=np.int32)
-    assert not merge_nuclei(nothing, ends, inside).any()
+@pytest.mark.parametrize("radius", [6, 9, 14])
+@pytest.mark.parametrize("turned", [False, True])
+def test_nuclei_of_one_cell_merge_and_those_of_touching_cells_do_not(radius: int, turned: bool) -> None:
+    """Cells 1 and 2 touch, and so do their nuclei, 1 and 2; cell 3 is long and has the nuclei 3 and 4, well apart."""
+    cells = discs((64, 80), [(16, 16), (16, 16 + 2 * radius)], radius)
+    nuclei = discs((64, 80), [(16, 15 + 0.55 * radius), (16, 17 + 1.45 * radius)], 0.5 * radius).astype(np.int32)
+    cells[40:60, 10:36] = 3
+    nuclei[44:54, 14:20], nuclei[46:58, 25:31] = 3, 4
+    if turned:
+        cells, nuclei = cells.T, nuclei.T
+    divergence = flow_divergence(flows_from_labels(cells))
+    found = merge_nuclei(nuclei, divergence)
+    assert np.array_equal(found, np.array([0, 1, 2, 3, 3])[nuclei])
+
+
+def test_one_nucleus_is_left_as_it_is_and_distant_ones_too() -> None:
+    nuclei = np.zeros((20, 40), dtype=np.int32)
+    flat = np.zeros(nuclei.shape, dtype=np.float32)
+    nuclei[4:8, 4:8] = 1
+    assert np.array_equal(merge_nuclei(nuclei, flat), nuclei)
+    nuclei[4:8, 20:24] = 2
+    assert np.array_equal(merge_nuclei(nuclei, flat), nuclei)
+    nuclei[4:8, 11:20] = 2
+    assert merge_nuclei(nuclei, flat).max() == 1
+
+
+def test_flows_end_where_cellpose_follows_them_to() -> None:
+    cells = discs((96, 80), [(24, 20), (24, 46), (64, 50)], 15)
+    cells[50:, :20] = 4  # a long cell at the edge of the frame
+    flows = flows_from_labels(cells)
+    ends = np.stack(np.divmod(flow_ends(flows, cells > 0), 80))[:, cells > 0]
+    followed = dynamics.follow_flows(flows * (cells > 0), (cells > 0).nonzero(), niter=200, device=torch.device("cpu"))
+    assert np.quantile(np.linalg.norm(ends - np.asarray(followed), axis=0), 0.98) < 3
+    assert (cells[tuple(ends)] == cells[cells > 0]).mean() > 0.99
 
 
 def test_pixels_that_flow_far_from_any_nucleus_form_a_cell_without_one() -> None:
@@ -47,14 +85,14 @@ def test_pixels_that_flow_far_from_any_nucleus_form_a_cell_without_one() -> None
     inside = np.ones((20, 40), dtype=bool)
     nuclei = np.zeros((20, 40), dtype=np.int32)
     nuclei[8:12, 5:9] = 1
-    rows, columns = inside.nonzero()
-    ends = np.array([np.full_like(rows, 10), np.where(columns < 20, 7, 32)])
+    columns = np.arange(40) + np.zeros((20, 1), dtype=np.intp)
+    ends = 10 * 40 + np.where(columns < 20, 7, 32)
     found = cells_without_nucleus(nuclei, ends, inside, min_area=0.2)
-    assert np.array_equal(found, np.arange(40) >= 20 + np.zeros((20, 1)))
+    assert np.array_equal(found, columns >= 20)
     assert not cells_without_nucleus(nuclei, ends, inside, min_area=0.9).any(), (
         "a small region belongs to a neighbouring cell"
     )
-    ends[1] = 7
+    ends[:] = 10 * 40 + 7
     assert not cells_without_nucleus(nuclei, ends, inside, min_area=0.0).any()
 
 
@@ -64,17 +102,13 @@ def test_only_a_cell_at_the_edge_of_the_frame_can_lack_a_nucleus(turns: int) -> 
     nuclei[20:24, 8:12] = 1
     inside = np.zeros(nuclei.shape, dtype=bool)
     inside[10:40, 4:56] = True  # one cell, or two that touch
-    left = np.zeros((2, *nuclei.shape), dtype=np.intp) + np.array([22, 10])[:, None, None]
-    leads = np.where(np.arange(60) < 30, left, np.array([25, 45])[:, None, None])
+    leads = np.where(np.arange(60) < 30, 22 * 60 + 10, 25 * 60 + 45) + np.zeros((50, 1), dtype=np.intp)
 
     def found(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        turned = np.rot90(inside, turns)
         # The places are turned with the frame by looking up where each pixel went.
-        numbers = np.arange(nuclei.size).reshape(nuclei.shape)
-        goal = np.rot90(numbers[tuple(leads)], turns)[turned]
-        turned_numbers = np.rot90(numbers, turns).ravel()
-        ends = np.array(np.unravel_index(np.argsort(turned_numbers)[goal], turned.shape))
-        pixels = cells_without_nucleus(np.rot90(nuclei, turns), ends, turned, min_area=0.2)
+        numbers = np.rot90(np.arange(nuclei.size).reshape(nuclei.shape), turns).ravel()
+        ends = np.argsort(numbers)[np.rot90(leads, turns)]
+        pixels = cells_without_nucleus(np.rot90(nuclei, turns), ends, np.rot90(inside, turns), min_area=0.2)
         return np.rot90(pixels, -turns)
 
     assert not found(inside).any(), "a region away from the edge belongs to a nucleus in the frame"
@@ -94,12 +128,6 @@ def test_nuclei_that_are_mostly_outside_the_frame_are_listed() -> None:
     assert truncated_nuclei(cells, nuclei, 0.25) == [5]
     assert truncated_nuclei(cells, nuclei, 0.5) == [5, 6]
     assert truncated_nuclei(cells, nuclei, 0.0) == []
-
-
-def test_a_detached_piece_goes_to_a_touching_cell_or_is_dropped() -> None:
-    cells = np.array([[1, 1, 2, 1, 2, 2, 0, 1]], dtype=np.int32)
-    nuclei = np.array([[1, 0, 0, 0, 2, 2, 0, 0]], dtype=np.int32)
-    assert make_connected(cells, nuclei).tolist() == [[1, 1, 1, 2, 2, 2, 0, 0]]
 
 
 def test_nuclei_get_the_label_of_the_cell_that_contains_most_of_them() -> None:

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def as_input(planes: NDArray[np.float32]) -> NetworkInput:
-    return NetworkInput(planes, (planes.shape[1], planes.shape[2]), has_signal=True)
+    return NetworkInput(planes, (planes.shape[1], planes.shape[2]), has_signal=True, diameter_px=98.0)
 
 
 def test_a_small_image_is_one_padded_tile(net: CompactNetwork) -> None:

@@ -11,6 +11,7 @@ from hpa.config import DataSection
 from hpa.errors import UserError
 from segment.config import SegmentSection
 from segment.inference.preprocess import (
+    channels_of,
     channels_to_read,
     load_input,
     normalise,
@@ -29,8 +30,37 @@ def test_channels_are_those_of_the_recipe_if_the_data_have_them() -> None:
     assert channels_to_read(SegmentSection(), all_channels) == ("yellow", "blue")
     assert channels_to_read(both, all_channels) == ("yellow", "blue", "red")
     assert channels_to_read(both, rgb) == ("red", "blue")
+    mixed = SegmentSection(channels=("yellow|red", "blue"))
+    assert channels_to_read(mixed, all_channels) == ("yellow|red", "blue")
+    assert channels_of(mixed.channels) == ("yellow", "red", "blue")
+    assert channels_to_read(mixed, rgb) == ("red", "blue")
     with pytest.raises(UserError, match="found no red"):
         channels_to_read(SegmentSection(channels=("red", "blue")), DataSection(channels=("yellow", "blue")))
+
+
+@pytest.mark.parametrize(
+    "channels", [("yellow",), ("yellow", "red"), ("yellow|red", "yellow", "blue"), ("yellow|blue",), ("green", "blue")]
+)
+def test_channels_without_a_nucleus_of_its_own_are_refused(channels: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="expected blue with yellow, red, both or their mixture"):
+        SegmentSection(channels=channels)
+
+
+def test_a_mixture_feeds_the_microtubules_and_leaves_the_er_empty() -> None:
+    """Two cells, one seen in the ER only and one in the microtubules only, ten times as bright."""
+    rng = np.random.default_rng(0)
+    planes = np.zeros((3, 64, 64), dtype=np.uint8)
+    planes[0, 8:24, 8:24] = rng.integers(10, 25, (16, 16))
+    planes[1, 40:56, 40:56] = rng.integers(100, 250, (16, 16))
+    planes[2, 12:18, 12:18] = planes[2, 44:50, 44:50] = 90
+    apart = prepare_input(planes, 30.0, ("yellow", "red", "blue")).planes
+    highest = prepare_input(planes, 30.0, ("yellow|red", "blue")).planes
+    mean = prepare_input(planes, 30.0, ("yellow+red", "blue")).planes
+    assert not highest[ER].any()
+    assert not mean[ER].any()
+    assert np.array_equal(highest[MICROTUBULES], np.maximum(apart[ER], apart[MICROTUBULES]))
+    assert np.array_equal(highest[NUCLEUS_PLANE], apart[NUCLEUS_PLANE])
+    assert mean[MICROTUBULES, 8:24, 8:24].mean() < 0.2 < 0.5 < highest[MICROTUBULES, 8:24, 8:24].mean()
 
 
 def test_images_and_labels_are_reduced_to_the_network_shape() -> None:

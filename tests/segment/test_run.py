@@ -27,6 +27,7 @@ from segment.inference.preprocess import NetworkInput, prepare_input
 from segment.masks import read_mask, read_masks, read_nuclei
 from segment.network.cellpose import BaseModel
 from segment.run import run
+from segment.score import mask_average_precision
 from tests.support.processes import data_files
 from tests.support.shapes import make_work, write_image
 
@@ -156,8 +157,11 @@ def test_a_changed_recipe_requires_overwrite(data: Path, tmp_path: Path) -> None
         ("[segment]\npostprocess = 'magic'\n", r"usable \[segment\] postprocess"),
         ("[segment]\ncolour = 1\n", "only known keys"),
         ("[data]\nchannels = ['green', 'blue']\n", "found no yellow"),
-        ("[segment]\nchannels = ['yellow']\n", r"usable \[segment\] channels .*blue with yellow, red or both"),
-        ("[segment]\nchannels = ['blue', 'green']\n", "blue with yellow, red or both"),
+        (
+            "[segment]\nchannels = ['yellow']\n",
+            r"usable \[segment\] channels .*blue with yellow, red, both or their mixture",
+        ),
+        ("[segment]\nchannels = ['blue', 'green']\n", "blue with yellow, red, both or their mixture"),
     ],
 )
 def test_an_unusable_recipe_is_refused_before_anything_runs(
@@ -219,6 +223,24 @@ def test_an_image_too_large_at_the_networks_scale_is_an_image_error() -> None:
     planes = np.zeros((2, 16, 60_000), dtype=np.uint8)
     with pytest.raises(ImageError, match=r"expected an image of at most 33,554,432 px at the network's scale, found"):
         prepare_input(planes, 0.5)
+
+
+def test_an_image_of_small_cells_is_segmented_at_their_diameter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four reduced copies of an image, in a data set whose typical cells are twice as wide."""
+    scene = draw_scene((99, 1), size_px=256, protein=False)
+    tiled = [np.tile(cv2.resize(plane, (128, 128), interpolation=cv2.INTER_AREA), (2, 2)) for plane in scene.channels]
+    write_image(tmp_path / "images", "small", tiled[YELLOW], tiled[BLUE])
+    monkeypatch.setattr("segment.run._find_diameters", lambda *_: {"256x256": 49.0})
+    found = {}
+    for name, diameter_px in (("estimated", 0), ("right", 25), ("wrong", 49)):
+        work = make_work(tmp_path / name, tmp_path / "images", f"[segment]\ndiameter_px = {diameter_px}\n")
+        assert run(work, device="cpu", workers=1) == 0
+        found[name] = read_mask(work, "small")
+    estimated, wrong = (mask_average_precision(found[name], found["right"], 0.75) for name in ("estimated", "wrong"))
+    assert estimated > 0.8
+    assert estimated > wrong + 0.1
 
 
 def test_whatever_an_image_raises_is_its_own_failure(
