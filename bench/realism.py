@@ -1,15 +1,19 @@
 """Measure how well synthetic images can be distinguished from real ones: ``uv run python -m bench.realism [IMAGES]``.
 
+``uv run python -m bench.realism montage OUT`` draws channels of real images beside synthetic ones, to look at.
+
 Reads real images from the folder CELLWISE_REAL_DATA, by default ../shared/real: 512 px channels
 (``single_channel512``) and cell masks (``cell_masks``). Draws IMAGES synthetic images (120), and prints
 
 - for each channel, the cross-validated AUC of a random forest and of a logistic regression on texture features (0.5:
-  indistinguishable, 1: always distinguished), and the features that separate real and synthetic images best;
+  indistinguishable, 1: always distinguished), and the features that separate real and synthetic images best. Half of
+  the real images, chosen by a hash of the id, steered the drawing; the AUCs against each half stand beside;
 - statistics of cell shapes in real and synthetic images.
 """
 
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +35,7 @@ from hpa.atlas.plan import plan_images
 from hpa.atlas.scene import Scene
 from hpa.atlas.write import planned_scene
 from hpa.channels import CHANNELS
+from hpa.pictures import Picture, brighten, save_lines
 
 QUANTILES = (0.5, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 SEED = 2018
@@ -98,6 +103,33 @@ def shape_statistics(masks: list[NDArray[np.uint16]]) -> dict[str, float]:
     return found | {f"coverage, {q}%": float(np.percentile(coverage, q)) for q in (5, 50, 95)}
 
 
+def steered(path: Path) -> bool:
+    """Return whether a real image belongs to the half that steers the drawing; the other half only checks it."""
+    image_id = path.stem.rpartition("_")[0]
+    return int(sha256(image_id.encode()).hexdigest(), 16) % 2 == 0
+
+
+def draw_montage(folder: Path, out: Path, columns: int = 6, tile_px: int = 256) -> None:
+    """Draw planes of real images of the steering half, where there are some, above synthetic ones, by channel."""
+    planned = plan_images(columns, 0, SEED)
+    scenes = [planned_scene(image, SEED, 512) for image in planned]
+    lines = {}
+    for position, channel in enumerate(CHANNELS):
+        paths = [path for path in sorted((folder / "single_channel512").glob(f"*_{channel}.png")) if steered(path)]
+        real = [_tile(read_gray(path), tile_px) for path in paths[:: max(len(paths) // columns, 1)][:columns]]
+        if real:
+            lines[f"{channel}, real"] = real
+        lines[f"{channel}, drawn"] = [_tile(scene.channels[position], tile_px) for scene in scenes]
+    save_lines(lines, columns, out)
+
+
+def _tile(plane: NDArray[np.uint8], side_px: int) -> Picture:
+    """Reduce a plane and brighten it."""
+    bright = np.clip(brighten(plane[None])[0], 0, 255).astype(np.uint8)
+    small = cv2.resize(bright, (side_px, side_px), interpolation=cv2.INTER_AREA)
+    return np.asarray(np.repeat(small[..., None], 3, axis=2), dtype=np.uint8)
+
+
 def read_gray(path: Path) -> NDArray[np.uint8]:
     """Read an 8-bit gray image."""
     return np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), dtype=np.uint8)
@@ -112,18 +144,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the comparison."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     folder = real_data()
+    if words[:1] == ["montage"]:
+        if len(words) != 2:
+            sys.exit("expected montage OUT, the PNG to write")
+        draw_montage(folder, Path(words[1]))
+        return
     if not (folder / "single_channel512").is_dir():
         print(f"skipped: expected real images in {folder / 'single_channel512'}, found no such folder")
         return
     images = int(words[0]) if words else 120
     scenes: list[Scene] = [planned_scene(image, SEED, 512) for image in plan_images(images, 0, SEED)]
+    means: list[float] = []
     for position, channel in enumerate(CHANNELS):
         paths = sorted((folder / "single_channel512").glob(f"*_{channel}.png"))
         real = pd.DataFrame([texture_features(read_gray(path)) for path in paths])
         drawn = pd.DataFrame([texture_features(scene.channels[position]) for scene in scenes])
+        half = np.array([steered(path) for path in paths])
         forest, regression, alone = adversarial_validation(real, drawn)
+        halves = [adversarial_validation(real[part], drawn)[:2] for part in (half, ~half)]
+        means.append((forest + regression) / 2)
         print(
-            f"{channel:7s} {len(real)} real, {len(drawn)} drawn: AUC {forest:.2f} forest, {regression:.2f} regression"
+            f"{channel:7s} {len(real)} real, {len(drawn)} drawn: AUC {forest:.2f} forest, {regression:.2f} regression; "
+            f"steering half {halves[0][0]:.2f}, {halves[0][1]:.2f}; other half {halves[1][0]:.2f}, {halves[1][1]:.2f}"
         )
         for name in (alone - 0.5).abs().nlargest(6).index:
             spread = [
@@ -131,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for t in (real, drawn)
             ]
             print(f"    {name:22s} real {spread[0]:28s} drawn {spread[1]:28s} AUC {alone[name]:.2f}")
+    print(f"mean AUC {np.mean(means):.2f}")
     masks = [read_mask(path) for path in sorted((folder / "cell_masks").glob("*.png"))]
     table = pd.DataFrame(
         {"real": shape_statistics(masks), "drawn": shape_statistics([scene.cells for scene in scenes])}

@@ -102,44 +102,56 @@ def grow(
     away = blur(field.edge_px, 2.0 * field.scale)
     away_rows = cv2.Sobel(away, cv2.CV_32F, 0, 1, ksize=3)
     away_columns = cv2.Sobel(away, cv2.CV_32F, 1, 0, ksize=3)
-    margin = np.float32(margin_px * field.scale)
+    steep = np.sqrt(away_rows**2 + away_columns**2) + np.float32(1e-6)
+    near_edge = np.clip(1 - away / np.float32(margin_px * field.scale), 0, 1)
+    # what a filament meets at a pixel, side by side, so that each step reads the memory once
+    maps = [field.owner, near_edge, away_rows / steep, away_columns / steep]
+    if flow is not None:
+        maps += [np.sin(flow), np.cos(flow)]
+    met = np.stack(maps, axis=-1).astype(np.float32).reshape(height * width, -1)
     number = len(start)
-    turns_back = (rng.random(number) < 0.5).astype(np.float32)
+    turns_back = np.where(rng.random(number) < 0.5, np.float32(0.6), 0).astype(np.float32)
     turns = rng.standard_normal((steps, number), dtype=np.float32) * np.float32(bend)
     points = np.zeros((steps, number, 2), np.float32)
     alive = np.zeros((steps, number), bool)
     left = np.arange(number)
-    position, heading = start.astype(np.float32), heading.astype(np.float32)
+    row, column = start[:, 0].astype(np.float32), start[:, 1].astype(np.float32)
+    up, along = np.sin(heading).astype(np.float32), np.cos(heading).astype(np.float32)
     curvature = np.zeros(number, np.float32)
     for step in range(steps):
-        at_row, at_column = position[:, 0].astype(np.int32), position[:, 1].astype(np.int32)
+        at_row, at_column = row.astype(np.int32), column.astype(np.int32)
         outside = (at_row < 0) | (at_row >= height) | (at_column < 0) | (at_column >= width)
-        np.clip(at_row, 0, height - 1, out=at_row)
-        np.clip(at_column, 0, width - 1, out=at_column)
+        at = np.clip(at_row, 0, height - 1) * width + np.clip(at_column, 0, width - 1)
+        here = met.take(at, axis=0)
         # the outline of the cell is not known outside the frame
-        living = outside | (field.owner[at_row, at_column] == cell[left])
+        living = outside | (here[:, 0] == cell[left])
         if lives is not None:
             living &= step < lives[left]
         if not living.all():
-            left, position, heading, curvature = left[living], position[living], heading[living], curvature[living]
-            at_row, at_column = at_row[living], at_column[living]
+            still = np.flatnonzero(living)
+            left, row, column, here = left[still], row[still], column[still], here.take(still, axis=0)
+            up, along, curvature = up[still], along[still], curvature[still]
         if len(left) == 0:
             break
-        points[step, left], alive[step, left] = position, True
+        points[step, left, 0], points[step, left, 1], alive[step, left] = row, column, True
         curvature = np.float32(0.6) * curvature + turns[step, left]
-        heading = heading + curvature
-        near = np.clip(1 - away[at_row, at_column] / margin, 0, 1)
-        inward = np.arctan2(away_rows[at_row, at_column], away_columns[at_row, at_column])
-        heading += near * (np.float32(0.6) * turns_back[left] * np.sin(inward - heading))
-        if rim:
-            heading -= np.float32(rim) * near * np.sin(2 * (inward - heading))
-        if flow is not None:
-            heading += np.float32(bundle) * np.sin(2 * (flow[at_row, at_column] - heading))
+        _, near, inward_row, inward_column, *stream = here.T
+        # the sine and the cosine of the angle from a filament to a direction
+        sine, cosine = inward_row * along - inward_column * up, inward_row * up + inward_column * along
+        turn = curvature + near * sine * (turns_back[left] - np.float32(2 * rim) * cosine)
+        if stream:
+            sine, cosine = stream[0] * along - stream[1] * up, stream[0] * up + stream[1] * along
+            turn += np.float32(2 * bundle) * sine * cosine
         if follow:
             middle = field.population.nucleus[cell[left] - 1]
-            spoke = np.arctan2(position[:, 0] - middle[:, 0], position[:, 1] - middle[:, 1])
-            heading += np.float32(follow / 2) * np.sin(2 * (spoke + np.float32(np.pi / 2) - heading))
-        position += np.float32(step_px) * np.stack([np.sin(heading), np.cos(heading)], axis=1)
+            out_row, out_column = row - middle[:, 0], column - middle[:, 1]
+            far = out_row**2 + out_column**2 + np.float32(1e-6)
+            sine, cosine = out_column * along + out_row * up, out_column * up - out_row * along
+            turn += np.float32(follow) * sine * cosine / far
+        shorten = 1 / np.sqrt(1 + turn * turn)
+        up, along = (up + turn * along) * shorten, (along - turn * up) * shorten
+        row = row + np.float32(step_px) * up
+        column = column + np.float32(step_px) * along
     return Filaments(points, alive, cell)
 
 

@@ -93,11 +93,13 @@ def record(
     top = exposure.top * float(np.exp(rng.normal(0, exposure.top_sigma)))
     bright = float(np.percentile(visible[::3, ::3], 99)) if brightest is None else brightest
     visible = visible * (top / max(bright, 1e-3)) + exposure.background * float(rng.lognormal(0, 0.7))
+    # gains are set so that little saturates
+    visible = np.minimum(visible, 165 + 0.25 * visible)
     # a larger image distributes the same photons over more pixels
     photon = exposure.photon * float(np.sqrt(top / exposure.top) * np.exp(rng.normal(0, exposure.photon_sigma))) * s
     if averaged:
         photon /= 8
-    counted = count_photons(rng, np.minimum(visible, 600) / np.float32(photon)) * np.float32(photon)
+    counted = count_photons(rng, visible / np.float32(photon)) * np.float32(photon)
     return np.asarray(np.clip(counted - exposure.floor, 0, 255), dtype=np.uint8)
 
 
@@ -127,5 +129,6 @@ def count_photons(rng: np.random.Generator, expected: Image) -> Image:
     counted = _counts()[row, draw >> 6].astype(np.float32)
     many = expected > FEW
     sure = expected[many]
-    counted[many] = np.round(sure + rng.standard_normal(len(sure), dtype=np.float32) * np.sqrt(sure))
+    noise = rng.standard_normal(len(sure), dtype=np.float32) * np.sqrt(sure)
+    counted[many] = np.maximum(np.round(sure + noise), 0)
     return counted

@@ -64,11 +64,11 @@ def thickness(rng: np.random.Generator, field: Field) -> Image:
     """Draw how thick the cytoplasm is: a steep or wide ramp at the outline, then even or rising to the nucleus."""
     s, cells = field.scale, field.population
     ramp = rng.choice([1.0, 3.0, 8.0], p=[0.35, 0.4, 0.25]) * s * rng.lognormal(0, 0.45, len(cells))
-    even = np.clip(rng.uniform(0.2, 0.9) + rng.normal(0, 0.15, len(cells)), 0.08, 1)
+    even = np.clip(rng.uniform(0.1, 0.8) + rng.normal(0, 0.15, len(cells)), 0.08, 1)
     even = field.of_cells(even.astype(np.float32))
     light = 1 - np.exp(-field.edge_px / np.maximum(field.of_cells(ramp.astype(np.float32)), 0.5))
     light *= even + (1 - even) * field.nearness ** float(rng.uniform(0.8, 2))
-    light *= np.exp(rng.uniform(0.1, 0.4) * octaves(rng, field.shape, (36 * s, 16 * s), (0.8, 0.6)))
+    light *= np.exp(rng.uniform(0.1, 0.4) * octaves(rng, field.shape, (26 * s, 13 * s), (0.8, 0.6)))
     return np.asarray(light * field.cytoplasm, dtype=np.float32)
 
 
@@ -111,7 +111,7 @@ def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
     """Draw mottled chromatin with dark nucleoli, folds and a denser rim, and condensed chromosomes in mitosis."""
     s, cells = field.scale, field.population
     mottle = octaves(rng, field.shape, (13 * s, 5.5 * s, 2.6 * s), (0.7, 0.9, 0.7))
-    light = np.exp(rng.uniform(0.2, 0.55) * mottle) * (1 - rng.uniform(0.2, 0.9) * blur(nucleoli, 0.7 * s))
+    light = np.exp(rng.uniform(0.2, 0.55) * mottle) * (1 - rng.uniform(0.3, 0.95) * blur(nucleoli, 0.7 * s))
     if rng.random() < 0.3 + field.line.nucleus_lobes:
         fold = smooth_noise(rng, field.shape, 24 * s)
         light *= 1 - rng.uniform(0.2, 0.6) * np.exp(-np.square(fold / 0.05)) * (
@@ -136,15 +136,15 @@ def _dna(rng: np.random.Generator, field: Field, nucleoli: Image) -> Image:
 def _tubulin(rng: np.random.Generator, field: Field, filaments: Filaments, body: Image) -> Image:
     """Draw filaments with a haze between them, denser in bundles, weaker above the nucleus, and spindles in mitosis."""
     s, cells, line = field.scale, field.population, field.line
-    weights = rng.lognormal(0, 0.75, len(filaments.cell)).astype(np.float32)
+    weights = rng.lognormal(-0.2, 1.0, len(filaments.cell)).astype(np.float32)
     light = filaments.draw(1.25 * weights, field)
     haze = (0.25 + 0.75 * body) * field.cytoplasm * np.exp(0.3 * smooth_noise(rng, field.shape, 7 * s))
-    light = light + 3.0 * line.haze * rng.lognormal(0, 0.6) * haze
+    light = light + 2.2 * line.haze * rng.lognormal(0, 0.6) * haze
     patches = np.exp(rng.uniform(0.15, 0.45) * octaves(rng, field.shape, (30 * s, 13 * s), (0.7, 0.7)))
     light = light * patches * (0.35 + rng.uniform(0.3, 1.1) * body + 0.6 * field.karyoplasm)
     covered = field.of_cells(np.clip(rng.beta(2, 6, len(cells)), 0.05, 0.7).astype(np.float32))
     light = light * (1 - (1 - covered) * np.clip(field.rim_px / (4 * s), 0, 1))
-    amount = rng.lognormal(0, 0.28, len(cells))
+    amount = rng.lognormal(0, 0.18, len(cells))
     light = light * field.of_cells(amount.astype(np.float32)) + 3 * spindles(rng, field)
     return np.asarray(light, dtype=np.float32)
 
@@ -181,9 +181,9 @@ def _reticulum(rng: np.random.Generator, field: Field, body: Image, nucleoli: Im
     fade = np.clip(field.nearness / np.maximum(1.3 - far, 0.02), 0, 1)
     light = body * (0.06 + fade) + rng.uniform(0.05, 0.4) * near * field.cytoplasm
     holes = np.clip(smooth_noise(rng, field.shape, 5 * s) - 0.9, 0, 1) * (1 - field.nearness)
-    light = light * np.exp(rng.uniform(0.35, 0.95) * line.er_grain * grain) * np.exp(-rng.uniform(0, 4) * holes)
-    above = rng.uniform(0.1, 0.45) * rng.lognormal(0, 0.25, len(cells))
+    light = light * np.exp(rng.uniform(0.4, 1.05) * line.er_grain * grain) * np.exp(-rng.uniform(0, 4) * holes)
+    above = rng.uniform(0.06, 0.35) * rng.lognormal(0, 0.25, len(cells))
     above = field.of_cells(above.astype(np.float32)) * (1 + rng.uniform(-0.3, 0.3) * nucleoli)
     light = light + above * field.karyoplasm * np.exp(0.2 * grain)
-    amount = rng.lognormal(0, 0.28, len(cells)) * np.where(cells.stage > 0, 1.2, 1.0)
+    amount = rng.lognormal(0, 0.2, len(cells)) * np.where(cells.stage > 0, 1.2, 1.0)
     return np.asarray(light * field.of_cells(amount.astype(np.float32)), dtype=np.float32)

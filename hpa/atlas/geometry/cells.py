@@ -88,7 +88,7 @@ def _place(rng: np.random.Generator, line: CellLine, shape: tuple[int, int], sca
     form[elongation > 2.5] = SPINDLE
     form[draw > 1 - line.fans] = FAN
     elongation[form == FAN] = rng.uniform(1, 1.3, int((form == FAN).sum()))
-    nucleus_px = 0.87 * radius * line.nucleus * rng.lognormal(0, 0.10, count) * (radius / np.median(radius)) ** -0.5
+    nucleus_px = 0.9 * radius * line.nucleus * rng.lognormal(0, 0.10, count) * (radius / np.median(radius)) ** -0.5
     shift = rng.normal(0, 0.13, (count, 2)) * radius[:, None]
     # the nucleus of a fan lies away from its lamella
     shift -= (0.3 * radius * (form == FAN))[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)

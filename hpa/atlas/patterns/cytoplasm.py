@@ -115,10 +115,9 @@ def mitochondria(rng: np.random.Generator, stained: Stained) -> Image:
 def cytosol(rng: np.random.Generator, stained: Stained) -> Image:
     """Draw the cytoplasm, smooth or finely grained, fading towards the edge and weaker in the nucleus."""
     field, s = stained.field, stained.field.scale
-    thick = np.clip(field.edge_px / (10 * s), 0, 1) ** 0.6 * (0.55 + 0.45 * field.nearness)
-    grain = octaves(rng, field.shape, (11 * s, 2.2 * s), (0.7, 0.7))
+    grain = octaves(rng, field.shape, (11 * s, 4.5 * s, 2.2 * s), (0.6, 0.6, 0.5))
     inside = rng.uniform(0.1, 0.6) * field.karyoplasm * (1 - 0.5 * stained.nucleoli)
-    return np.asarray(0.8 * (field.cytoplasm * thick + inside) * np.exp(0.22 * grain), dtype=np.float32)
+    return np.asarray(0.8 * (stained.body + inside) * np.exp(0.25 * grain), dtype=np.float32)
 
 
 def plasma_membrane(rng: np.random.Generator, stained: Stained) -> Image:

@@ -34,15 +34,21 @@ def actin_filaments(rng: np.random.Generator, stained: Stained) -> Image:
 
 
 def focal_adhesions(rng: np.random.Generator, stained: Stained) -> Image:
-    """Draw short streaks pointing outwards, mostly near the edge."""
+    """Draw streaks of different lengths that point outwards, in groups near the edge, some smaller ones further in."""
     field, s = stained.field, stained.field.scale
-    near_edge = np.exp(-(((field.edge_px - 6 * s) / (5 * s)) ** 2)) + 0.08
-    at, cell = scatter(rng, field, (near_edge * (field.owner > 0)).astype(np.float32), 34)
+    near_edge = np.exp(-(((field.edge_px - 5 * s) / (rng.uniform(3, 6) * s)) ** 2)) + rng.uniform(0.02, 0.12)
+    groups = np.exp(rng.uniform(0.3, 1.0) * smooth_noise(rng, field.shape, 16 * s))
+    at, cell = scatter(rng, field, (near_edge * groups * (field.owner > 0)).astype(np.float32), rng.uniform(25, 55))
     middle = field.population.nucleus[cell - 1]
     spoke = np.arctan2(at[:, 0] - middle[:, 0], at[:, 1] - middle[:, 1]) + rng.normal(0, 0.3, len(at))
-    streaks = grow(rng, field, at, spoke.astype(np.float32), cell, steps=9, step_px=0.7 * s, bend=0.03, margin_px=0.5)
-    light = blur(streaks.draw(lights(rng, len(cell)), field), 0.8 * s)
-    return np.asarray(1.4 * light + 0.10 * (field.owner > 0), dtype=np.float32)
+    steps = int(rng.integers(8, 16))
+    streaks = grow(
+        rng, field, at, spoke.astype(np.float32), cell, steps=steps, step_px=0.7 * s, bend=0.03, margin_px=0.5,
+        lives=rng.integers(2, steps + 1, len(at)).astype(np.int32),
+    )  # fmt: skip
+    light = 1.4 * blur(streaks.draw(lights(rng, len(cell), 0.6), field), 0.8 * s)
+    haze = stained.body * rng.uniform(0.05, 0.2) + 0.05 * (field.owner > 0)
+    return np.asarray(light + haze, dtype=np.float32)
 
 
 def microtubules(rng: np.random.Generator, stained: Stained) -> Image:

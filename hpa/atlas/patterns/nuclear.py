@@ -10,7 +10,7 @@ from hpa.atlas.stains import Stained
 def nucleoplasm(rng: np.random.Generator, stained: Stained) -> Image:
     """Draw the full nucleus, finely mottled and weaker in the nucleoli."""
     field, s = stained.field, stained.field.scale
-    mottle = octaves(rng, field.shape, (6 * s, 2.2 * s), (0.6, 0.8))
+    mottle = octaves(rng, field.shape, (8 * s, 4 * s, 2.2 * s), (0.6, 0.7, 0.5))
     spared = rng.uniform(0.2, 0.8)
     return np.asarray(
         0.7 * field.karyoplasm * np.exp(0.25 * mottle) * (1 - spared * stained.nucleoli), dtype=np.float32
