@@ -67,11 +67,12 @@ def train_compact(
     seed: Annotated[int, typer.Option(help="Seed of the images, the initial weights and the order.", min=0)] = 0,
     workers: Annotated[int, typer.Option(help="Processes that draw images; 0 uses one per processor.", min=0)] = 0,
     threads: Annotated[int, typer.Option(help="Threads of the training.", min=1)] = 1,
+    start: Annotated[str, typer.Option(help="Weights to start from, such as `compact`; without, random ones.")] = "",
 ) -> None:
     """Train the compact network on synthetic images."""
     from segment.training.pretrain import pretrain
 
-    pretrain(out, images=images, epochs=epochs, seed=seed, workers=workers, threads=threads)
+    pretrain(out, images=images, epochs=epochs, seed=seed, workers=workers, threads=threads, start=start)
 
 
 @app.command("import")

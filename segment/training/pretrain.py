@@ -1,12 +1,14 @@
 """Train the shipped weights of the compact network: draw synthetic images, train, save, score on new ones."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from hpa.atlas import draw_scene
+from hpa.errors import UserError
 from hpa.work.files import atomic_write, write_json
 from hpa.work.processes import available_processors
 from segment.config import SegmentSection
@@ -14,6 +16,7 @@ from segment.inference.diameter import typical_diameter_px
 from segment.inference.predict import segment_images
 from segment.inference.preprocess import prepare_input
 from segment.network.compact import CompactNetwork, save_weights
+from segment.network.weights import load_network
 from segment.score import score_images, summarise
 from segment.training.scenes import REFERENCE_PLANES, draw_samples
 from segment.training.train import Training, train
@@ -22,7 +25,9 @@ _TEST_STREAM: Final = 7_302  # differs from the streams of training and of any a
 _TEST_IMAGES: Final = 32
 
 
-def pretrain(out: Path, *, images: int, epochs: int, seed: int, workers: int, threads: int) -> dict[str, Any]:
+def pretrain(
+    out: Path, *, images: int, epochs: int, seed: int, workers: int, threads: int, start: str = ""
+) -> dict[str, Any]:
     """Train the compact network on synthetic images, and write its weights with a JSON record beside them.
 
     Parameters
@@ -40,6 +45,9 @@ def pretrain(out: Path, *, images: int, epochs: int, seed: int, workers: int, th
     threads
         Threads of the training. The weights depend on it, because it changes the order of floating-point sums. Two
         threads on processors that other work uses too are slower than one.
+    start
+        Weights to start from (`segment.network.weights.load_network`), with a third of the learning rate; empty starts
+        from random weights.
 
     Returns
     -------
@@ -47,10 +55,16 @@ def pretrain(out: Path, *, images: int, epochs: int, seed: int, workers: int, th
         The record: settings, seconds, losses and scores.
     """
     started = time.monotonic()
+    settings, first = Training(seed=seed, epochs=epochs), None
+    if start:
+        first = load_network(start, torch.device("cpu"))
+        if not isinstance(first, CompactNetwork):
+            raise UserError(f"expected weights of the compact network to start from, found others in {start}")
+        settings = replace(settings, max_learning_rate=settings.max_learning_rate / 3)
     samples = draw_samples(seed, images, workers or available_processors())
     torch.set_num_threads(threads)
     drawn = time.monotonic()
-    net, losses = train(samples, Training(seed=seed, epochs=epochs))
+    net, losses = train(samples, settings, first)
     trained = time.monotonic()
     with atomic_write(out) as partial:
         save_weights(net, partial)
@@ -59,6 +73,7 @@ def pretrain(out: Path, *, images: int, epochs: int, seed: int, workers: int, th
         "epochs": epochs,
         "seed": seed,
         "threads": threads,
+        "start": start,
         "seconds_drawing": round(drawn - started, 1),
         "seconds_training": round(trained - drawn, 1),
         "bytes": out.stat().st_size,
