@@ -108,8 +108,8 @@ def _discard_damaged(folder: Path, section: ClassifySection) -> None:
         validated = load_plain(folder / RESUME)["epoch"] + 1 >= section.validate_every
         if section.checkpoint == "best" and validated:
             load_plain(folder / BEST)
-    except (UserError, KeyError, TypeError) as error:
-        print(f"training from the start, since the files to resume from are damaged: {error}")
+    except (UserError, KeyError, TypeError):
+        print(f"training from the start, since the files to resume from in {folder} are damaged")
         remove_resume_files(folder)
 
 

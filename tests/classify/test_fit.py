@@ -224,10 +224,17 @@ def test_only_the_history_remains_after_cleanup(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-def test_damaged_resume_file_raises_an_error(tmp_path: Path) -> None:
-    (tmp_path / "resume.ckpt").write_bytes(b"PK\x03\x04 half of it")
-    with pytest.raises(UserError, match=r"resume\.ckpt"):
-        fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
+def test_a_damaged_resume_file_is_thrown_away_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = fit(bright_fold(), SECTION, 0, 0, tmp_path / "undamaged", CPU).state_dict
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "resume.ckpt").write_bytes(b"PK\x03\x04 half of it")
+    found = fit(bright_fold(), SECTION, 0, 0, damaged, CPU).state_dict
+    assert (
+        f"training from the start, since the files to resume from in {damaged} are damaged" in capsys.readouterr().out
+    )
+    for name, weights in expected.items():
+        assert torch.equal(weights, found[name])
 
 
 @pytest.mark.parametrize("sizes", [(0, 8), (32, 0)])

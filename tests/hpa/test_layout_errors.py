@@ -29,7 +29,7 @@ from tests.support.layouts import noise, write_jovian, write_kaggle2018
         ("Id,Target\na,1,2\nb,1\n", "found rows with more fields than names"),
         ("Id,Target\na,16,0\nb,1,2\n", "found rows with more fields than names"),  # else 16 and 1 would be the Ids
         ("Id,Target\nb,1\na,1,2\n", "Expected 2 fields in line 3, saw 3"),
-        ("Id,Target\na,1,\nb,2,\n", "found rows with more fields than names"),
+        ("Id,Target\na,1,x\nb,2,\n", "found rows with more fields than names"),
     ],
 )
 def test_kaggle_2018(tmp_path: Path, train: str, sentence: str) -> None:
