@@ -78,6 +78,6 @@ def test_a_busy_machine_is_reported_once(capsys: pytest.CaptureFixture[str]) -> 
     warn_if_busy.cache_clear()
     for _ in range(2):
         warn_if_busy(1, 1000)
-    assert capsys.readouterr().err.count("(see --threads)") == 1
+    assert capsys.readouterr().err.count("(see --threads") == 1
     warn_if_busy(10**6, 1)
     assert capsys.readouterr().err == ""

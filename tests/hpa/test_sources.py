@@ -34,7 +34,7 @@ def test_names_of_sources(tmp_path: Path) -> None:
         parse_sources([tmp_path / "a", tmp_path / "b" / "a"])
     with pytest.raises(UserError, match=r"a source name of letters, .* found 'a\+b'"):
         parse_sources(["a+b=/data"])
-    with pytest.raises(UserError, match="expected image ids"):
+    with pytest.raises(UserError, match=r"a source name of letters, .* found '\.\./x'"):
         parse_sources(["../x=/data"])
 
 
