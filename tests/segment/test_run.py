@@ -228,19 +228,19 @@ def test_an_image_too_large_at_the_networks_scale_is_an_image_error() -> None:
 def test_an_image_of_small_cells_is_segmented_at_their_diameter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four reduced copies of an image, in a data set whose typical cells are twice as wide."""
+    """Four reduced copies of an image, in a data set whose typical cells are three times as wide."""
     scene = draw_scene((99, 1), size_px=256, protein=False)
     tiled = [np.tile(cv2.resize(plane, (128, 128), interpolation=cv2.INTER_AREA), (2, 2)) for plane in scene.channels]
     write_image(tmp_path / "images", "small", tiled[YELLOW], tiled[BLUE])
-    monkeypatch.setattr("segment.run._find_diameters", lambda *_: {"256x256": 49.0})
+    monkeypatch.setattr("segment.run._find_diameters", lambda *_: {"256x256": 75.0})
     found = {}
-    for name, diameter_px in (("estimated", 0), ("right", 25), ("wrong", 49)):
+    for name, diameter_px in (("estimated", 0), ("right", 25), ("wrong", 75)):
         work = make_work(tmp_path / name, tmp_path / "images", f"[segment]\ndiameter_px = {diameter_px}\n")
         assert run(work, device="cpu", workers=1) == 0
         found[name] = read_mask(work, "small")
     estimated, wrong = (mask_average_precision(found[name], found["right"], 0.75) for name in ("estimated", "wrong"))
-    assert estimated > 0.7
-    assert estimated > wrong + 0.1
+    assert estimated > 0.6
+    assert estimated > wrong + 0.2
 
 
 def test_whatever_an_image_raises_is_its_own_failure(
