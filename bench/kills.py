@@ -81,7 +81,7 @@ def planned(kills: int, seed: int) -> list[Kill]:
                 number,
                 STAGES[number % len(STAGES)],
                 1 + int(draw.integers(2)),
-                SIGNALS[(place + number) % len(SIGNALS)].name,
+                SIGNALS[place // 2 % len(SIGNALS)].name,
                 ("random time", "open file")[place % 2],
             )
         )

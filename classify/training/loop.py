@@ -309,8 +309,9 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
             saved = "the last finished epoch is saved" if resume.exists() else "no epoch was finished yet"
             print(f"train fold {training.fold}: terminated; {saved}, the same command resumes", file=sys.stderr)
             raise SystemExit(_TERMINATED) from None
-        except SystemExit:
-            if trainer.interrupted:  # Lightning turns Ctrl+C into an exit with code 1
+        except (SystemExit, RuntimeError) as error:
+            # Lightning turns Ctrl+C into an exit with code 1, or fails to clean up before the first batch.
+            if trainer.interrupted and isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
 
