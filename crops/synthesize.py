@@ -10,7 +10,7 @@ column per class, true where the cell carries it. ``synthesize.json`` has the se
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -37,7 +37,7 @@ from hpa.work.processes import worker_processes
 
 LABELS: Final = "labels.parquet"
 SETTINGS: Final = "synthesize.json"
-CELLS_EACH: Final = 2048
+SHARD_CELLS: Final = 2048
 """Crops of a shard, which is drawn from a random sequence of its own."""
 
 _FORMAT: Final = 1
@@ -72,8 +72,10 @@ class Settings:
 
     Parameters
     ----------
-    cells, seed, size_px, style, patterns
+    cells, seed, size_px, style, patterns, shard_cells
         As for `synthesize_crops`, `patterns` in ascending order.
+    format
+        Version of what is drawn and of the files.
     """
 
     cells: int
@@ -81,6 +83,7 @@ class Settings:
     size_px: int
     style: str
     patterns: tuple[int, ...]
+    shard_cells: int = SHARD_CELLS
     format: int = _FORMAT
 
 
@@ -138,6 +141,7 @@ def synthesize_crops(
     workers: int = 1,
     patterns: Collection[int] = range(len(HPA28)),
     style: str = "varied",
+    shard_cells: int = SHARD_CELLS,
     on_cells: Callable[[int], None] | None = None,
 ) -> None:
     """Draw crops into a store. The same arguments give the same bytes for any number of workers.
@@ -160,6 +164,8 @@ def synthesize_crops(
         Classes to draw, 0..27; label sets with others are left out.
     style
         A style of `hpa.atlas.imaging.STYLES`.
+    shard_cells
+        Number of crops of a shard, each of which is a part of `draw_crops`.
     on_cells
         Called with the number of crops that were added.
 
@@ -169,6 +175,9 @@ def synthesize_crops(
         If an argument is outside its range, the folder has something else, or the disk has too little free space.
     """
     settings = _settings(n_cells, seed, size_px, style, patterns)
+    settings = replace(settings, shard_cells=shard_cells)
+    if shard_cells < 1:
+        raise UserError(f"expected at least 1 crop in a shard, found {shard_cells}")
     if workers < 1:
         raise UserError(f"expected at least 1 worker, found {workers}")
     _begin(folder, settings)
@@ -176,7 +185,7 @@ def synthesize_crops(
         if on_cells:
             on_cells(n_cells)
         return
-    parts = range(-(-n_cells // CELLS_EACH))
+    parts = range(-(-n_cells // shard_cells))
     todo = [number for number in parts if not _is_complete(folder, number, _cells_of(settings, number))]
     report = on_cells or (lambda _: None)
     report(n_cells - sum(_cells_of(settings, number) for number in todo))
@@ -288,7 +297,7 @@ def _begin(folder: Path, settings: Settings) -> None:
 
 
 def _cells_of(settings: Settings, part: int) -> int:
-    return min(CELLS_EACH, settings.cells - part * CELLS_EACH)
+    return min(settings.shard_cells, settings.cells - part * settings.shard_cells)
 
 
 def _part(folder: Path, number: int) -> Path:

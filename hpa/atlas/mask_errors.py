@@ -132,8 +132,7 @@ def _shift(rng: np.random.Generator, labels: Labels, number: int, errors: MaskEr
     inside = labels > 0
     of_pixel[nearest[inside]] = labels[inside]
     grown = of_pixel[nearest]
-    # a cell of depth 1 to 1.5 px at its outline is not lost to a shift of a fraction of a pixel
-    keeps = np.where(inside, inner - 1 >= -outward[grown], away <= outward[grown])
+    keeps = np.where(inside, inner >= -outward[grown], away <= outward[grown] + 0.5)
     return np.where(keeps, grown, 0).astype(np.uint16)
 
 

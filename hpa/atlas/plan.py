@@ -83,7 +83,7 @@ def plan_images(images: int, test: int, seed: int, lines: NDArray[np.float64] | 
     if test < 0:
         raise UserError(f"expected 0 or more test images, found {test}")
     if not 0 <= seed < TRAINING_SEEDS:
-        raise UserError(f"expected a seed of 0 or more and below {TRAINING_SEEDS}, found {seed}")
+        raise UserError(f"expected a seed from 0 to {TRAINING_SEEDS - 1}, found {seed}")
     lines = np.array(SHARES) / sum(SHARES) if lines is None else lines
     planned: list[PlannedImage] = []
     first = 0

@@ -148,7 +148,14 @@ def draw_proteins(
     ------
     Scene
         One per protein, with the same cells.
+
+    Raises
+    ------
+    UserError
+        If the seed is below `TRAINING_SEEDS`.
     """
+    if not seed or seed[0] < TRAINING_SEEDS:
+        raise UserError(f"expected a seed of training, from {TRAINING_SEEDS}, found {seed}")
     choices, geometry, stains, camera, *proteins = (
         np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4 + len(targets))
     )
