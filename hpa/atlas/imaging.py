@@ -109,8 +109,8 @@ VARIED: Final = Style(
 """Drawn for training: wider than the atlas in everything."""
 
 OTHER: Final = Style(
-    ordinary=0, blur_px=(1.0, 1.5), photon=(2.2, 3.0), stray=(0.12, 0.20), gain=(1.7, 2.1), black=(7, 12),
-    gamma=(1.5, 1.8), lines=HELD_OUT_LINES,
+    ordinary=0, blur_px=(1.0, 1.4), photon=(2.1, 2.6), stray=(0.12, 0.18), gain=(1.65, 1.9), black=(6.5, 9),
+    gamma=(1.45, 1.6), lines=HELD_OUT_LINES,
 )  # fmt: skip
 """Outside of all ranges of `VARIED`, to test what training on them is worth elsewhere."""
 
