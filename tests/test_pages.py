@@ -47,6 +47,8 @@ def _shrink(command: list[str], data: Path, new: Path) -> list[str]:
         command += ["--tiny"]
     if command[:2] == ["hpa", "synthesize"]:
         command += ["--images", "4", "--size-px", "128"]
+    if command[:2] == ["crops", "synthesize"]:
+        command += ["--cells", "20"]
     if command[:2] == ["aggregate", "submit"]:
         sample = data / "sample_submission.csv"
         np.save("scores.npy", np.random.default_rng(0).random((len(pd.read_csv(sample)), 28)))
@@ -115,7 +117,7 @@ def test_the_readme_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.M
 def test_the_guide_shows_every_step() -> None:
     shown = [" ".join(command[:2]) for command in commands(ROOT / "docs" / "guide.md")]
     stages = ["pipeline demo", "pipeline init", "segment run", "crops run", "classify train", "classify predict"]
-    crops = ["crops sheet", "crops export"]
+    crops = ["crops sheet", "crops export", "crops synthesize"]
     model = ["pipeline apply", "pipeline export", "pipeline apply"]
     assert shown == [
         *stages,

@@ -84,11 +84,11 @@ def disturb_masks(
     origin = np.arange(number + 1)
     parts = np.flatnonzero(rng.random(number) < errors.divided) + 1
     cut = np.flatnonzero(rng.random(number) < errors.incomplete) + 1
-    for label in parts:
+    for label in parts.tolist():
         side = _side(rng, labels, label, rng.uniform(0.3, 0.5))
         labels.flat[side] = len(origin)
         origin = np.append(origin, label)
-    for label in cut:
+    for label in cut.tolist():
         labels.flat[_side(rng, labels, label, rng.uniform(0.15, 0.45))] = 0
     kept = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(origin))[1:]) + 1
     renumber = np.zeros(len(origin), np.uint16)
@@ -144,4 +144,4 @@ def _side(rng: np.random.Generator, labels: Labels, label: int, share: float) ->
     rows, columns = np.divmod(pixels, labels.shape[1])
     turn = rng.uniform(0, 2 * np.pi)
     along = rows * np.sin(turn) + columns * np.cos(turn)
-    return pixels[along > np.quantile(along, 1 - share)]
+    return np.asarray(pixels[along > np.quantile(along, 1 - share)], dtype=np.int64)
