@@ -19,7 +19,7 @@ from hpa.atlas.mask_errors import disturb_masks
 from hpa.atlas.training import draw_training_scenes
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
-from tests.support.cells import make_work
+from tests.support.cells import World, make_work
 from tests.support.processes import data_files
 
 SEED, CELLS, SHARD = 5, 90, 40
@@ -75,7 +75,8 @@ def test_more_cells_begin_with_the_same_ones() -> None:
 
 def test_crops_are_those_of_the_crops_stage(tmp_path: Path) -> None:
     """The stage gets the drawn images and the disturbed masks as files."""
-    worlds, targets = {}, {}
+    worlds: dict[str, World] = {}
+    targets: dict[tuple[str, int], set[int]] = {}
     images = islice(draw_training_scenes(6, style=VARIED), 6)
     for image in images:
         rng = np.random.default_rng([6, 0, image.geometry, image.protein])

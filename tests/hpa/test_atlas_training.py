@@ -76,7 +76,8 @@ def test_proteins_share_their_cells_and_differ_in_green() -> None:
 
 def test_carriers_are_the_cells_that_shine() -> None:
     """In images of the nucleoplasm, nuclei of cells with the label are brighter than those of cells without it."""
-    bright, dark = [], []
+    bright: list[float] = []
+    dark: list[float] = []
     for number in range(8):
         for scene in draw_proteins((*KEY, number), [(0,), (0,)], size_px=128):
             for label, target in enumerate(scene.targets, start=1):
