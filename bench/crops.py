@@ -11,6 +11,8 @@ loader    the same through torch's DataLoader with augmentation, with 0, 1 and 2
 training  the fraction of time that a training loop of ResNet18 waits for crops of 64 and of 128 px
 memory    peak memory of a run over few and over many images
 table     seconds to open a store of 700,000 rows
+synthesize   cells per second drawn as crops to train on, relative to `hpa synthesize`, `segment` and `crops`
+mask_errors  how the masks of the segment stage differ from the truth on drawn images (`hpa.atlas.mask_errors`)
 
 ``--tiny`` uses a few images, only to show that everything runs.
 
@@ -33,6 +35,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.measure import peak_mib, run_parts, split_words, spread, timed
+from bench.stores.drawing import drawing, mask_errors
 from bench.stores.loading import BATCH, loader, training
 from bench.stores.synthetic import make_work, run, scenes, size, stores
 from crops.config import CropsSection
@@ -204,6 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "loader": lambda folder: loader(folder, drawn, 8 if tiny else 128),
         "training": lambda folder: training(folder, drawn, *((8, 1) if tiny else (64, 10))),
         "memory": lambda folder: memory(folder, drawn, *((4, 8) if tiny else (64, 512))),
+        "synthesize": lambda folder: drawing(folder, *((2, 40, 1) if tiny else (40, 1_500, 3))),
+        "mask_errors": lambda _: mask_errors(2 if tiny else 100),
         "table": lambda folder: table(folder, drawn, 1_000 if tiny else 700_000),
     }
     torch.manual_seed(0)

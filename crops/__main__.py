@@ -3,6 +3,7 @@
     python -m crops run work/my
     python -m crops sheet work/my
     python -m crops export work/my --to webdataset
+    python -m crops synthesize work/drawn --cells 100000
 
 run     Cut the windows of every image into crop stores. A killed run resumes
         with the unfinished images.
@@ -21,6 +22,11 @@ export  Write a store in a format that other programs read.
         reads:  a store and images.parquet
         writes: export/<window>.h5sc (AnnData), export/<window>-webdataset/
                 or export/<window>-png/
+
+synthesize  Draw crops of synthetic cells with the true classes of each cell,
+        to train networks on. A killed run resumes.
+        writes: a folder that is a crop store, with labels.parquet and
+                synthesize.json
 """
 
 from collections.abc import Sequence
@@ -110,6 +116,36 @@ def export(
     window_name = _chosen_window(folder, window)
     with locked(work):
         print(export_crops(folder, window_name, to.value, out, outside_cell.value, overwrite=overwrite))
+
+
+@app.command()
+def synthesize(
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    cells: Annotated[int, typer.Option(help="Number of cells.", min=1)],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 0,
+    size_px: Annotated[int, typer.Option(help="Height and width of a crop.", min=8, max=1024)] = 64,
+    style: Annotated[
+        str, typer.Option(help="Optics, camera and cell lines: atlas, varied, or other (outside of varied).")
+    ] = "varied",
+    without: Annotated[list[int] | None, typer.Option(help="A class to leave out, 0..27; may be repeated.")] = None,
+    workers: Annotated[int, typer.Option(help="Number of processes; 0 uses one per processor.", min=0)] = 0,
+) -> None:
+    """Draw crops of synthetic cells with the true classes of each cell."""
+    from crops.synthesize import synthesize_crops
+    from hpa.errors import UserError
+    from hpa.vocabulary import HPA28
+    from hpa.work.processes import available_processors
+    from hpa.work.progress import progress
+
+    unknown = sorted(label for label in without or () if not 0 <= label < len(HPA28))
+    if unknown:
+        raise UserError(f"expected classes between 0 and {len(HPA28) - 1} to leave out, found {unknown}")
+    patterns = set(range(len(HPA28))) - set(without or ())
+    with progress("synthesize", cells) as advance:
+        synthesize_crops(
+            out, cells, seed=seed, size_px=size_px, style=style, patterns=patterns,
+            workers=workers or available_processors(), on_cells=advance,
+        )  # fmt: skip
 
 
 def _chosen_window(work: "WorkFolder", name: str) -> "Window":

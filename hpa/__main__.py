@@ -42,6 +42,9 @@ def synthesize(
     test: Annotated[int, typer.Option(help="Number of test images, of other antibodies.", min=0)] = 100,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 0,
     size_px: Annotated[int, typer.Option(help="Height and width of an image.", min=128, max=4096)] = 512,
+    style: Annotated[
+        str, typer.Option(help="Optics, camera and cell lines: atlas, varied, or other (outside of varied).")
+    ] = "atlas",
     workers: Annotated[int, typer.Option(help="Number of processes; 0 uses one per processor.", min=0)] = 0,
 ) -> None:
     """Draw a synthetic atlas together with its ground truth."""
@@ -49,7 +52,9 @@ def synthesize(
     from hpa.work.progress import progress
 
     with progress("synthesize", images + test) as advance:
-        draw(out, images, test, seed, size_px=size_px, workers=workers or None, on_image=lambda: advance(1))
+        draw(
+            out, images, test, seed, size_px=size_px, style=style, workers=workers or None, on_image=lambda: advance(1)
+        )
 
 
 @app.command()

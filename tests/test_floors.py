@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = ("hpa", "segment", "crops", "classify", "aggregate", "pipeline", "cellwise")
 CONTRACTS = {
     "segment": ("segment.masks",),
-    "crops": ("crops.store",),
+    "crops": ("crops.store", "crops.synthesize"),
     "classify": ("classify.probabilities", "classify.trained_pooling"),
 }
 ROOMS = {

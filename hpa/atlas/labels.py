@@ -1,5 +1,6 @@
 """Label sets of antibodies, and the choice of the cells that carry each label of their image."""
 
+from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
 from typing import Final
@@ -57,7 +58,11 @@ def sample_shares(rng: np.random.Generator, target: tuple[int, ...], penetrance:
 
 
 def draw_carriers(
-    rng: np.random.Generator, cells: Population, target: tuple[int, ...], shares: tuple[float, ...]
+    rng: np.random.Generator,
+    cells: Population,
+    target: tuple[int, ...],
+    shares: tuple[float, ...],
+    classes: Collection[int] = range(len(HPA28)),
 ) -> NDArray[np.bool_]:
     """Draw which cells carry which class.
 
@@ -71,6 +76,8 @@ def draw_carriers(
         Class indices of the image.
     shares
         Share of the cells that carry each class of `target` (`sample_shares`).
+    classes
+        Classes that cells may carry although `target` has not got them.
 
     Returns
     -------
@@ -90,7 +97,7 @@ def draw_carriers(
         sets, images = label_sets()
         for index in np.flatnonzero(rng.random(len(cells)) < OFF_TARGET_SHARE):
             other = sets[int(rng.choice(len(sets), p=images / images.sum()))][0]
-            if other not in target and other not in (BRIDGE, SPINDLE):
+            if other in classes and other not in target and other not in (BRIDGE, SPINDLE):
                 carried[index] = False
                 carried[index, other] = True
     for index in np.flatnonzero(carried[:, BRIDGE]):

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from hpa.atlas.geometry.field import Field
+from hpa.atlas.imaging import ORDINARY, Imaging
 from hpa.atlas.noise import Image, blur
 from hpa.channels import Channel
 
@@ -63,6 +65,7 @@ def record(
     brightest: float | None = None,
     *,
     averaged: bool = False,
+    imaging: Imaging = ORDINARY,
 ) -> NDArray[np.uint8]:
     """Record one channel.
 
@@ -80,6 +83,8 @@ def record(
         Light that is mapped to the exposure's top gray value; None uses the 99th percentile.
     averaged
         Whether each pixel is the mean of several photographed ones.
+    imaging
+        Its blur, photons and stray light; `Imaging.edit` applies the rest.
 
     Returns
     -------
@@ -87,9 +92,11 @@ def record(
         uint8 (H, W).
     """
     exposure, s = EXPOSURES[channel], field.scale
-    sharp = blur(light, (exposure.sigma_px + 0.15 * averaged) * s)
+    sharp = blur(light, (exposure.sigma_px + 0.15 * averaged + imaging.blur_px) * s)
     soft = blur(light, 3.5 * s)
     visible = (sharp + (soft - sharp) * focus) * (1 - 0.45 * focus) + rng.uniform(0.005, 0.03) * soft
+    if imaging.stray:
+        visible = (1 - imaging.stray) * visible + imaging.stray * _spread(visible, 14 * s)
     top = exposure.top * float(np.exp(rng.normal(0, exposure.top_sigma)))
     bright = float(np.percentile(visible[::3, ::3], 99)) if brightest is None else brightest
     visible = visible * (top / max(bright, 1e-3)) + exposure.background * float(rng.lognormal(0, 0.7))
@@ -97,10 +104,18 @@ def record(
     visible = np.minimum(visible, 165 + 0.25 * visible)
     # a larger image distributes the same photons over more pixels
     photon = exposure.photon * float(np.sqrt(top / exposure.top) * np.exp(rng.normal(0, exposure.photon_sigma))) * s
+    photon *= imaging.photon
     if averaged:
         photon /= 8
     counted = count_photons(rng, visible / np.float32(photon)) * np.float32(photon)
     return np.asarray(np.clip(counted - exposure.floor, 0, 255), dtype=np.uint8)
+
+
+def _spread(light: Image, sigma_px: float) -> Image:
+    """Blur an image widely, on a quarter of its rows and columns."""
+    small = cv2.resize(light, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    wide = cv2.GaussianBlur(small, (0, 0), sigma_px / 4)
+    return np.asarray(cv2.resize(wide, light.shape[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
 FEW: Final = 15

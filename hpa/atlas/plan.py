@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpa.atlas.labels import label_sets
+from hpa.atlas.scene import TRAINING_SEEDS
 from hpa.atlas.styles import CELL_LINES, SHARES
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
@@ -59,7 +61,7 @@ class PlannedImage:
     scene: int
 
 
-def plan_images(images: int, test: int, seed: int) -> list[PlannedImage]:
+def plan_images(images: int, test: int, seed: int, lines: NDArray[np.float64] | None = None) -> list[PlannedImage]:
     """Plan a training set of `images` images and a test set of `test` images with different antibodies.
 
     Parameters
@@ -67,19 +69,22 @@ def plan_images(images: int, test: int, seed: int) -> list[PlannedImage]:
     images, test
         Number of training images (at least 1) and of test images (at least 0).
     seed
-        Seed of all random draws, at least 0.
+        Seed of all random draws, at least 0 and below `hpa.atlas.scene.TRAINING_SEEDS`.
+    lines
+        Share of images of each cell line, float64 (17,), three or more of them above 0; None takes those of the atlas.
 
     Raises
     ------
     UserError
-        If there is no training image, or a number is negative.
+        If there is no training image, or a number is outside its range.
     """
     if images < 1:
         raise UserError(f"expected at least 1 training image, found {images}")
     if test < 0:
         raise UserError(f"expected 0 or more test images, found {test}")
-    if seed < 0:
-        raise UserError(f"expected a seed of 0 or more, found {seed}")
+    if not 0 <= seed < TRAINING_SEEDS:
+        raise UserError(f"expected a seed from 0 to {TRAINING_SEEDS - 1}, found {seed}")
+    lines = np.array(SHARES) / sum(SHARES) if lines is None else lines
     planned: list[PlannedImage] = []
     first = 0
     for split, count in (("train", images), ("test", test)):
@@ -90,15 +95,17 @@ def plan_images(images: int, test: int, seed: int) -> list[PlannedImage]:
         sets = _draw_sets(np.random.default_rng([seed, 1, len(split)]), number, FLOOR[split])
         for own, target in enumerate(sets):
             size = count // number + (own < count % number)
-            planned += _plan_antibody(seed, first + own, split, target, size, len(planned))
+            planned += _plan_antibody(seed, first + own, split, target, size, len(planned), lines)
         first += number
     return planned
 
 
-def _plan_antibody(seed: int, number: int, split: str, target: Target, size: int, start: int) -> list[PlannedImage]:
+def _plan_antibody(
+    seed: int, number: int, split: str, target: Target, size: int, start: int, shares: NDArray[np.float64]
+) -> list[PlannedImage]:
     """Plan the images of one antibody: one to three cell lines, each in its own well with a few fields of view."""
     rng = np.random.default_rng([seed, 2, number])
-    lines = rng.choice(len(CELL_LINES), 3, replace=False, p=np.array(SHARES) / sum(SHARES))
+    lines = rng.choice(len(CELL_LINES), 3, replace=False, p=shares)
     wells = rng.choice(96, 4, replace=False)
     plate = int(rng.integers(1, 1900))
     planned: list[PlannedImage] = []

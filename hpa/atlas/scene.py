@@ -1,6 +1,8 @@
 """Draw one field of view: the four channels, the cells, the nuclei and the classes of each cell."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import cv2
 import numpy as np
@@ -9,18 +11,23 @@ from numpy.typing import NDArray
 from hpa.atlas.debris import scatter_debris
 from hpa.atlas.geometry.cells import grow_field
 from hpa.atlas.geometry.field import Field
+from hpa.atlas.imaging import ATLAS, Imaging, Style
 from hpa.atlas.labels import draw_carriers, sample_shares
 from hpa.atlas.noise import Image, blur, smooth_noise
 from hpa.atlas.optics import AVERAGED, record
 from hpa.atlas.patterns.catalogue import BRIDGE, PATTERNS, SPINDLE
 from hpa.atlas.stains import Stained, stain
-from hpa.atlas.styles import CELL_LINES, SHARES
+from hpa.atlas.styles import CELL_LINES
 from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 
 MIN_VISIBLE_NUCLEUS = 0.2
 """A cell is labelled if at least this share of its nucleus is in the frame, as the field's reference masks do."""
+
+TRAINING_SEEDS: Final = 2**31
+"""First number of the seeds of what is drawn to train classifiers. All other seeds begin with smaller numbers, so that
+no image of the demo, a test or a bench can be one that a network was trained on."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,22 @@ class Scene:
     targets: list[tuple[int, ...]]
 
 
+@dataclass(frozen=True)
+class _View:
+    """A field of view without protein, which the images of several proteins may share.
+
+    `channels` has a black green one; `kept` is the population index of each labelled cell.
+    """
+
+    stained: Stained
+    focus: Image
+    averaged: bool
+    channels: NDArray[np.uint8]
+    cells: NDArray[np.uint16]
+    nuclei: NDArray[np.uint16]
+    kept: NDArray[np.int64]
+
+
 def draw_scene(
     seed: tuple[int, ...],
     *,
@@ -54,13 +77,14 @@ def draw_scene(
     shares: tuple[float, ...] | None = None,
     protein: bool = True,
     penetrance: float = 1.0,
+    style: Style = ATLAS,
 ) -> Scene:
     """Draw one field of view, a pure function of its arguments.
 
     Parameters
     ----------
     seed
-        Seed; the same numbers give the same pixels.
+        Seed; the same numbers give the same pixels. The first is below `TRAINING_SEEDS`.
     size_px
         Height and width. The field of view does not depend on the size, as if one image were resized.
     cell_line
@@ -73,27 +97,111 @@ def draw_scene(
         False leaves the green channel black, which is faster.
     penetrance
         Factor on the mean share of cells that carry a class, if shares are drawn.
+    style
+        Ranges of optics, camera and editing.
 
     Raises
     ------
     UserError
         If an argument is outside its range.
     """
-    _check(size_px, cell_line, target, shares)
+    _check(seed, size_px, cell_line, target, shares)
     # one random stream per part, so that omitting the protein changes nothing else
-    style, geometry, stains, proteins, camera = (
+    choices, geometry, stains, proteins, camera = (
         np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(5)
     )
-    line = CELL_LINES[
-        int(style.choice(len(CELL_LINES), p=np.array(SHARES) / sum(SHARES))) if cell_line is None else cell_line
-    ]
+    line = _draw_line(choices, style) if cell_line is None else cell_line
+    imaging = {channel: style.draw(choices) for channel in CHANNELS}
+    view = _view(geometry, stains, camera, line, size_px, target, imaging)
+    shares = sample_shares(proteins, target, penetrance) if shares is None else shares
+    carried = draw_carriers(proteins, view.stained.field.population, target, shares)
+    return _scene(proteins, view, carried, imaging, protein=protein)
+
+
+def draw_proteins(
+    seed: tuple[int, ...],
+    targets: Sequence[tuple[int, ...]],
+    *,
+    size_px: int = 512,
+    style: Style = ATLAS,
+    classes: Collection[int] = range(len(HPA28)),
+) -> Iterator[Scene]:
+    """Draw several proteins on one field of view, which is much faster than a field of view for each.
+
+    The cells and their reference stains are drawn and photographed once. Proteins differ in their carriers, and in
+    gain, black level and gamma of all channels.
+
+    Parameters
+    ----------
+    seed
+        Seed; the first number is at least `TRAINING_SEEDS`.
+    targets
+        Classes of each protein.
+    size_px
+        Height and width.
+    style
+        Ranges of optics, camera and editing.
+    classes
+        Classes that a cell may show although the image does not have them.
+
+    Yields
+    ------
+    Scene
+        One per protein, with the same cells.
+
+    Raises
+    ------
+    UserError
+        If the seed is below `TRAINING_SEEDS`.
+    """
+    if not seed or seed[0] < TRAINING_SEEDS:
+        raise UserError(f"expected a seed of training, from {TRAINING_SEEDS}, found {seed}")
+    choices, geometry, stains, camera, *proteins = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4 + len(targets))
+    )
+    # an image of fewer pixels has the noise of a large one that was reduced
+    finer = size_px / 512
+    line = _draw_line(choices, style)
+    optics = {channel: _with_photons(style.draw(choices), finer) for channel in CHANNELS}
+    asked = tuple(label for target in targets for label in target)
+    view = _view(geometry, stains, camera, line, size_px, asked, optics, edit=False)
+    for rng, target in zip(proteins, targets, strict=True):
+        imaging = {channel: style.draw(rng) for channel in CHANNELS}
+        imaging["green"] = _with_photons(imaging["green"], finer)
+        shares = sample_shares(rng, target)
+        carried = draw_carriers(rng, view.stained.field.population, target, shares, classes)
+        scene = _scene(rng, view, carried, imaging, protein=True)
+        for position, channel in enumerate(CHANNELS):
+            if channel != "green":
+                scene.channels[position] = imaging[channel].edit(scene.channels[position])
+        yield scene
+
+
+def _with_photons(imaging: Imaging, factor: float) -> Imaging:
+    return replace(imaging, photon=imaging.photon * factor)
+
+
+def _draw_line(rng: np.random.Generator, style: Style) -> int:
+    return int(rng.choice(len(CELL_LINES), p=style.line_shares()))
+
+
+def _view(
+    geometry: np.random.Generator,
+    stains: np.random.Generator,
+    camera: np.random.Generator,
+    line: int,
+    size_px: int,
+    labels: tuple[int, ...],
+    imaging: Mapping[Channel, Imaging],
+    *,
+    edit: bool = True,
+) -> _View:
+    """Draw the cells, fit to show the classes `labels`, and photograph their reference stains."""
     field = grow_field(
-        geometry, line, (size_px, size_px),
-        dividing=0.14 if SPINDLE in target else 0.025, telophase=0.10 if BRIDGE in target else 0.012,
+        geometry, CELL_LINES[line], (size_px, size_px),
+        dividing=0.14 if SPINDLE in labels else 0.025, telophase=0.10 if BRIDGE in labels else 0.012,
     )  # fmt: skip
     stained = stain(stains, field)
-    shares = sample_shares(proteins, target, penetrance) if shares is None else shares
-    carried = draw_carriers(proteins, field.population, target, shares)
     focus = _focus(camera, field)
     debris = scatter_debris(camera, field)
     light: dict[Channel, Image] = {
@@ -105,18 +213,42 @@ def draw_scene(
     channels = np.zeros((len(CHANNELS), size_px, size_px), np.uint8)
     for position, channel in enumerate(CHANNELS):
         if channel in light:
-            channels[position] = record(camera, field, light[channel], channel, focus, averaged=averaged)
-    if protein:
-        green = _protein(proteins, stained, carried)
-        channels[CHANNELS.index("green")] = record(
-            proteins, field, green, "green", focus, brightest=_bright_protein(green), averaged=averaged
-        )
+            plane = record(camera, field, light[channel], channel, focus, averaged=averaged, imaging=imaging[channel])
+            channels[position] = imaging[channel].edit(plane) if edit else plane
     cells, nuclei, kept = label_cells(field)
-    targets = [tuple(int(label) for label in np.flatnonzero(carried[index])) for index in kept]
-    return Scene(channels, cells, nuclei, targets)
+    return _View(stained, focus, averaged, channels, cells, nuclei, kept)
 
 
-def _check(size_px: int, cell_line: int | None, target: tuple[int, ...], shares: tuple[float, ...] | None) -> None:
+def _scene(
+    rng: np.random.Generator,
+    view: _View,
+    carried: NDArray[np.bool_],
+    imaging: Mapping[Channel, Imaging],
+    *,
+    protein: bool,
+) -> Scene:
+    """Add the protein that each cell carries, bool (N, 28), to a field of view."""
+    channels = view.channels.copy()
+    if protein:
+        green = _protein(rng, view.stained, carried)
+        plane = record(
+            rng, view.stained.field, green, "green", view.focus,
+            brightest=_bright_protein(green), averaged=view.averaged, imaging=imaging["green"],
+        )  # fmt: skip
+        channels[CHANNELS.index("green")] = imaging["green"].edit(plane)
+    targets = [tuple(int(label) for label in np.flatnonzero(carried[index])) for index in view.kept]
+    return Scene(channels, view.cells, view.nuclei, targets)
+
+
+def _check(
+    seed: tuple[int, ...],
+    size_px: int,
+    cell_line: int | None,
+    target: tuple[int, ...],
+    shares: tuple[float, ...] | None,
+) -> None:
+    if seed and seed[0] >= TRAINING_SEEDS:
+        raise UserError(f"expected a seed below {TRAINING_SEEDS}, where those of training begin, found {seed[0]}")
     if size_px < 64:
         raise UserError(f"expected a size of at least 64 px, found {size_px}")
     if cell_line is not None and not 0 <= cell_line < len(CELL_LINES):

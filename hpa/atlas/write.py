@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hpa.atlas.imaging import ATLAS, Style, style_named
 from hpa.atlas.plan import PlannedImage, plan_images
 from hpa.atlas.scene import Scene, draw_scene
 from hpa.atlas.styles import CELL_LINES
@@ -27,6 +28,7 @@ def synthesize(
     *,
     size_px: int = 512,
     penetrance: float = 1.0,
+    style: str = "atlas",
     workers: int | None = None,
     on_image: Callable[[], None] | None = None,
 ) -> None:
@@ -46,6 +48,9 @@ def synthesize(
         Height and width of the images; the field of view is the same at every size.
     penetrance
         Factor on the mean share of an image's cells that carry its classes: 1 is realistic, less is harder.
+    style
+        A style of `hpa.atlas.imaging.STYLES`: ``other`` has optics, gains and cell lines that `crops.synthesize` never
+        draws by default.
     workers
         Number of processes; None uses one per core available to this process.
     on_image
@@ -56,7 +61,8 @@ def synthesize(
     UserError
         If an argument is invalid, or `out` is not empty.
     """
-    planned = plan_images(images, test, seed)
+    named = style_named(style)
+    planned = plan_images(images, test, seed, named.line_shares())
     if size_px < 64:
         raise UserError(f"expected a size of at least 64 px, found {size_px}")
     if workers is not None and workers < 1:
@@ -65,7 +71,7 @@ def synthesize(
         raise UserError(f"expected an empty or a new folder, found {out}, which is not empty")
     for folder in ("train", "test", "truth/cells", "truth/nuclei"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    draw = partial(_write_image, out, seed, size_px, penetrance)
+    draw = partial(_write_image, out, seed, size_px, penetrance, named)
     number = min(workers or available_processors(), len(planned))
     targets: list[list[tuple[int, ...]]] = []
     if number == 1:
@@ -82,7 +88,7 @@ def synthesize(
     _write_tables(out, planned, targets)
 
 
-def planned_scene(image: PlannedImage, seed: int, size_px: int, penetrance: float = 1.0) -> Scene:
+def planned_scene(image: PlannedImage, seed: int, size_px: int, penetrance: float = 1.0, style: Style = ATLAS) -> Scene:
     """Draw the scene of one planned image; a near-duplicate shows the field of another one shifted, cropped and
     re-exposed.
 
@@ -96,6 +102,8 @@ def planned_scene(image: PlannedImage, seed: int, size_px: int, penetrance: floa
         Height and width in px.
     penetrance
         As for `hpa.atlas.labels.sample_shares`.
+    style
+        Ranges of optics, camera and editing.
     """
     scene = draw_scene(
         (seed, 4, image.scene),
@@ -103,6 +111,7 @@ def planned_scene(image: PlannedImage, seed: int, size_px: int, penetrance: floa
         cell_line=image.cell_line,
         target=image.target,
         penetrance=penetrance,
+        style=style,
     )
     if image.scene == image.index:
         return scene
@@ -141,9 +150,11 @@ def _expose_again(rng: np.random.Generator, plane: NDArray[np.uint8], gain: floa
     return np.asarray(np.clip(light + noise, 0, 255), dtype=np.uint8)
 
 
-def _write_image(out: Path, seed: int, size_px: int, penetrance: float, image: PlannedImage) -> list[tuple[int, ...]]:
+def _write_image(
+    out: Path, seed: int, size_px: int, penetrance: float, style: Style, image: PlannedImage
+) -> list[tuple[int, ...]]:
     """Draw and write one image; return the classes of its cells."""
-    scene = planned_scene(image, seed, size_px, penetrance)
+    scene = planned_scene(image, seed, size_px, penetrance, style)
     for channel, plane in zip(CHANNELS, scene.channels, strict=True):
         _write_png(out / image.split / f"{image.image_id}_{channel}.png", plane)
     _write_png(out / "truth" / "cells" / f"{image.image_id}.png", scene.cells)

@@ -132,7 +132,8 @@ def test_few_images_are_near_duplicates_of_an_earlier_one(plan: list[PlannedImag
     [
         (0, 5, 0, "expected at least 1 training image, found 0"),
         (5, -1, 0, "expected 0 or more test images, found -1"),
-        (5, 1, -2, "expected a seed of 0 or more, found -2"),
+        (5, 1, -2, "expected a seed from 0 to 2147483647, found -2"),
+        (5, 1, 2**31, "expected a seed from 0 to 2147483647, found 2147483648"),
     ],
 )
 def test_invalid_counts_raise(images: int, test: int, seed: int, sentence: str) -> None:
