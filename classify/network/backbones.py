@@ -11,6 +11,7 @@ from torchvision import models
 from torchvision.models import DenseNet, get_model, get_model_weights, list_models
 from torchvision.models.inception import InceptionAux
 
+from classify.network.tokens import ANY_SIZE, TokenMap
 from hpa.errors import UserError
 
 TIMM: Final = "timm:"
@@ -69,8 +70,18 @@ def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
         import timm
     except ImportError:
         raise UserError(f"expected timm to be installed for `{TIMM}{name}` (the extra cellwise[timm])") from None
+
+    def build(options: dict[str, bool]) -> nn.Module:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="", **options)
+        return TokenMap(model) if options else model
+
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
+        for options in (*ANY_SIZE, {}):
+            try:
+                model = build(options)
+            except TypeError:  # this kind of model does not know the option
+                continue
+            break
     except RuntimeError as error:
         raise UserError(f"expected a model of timm, found {name!r} ({_first_line(error)})") from None
     except Exception as error:  # the hub and its client raise many kinds of errors
