@@ -77,7 +77,7 @@ def stages(folder: Path, images: int, seed: int) -> dict[str, float]:
 def mask_errors(images: int) -> None:
     """Print how masks of the segment stage on drawn images differ from the truth, and how those that are disturbed do.
 
-    The first column gave `hpa.atlas.mask_errors.MEASURED`; the second, measured the same way, is to be like it.
+    The second column, measured like the first, shows how well `hpa.atlas.mask_errors.MEASURED` models it.
     """
     names = ("cells", "image_shift_px", "cell_shift_px", "rough_px", "merged", "divided", "incomplete", "missing")
     errors = (_Errors(), _Errors())
