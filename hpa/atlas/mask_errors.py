@@ -45,8 +45,8 @@ class MaskErrors:
 MEASURED: Final = MaskErrors(
     image_shift_px=0.9, cell_shift_px=0.9, rough_px=1.6, merged=0.015, divided=0.009, incomplete=0.016, missing=0.001
 )
-"""Errors of the segment stage on drawn images; ``python -m bench.crops mask_errors`` compares both. Shifts were measured
-as the median along each outline, which lost parts do not pull."""
+"""Errors of the segment stage on drawn images; ``python -m bench.crops mask_errors`` compares both. Shifts are
+from the median along each outline, which lost parts do not pull."""
 
 LEAST_CONTACT_PX: Final = 8
 """Cells with so long a common border can be merged."""
