@@ -76,7 +76,7 @@ LOOKS = frozenset(
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: the bytes of `path` from `start` to `stop` become `new`; `key` identifies it across edits elsewhere."""
+    """A fault: `old`, the bytes of `path` from `start` to `stop`, becomes `new`; `key` outlives edits elsewhere."""
 
     package: str
     path: str
@@ -85,6 +85,7 @@ class Mutant:
     line: int
     start: int
     stop: int
+    old: str
     new: str
     key: str
 
@@ -313,11 +314,12 @@ def mutants_of(package: str, path: Path, seed: int) -> Iterator[Mutant]:
         start = starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
         stop = starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
         line = source[starts[node.lineno - 1] : starts[node.lineno]].decode().strip()  # type: ignore[attr-defined]
-        fault = f"{seed} {name} {kind} {line} {source[start:stop].decode()} {new}"
+        old = source[start:stop].decode()
+        fault = f"{seed} {name} {kind} {line} {old} {new}"
         seen[fault] += 1
         key = hashlib.sha256(f"{fault} {seen[fault]}".encode()).hexdigest()[:16]
-        function = functions.get(node.lineno, "")  # type: ignore[attr-defined]
-        yield Mutant(package, name, function, kind, node.lineno, start, stop, new, key)  # type: ignore[attr-defined]
+        at: int = node.lineno  # type: ignore[attr-defined]
+        yield Mutant(package, name, functions.get(at, ""), kind, at, start, stop, old, new, key)
 
 
 def choose(package: str, n: int, seed: int) -> list[Mutant]:
@@ -541,6 +543,8 @@ class Run:
         """Plant the fault and start the tests."""
         self.path = self.copy.root / self.mutant.path
         self.source = self.path.read_bytes()
+        if self.source[self.mutant.start : self.mutant.stop].decode() != self.mutant.old:
+            sys.exit(f"expected {self.mutant.path} as it was when this run began, found it changed; start again")
         self.begun = time.monotonic()
         self.scratch = Path(tempfile.mkdtemp(prefix="mutant-"))
         files, tests = self.copy.judges(self.mutant, self.calls)
