@@ -71,7 +71,7 @@ def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
     except ImportError:
         raise UserError(f"expected timm to be installed for `{TIMM}{name}` (the extra cellwise[timm])") from None
 
-    def build(options: dict[str, bool]) -> nn.Module:
+    def build(options: dict[str, Any]) -> nn.Module:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="", **options)
         return TokenMap(model) if options else model
 

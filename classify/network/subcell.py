@@ -79,8 +79,8 @@ class SubCell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return features of images (N, C, H, W) as a feature map of one position, (N, 1536, 1, 1)."""
         tokens: Tensor = self.encoder.forward_features(x)
-        scores = self.score(torch.tanh(self.value(tokens)) * gelu(self.gate(tokens)))
-        pooled = scores.softmax(dim=1).transpose(1, 2) @ tokens
+        scores: Tensor = self.score(torch.tanh(self.value(tokens)) * gelu(self.gate(tokens)))
+        pooled: Tensor = scores.softmax(dim=1).transpose(1, 2) @ tokens
         return pooled.flatten(1)[:, :, None, None]
 
 

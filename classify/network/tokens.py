@@ -4,7 +4,7 @@ from typing import Any, Final, cast
 
 from torch import Tensor, nn
 
-ANY_SIZE: Final[tuple[dict[str, bool], ...]] = (
+ANY_SIZE: Final[tuple[dict[str, Any], ...]] = (
     {"dynamic_img_size": True, "dynamic_img_pad": True},
     {"dynamic_img_size": True},
 )
