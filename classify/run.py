@@ -34,7 +34,7 @@ from hpa.work.processes import available_processors
 from hpa.work.stage import StageRun, begin, is_being_replaced
 
 CHECKPOINT: Final = "checkpoint.pt"
-_RECORDED = ("cellwise", "torch", "torchvision", "lightning", "albumentations", "pytorch-metric-learning")
+_RECORDED = ("cellwise", "torch", "torchvision", "lightning", "pytorch-metric-learning")
 
 
 def train(

@@ -1,4 +1,4 @@
-"""Backbones by name (torchvision's classification models, timm's, and three convolutions) and their weights."""
+"""Backbones by name (torchvision's classification models, narrower ResNets, timm's, and three convolutions)."""
 
 import warnings
 from collections import OrderedDict
@@ -10,11 +10,16 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import DenseNet, get_model, get_model_weights, list_models
 from torchvision.models.inception import InceptionAux
+from torchvision.models.resnet import BasicBlock
 
 from hpa.errors import UserError
 
 TIMM: Final = "timm:"
+SHIPPED: Final = "resnet18_half"
+"""The backbone that Cellwise ships weights of (`classify.network.pretrained`)."""
+
 _SMALL: Final = "cnn3"
+_WIDTHS: Final = {SHIPPED: 32, "resnet18_w40": 40, "resnet18_w48": 48}
 _HEADS: Final = ("avgpool", "maxpool_head", "dropout", "fc", "classifier", "head", "heads", "flatten")
 
 
@@ -41,16 +46,55 @@ def new_backbone(name: str) -> nn.Sequential:
     """
     if name == _SMALL:
         return _three_convolutions()
+    if name in _WIDTHS:
+        return resnet18(_WIDTHS[name])
     if name.startswith(TIMM):
         return nn.Sequential(OrderedDict(model=_timm_model(name.removeprefix(TIMM), pretrained=False)))
     if name not in list_models(module=models):
-        raise UserError(f"expected a torchvision model, `timm:NAME` or `{_SMALL}` as backbone, found {name!r}")
+        own = ", ".join(f"`{known}`" for known in _WIDTHS)
+        raise UserError(f"expected a torchvision model, `timm:NAME`, {own} or `{_SMALL}` as backbone, found {name!r}")
     # Without these options the two models warn about slow initialisation and have auxiliary heads for training.
     options = {"aux_logits": False, "init_weights": True} if name in ("inception_v3", "googlenet") else {}
     backbone = _layers_before_pooling(get_model(name, weights=None, **options))
     if feature_map_shape(backbone) is None:
         raise UserError(f"expected a backbone that ends in a feature map, found {name}, which does not")
     return backbone
+
+
+def resnet18(width: int) -> nn.Sequential:
+    """Return a ResNet18 (He et al. 2016, https://arxiv.org/abs/1512.03385) of another width, up to its feature map.
+
+    Parameters
+    ----------
+    width
+        Channels of the first stage; each of the other three doubles them. 64 is torchvision's ResNet18, whose names of
+        weights it has; 32 needs a quarter of its multiplications.
+
+    Returns
+    -------
+    Sequential
+        Maps (N, 3, H, W) to (N, 8 width, H / 32, W / 32).
+    """
+    layers: list[tuple[str, nn.Module]] = [
+        ("conv1", nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)),
+        ("bn1", nn.BatchNorm2d(width)),
+        ("relu", nn.ReLU(inplace=True)),
+        ("maxpool", nn.MaxPool2d(3, stride=2, padding=1)),
+    ]
+    before = width
+    for stage in range(4):
+        after = width * 2**stage
+        first = BasicBlock(before, after)
+        if stage:
+            shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=2, bias=False), nn.BatchNorm2d(after))
+            first = BasicBlock(before, after, 2, shortcut)
+        layers.append((f"layer{stage + 1}", nn.Sequential(first, BasicBlock(after, after))))
+        before = after
+    chain = nn.Sequential(OrderedDict(layers))
+    for layer in chain.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return chain
 
 
 def _three_convolutions() -> nn.Sequential:
@@ -117,8 +161,8 @@ def library_weights(name: str) -> dict[str, Any]:
     UserError
         If there are none, they are neither on the disk nor downloadable, or the file is damaged.
     """
-    if name == _SMALL:
-        raise UserError(f"expected pretrained weights, found that there are none of {_SMALL}")
+    if name == _SMALL or name in _WIDTHS:
+        raise UserError(f"expected a backbone with ImageNet weights, found {name}, of which there are none")
     if name.startswith(TIMM):
         model = _timm_model(name.removeprefix(TIMM), pretrained=True)
         return {f"model.{key}": value for key, value in model.state_dict().items()}

@@ -8,7 +8,7 @@ import torch
 from torchvision.models import get_model
 
 from classify.config import ClassifySection
-from classify.network.backbones import new_backbone
+from classify.network.backbones import new_backbone, resnet18
 from classify.network.layers import (
     first_convolution,
     widen_stem,
@@ -40,6 +40,22 @@ def test_backbone_and_head_give_the_output_of_the_library_model(name: str) -> No
         torch.testing.assert_close(getattr(model, HEADS[name])(features), model(x), rtol=1e-4, atol=1e-4)
 
 
+def test_resnet18_of_full_width_is_that_of_torchvision() -> None:
+    model = get_model("resnet18", weights=None).eval()
+    backbone = resnet18(64).eval()
+    backbone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("fc")})
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.fc(backbone(x).mean((2, 3))), model(x))
+
+
+def test_half_of_resnet18_has_a_quarter_of_its_weights() -> None:
+    backbone = new_backbone("resnet18_half")
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == 2_798_880
+    for side in (64, 128):
+        assert backbone.eval()(torch.zeros(1, 3, side, side)).shape == (1, 256, side // 32, side // 32)
+
+
 @pytest.mark.parametrize(
     "name", ["convnext_tiny", "mobilenet_v3_small", pytest.param("timm:resnet10t", marks=needs_timm)]
 )
@@ -68,7 +84,7 @@ def test_unusable_backbone_raises_an_error(name: str, sentence: str) -> None:
 
 
 def test_cnn3_has_no_pretrained_weights() -> None:
-    with pytest.raises(UserError, match="there are none of cnn3"):
+    with pytest.raises(UserError, match="found cnn3, of which there are none"):
         new_network(ClassifySection(backbone="cnn3", pretrained=True), 0, [0.0], [1.0], [0.5])
 
 
