@@ -65,7 +65,8 @@ class BackboneTraining:
     cells
         Number of drawn cells.
     crops_seen
-        Number of crops to train on; a cell is a new crop each time, by its augmentation.
+        Number of crops to train on; a cell is a new crop each time, by its augmentation. Each round has its share of
+        them, unless there is a limit of time: then a round is trained on once, and again until the next one is drawn.
     backbone
         Name of the backbone.
     size_px
@@ -244,16 +245,18 @@ class _Training:
         """Train on a round until its share of crops is seen, and return the mean loss."""
         if self._network is None:
             self._start(cells)
-        losses, settings = [], self._settings
+        losses, settings = list[float](), self._settings
         due = settings.crops_seen * number // len(settings.rounds)
-        is_last = number == len(settings.rounds)
         for rows in _endless_batches(len(cells), (settings.seed, number)):
-            # A run with a limit of time goes on with these cells until there are others.
-            goes_on = settings.minutes and not is_last and not self._rounds.is_ready(number + 1)
-            if (self._seen >= due and not goes_on) or (losses and self._progress() >= 1):
+            if settings.minutes:  # a pass at least, and more while there are no other cells
+                is_last = number == len(settings.rounds)
+                passed = len(losses) * len(rows) >= len(cells) - len(rows) and not is_last
+                if (passed and self._rounds.is_ready(number + 1)) or (losses and self._progress() >= 1):
+                    break
+            elif self._seen >= due:
                 break
             losses.append(self._step(cells, rows))
-        return float(np.mean(losses)) if losses else float("nan")
+        return float(np.mean(losses))
 
     def _start(self, cells: Cells) -> None:
         """Make the network: deviations and class frequencies are those of the first round."""

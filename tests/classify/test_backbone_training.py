@@ -22,7 +22,7 @@ from classify.training.backbone import (
     train_backbone,
     training_crops,
 )
-from classify.training.rounds import Cells, draw_part, drawing
+from classify.training.rounds import Cells, Rounds, draw_part, drawing
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 from tests.support.drawn_cells import draw_squares
@@ -118,6 +118,17 @@ def test_limited_time_ends_a_pretraining(tmp_path: Path) -> None:
     record = _train(tmp_path, settings)
     assert 0 < record["crops_trained_on"] <= 16, "one step, since the time was over when it began"
     assert (tmp_path / "cnn3.safetensors").is_file()
+
+
+def test_with_a_limit_of_time_every_round_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many crops are asked for: a round is left once the next one is drawn. Here a step takes a second."""
+    settings = BackboneTraining(cells=96, crops_seen=10**9, backbone="cnn3", size_px=32, minutes=0.2)
+    seen, close = list[int](), training._Training._close_round
+    monkeypatch.setattr(training._Training, "_elapsed", lambda run: float(run._steps))
+    monkeypatch.setattr(Rounds, "is_ready", lambda *_: True)
+    monkeypatch.setattr(training._Training, "_close_round", lambda *given: (seen.append(given[0]._seen), close(*given)))
+    _train(tmp_path, settings)
+    assert seen == [32, 64, 12 * 16]
 
 
 def test_rounds_do_not_depend_on_the_processes_and_damaged_parts_are_drawn_again(tmp_path: Path) -> None:
