@@ -250,7 +250,7 @@ class _Training:
         for rows in _endless_batches(len(cells), (settings.seed, number)):
             if settings.minutes:  # a pass at least, and more while there are no other cells
                 is_last = number == len(settings.rounds)
-                passed = len(losses) * len(rows) >= len(cells) - len(rows) and not is_last
+                passed = len(losses) * len(rows) > len(cells) - len(rows) and not is_last
                 if (passed and self._rounds.is_ready(number + 1)) or (losses and self._progress() >= 1):
                     break
             elif self._seen >= due:
