@@ -58,8 +58,7 @@ def row_uniforms(
     state = np.random.SeedSequence((int(purpose), seed, fold, epoch)).generate_state(1, np.uint64)
     starts = _mixed(rows.astype(np.uint64) * _STEP + state)
     bits = _mixed(starts[:, None] + np.arange(1, n + 1, dtype=np.uint64) * _STEP)
-    uniforms: NDArray[np.float64] = (bits >> np.uint64(11)) * 2.0**-53
-    return uniforms
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:

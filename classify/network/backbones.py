@@ -2,6 +2,7 @@
 
 import warnings
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,6 +154,13 @@ def feature_map_shape(model: nn.Module) -> tuple[int, int, int] | None:
     return int(out.shape[1]), int(out.shape[2]), int(out.shape[3])
 
 
+@cache
+def has_depthwise_convolutions(name: str) -> bool:
+    """Return whether a backbone convolves channels in groups, which bfloat16 makes slower on processors."""
+    with torch.random.fork_rng(devices=[]):
+        return any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in new_backbone(name).modules())
+
+
 def library_weights(name: str) -> dict[str, Any]:
     """Return the library's ImageNet weights of a backbone, from the disk or downloaded.
 
@@ -177,7 +185,7 @@ def library_weights(name: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(
             f"expected the ImageNet weights {weights.url} to be downloadable or in {file} (put them there, or set"
-            f" classify.pretrained = false), found neither ({_first_line(error)})"
+            f' classify.pretrained = "none"), found neither ({_first_line(error)})'
         ) from None
     except Exception as error:  # a damaged file raises many kinds of errors
         raise UserError(f"expected ImageNet weights in {file}, found a damaged file ({_first_line(error)})") from None
@@ -206,7 +214,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(backbone: nn.Sequential, state: dict[str, Any], name: str) -> None:
+def load_weights(backbone: nn.Sequential, state: dict[str, Any], name: str) -> Tensor:
     """Load weights into a backbone of three channels; weights of the heads, which it lacks, are ignored.
 
     Parameters
@@ -214,9 +222,14 @@ def load_weights(backbone: nn.Sequential, state: dict[str, Any], name: str) -> N
     backbone
         The backbone, changed in place.
     state
-        Weights by name.
+        Weights by name. The stem may have any number of channels.
     name
         Name of the backbone for the error message.
+
+    Returns
+    -------
+    Tensor
+        The filters of the stem, shape (F, C, h, w); with other than three channels they are not loaded.
 
     Raises
     ------
@@ -224,14 +237,20 @@ def load_weights(backbone: nn.Sequential, state: dict[str, Any], name: str) -> N
         If a weight is missing or has another shape.
     """
     own = backbone.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    mismatched = [key for key in own if key in state and state[key].shape != own[key].shape]
+    stem = next(f"{key}.weight" for key, layer in backbone.named_modules() if isinstance(layer, nn.Conv2d))
+    fitted, filters = dict(state), state.get(stem)
+    if isinstance(filters, Tensor) and filters.ndim == 4 and filters[:, :1].shape == own[stem][:, :1].shape:
+        fitted[stem] = filters if filters.shape == own[stem].shape else own[stem]
+    missing = [key for key in own if key not in fitted and not key.endswith("num_batches_tracked")]
+    mismatched = [key for key in own if key in fitted and fitted[key].shape != own[key].shape]
     if missing or mismatched:
         raise UserError(
             f"expected weights of {name}, found {len(missing)} of {len(own)} missing and {len(mismatched)} of another"
             f" shape ({', '.join((missing + mismatched)[:3])})"
         )
-    backbone.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+    backbone.load_state_dict({key: fitted[key] for key in own if key in fitted}, strict=False)
+    loaded: Tensor = state[stem]
+    return loaded
 
 
 def _first_line(error: Exception) -> str:

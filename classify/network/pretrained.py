@@ -4,10 +4,10 @@ The format is safetensors: tensors and text, never code. Convolutions and heads 
 float32.
 """
 
-import json
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 
 import torch
 from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
@@ -16,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from classify.data.normalisation import Statistics
 from hpa.errors import UserError
 from hpa.work.files import first_line, write_bytes
 from hpa.work.records import STRICT
 
 FORMAT: Final = "cellwise backbone 1"
-_WEIGHTS: Final = Path(__file__).parent.parent / "weights"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,8 +41,9 @@ class Description:
     size_px
         Side of the crops that it was trained on.
     mean, std
-        Mean and standard deviation of those crops per channel, in uint8 units. Every crop was normalised on its own,
-        so that only `std` counts (`classify.network.model.FLOOR`).
+        Mean and standard deviation of those crops per channel, in uint8 units.
+    normalise
+        How they were normalised, `classify.config.Normalise`.
     """
 
     backbone: str
@@ -52,6 +53,7 @@ class Description:
     size_px: PositiveInt
     mean: list[FiniteFloat]
     std: list[PositiveFloat]
+    normalise: str = "crop"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -120,14 +122,31 @@ class Pretrained:
         return cls(description, state)
 
 
-def shipped_weights(backbone: str) -> Path | None:
-    """Return the file of the weights that Cellwise ships for a backbone, None if it ships none."""
-    path = _WEIGHTS / f"{backbone}.safetensors"
-    return path if path.is_file() else None
+@dataclass(frozen=True, config=STRICT)
+class Start:
+    """The weights that a network starts from.
 
+    Parameters
+    ----------
+    backbone
+        Weights by their names in `classify.network.backbones.new_backbone`.
+    stem
+        The channels of the stem that each channel of the run takes its filters from, as positions; None where the stem
+        has those of the run or of RGB, which the recipe extends.
+    heads
+        Weights by their names in `classify.network.model.Network`: of the pooling of the feature map, and of the class
+        head if its classes are those of the run.
+    features
+        Pooling of the feature map that the heads were trained with; None if unknown.
+    normalise
+        How its crops were normalised; None if unknown.
+    statistics
+        Mean and deviation of its crops in the channels of the run; None if unknown.
+    """
 
-def read_card(path: Path) -> dict[str, Any]:
-    """Return the record of the training beside a file of weights, empty if there is none."""
-    card = path.with_suffix(".json")
-    content: dict[str, Any] = json.loads(card.read_text()) if card.is_file() else {}
-    return content
+    backbone: dict[str, Tensor]
+    stem: list[list[int]] | None = None
+    heads: dict[str, Tensor] = field(default_factory=dict)
+    features: str | None = None
+    normalise: str | None = None
+    statistics: Statistics | None = None

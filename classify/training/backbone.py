@@ -203,7 +203,7 @@ class _Training:
         self._settings = settings
         self._rounds = rounds
         self._held_out = held_out
-        self._bfloat16 = uses_bfloat16("auto", torch.device("cpu"))
+        self._bfloat16 = uses_bfloat16("auto", torch.device("cpu"), settings.backbone)
         self._history: list[dict[str, float]] = []
         self._seconds = 0.0  # of earlier runs
         self._waited = 0.0

@@ -113,4 +113,3 @@ def test_presets_keep_the_crop_in_its_place(preset: Preset) -> None:
     assert share.sum() == pytest.approx(400, rel=0.15)
     assert share[18:22, 18:22].min() > 0.85
     assert share[:2].max() < 0.15
-
