@@ -4,6 +4,7 @@
     python -m classify predict work/my
     python -m classify curves work/my
     python -m classify neighbours work/my
+    python -m classify train-backbone work/backbone --cells 1000000
 
 train reads recipe.toml, images.parquet, folds.parquet and crops/<window>/; it writes checkpoint.pt, history.csv and
 run.json to classify/<window>/fold-<k>/. An interrupted run resumes after its last finished epoch.
@@ -17,6 +18,10 @@ curves draws loss, scores and learning rate over the epochs to classify/<window>
 
 neighbours needs the embeddings; it reports how often the nearest crops and images share labels (precision@1, MAP@R),
 and lists and draws some of them in classify/<window>/.
+
+train-backbone trains a backbone on drawn cells with true labels, which takes an hour or more and made the shipped
+weights; it writes <backbone>.safetensors, a record and a model card to a folder of its own. A run that was killed goes
+on with the same command.
 """
 
 from collections.abc import Sequence
@@ -100,6 +105,48 @@ def neighbours(
     folder = open_work(work)
     with locked(work):
         raise typer.Exit(find(folder, queries=queries, shown=shown))
+
+
+@app.command("train-backbone")
+def train_backbone(
+    out: Annotated[Path, typer.Argument(help="Folder of the weights, their record and their model card.")],
+    cells: Annotated[int, typer.Option(min=128, help="Number of cells to draw.")] = 1_000_000,
+    crops_seen: Annotated[
+        int, typer.Option(min=0, help="Number of varied crops to train on; 0 means two of each cell.")
+    ] = 0,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Limit of time, 0 for none; the result then depends on the machine.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the cells, the weights and the augmentation.")] = 0,
+    backbone: Annotated[str, typer.Option(help="Name of the backbone.")] = "resnet18_half",
+    size_px: Annotated[int, typer.Option(min=32, max=256, help="Side of the drawn crops.")] = 64,
+    threads: Threads = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that draw cells; 0 uses half as many as there are processors.")
+    ] = 0,
+) -> None:
+    """Train a backbone on drawn cells."""
+    from classify.training.backbone import BackboneTraining
+    from classify.training.backbone import train_backbone as run
+    from crops.synthesize import draw_crops
+    from hpa.work.device import default_threads
+    from hpa.work.folder import locked
+    from hpa.work.processes import available_processors
+
+    settings = BackboneTraining(cells, crops_seen or 2 * cells, backbone, size_px, seed, minutes)
+    options = [f"--cells {cells}", f"--crops-seen {settings.crops_seen}", *([f"--minutes {minutes:g}"] * bool(minutes))]
+    options += [f"--seed {seed}", f"--backbone {backbone}", f"--size-px {size_px}"]
+    with locked(out):
+        record = run(
+            out,
+            settings,
+            draw_crops,
+            threads=threads or default_threads(),
+            workers=workers or max(1, available_processors() // 2),
+            command=f"uv run python -m classify train-backbone OUT {' '.join(options)}",
+        )
+    for name, scores in record["held_out"].items():
+        typer.echo(f"{name}: mean AP {scores['mean_ap']:.3f}, mean AUC {scores['mean_auc']:.3f} of held-out cells")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

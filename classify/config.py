@@ -1,9 +1,10 @@
 """The `[classify]` section of a recipe."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from crops.config import OutsideCell
 from hpa.channels import parse_mixture
@@ -21,11 +22,14 @@ RandomCrop = Literal["none", "crop", "resized"]
 Views = Literal["one", "mean", "maximum"]
 Precision = Literal["32", "bf16", "auto"]
 
+WEIGHTS: Final = Path(__file__).parent / "weights"
+"""Folder of the weights that Cellwise ships, a file ``<backbone>.safetensors`` each."""
+
 
 class ClassifySection(Section):
     """`[classify]`: the network that classifies crops, and its training."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"neighbours": "outside_cell"}
+    renamed: ClassVar[Mapping[str, str]] = {"neighbours": "outside_cell", "weights_file": "pretrained"}
 
     channels: tuple[str, ...] = Field(
         default=(),
@@ -46,18 +50,32 @@ class ClassifySection(Section):
         default=0, ge=0, description="Side to which crops are resized before the network; 0 keeps their size."
     )
     backbone: str = Field(
-        default="resnet18",
-        description="Network that turns a crop into a feature map: the name of a torchvision classification model,"
-        " `timm:NAME` for a convolutional model of timm, or `cnn3` for three convolutions.",
+        default="resnet18_half",
+        description="Network that turns a crop into a feature map: `resnet18_half`, a ResNet18 of half the width with"
+        " weights that Cellwise ships; `resnet18_w40` or `resnet18_w48`, of other widths; the name of a torchvision"
+        " classification model; `timm:NAME` for a convolutional model of timm; or `cnn3` for three convolutions.",
     )
-    pretrained: bool = Field(
-        default=False,
-        description="Start from the library's ImageNet weights, which are on the disk or downloaded; false starts from"
-        " random weights.",
+    pretrained: str = Field(
+        default="auto",
+        description="Weights to start from: atlas, those shipped with the backbone, trained on drawn cells; imagenet,"
+        " the library's, on the disk or downloaded; none, random ones; auto, atlas if the backbone has such"
+        " weights and else none; or a path: a file of weights, or a trained work folder with the same folds, whose"
+        " model of each fold is taken.",
     )
-    weights_file: str = Field(
-        default="",
-        description="Start from the weights in this file, the library's or your own for the backbone; empty for none.",
+    trainable: Literal["all", "heads"] = Field(
+        default="all",
+        description="What is trained: the whole network; or linear heads on the features of the pretrained network,"
+        " which are computed once, without augmentation, and kept (backbone_features/).",
+    )
+    heads: Literal["new", "pretrained"] = Field(
+        default="new",
+        description="Class heads: new ones, which know no more than the labels of the run; or the pretrained ones, for"
+        " the same classes, held near their start.",
+    )
+    hold: float = Field(
+        default=0.01,
+        ge=0,
+        description="With pretrained heads: weight of the squared distance of the heads from their start in the loss.",
     )
     stem: Stem = Field(
         default="average",
@@ -146,6 +164,12 @@ class ClassifySection(Section):
         default="adamw", description="AdamW, Adam, or stochastic gradient descent with momentum."
     )
     learning_rate: float = Field(default=2e-3, gt=0, description="Highest learning rate.")
+    backbone_rate: float = Field(
+        default=0.1,
+        gt=0,
+        description="Factor on the learning rate of a backbone that starts from pretrained weights; those that start"
+        " from random ones, and the heads, have the full rate.",
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="With `sgd`: Nesterov momentum.")
     weight_decay: float = Field(
         default=0.05,
@@ -162,7 +186,10 @@ class ClassifySection(Section):
         default=0.0, ge=0, description="Maximum norm of the gradient, longer gradients are scaled down; 0 for no limit."
     )
     freeze_epochs: int = Field(
-        default=0, ge=0, description="First epochs in which only stem, attention and heads are trained."
+        default=2,
+        ge=0,
+        description="First epochs in which only heads and attention, and a stem with other channels than the weights,"
+        " are trained; for a backbone that starts from pretrained weights.",
     )
     augment: Preset = Field(
         default="standard",
@@ -192,10 +219,33 @@ class ClassifySection(Section):
         " probability.",
     )
     precision: Precision = Field(
-        default="32",
+        default="auto",
         description="Arithmetic: float32; bfloat16 where it is safe (twice as fast on processors with instructions for"
-        " it, many times slower on others); or auto, which uses bfloat16 where there are such instructions.",
+        " it, many times slower on others); or auto, which uses bfloat16 where there are such instructions and the"
+        " backbone has no depthwise convolutions, which it would slow down.",
     )
+
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _was_a_switch(cls, pretrained: Any) -> Any:
+        if isinstance(pretrained, bool):
+            raise ValueError('"imagenet" is what true was, "none" what false was')
+        return pretrained
+
+    @model_validator(mode="after")
+    def _fits_frozen_features(self) -> Self:
+        if self.trainable == "heads":
+            for key, value in {"attention": "none", "random_crop": "none"}.items():
+                if getattr(self, key) != value:
+                    raise ValueError(f'expected {key} = "{value}" with trainable = "heads"')
+        return self
+
+    @property
+    def starts_from(self) -> str:
+        """What `pretrained` means for the backbone: ``"atlas"``, ``"imagenet"``, ``"none"`` or a path."""
+        if self.pretrained == "auto":
+            return "atlas" if shipped_weights(self.backbone).is_file() else "none"
+        return self.pretrained
 
     @model_validator(mode="after")
     def _alpha(self) -> Self:
@@ -210,3 +260,8 @@ class ClassifySection(Section):
         if len(self.channels) > 5:
             raise ValueError(f"expected at most 5 channels, found {len(self.channels)}")
         return self
+
+
+def shipped_weights(backbone: str) -> Path:
+    """Return where the weights that Cellwise ships for a backbone are, if it ships any."""
+    return WEIGHTS / f"{Path(backbone).name}.safetensors"

@@ -13,13 +13,17 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from classify.config import ClassifySection
-from classify.data.crops import CropLabels, label_crops, select_channels
+from classify.data.crops import CropLabels, CropSource, FeatureSource, label_crops, select_channels
+from classify.data.normalisation import Statistics
 from classify.inference.evaluate import uses_bfloat16
+from classify.inference.features import FeatureRun, digest, kept_features
 from classify.inference.predict import ScoredCrops, predict_fold
 from classify.network.checkpoint import Checkpoint, load_checkpoints
-from classify.network.model import check_input, new_network
+from classify.network.model import Network, check_input, new_network
+from classify.network.start import read_start, start_path
 from classify.probabilities import KEY, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
 from crops.config import CropsSection, Window
@@ -29,12 +33,13 @@ from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.work.device import Computation, computing_threads, resolve_device, warn_if_busy
-from hpa.work.folder import WorkFolder
+from hpa.work.files import sha256
+from hpa.work.folder import WorkFolder, open_work
 from hpa.work.processes import available_processors
 from hpa.work.stage import StageRun, begin, is_being_replaced
 
 CHECKPOINT: Final = "checkpoint.pt"
-_RECORDED = ("cellwise", "torch", "torchvision", "lightning", "albumentations", "pytorch-metric-learning")
+_RECORDED = ("cellwise", "torch", "torchvision", "lightning", "pytorch-metric-learning")
 
 
 def train(
@@ -105,23 +110,54 @@ def _begin_folds(
     inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
     command = f"python -m classify train {work.root}"
 
+    weights = {fold: _start_file(work, window, section, fold) for fold in folds}
+
     @cache
     def check() -> None:
         store, _ = read_labelled_crops(work, window, data)
         select_channels(store, section.channels, data.channels)
-        check_network(section, data, store.shape[1])
+        check_network(section, data, store.shape[1], weights[folds[0]])
 
     def begin_fold(fold: int) -> StageRun:
-        folder = checkpoint_path(work, window, fold).parent
+        folder, file = checkpoint_path(work, window, fold).parent, weights[fold]
+        own = inputs if file is None else inputs | {"the pretrained weights": file}
         return begin(
-            folder, command, data, section, inputs, overwrite=overwrite, beside=True, check=check, computation=here
+            folder, command, data, section, own, overwrite=overwrite, beside=True, check=check, computation=here
         )
 
     return [(fold, begin_fold(fold)) for fold in folds]
 
 
+def _start_file(work: WorkFolder, window: Window, section: ClassifySection, fold: int) -> Path | None:
+    """Return the file of the weights that the model of a fold starts from, None for random weights or ImageNet's.
+
+    Raises
+    ------
+    UserError
+        If the recipe names a work folder without a model for the fold, or with other folds.
+    """
+    path = start_path(section)
+    if path is None or path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"expected a file of weights or a trained work folder as classify.pretrained, found no {path}")
+    other = open_work(path)
+    ours, theirs = (
+        read_folds(folder.folds)[["image_id", "fold"]].sort_values("image_id", ignore_index=True)
+        if folder.folds.exists()
+        else None
+        for folder in (work, other)
+    )
+    if ours is None or theirs is None or not ours.equals(theirs):
+        raise UserError(
+            f"expected classify.pretrained = {path} to have the images and folds of {work.root}, found others: its"
+            " models would have seen images that this run scores"
+        )
+    return checkpoint_path(other, window, fold)
+
+
 def _computation(section: ClassifySection, device: torch.device, threads: int | None) -> Computation:
-    return Computation.here(str(device), threads, bfloat16=uses_bfloat16(section.precision, device))
+    return Computation.here(str(device), threads, bfloat16=uses_bfloat16(section.precision, device, section.backbone))
 
 
 @contextmanager
@@ -153,15 +189,25 @@ def _train_fold(
     workers: int,
 ) -> None:
     # Imported here, because Lightning takes seconds to import and `predict` does not need it.
-    from classify.training.fit import fit, remove_resume_files
+    from classify.training.fit import fit, remove_resume_files, start_statistics
 
     data, path = work.data, stage.folder / CHECKPOINT
     stage = replace(stage, started=time.monotonic())
     if not (stage.finished and path.is_file()):
         store, labels = read_labelled_crops(work, window, data)
         crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
+        start = read_start(section, data.channels, data.classes.classes, _start_file(work, window, section, fold))
+        statistics = start_statistics(crops, section, start)
         with _computing(stage, section) as resolved:
-            trained = fit(crops, resolved, data.seed, fold, stage.folder, device, workers)
+            if section.trainable == "heads":
+                network = new_network(
+                    *(section, data.seed, statistics.mean, statistics.std, np.full(len(data.classes), 0.5), start)
+                )
+                own = start is None or start.statistics is None or (start_path(section) or work.root).is_dir()
+                folder = features_folder(work, window, fold if own else None)
+                features = _features(network, resolved, statistics, folder, crops.source, labels, device, work, window)
+                crops = replace(crops, source=FeatureSource(features))
+            trained = fit(crops, resolved, data.seed, fold, stage.folder, device, workers, start, statistics)
         Checkpoint(
             state_dict=trained.state_dict,
             config=section.model_dump(mode="json"),
@@ -181,7 +227,48 @@ def _train_fold(
     remove_resume_files(stage.final)
 
 
-def check_network(section: ClassifySection, data: DataSection, size_px: int) -> None:
+def _features(
+    network: Network,
+    section: ClassifySection,
+    statistics: Statistics,
+    folder: Path,
+    source: CropSource,
+    labels: CropLabels,
+    device: torch.device,
+    work: WorkFolder,
+    window: Window,
+) -> NDArray[np.float32]:
+    """Return the features of all crops of a window, computed once for all folds with the same backbone."""
+    inputs = {
+        "crops": sha256(store_folder(work, window) / "crops.parquet"),
+        "computation": f"{device.type}, {torch.get_num_threads()} threads",
+    }
+    run = FeatureRun(network.eval().to(device), section, statistics, folder, inputs)
+    return kept_features(run, source, labels, device)
+
+
+def features_folder(work: WorkFolder, window: Window, fold: int | None = None) -> Path:
+    """Return the folder of the features of a window's crops: of one backbone, or of the backbone of a fold."""
+    folder = work.root / "backbone_features" / window
+    return folder if fold is None else folder / f"fold-{fold}"
+
+
+def model_to_check(section: ClassifySection, crops: CropsSection) -> Path | None:
+    """Return one of the models that a recipe starts from, None unless it names a work folder.
+
+    Raises
+    ------
+    UserError
+        If it names a work folder without models.
+    """
+    path = start_path(section)
+    if path is None or not path.is_dir():
+        return None
+    paths = trained_checkpoints(open_work(path), crops.train_windows[0])
+    return next(iter(paths.values()))
+
+
+def check_network(section: ClassifySection, data: DataSection, size_px: int, model: Path | None = None) -> None:
     """Check that the network of a recipe can be made, with the weights it starts from, and accepts the crops.
 
     Parameters
@@ -190,6 +277,8 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int) -> 
         Recipe sections.
     size_px
         Height and width of a crop.
+    model
+        A model to start from, if the recipe names a work folder.
 
     Raises
     ------
@@ -198,7 +287,8 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int) -> 
         for it.
     """
     flat = np.ones(len(section.channels or data.channels))
-    network = new_network(section, data.seed, flat, flat, np.full(len(data.classes), 0.5))
+    start = read_start(section, data.channels, data.classes.classes, model)
+    network = new_network(section, data.seed, flat, flat, np.full(len(data.classes), 0.5), start)
     for side in {size_px, size_px if section.random_crop == "none" else section.random_crop_px}:
         check_input(network, len(flat), side)
 
@@ -284,6 +374,7 @@ def _predict_window(
     stage = begin(place, command, data, section, inputs, overwrite=overwrite, beside=True, computation=here)
     scored = ScoredCrops(store, labels, data.classes)
     with _computing(stage, section) as resolved:
+        features = _features_of_models(checkpoints, resolved, scored, device, work, window)
         parts = [
             predict_fold(
                 replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}),
@@ -291,6 +382,7 @@ def _predict_window(
                 stage.folder / f"fold-{fold}",
                 device,
                 embeddings=embeddings,
+                features=features.get(fold),
             )
             for fold, checkpoint in checkpoints.items()
         ]
@@ -304,6 +396,32 @@ def _predict_window(
         pooling.unlink(missing_ok=True)  # it may be left from earlier models that pooled in training
     write_probabilities(outputs[0], table, data.classes)
     stage.finish({"rows": len(table), "oof_rows": int((table["origin"] == "oof").sum())}, outputs)
+
+
+def _features_of_models(
+    checkpoints: Mapping[int, Checkpoint],
+    section: ClassifySection,
+    scored: ScoredCrops,
+    device: torch.device,
+    work: WorkFolder,
+    window: Window,
+) -> dict[int, NDArray[np.float32]]:
+    """Return the features that trained heads are applied to, by fold; none of networks that were trained as a whole."""
+    if section.trainable != "heads" or section.test_views != "one":
+        return {}
+    networks = {fold: checkpoint.network(device) for fold, checkpoint in checkpoints.items()}
+    shared = len({digest(network) for network in networks.values()}) == 1
+    features: dict[int, NDArray[np.float32]] = {}
+    for fold, network in networks.items():
+        checkpoint = checkpoints[fold]
+        source = select_channels(scored.source, section.channels, checkpoint.channels)
+        folder = features_folder(work, window, None if shared else fold)
+        features[fold] = (
+            next(iter(features.values()))
+            if shared and features
+            else _features(network, section, checkpoint.statistics, folder, source, scored.labels, device, work, window)
+        )
+    return features
 
 
 def trained_pooling(checkpoints: Mapping[int, Checkpoint]) -> TrainedPooling:

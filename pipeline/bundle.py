@@ -28,7 +28,7 @@ from hpa.work.stage import check_as_written
 from pipeline.model import Model, with_joined
 from pipeline.recipe import Recipe, read_recipe, write_recipe
 
-FORMAT: Final = "cellwise bundle 4"
+FORMAT: Final = "cellwise bundle 5"
 _RECORD: Final = "bundle.json"
 _JOINED: Final = Path("joined")
 _NETWORK: Final = Path("segment") / "network.pt"

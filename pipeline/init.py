@@ -158,6 +158,7 @@ def _commit(
     write_folds(work.folds, folds)
     write_images(work.images, images.reset_index(drop=True), section.classes, section.channels)
     write_recipe(work.recipe, recipe)
+    print(f"init: {_start_of_network(recipe)}")
     splits = images["split"].value_counts()
     print(f"init: {splits.get('train', 0)} train and {splits.get('test', 0)} test images in {work.root}")
     if len(folds):
@@ -165,6 +166,17 @@ def _commit(
         print(
             f"init: {sizes[0]} groups of train images, {sizes[1]} images in the largest, {folds['scored'].sum()} scored"
         )
+
+
+def _start_of_network(recipe: Recipe) -> str:
+    section = recipe.classify
+    what = {
+        "atlas": f"the weights shipped for {section.backbone}, trained on drawn cells",
+        "imagenet": "ImageNet weights",
+        "none": "random weights",
+    }.get(section.starts_from, f"the weights in {section.starts_from}")
+    trained = "its heads alone are trained" if section.trainable == "heads" else "all of it is trained"
+    return f"the network starts from {what} (classify.pretrained = {section.pretrained!r}), and {trained}"
 
 
 def _folds(images: pd.DataFrame, groups: NDArray[np.int32], section: DataSection) -> pd.DataFrame:

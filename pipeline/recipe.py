@@ -93,12 +93,12 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if "brightest" in recipe.crops.stores and "green" not in data.channels:
         raise UserError("expected green among data.channels for windows where most protein is, found none")
-    default = ClassifySection()
-    if section.backbone != default.backbone or section.pretrained or section.weights_file:
+    network = {"backbone", "pretrained", "trainable", "heads", "normalise", "stem"}
+    if section.model_dump(include=network) != ClassifySection().model_dump(include=network):
         # Imported here, because torch takes seconds to import and the default network needs no check.
-        from classify.run import check_network
+        from classify.run import check_network, model_to_check
 
-        check_network(section, data, recipe.crops.size_px)
+        check_network(section, data, recipe.crops.size_px, model_to_check(section, recipe.crops))
 
 
 def read_recipe(recipe: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:

@@ -58,7 +58,7 @@ class Steps:
         return time.perf_counter() - started
 
     def _step(self, batch: Batch) -> None:
-        bf16 = uses_bfloat16(self._section.precision, self.device)
+        bf16 = uses_bfloat16(self._section.precision, self.device, self._section.backbone)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             outputs = self.network(batch.pixels, batch.levels)
             loss = batch_loss(outputs, batch, self._section, self.network.alpha)
@@ -119,7 +119,9 @@ def _prediction(network: Network, crops: FoldCrops, section: ClassifySection, ro
         for _ in range(4):
             with (
                 torch.inference_mode(),
-                torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(section.precision, device)),
+                torch.autocast(
+                    device.type, torch.bfloat16, enabled=uses_bfloat16(section.precision, device, section.backbone)
+                ),
             ):
                 network(pixels).logits.cpu()
         return time.perf_counter() - started

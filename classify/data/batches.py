@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """N crops for one training step; the crops of a bag are adjacent."""
 
     pixels: Tensor
-    """uint8 (N, C, H, W)."""
+    """uint8 (N, C, H, W), or features, float32 (N, F)."""
     targets: Tensor
     """float32 (N, K), inherited from the image; NaN where unknown."""
     bags: Tensor
@@ -65,7 +65,9 @@ class TrainingCrops(Dataset[Batch]):
     def __getitem__(self, rows: NDArray[np.int64]) -> Batch:
         """Return the crops at `rows`; adjacent crops of one image form a bag."""
         labels = self.crops.labels
-        pixels = self.augmentation(read_crops(self.crops.source, rows, self.section.outside_cell), rows, self.epoch)
+        pixels = read_crops(self.crops.source, rows, self.section.outside_cell)
+        if pixels.ndim == 4:
+            pixels = self.augmentation(pixels, rows, self.epoch)
         bags = np.cumsum(np.diff(labels.images[rows], prepend=labels.images[rows[:1]]) != 0)
         return Batch(
             torch.from_numpy(pixels),

@@ -60,6 +60,31 @@ class CropArrays:
 
 
 @dataclass(frozen=True)
+class FeatureSource:
+    """The features of crops in place of their pixels, for heads on a network that is not trained.
+
+    Parameters
+    ----------
+    features
+        Shape (n, F), float32.
+    """
+
+    features: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def pixels(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return copies of the features at `rows`, shape (N, F)."""
+        copied: NDArray[Any] = self.features[rows]
+        return copied
+
+    def masks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return no masks: the features know what crops show outside their own cell."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
 class ChannelSource:
     """Some channels of a store of crops, or mixtures of several channels.
 
@@ -145,10 +170,10 @@ def read_crops(source: CropSource, rows: NDArray[np.int64], outside_cell: Outsid
     Returns
     -------
     ndarray
-        Shape (N, C, S, S), uint8, a copy.
+        Shape (N, C, S, S), uint8, a copy; of a `FeatureSource`, features of shape (N, F), float32.
     """
     pixels = source.pixels(rows)
-    if outside_cell == "keep":
+    if outside_cell == "keep" or isinstance(source, FeatureSource):
         return pixels
     return apply_outside_cell(pixels, source.masks(rows), outside_cell)
 

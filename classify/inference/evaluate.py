@@ -14,11 +14,12 @@ from torch.nn.functional import normalize
 from classify.config import ClassifySection, Precision, Views
 from classify.data.crops import CropSource, FoldCrops, blocks, read_crops
 from classify.losses.objective import class_loss, pool_bags
+from classify.network.backbones import has_depthwise_convolutions
 from classify.network.model import Network, Outputs
 from crops.store import crop_weights
 from hpa.errors import UserError
 from hpa.metrics import macro_f1, mean_average_precision
-from hpa.work.device import has_amx_bf16
+from hpa.work.device import has_bf16_instructions
 
 BATCH: Final = 128
 """Crops per forward pass; fixed, because a convolution gives other bits at another batch size."""
@@ -107,7 +108,7 @@ def _run(
     # Entered for every batch: a context held open across a yield would leak into the caller.
     with (
         torch.inference_mode(),
-        torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(section.precision, device)),
+        torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(section.precision, device, section.backbone)),
     ):
         on_device = pixels.to(device)
         own = None if levels is None else levels.to(device)
@@ -167,13 +168,13 @@ def _mean(parts: Sequence[Tensor | None]) -> Tensor:
     return torch.stack([part for part in parts if part is not None]).mean(0)
 
 
-def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
-    """Return whether a recipe's precision means bfloat16 on a device."""
+def uses_bfloat16(precision: Precision, device: torch.device, backbone: str) -> bool:
+    """Return whether a recipe's precision means bfloat16 on a device, for a backbone."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and has_amx_bf16()
+    return device.type == "cpu" and has_bf16_instructions() and not has_depthwise_convolutions(backbone)
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

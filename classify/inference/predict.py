@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from classify.data.crops import CropArrays, CropLabels, CropSource, blocks, select_channels
+from classify.data.crops import CropArrays, CropLabels, CropSource, FeatureSource, blocks, select_channels
 from classify.data.normalisation import crop_levels
 from classify.inference.evaluate import BATCH, CropOutputs, predict_batches
 from classify.network.checkpoint import Checkpoint
@@ -52,7 +52,13 @@ def scored_rows(labels: CropLabels, fold: int) -> NDArray[np.int64]:
 
 
 def predict_fold(
-    checkpoint: Checkpoint, scored: ScoredCrops, folder: Path, device: torch.device, *, embeddings: bool = False
+    checkpoint: Checkpoint,
+    scored: ScoredCrops,
+    folder: Path,
+    device: torch.device,
+    *,
+    embeddings: bool = False,
+    features: NDArray[np.float32] | None = None,
 ) -> pd.DataFrame:
     """Score crops with the model of one fold, resuming an interrupted run.
 
@@ -70,6 +76,8 @@ def predict_fold(
         Whether to write ``features.npy``, float32 (n, F), and, if the network has an embedding head,
         ``embedding.npy``, float32 (n, D), to `folder` too. Their rows are those of ``keys.parquet``: image_id,
         cell_label, fold, origin.
+    features
+        Features of all crops of the store, shape (n, F), if the model's backbone has been run over them already.
 
     Returns
     -------
@@ -85,7 +93,7 @@ def predict_fold(
     with progress(f"predict fold {checkpoint.fold}", len(rows)) as advance:
         advance(len(rows) - sum(len(chunks[i]) for i in missing))
         if missing:
-            _score(checkpoint, scored, folder, device, {i: chunks[i] for i in missing}, wanted, advance)
+            _score(checkpoint, scored, folder, device, {i: chunks[i] for i in missing}, wanted, advance, features)
     parts = [read_parquet(_part(folder, i)) for i in range(len(chunks))]
     table = pd.concat(parts, ignore_index=True) if parts else _table(checkpoint, scored, rows, [])
     if wanted and chunks:
@@ -147,13 +155,17 @@ def _score(
     chunks: dict[int, NDArray[np.int64]],
     wanted: Sequence[str],
     advance: Callable[[int], None],
+    features: NDArray[np.float32] | None,
 ) -> None:
     section, labels = checkpoint.section, scored.labels
-    source = select_channels(scored.source, section.channels, checkpoint.channels)
-    every = np.concatenate(list(chunks.values()))
-    # Percentiles of an image are taken over all its crops, including those in finished chunks.
-    every = np.flatnonzero(np.isin(labels.images, labels.images[every]))
-    levels = crop_levels(source, every, labels, checkpoint.statistics, section.normalise)
+    source, levels = select_channels(scored.source, section.channels, checkpoint.channels), None
+    if features is not None:
+        source = FeatureSource(features)
+    else:
+        every = np.concatenate(list(chunks.values()))
+        # Percentiles of an image are taken over all its crops, including those in finished chunks.
+        every = np.flatnonzero(np.isin(labels.images, labels.images[every]))
+        levels = crop_levels(source, every, labels, checkpoint.statistics, section.normalise)
     network = checkpoint.network(device)
     for index, rows in chunks.items():
         outputs: list[CropOutputs] = []

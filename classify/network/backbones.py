@@ -1,7 +1,8 @@
-"""Backbones by name (torchvision's classification models, timm's, and three convolutions) and their weights."""
+"""Backbones by name (torchvision's classification models, narrower ResNets, timm's, and three convolutions)."""
 
 import warnings
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,12 +11,17 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import DenseNet, get_model, get_model_weights, list_models
 from torchvision.models.inception import InceptionAux
+from torchvision.models.resnet import BasicBlock
 
 from classify.network.tokens import ANY_SIZE, TokenMap
 from hpa.errors import UserError
 
 TIMM: Final = "timm:"
+SHIPPED: Final = "resnet18_half"
+"""The backbone that Cellwise ships weights of (`classify.network.pretrained`)."""
+
 _SMALL: Final = "cnn3"
+_WIDTHS: Final = {SHIPPED: 32, "resnet18_w40": 40, "resnet18_w48": 48}
 _HEADS: Final = ("avgpool", "maxpool_head", "dropout", "fc", "classifier", "head", "heads", "flatten")
 
 
@@ -42,16 +48,55 @@ def new_backbone(name: str) -> nn.Sequential:
     """
     if name == _SMALL:
         return _three_convolutions()
+    if name in _WIDTHS:
+        return resnet18(_WIDTHS[name])
     if name.startswith(TIMM):
         return nn.Sequential(OrderedDict(model=_timm_model(name.removeprefix(TIMM), pretrained=False)))
     if name not in list_models(module=models):
-        raise UserError(f"expected a torchvision model, `timm:NAME` or `{_SMALL}` as backbone, found {name!r}")
+        own = ", ".join(f"`{known}`" for known in _WIDTHS)
+        raise UserError(f"expected a torchvision model, `timm:NAME`, {own} or `{_SMALL}` as backbone, found {name!r}")
     # Without these options the two models warn about slow initialisation and have auxiliary heads for training.
     options = {"aux_logits": False, "init_weights": True} if name in ("inception_v3", "googlenet") else {}
     backbone = _layers_before_pooling(get_model(name, weights=None, **options))
     if feature_map_shape(backbone) is None:
         raise UserError(f"expected a backbone that ends in a feature map, found {name}, which does not")
     return backbone
+
+
+def resnet18(width: int) -> nn.Sequential:
+    """Return a ResNet18 (He et al. 2016, https://arxiv.org/abs/1512.03385) of another width, up to its feature map.
+
+    Parameters
+    ----------
+    width
+        Channels of the first stage; each of the other three doubles them. 64 is torchvision's ResNet18, whose names of
+        weights it has; 32 needs a quarter of its multiplications.
+
+    Returns
+    -------
+    Sequential
+        Maps (N, 3, H, W) to (N, 8 width, H / 32, W / 32).
+    """
+    layers: list[tuple[str, nn.Module]] = [
+        ("conv1", nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)),
+        ("bn1", nn.BatchNorm2d(width)),
+        ("relu", nn.ReLU(inplace=True)),
+        ("maxpool", nn.MaxPool2d(3, stride=2, padding=1)),
+    ]
+    before = width
+    for stage in range(4):
+        after = width * 2**stage
+        first = BasicBlock(before, after)
+        if stage:
+            shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=2, bias=False), nn.BatchNorm2d(after))
+            first = BasicBlock(before, after, 2, shortcut)
+        layers.append((f"layer{stage + 1}", nn.Sequential(first, BasicBlock(after, after))))
+        before = after
+    chain = nn.Sequential(OrderedDict(layers))
+    for layer in chain.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return chain
 
 
 def _three_convolutions() -> nn.Sequential:
@@ -120,6 +165,13 @@ def feature_map_shape(model: nn.Module) -> tuple[int, int, int] | None:
     return int(out.shape[1]), int(out.shape[2]), int(out.shape[3])
 
 
+@cache
+def has_depthwise_convolutions(name: str) -> bool:
+    """Return whether a backbone convolves channels in groups, which bfloat16 makes slower on processors."""
+    with torch.random.fork_rng(devices=[]):
+        return any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in new_backbone(name).modules())
+
+
 def library_weights(name: str) -> dict[str, Any]:
     """Return the library's ImageNet weights of a backbone, from the disk or downloaded.
 
@@ -128,8 +180,8 @@ def library_weights(name: str) -> dict[str, Any]:
     UserError
         If there are none, they are neither on the disk nor downloadable, or the file is damaged.
     """
-    if name == _SMALL:
-        raise UserError(f"expected pretrained weights, found that there are none of {_SMALL}")
+    if name == _SMALL or name in _WIDTHS:
+        raise UserError(f"expected a backbone with ImageNet weights, found {name}, of which there are none")
     if name.startswith(TIMM):
         model = _timm_model(name.removeprefix(TIMM), pretrained=True)
         return {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -144,7 +196,7 @@ def library_weights(name: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(
             f"expected the ImageNet weights {weights.url} to be downloadable or in {file} (put them there, or set"
-            f" classify.pretrained = false), found neither ({_first_line(error)})"
+            f' classify.pretrained = "none"), found neither ({_first_line(error)})'
         ) from None
     except Exception as error:  # a damaged file raises many kinds of errors
         raise UserError(f"expected ImageNet weights in {file}, found a damaged file ({_first_line(error)})") from None
@@ -173,7 +225,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(backbone: nn.Sequential, state: dict[str, Any], name: str) -> None:
+def load_weights(backbone: nn.Sequential, state: dict[str, Any], name: str) -> Tensor:
     """Load weights into a backbone of three channels; weights of the heads, which it lacks, are ignored.
 
     Parameters
@@ -181,9 +233,14 @@ def load_weights(backbone: nn.Sequential, state: dict[str, Any], name: str) -> N
     backbone
         The backbone, changed in place.
     state
-        Weights by name.
+        Weights by name. The stem may have any number of channels.
     name
         Name of the backbone for the error message.
+
+    Returns
+    -------
+    Tensor
+        The filters of the stem, shape (F, C, h, w); with other than three channels they are not loaded.
 
     Raises
     ------
@@ -191,14 +248,20 @@ def load_weights(backbone: nn.Sequential, state: dict[str, Any], name: str) -> N
         If a weight is missing or has another shape.
     """
     own = backbone.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    mismatched = [key for key in own if key in state and state[key].shape != own[key].shape]
+    stem = next(f"{key}.weight" for key, layer in backbone.named_modules() if isinstance(layer, nn.Conv2d))
+    fitted, filters = dict(state), state.get(stem)
+    if isinstance(filters, Tensor) and filters.ndim == 4 and filters[:, :1].shape == own[stem][:, :1].shape:
+        fitted[stem] = filters if filters.shape == own[stem].shape else own[stem]
+    missing = [key for key in own if key not in fitted and not key.endswith("num_batches_tracked")]
+    mismatched = [key for key in own if key in fitted and fitted[key].shape != own[key].shape]
     if missing or mismatched:
         raise UserError(
             f"expected weights of {name}, found {len(missing)} of {len(own)} missing and {len(mismatched)} of another"
             f" shape ({', '.join((missing + mismatched)[:3])})"
         )
-    backbone.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+    backbone.load_state_dict({key: fitted[key] for key in own if key in fitted}, strict=False)
+    loaded: Tensor = state[stem]
+    return loaded
 
 
 def _first_line(error: Exception) -> str:

@@ -22,8 +22,8 @@ from hpa.errors import UserError
 from hpa.work.files import first_line, write_bytes
 from hpa.work.records import STRICT, check_record
 
-FORMAT: Final = "cellwise classifier 2"
-_OLDER_FORMATS: Final = ("cellwise classifier 1",)
+FORMAT: Final = "cellwise classifier 3"
+_OLDER_FORMATS: Final = ("cellwise classifier 1", "cellwise classifier 2")
 
 
 Mean = Annotated[list[FiniteFloat], Field(min_length=1)]

@@ -1,6 +1,5 @@
 """The network: a backbone with a stem of C channels, a class head, and optional embedding and attention heads."""
 
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from classify.config import ClassifySection
-from classify.network.backbones import feature_map_shape, library_weights, load_weights, new_backbone, read_weights
+from classify.config import ClassifySection, Stem
+from classify.network.backbones import feature_map_shape, load_weights, new_backbone
 from classify.network.layers import (
     FeaturePooling,
     GatedAttention,
@@ -21,6 +20,7 @@ from classify.network.layers import (
     replace_stem,
     widen_stem,
 )
+from classify.network.pretrained import Start
 from hpa.errors import UserError
 
 FLOOR: Final = 0.05
@@ -57,13 +57,13 @@ class Network(nn.Module):
     mean, std
         Mean and standard deviation of the grey values per channel over the training crops, length C, in uint8 units.
         If every crop is normalised by itself, only `std` is used, to limit the amplification of weak contrast.
-    pretrained
-        Whether to load the initial weights that the recipe names; otherwise the weights are random.
+    start
+        The weights that it starts from (`classify.network.start.read_start`); None for random ones.
 
     Raises
     ------
     UserError
-        If there is no such backbone or its weights are not available.
+        If there is no such backbone, or the weights are those of another.
     """
 
     mean: Tensor
@@ -77,7 +77,7 @@ class Network(nn.Module):
         mean: ArrayLike,
         std: ArrayLike,
         *,
-        pretrained: bool = False,
+        start: Start | None = None,
     ) -> None:
         super().__init__()
         self._normalise_by = section.normalise
@@ -85,18 +85,20 @@ class Network(nn.Module):
         backbone = new_backbone(section.backbone)
         shape = feature_map_shape(backbone)
         assert shape is not None, "new_backbone returns no other backbones"
-        state = _initial_weights(section) if pretrained else None
-        if state is not None:
-            load_weights(backbone, state, section.backbone)
+        filters = None if start is None else load_weights(backbone, start.backbone, section.backbone)
         backbone = add_cbam(backbone) if section.attention == "cbam" else backbone
         self.adapter = new_adapter(channels) if section.stem == "adapter" else None
+        self._stem_is_new = filters is not None and (start is None or start.stem is None) and filters.shape[1] == 3
         if self.adapter is None:
-            rgb = first_convolution(backbone).state_dict()
+            first = first_convolution(backbone).state_dict()
             stem = replace_stem(backbone, channels)
-            if state is not None:
-                stem.load_state_dict(rgb | {"weight": widen_stem(rgb["weight"], channels, section.stem)})
+            if start is not None and filters is not None:
+                stem.load_state_dict(first | {"weight": _stem_filters(filters, start.stem, channels, section.stem)})
         self.backbone = backbone
         self.features = FeaturePooling(section.features)
+        if start is not None and start.features == section.features:
+            learned = {name.removeprefix("features."): w for name, w in start.heads.items() if "features." in name}
+            self.features.load_state_dict(learned)
         width = self.features.width(shape[0])
         self.head = nn.Linear(width, classes)
         self.embedding = nn.Linear(width, section.embedding_dim) if section.embedding_dim else None
@@ -110,27 +112,34 @@ class Network(nn.Module):
         self.register_buffer("std", _per_channel(std), persistent=False)
 
     def forward(self, pixels: Tensor, levels: Tensor | None = None) -> Outputs:
-        """Compute the outputs for crops.
+        """Compute the outputs for crops, or for their features.
 
         Parameters
         ----------
         pixels
-            Shape (N, C, H, W), uint8.
+            Shape (N, C, H, W), uint8; or features, shape (N, F), float32, which only pass the heads.
         levels
             Offset and divisor of each crop and channel, shape (N, 2, C), if the recipe's normalisation depends on more
             than the crop itself (`classify.data.normalisation.crop_levels`).
         """
+        if pixels.ndim == 2:
+            return self._outputs(pixels)
         x = self._normalise(pixels.float(), levels)
         if self._input_px:
             x = interpolate(x, (self._input_px, self._input_px), mode="bilinear", antialias=True, align_corners=False)
         x = x.contiguous(memory_format=torch.channels_last)
-        features = self.features(self.backbone(x if self.adapter is None else self.adapter(x)))
+        return self._outputs(self.features(self.backbone(x if self.adapter is None else self.adapter(x))))
+
+    def _outputs(self, features: Tensor) -> Outputs:
         embeddings = None if self.embedding is None else normalize(self.embedding(features).float(), dim=1)
         attention = None if self.attention is None else self.attention(features).float()
         return Outputs(self.head(features), embeddings, features, attention)
 
     def freeze(self, frozen: bool) -> None:
-        """Freeze or unfreeze the backbone except its stem and attention; frozen batch norms keep their statistics."""
+        """Freeze or unfreeze the backbone except its attention and a stem for other channels than the weights have.
+
+        Frozen batch norms keep their statistics.
+        """
         for name, child in self.backbone.named_modules():
             if "cbam" in name:
                 continue
@@ -138,9 +147,14 @@ class Network(nn.Module):
                 parameter.requires_grad_(not frozen)
             if isinstance(child, _BatchNorm):
                 child.train(self.training and not frozen)
-        if self.adapter is None:
+        if self.adapter is None and self._stem_is_new:
             for parameter in first_convolution(self.backbone).parameters():
                 parameter.requires_grad_(True)
+
+    def train_only_heads(self) -> None:
+        """Freeze all that leads to the features, for good."""
+        for module in (self.backbone, self.features, *([] if self.adapter is None else [self.adapter])):
+            module.requires_grad_(False)
 
     def _normalise(self, pixels: Tensor, levels: Tensor | None) -> Tensor:
         if levels is not None:
@@ -155,14 +169,25 @@ def _per_channel(values: ArrayLike) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32)).reshape(1, -1, 1, 1)
 
 
-def _initial_weights(section: ClassifySection) -> dict[str, Tensor] | None:
-    if section.weights_file:
-        return read_weights(Path(section.weights_file))
-    return library_weights(section.backbone) if section.pretrained else None
+def _stem_filters(filters: Tensor, stem: list[list[int]] | None, channels: int, rule: Stem) -> Tensor:
+    """Return the filters of a stem of some channels: selected by name, as they are, or extended from RGB."""
+    if stem is not None:
+        # A mixture is one picture of several channels: its filters are the mean of theirs.
+        return torch.stack([filters[:, own].mean(1) for own in stem], dim=1)
+    if filters.shape[1] == 3:
+        return widen_stem(filters, channels, rule)
+    if filters.shape[1] != channels:
+        raise UserError(f"expected weights with a stem of 3 or {channels} channels, found {filters.shape[1]}")
+    return filters
 
 
 def new_network(
-    section: ClassifySection, seed: int, mean: ArrayLike, std: ArrayLike, frequencies: ArrayLike
+    section: ClassifySection,
+    seed: int,
+    mean: ArrayLike,
+    std: ArrayLike,
+    frequencies: ArrayLike,
+    start: Start | None = None,
 ) -> Network:
     """Return a network to be trained, with pretrained or random weights and a class head at the class frequencies.
 
@@ -176,19 +201,25 @@ def new_network(
         Mean and standard deviation per channel, length C, in uint8 units.
     frequencies
         Fraction of training crops with each class, length K. The bias of the head starts at their log odds, so that
-        training need not first unlearn the rare classes (Lin et al. 2017, section 3.3).
+        training need not first unlearn the rare classes (Lin et al. 2017, section 3.3). Pretrained heads keep theirs.
+    start
+        The weights that it starts from; None for random ones.
 
     Raises
     ------
     UserError
-        If there is no such backbone, or pretrained weights are requested but not available.
+        If there is no such backbone, or the weights are those of another.
     """
     p = np.asarray(frequencies, dtype=np.float64).clip(1e-4, 1 - 1e-4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(section, np.size(mean), p.size, mean, std, pretrained=True)
+        network = Network(section, np.size(mean), p.size, mean, std, start=start)
     with torch.no_grad():
         network.head.bias.copy_(torch.from_numpy(np.log(p / (1 - p))))
+    if start is not None and section.heads == "pretrained":
+        network.head.load_state_dict({name: start.heads[f"head.{name}"] for name in ("weight", "bias")})
+    if section.trainable == "heads":
+        network.train_only_heads()
     return network
 
 

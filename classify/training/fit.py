@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from classify.config import ClassifySection
-from classify.data.crops import FoldCrops
+from classify.data.crops import FeatureSource, FoldCrops
 from classify.data.normalisation import Statistics, crop_levels, measure_statistics
 from classify.network.checkpoint import load_plain
 from classify.network.model import Network, check_input
+from classify.network.pretrained import Start
 from classify.training.history import BEST, History, remove_best
 from classify.training.loop import RESUME, FoldTraining, run_epochs
 from hpa.errors import UserError
@@ -45,6 +46,8 @@ def fit(
     folder: Path,
     device: torch.device,
     workers: int = 0,
+    start: Start | None = None,
+    statistics: Statistics | None = None,
 ) -> TrainedModel:
     """Train the network of one fold, resuming after the last finished epoch of an earlier run.
 
@@ -69,6 +72,11 @@ def fit(
         the gradients of the parts are accumulated; batch norm then sees the parts.
     workers
         Number of processes that read and augment crops; 0 does so in this process.
+    start
+        The weights that the network starts from; None for random ones. Crops are normalised as they were for these if
+        the recipe normalises in the same way.
+    statistics
+        What `start_statistics` returns, if it is known; needed with features in place of crops.
 
     Raises
     ------
@@ -85,13 +93,22 @@ def fit(
             f"found {len(crops.training)} and {len(crops.validation)}"
         )
     _discard_damaged(folder, section)
-    statistics = measure_statistics(crops, section.outside_cell, section.normalise)
-    rows = np.concatenate([crops.training, crops.validation])
-    levels = crop_levels(crops.source, rows, crops.labels, statistics, section.normalise)
-    training = FoldTraining(replace(crops, levels=levels), section, seed, fold, folder, device, workers)
+    statistics = statistics or start_statistics(crops, section, start)
+    if not isinstance(crops.source, FeatureSource):
+        rows = np.concatenate([crops.training, crops.validation])
+        levels = crop_levels(crops.source, rows, crops.labels, statistics, section.normalise)
+        crops = replace(crops, levels=levels)
+    training = FoldTraining(crops, section, seed, fold, folder, device, workers, start)
     network, history = _train(training, statistics)
     weights, epoch = history.final_weights(network)
     return TrainedModel(weights, epoch, statistics)
+
+
+def start_statistics(crops: FoldCrops, section: ClassifySection, start: Start | None) -> Statistics:
+    """Return the statistics of the pretrained weights if the recipe normalises as they do, else those of the crops."""
+    if start is not None and start.statistics is not None and start.normalise == section.normalise:
+        return start.statistics
+    return measure_statistics(crops, section.outside_cell, section.normalise)
 
 
 def remove_resume_files(folder: Path) -> None:
@@ -119,7 +136,8 @@ def _train(training: FoldTraining, statistics: Statistics) -> tuple[Network, His
     parts = 1
     while True:
         network = training.new_network(statistics)
-        _check_crop_sizes(network, crops, section.random_crop_px if section.random_crop != "none" else 0)
+        if not isinstance(crops.source, FeatureSource):
+            _check_crop_sizes(network, crops, section.random_crop_px if section.random_crop != "none" else 0)
         history = History(crops, section, training.folder, training.device)
         try:
             run_epochs(network, history, training, parts)

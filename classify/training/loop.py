@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
@@ -28,6 +30,7 @@ from classify.inference.evaluate import uses_bfloat16
 from classify.losses.objective import batch_loss
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network, new_network
+from classify.network.pretrained import Start
 from classify.training.history import History
 from classify.training.optimizer import new_optimizer
 from hpa.errors import UserError
@@ -44,7 +47,9 @@ NOT_FINITE: Final = "not_finite.csv"
 """File that lists the crops of the batch whose loss was not finite."""
 
 RESUME: Final = "resume.ckpt"
-"""File that an interrupted training resumes from, written after every epoch."""
+"""File that an interrupted training resumes from, written after the last epoch and after those that are worth it."""
+
+_SAVING_SHARE: Final = 0.03  # at most this share of the time goes into the files to resume from
 
 _PLATEAU: Final = "plateau"  # key of the schedule's state in the file to resume from
 _TERMINATED: Final = 128 + 15
@@ -70,6 +75,8 @@ class FoldTraining:
         Device to run on.
     workers
         Number of processes that read and augment crops; 0 does so in this process.
+    start
+        The weights that the network starts from; None for random ones.
     """
 
     crops: FoldCrops
@@ -79,13 +86,14 @@ class FoldTraining:
     folder: Path
     device: torch.device
     workers: int
+    start: Start | None = None
 
     def new_network(self, statistics: Statistics) -> Network:
         """Return the untrained network, its head at the frequencies of the classes among the known labels."""
         rows, labels = self.crops.training, self.crops.labels
         frequencies = labels.targets[rows].sum(axis=0) / np.maximum(labels.known[rows].sum(axis=0), 1)
         seed = derive_seed(Purpose.WEIGHTS, self.seed, self.fold)
-        return new_network(self.section, seed, statistics.mean, statistics.std, frequencies)
+        return new_network(self.section, seed, statistics.mean, statistics.std, frequencies, self.start)
 
     def batches(self, epoch: int, parts: int) -> list[NDArray[np.int64]]:
         """Return the rows of every batch of an epoch (from 0), each batch split into `parts`."""
@@ -124,7 +132,9 @@ class _Module(LightningModule):
         self._unchecked_rows: list[Tensor] = []  # rows of each batch whose loss has not been checked yet
         self.accumulate = training.section.accumulate * parts  # batches whose gradients make one step
         self.steps = training.section.epochs * -(-len(training.batches(0, parts)) // self.accumulate)
-        self._optimizer, self._schedule = new_optimizer(network.parameters(), training.section, self.steps)
+        fresh, pretrained = _trained_parameters(network, starts_pretrained=training.start is not None)
+        self._optimizer, self._schedule = new_optimizer(fresh, training.section, self.steps, pretrained)
+        self._held = _held_heads(training)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of the current epoch; Lightning calls this at the start of every epoch."""
@@ -133,7 +143,9 @@ class _Module(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Switch to training mode, which validation ends, and freeze the backbone for the recipe's first epochs."""
         self.network.train()
-        self.network.freeze(self.current_epoch < self.section.freeze_epochs)
+        if self.section.trainable == "all":
+            pretrained = self._fold_training.start is not None
+            self.network.freeze(pretrained and self.current_epoch < self.section.freeze_epochs)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Compute the loss of a batch, a scalar.
@@ -144,6 +156,9 @@ class _Module(LightningModule):
             If an earlier loss, or on a CPU this one, is not finite.
         """
         loss = batch_loss(self.network(batch.pixels, batch.levels), batch, self.section, self.network.alpha)
+        for name, start in self._held.items():
+            parameter = self.network.get_parameter(name)
+            loss = loss + self.section.hold * (parameter - start.to(parameter.device)).square().sum()
         self.losses.append(loss.detach())
         self._unchecked_rows.append(batch.rows)
         # On a GPU, reading the newest losses would wait for the device.
@@ -196,6 +211,23 @@ class _Module(LightningModule):
             self._schedule.load_state_dict(checkpoint[_PLATEAU])
 
 
+def _trained_parameters(network: Network, *, starts_pretrained: bool) -> tuple[list[Parameter], list[Parameter]]:
+    """Return the parameters that are trained: those with random, and those with pretrained weights."""
+    fresh, pretrained = list[Parameter](), list[Parameter]()
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            within = name.startswith(("backbone.", "features.")) and "cbam" not in name
+            (pretrained if within and starts_pretrained else fresh).append(parameter)
+    return fresh, pretrained
+
+
+def _held_heads(training: FoldTraining) -> dict[str, Tensor]:
+    """Return the weights that the recipe holds the heads near, by their names in the network."""
+    if training.start is None or training.section.heads != "pretrained":
+        return {}
+    return {name: tensor for name, tensor in training.start.heads.items() if name.startswith("head.")}
+
+
 class _Epochs(Callback):
     """Callback that ends every epoch: it writes the history, then the file to resume from.
 
@@ -213,6 +245,8 @@ class _Epochs(Callback):
         self._history = history
         self._folder = folder
         self._advance = advance
+        self._saved = time.monotonic()
+        self._cost_s = 0.0  # of the last file to resume from
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history for the file to resume from."""
@@ -233,7 +267,7 @@ class _Epochs(Callback):
         self._step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate, write the history, then the file to resume from."""
+        """Validate, write the history, then the file to resume from unless that takes longer than it can save."""
         assert isinstance(pl_module, _Module)
         pl_module.check_finite()
         train_loss = torch.stack(pl_module.losses).mean().item()
@@ -242,7 +276,11 @@ class _Epochs(Callback):
         validation_loss = self._history.close_epoch(pl_module.network, epoch, train_loss, learning_rate)
         if validation_loss is not None:
             pl_module.follow_plateau(validation_loss)
-        trainer.save_checkpoint(self._folder / RESUME)  # last, because the epoch counts as finished with it
+        began = time.monotonic()
+        if epoch == pl_module.section.epochs or _SAVING_SHARE * (began - self._saved) >= self._cost_s:
+            trainer.save_checkpoint(self._folder / RESUME)  # last, because the epoch counts as finished with it
+            self._saved = time.monotonic()
+            self._cost_s = self._saved - began
 
 
 class _PlainFiles(TorchCheckpointIO):
@@ -289,7 +327,7 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
         trainer = Trainer(
             accelerator=device.type,
             devices=1 if device.index is None else [device.index],
-            precision="bf16-mixed" if uses_bfloat16(section.precision, device) else "32-true",
+            precision="bf16-mixed" if uses_bfloat16(section.precision, device, section.backbone) else "32-true",
             deterministic="warn" if device.type == "cuda" else None,
             max_epochs=section.epochs,
             gradient_clip_val=section.clip_norm or None,
@@ -306,7 +344,7 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
         try:
             trainer.fit(module, ckpt_path=resume if resume.exists() else None, weights_only=True)
         except SIGTERMException:
-            saved = "the last finished epoch is saved" if resume.exists() else "no epoch was finished yet"
+            saved = "a finished epoch is saved" if resume.exists() else "no epoch is saved yet"
             print(f"train fold {training.fold}: terminated; {saved}, the same command resumes", file=sys.stderr)
             raise SystemExit(_TERMINATED) from None
         except (SystemExit, RuntimeError) as error:

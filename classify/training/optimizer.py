@@ -26,7 +26,10 @@ def decay_groups(parameters: Iterable[Parameter], weight_decay: float) -> list[d
 
 
 def new_optimizer(
-    parameters: Iterable[Parameter], section: ClassifySection, steps: int
+    parameters: Iterable[Parameter],
+    section: ClassifySection,
+    steps: int,
+    pretrained: Iterable[Parameter] = (),
 ) -> tuple[Optimizer, LRScheduler | None]:
     """Return the recipe's optimizer and the schedule of its learning rate, None for a constant rate.
 
@@ -42,8 +45,14 @@ def new_optimizer(
     steps
         Number of steps of the whole training. A schedule advances after each, but `ReduceLROnPlateau` after each
         validation, by its loss.
+    pretrained
+        Further parameters, whose rate is lower by the recipe's `backbone_rate`.
     """
-    groups = decay_groups(parameters, section.weight_decay)
+    # Heads that are held near their start must not be pulled to 0 as well.
+    groups = decay_groups(parameters, 0.0 if section.heads == "pretrained" else section.weight_decay)
+    for group in decay_groups(pretrained, section.weight_decay):
+        groups.append(group | {"lr": section.learning_rate * section.backbone_rate})
+    groups = [group for group in groups if group["params"]]
     optimizer: Optimizer
     if section.optimizer == "sgd":
         nesterov = section.momentum > 0
@@ -60,7 +69,8 @@ def _new_schedule(optimizer: Optimizer, section: ClassifySection, steps: int) ->
         # Torch ends the rise a step before this fraction, and divides by zero if that is step 0. One more step than is
         # taken puts the highest rate where it is due in trainings of any length, and lets the last step learn too.
         rise = (_RISE * steps + 1) / (steps + 1)
-        return OneCycleLR(optimizer, section.learning_rate, total_steps=steps + 1, pct_start=rise, cycle_momentum=False)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, rates, total_steps=steps + 1, pct_start=rise, cycle_momentum=False)
     if section.schedule == "cosine":
         return CosineAnnealingLR(optimizer, steps)
     if section.schedule == "plateau":

@@ -164,10 +164,10 @@ def one_thread(device: str) -> Iterator[None]:
 
 
 @cache
-def has_amx_bf16() -> bool:
-    """Return whether the CPU has matrix instructions for bfloat16, with which it is faster than float32."""
+def has_bf16_instructions() -> bool:
+    """Return whether the CPU has instructions for bfloat16 (AMX or AVX-512), with which it is faster than float32."""
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+        return not {"amx_bf16", "avx512_bf16"}.isdisjoint(Path("/proc/cpuinfo").read_text().split())
     except OSError:  # not Linux
         return False
 

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,18 @@ def _one_thread() -> Iterator[None]:
 def _quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Say nothing of other programs on the machine that runs the tests."""
     monkeypatch.setattr("classify.run.warn_if_busy", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def _every_epoch_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the file to resume from after every epoch, however short it is."""
+    monkeypatch.setattr("classify.training.loop._SAVING_SHARE", 1e9)
+
+
+@pytest.fixture(autouse=True)
+def _no_shipped_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Start from random weights unless a test says otherwise: what is shipped may change."""
+    monkeypatch.setattr("classify.config.WEIGHTS", tmp_path / "shipped")
 
 
 @pytest.fixture

@@ -8,12 +8,14 @@ import torch
 from torchvision.models import get_model
 
 from classify.config import ClassifySection
-from classify.network.backbones import new_backbone
+from classify.network.backbones import new_backbone, resnet18
 from classify.network.layers import (
     first_convolution,
     widen_stem,
 )
 from classify.network.model import Network, check_input, new_network
+from classify.network.pretrained import Start
+from classify.network.start import read_start
 from hpa.errors import UserError
 
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is an extra")
@@ -38,6 +40,22 @@ def test_backbone_and_head_give_the_output_of_the_library_model(name: str) -> No
     with torch.inference_mode():
         features = backbone(x).mean((2, 3))
         torch.testing.assert_close(getattr(model, HEADS[name])(features), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_resnet18_of_full_width_is_that_of_torchvision() -> None:
+    model = get_model("resnet18", weights=None).eval()
+    backbone = resnet18(64).eval()
+    backbone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("fc")})
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.fc(backbone(x).mean((2, 3))), model(x))
+
+
+def test_half_of_resnet18_has_a_quarter_of_its_weights() -> None:
+    backbone = new_backbone("resnet18_half")
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == 2_798_880
+    for side in (64, 128):
+        assert backbone.eval()(torch.zeros(1, 3, side, side)).shape == (1, 256, side // 32, side // 32)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +85,10 @@ def test_unusable_backbone_raises_an_error(name: str, sentence: str) -> None:
         new_backbone(name)
 
 
-def test_cnn3_has_no_pretrained_weights() -> None:
-    with pytest.raises(UserError, match="there are none of cnn3"):
-        new_network(ClassifySection(backbone="cnn3", pretrained=True), 0, [0.0], [1.0], [0.5])
+@pytest.mark.parametrize("name", ["cnn3", "resnet18_half"])
+def test_some_backbones_have_no_imagenet_weights(name: str) -> None:
+    with pytest.raises(UserError, match=f"found {name}, of which there are none"):
+        read_start(ClassifySection(backbone=name, pretrained="imagenet"), ["red"], ["one"])
 
 
 def test_crops_too_small_for_a_backbone_raise_an_error() -> None:
@@ -84,22 +103,33 @@ def test_crops_too_small_for_a_backbone_raise_an_error() -> None:
 def test_weights_are_read_from_a_file(tmp_path: Path) -> None:
     donor = new_backbone("cnn3")
     torch.save({"state_dict": donor.state_dict()}, tmp_path / "cnn3.pt")
-    section = ClassifySection(backbone="cnn3", weights_file=str(tmp_path / "cnn3.pt"))
-    network = new_network(section, 0, [0.0] * 4, [1.0] * 4, [0.5])
-    own = network.backbone.state_dict()
+    section = ClassifySection(backbone="cnn3", pretrained=str(tmp_path / "cnn3.pt"))
+    channels = ["red", "green", "blue", "yellow"]
+    start = read_start(section, channels, ["one"])
+    own = new_network(section, 0, [0.0] * 4, [1.0] * 4, [0.5], start).backbone.state_dict()
     for name, tensor in donor.state_dict().items():
         if name != "conv1.weight":
             assert torch.equal(own[name], tensor), name
     assert torch.equal(own["conv1.weight"], widen_stem(donor.state_dict()["conv1.weight"], 4))
+    wide = Network(section, 4, 1, [0.0] * 4, [1.0] * 4).backbone.state_dict()
+    torch.save(wide, tmp_path / "cnn3.pt")
+    own = new_network(
+        section, 0, [0.0] * 4, [1.0] * 4, [0.5], read_start(section, channels, ["one"])
+    ).backbone.state_dict()
+    assert torch.equal(own["conv1.weight"], wide["conv1.weight"]), "a stem of the run's channels is taken as it is"
+    with pytest.raises(UserError, match="expected weights with a stem of 3 or 2 channels, found 4"):
+        new_network(section, 0, [0.0] * 2, [1.0] * 2, [0.5], read_start(section, channels[:2], ["one"]))
     with pytest.raises(UserError, match="expected a file of weights, found no"):
-        new_network(ClassifySection(weights_file=str(tmp_path / "none")), 0, [0.0], [1.0], [0.5])
+        read_start(ClassifySection(pretrained=str(tmp_path / "none")), channels, ["one"])
     (tmp_path / "cnn3.pt").write_bytes(b"no weights")
     with pytest.raises(UserError, match="found another or a damaged file"):
-        new_network(section, 0, [0.0] * 4, [1.0] * 4, [0.5])
+        read_start(section, channels, ["one"])
 
 
-def test_freeze_spares_stem_attention_and_heads() -> None:
-    network = Network(ClassifySection(attention="cbam", embedding_dim=2), 4, 3, [0.0] * 4, [1.0] * 4).train()
+def test_freeze_spares_an_extended_stem_attention_and_heads() -> None:
+    start = Start(new_backbone("resnet18").state_dict())
+    section = ClassifySection(backbone="resnet18", attention="cbam", embedding_dim=2)
+    network = Network(section, 4, 3, [0.0] * 4, [1.0] * 4, start=start).train()
     network.freeze(True)
     moving = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert {name for name in moving if "cbam" not in name} == {

@@ -157,13 +157,14 @@ def test_embeddings_of_views_have_unit_length() -> None:
 
 @pytest.mark.parametrize(("precision", "expected"), [("32", False), ("bf16", True)])
 def test_explicit_precision_is_used(precision: str, expected: bool) -> None:
-    assert uses_bfloat16(precision, torch.device("cpu")) is expected  # type: ignore[arg-type]
+    assert uses_bfloat16(precision, torch.device("cpu"), "cnn3") is expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_precision_depends_on_the_processor(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
-    monkeypatch.setattr("classify.inference.evaluate.has_amx_bf16", lambda: has)
-    assert uses_bfloat16("auto", torch.device("cpu")) is has
+    monkeypatch.setattr("classify.inference.evaluate.has_bf16_instructions", lambda: has)
+    assert uses_bfloat16("auto", torch.device("cpu"), "cnn3") is has
+    assert not uses_bfloat16("auto", torch.device("cpu"), "mobilenet_v3_small"), "depthwise convolutions"
 
 
 @pytest.mark.parametrize("change", [{}, {"normalise": "percentiles"}, {"embedding_dim": 3, "test_views": "mean"}])

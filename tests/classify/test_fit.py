@@ -14,6 +14,7 @@ from classify.data.crops import FoldCrops
 from classify.data.normalisation import crop_levels
 from classify.losses.objective import class_loss
 from classify.network.model import Network
+from classify.network.pretrained import Start
 from classify.training import loop
 from classify.training.fit import TrainedModel, fit, remove_resume_files
 from hpa.errors import UserError
@@ -128,7 +129,9 @@ def test_number_of_workers_does_not_change_the_result(tmp_path: Path) -> None:
 def test_frozen_layers_change_only_after_the_frozen_epochs(tmp_path: Path) -> None:
     def norm(freeze: int, epochs: int) -> torch.Tensor:
         section = SECTION.model_copy(update={"freeze_epochs": freeze, "epochs": epochs, "schedule": "constant"})
-        return fit(bright_fold(), section, 0, 0, tmp_path / f"{freeze}-{epochs}", CPU).state_dict["backbone.bn1.bias"]
+        start = Start(Network(section, 4, 3, [0.0] * 4, [1.0] * 4).backbone.state_dict())
+        fitted = fit(bright_fold(), section, 0, 0, tmp_path / f"{freeze}-{epochs}", CPU, start=start)
+        return fitted.state_dict["backbone.bn1.bias"]
 
     assert torch.equal(norm(2, 2), torch.zeros(64))
     assert not torch.equal(norm(2, 3), torch.zeros(64))

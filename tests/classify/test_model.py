@@ -11,6 +11,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from classify.config import ClassifySection
 from classify.network.model import FLOOR, Network, new_network
+from classify.network.start import read_start
 from hpa.errors import UserError
 
 MEAN, STD = [10.0, 20.0, 30.0, 40.0], [1.0, 2.0, 3.0, 4.0]
@@ -86,10 +87,16 @@ def test_seed_determines_weights_without_changing_the_global_state() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def _from_imagenet() -> Network:
+    section = ClassifySection(backbone="resnet18", pretrained="imagenet")
+    start = read_start(section, ["red", "green", "blue", "yellow"], ["one"])
+    return new_network(section, 0, MEAN, STD, [0.5], start)
+
+
 def test_pretrained_weights_equal_the_file(hub: Path) -> None:
     donor = resnet18().state_dict()
     torch.save(donor, hub)
-    network = new_network(ClassifySection(pretrained=True), 0, MEAN, STD, [0.5])
+    network = _from_imagenet()
     state = network.backbone.state_dict()
     filters = state["conv1.weight"]
     torch.testing.assert_close(filters[:, :3], donor["conv1.weight"])
@@ -100,7 +107,7 @@ def test_pretrained_weights_equal_the_file(hub: Path) -> None:
 @pytest.mark.usefixtures("tiny_backbone")
 def test_unavailable_pretrained_weights_raise_an_error(hub: Path) -> None:
     with pytest.raises(UserError, match=r"expected the ImageNet weights .*found neither") as error:
-        new_network(ClassifySection(pretrained=True), 0, MEAN, STD, [0.5])
+        _from_imagenet()
     assert str(hub) in str(error.value)
 
 
@@ -109,10 +116,10 @@ def test_unavailable_pretrained_weights_raise_an_error(hub: Path) -> None:
 def test_damaged_weight_file_raises_an_error(hub: Path, content: bytes) -> None:
     hub.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
-        new_network(ClassifySection(pretrained=True), 0, MEAN, STD, [0.5])
+        _from_imagenet()
 
 
 def test_weights_of_another_network_raise_an_error(hub: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(3)}, hub)
     with pytest.raises(UserError, match=r"expected weights of resnet18, found .* missing and 1 of another shape"):
-        Network(ClassifySection(pretrained=True), 4, 1, MEAN, STD, pretrained=True)
+        _from_imagenet()

@@ -240,7 +240,7 @@ def test_unknown_recipe_key_raises_an_error(tmp_path: Path) -> None:
     ("setting", "sentence"),
     [
         ("backbone = 'resnet19'", "expected a torchvision model"),
-        ("weights_file = 'nowhere.pt'", "nowhere.pt"),
+        ("pretrained = 'nowhere.pt'", "nowhere.pt"),
         ("channels = ['yellow', 'pink']", "channels"),
         ("learning_rate = inf", "finite number"),
         ("weight_decay = nan", "finite number"),

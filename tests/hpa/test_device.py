@@ -10,7 +10,7 @@ from hpa.work.device import (
     Computation,
     computing_threads,
     default_threads,
-    has_amx_bf16,
+    has_bf16_instructions,
     resolve_device,
     warn_if_busy,
 )
@@ -70,8 +70,9 @@ def test_bfloat16_is_not_continued_without_its_instructions() -> None:
 
 
 @pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="a torch that does not say")
-def test_matrix_instructions_for_bfloat16_are_those_that_torch_finds() -> None:
-    assert has_amx_bf16() == bool(torch.cpu.get_capabilities().get("amx_bf16"))
+def test_instructions_for_bfloat16_are_those_that_torch_finds() -> None:
+    found = torch.cpu.get_capabilities()
+    assert has_bf16_instructions() == bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
 def test_a_busy_machine_is_reported_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,8 +211,10 @@ def test_new_images_have_their_own_depth(tmp_path: Path) -> None:
     [
         (["classify.backbone=resnet19"], "as backbone, found 'resnet19'"),
         (["classify.backbone=timm:resnet19"], "expected a model of timm, found 'resnet19'"),
-        (["classify.pretrained=true"], "expected the ImageNet weights .*, found neither"),
-        (["classify.weights_file=gone.pt"], "expected a file of weights, found no gone.pt"),
+        (["classify.pretrained=imagenet", "classify.backbone=resnet18"], "expected the ImageNet weights .*, found neither"),
+        (["classify.pretrained=true"], '"imagenet" is what true was'),
+        (["classify.pretrained=gone.pt"], "expected a file of weights, found no gone.pt"),
+        (["classify.weights_file=gone.pt"], "expected the key 'pretrained'"),
         (["classify.backbone=densenet121", "crops.size_px=8"], "expected crops large enough .*, found 8 px"),
         (['classify.channels=["green", "red+yellow"]', 'data.channels=["green", "red", "blue"]'], "found 'yellow'"),
         (['crops.windows=["brightest"]', 'data.channels=["red", "blue"]'], "expected green among data.channels"),

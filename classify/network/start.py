@@ -1,0 +1,131 @@
+"""Find the weights that a recipe starts from: shipped, the library's, in a file, or of the models of another run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from classify.config import ClassifySection, shipped_weights
+from classify.data.normalisation import Statistics
+from classify.network.backbones import library_weights, read_weights
+from classify.network.checkpoint import Checkpoint
+from classify.network.pretrained import Description, Pretrained, Start
+from hpa.channels import parse_mixture
+from hpa.errors import UserError
+
+
+def start_path(section: ClassifySection) -> Path | None:
+    """Return the file or folder that a recipe starts from, None if it starts from random weights or ImageNet's."""
+    chosen = section.starts_from
+    if chosen in ("none", "imagenet"):
+        return None
+    return shipped_weights(section.backbone) if chosen == "atlas" else Path(chosen).expanduser()
+
+
+def read_start(
+    section: ClassifySection, channels: Sequence[str], classes: Sequence[str], model: Path | None = None
+) -> Start | None:
+    """Read the weights that a recipe starts from.
+
+    Parameters
+    ----------
+    section
+        Recipe section.
+    channels
+        Channels of the crops, of which the section may select some.
+    classes
+        Names of the classes, in their order.
+    model
+        The model of a fold, if the recipe names a work folder.
+
+    Returns
+    -------
+    Start or None
+        None if the recipe starts from random weights.
+
+    Raises
+    ------
+    UserError
+        If the weights are missing, damaged, or not for this network, or the recipe cannot use them as it says.
+    """
+    start = _read(section, list(section.channels or channels), classes, model)
+    for key, value in {"trainable": "heads", "heads": "pretrained"}.items():
+        if start is None and getattr(section, key) == value:
+            raise UserError(
+                f'expected pretrained weights with classify.{key} = "{value}", found none for {section.backbone}'
+            )
+    if start is None:
+        return None
+    if section.trainable == "heads" and start.normalise not in (None, section.normalise):
+        raise UserError(
+            f'expected classify.normalise = "{start.normalise}", with which the frozen weights were trained, found'
+            f' "{section.normalise}"'
+        )
+    if section.heads == "pretrained" and ("head.weight" not in start.heads or start.features != section.features):
+        raise UserError(
+            'expected weights with heads of the same classes and classify.features with classify.heads = "pretrained",'
+            " found others or none"
+        )
+    return start
+
+
+def _read(
+    section: ClassifySection, channels: Sequence[str], classes: Sequence[str], model: Path | None
+) -> Start | None:
+    chosen = section.starts_from
+    if chosen == "none":
+        return None
+    if chosen == "imagenet":
+        return Start(library_weights(section.backbone), normalise="imagenet")
+    path = model or start_path(section)
+    assert path is not None, "there is one for everything else"
+    if chosen == "atlas" and not path.is_file():
+        raise UserError(f"expected a backbone whose weights are shipped, found {section.backbone}, of which none are")
+    if path.name.endswith(".safetensors"):
+        return _of_run(Pretrained.load(path), path, section, channels, classes)
+    if model is not None:
+        return _of_run(_as_pretrained(Checkpoint.load(path), path), path, section, channels, classes)
+    return Start(read_weights(path))
+
+
+def _as_pretrained(checkpoint: Checkpoint, path: Path) -> Pretrained:
+    section = checkpoint.section
+    if section.attention != "none" or section.stem == "adapter" or section.input_px:
+        raise UserError(
+            f"expected a model without attention, adapter and input_px to start from, found one with them in {path}"
+        )
+    if any(len(parse_mixture(name).channels) > 1 for name in section.channels):
+        raise UserError(f"expected a model of plain channels to start from, found mixtures in {path}")
+    description = Description(
+        backbone=section.backbone,
+        features=section.features,
+        channels=list(section.channels or checkpoint.channels),
+        classes=checkpoint.classes,
+        size_px=checkpoint.size_px,
+        mean=checkpoint.mean,
+        std=checkpoint.std,
+        normalise=section.normalise,
+    )
+    return Pretrained(description, checkpoint.state_dict)
+
+
+def _of_run(
+    weights: Pretrained, path: Path, section: ClassifySection, channels: Sequence[str], classes: Sequence[str]
+) -> Start:
+    """Select the channels and heads of a run."""
+    what = weights.description
+    if what.backbone != section.backbone:
+        raise UserError(f"expected weights of {section.backbone} in {path}, found those of {what.backbone}")
+    if section.stem == "adapter":
+        raise UserError(f'expected classify.stem = "average" with the weights in {path}, found "adapter"')
+    mixtures = [parse_mixture(name).channels for name in channels]
+    for name in (name for mixture in mixtures for name in mixture):
+        if name not in what.channels:
+            raise UserError(f"expected weights for the channel {name} in {path}, found {', '.join(what.channels)}")
+    stem = [[what.channels.index(name) for name in mixture] for mixture in mixtures]
+    mean, std = ([float(np.mean([values[k] for k in own])) for own in stem] for values in (what.mean, what.std))
+    prefix = "backbone."
+    backbone = {name.removeprefix(prefix): t for name, t in weights.state_dict.items() if name.startswith(prefix)}
+    kept = ("features.", "head.") if list(what.classes) == list(classes) else ("features.",)
+    heads = {name: tensor for name, tensor in weights.state_dict.items() if name.startswith(kept)}
+    return Start(backbone, stem, heads, what.features, what.normalise, Statistics(mean, std))
