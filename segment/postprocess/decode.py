@@ -130,5 +130,5 @@ def _drop_and_renumber(cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], dr
     present[0] = False
     present[dropped] = False
     number = (np.cumsum(present) * present).astype(np.uint16)
-    own_nuclei = np.where(nuclei == cells, nuclei, 0)
-    return Masks(number[cells], number[own_nuclei])
+    numbered = number.take(cells)
+    return Masks(numbered, numbered * (nuclei == cells))
