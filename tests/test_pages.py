@@ -32,7 +32,7 @@ BENCH_ARGUMENTS: dict[str, list[str]] = {
     "bench.kills": ["--tiny"],
     "bench.reading": ["--tiny"],
     "bench.realism": [],
-    "bench.segment": ["--tiny", "accuracy", "real", "speed", "memory", "gpu"],
+    "bench.segment": ["--tiny", "accuracy", "real", "sizes", "speed", "memory", "gpu"],
     "bench.thresholds": ["1"],
 }
 
