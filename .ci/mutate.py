@@ -52,7 +52,7 @@ PACKAGES = ("hpa", "segment", "crops", "classify", "aggregate", "pipeline", "cel
 LIBRARIES = (
     "pytest", "numpy", "pandas", "pandera.pandas", "pyarrow.parquet", "scipy.ndimage", "scipy.optimize",
     "sklearn.metrics", "skimage.measure", "skimage.filters", "cv2", "matplotlib.pyplot", "pydantic", "rich",
-    "typer", "tifffile", "imagehash", "torch", "torchvision", "lightning.pytorch", "safetensors.torch",
+    "typer", "tifffile", "imagehash", "torch", "torchvision", "lightning.pytorch", "albumentations",
     "pytorch_metric_learning.losses", "cellpose.models", "pycocotools.mask", "distributed",
 )  # fmt: skip
 ELSEWHERE = ("crops/h5sc.py",)  # its tests need anndata, which has an environment of its own in .ci/run

@@ -17,9 +17,9 @@ from torch.nn.functional import interpolate
 from torch.optim import AdamW
 
 from classify.config import ClassifySection
-from classify.data.augmentation import turn, vary
 from classify.data.normalisation import measure_mean_and_deviation
 from classify.data.seeds import Purpose, derive_seed, row_uniforms
+from classify.data.variation import turn, vary
 from classify.inference.evaluate import uses_bfloat16
 from classify.losses.objective import class_loss
 from classify.network.checkpoint import load_plain, to_bytes
