@@ -178,16 +178,14 @@ def library_weights(name: str) -> dict[str, Any]:
     Raises
     ------
     UserError
-        If there are none, they are neither on the disk nor downloadable, or the file is damaged.
+        If there are none (cnn3), they are neither on the disk nor downloadable, or the file is damaged.
     """
     if name == _SMALL or name in _WIDTHS:
         raise UserError(f"expected a backbone with ImageNet weights, found {name}, of which there are none")
     if name.startswith(TIMM):
         model = _timm_model(name.removeprefix(TIMM), pretrained=True)
         return {f"model.{key}": value for key, value in model.state_dict().items()}
-    weights = next(iter(get_model_weights(name)), None)
-    if weights is None:
-        raise UserError(f"expected ImageNet weights of {name} in torchvision, found none")
+    weights = next(iter(get_model_weights(name)))  # every classification network of torchvision has some
     file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
     try:
         state: dict[str, Any] = torch.hub.load_state_dict_from_url(
