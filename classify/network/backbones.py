@@ -13,6 +13,7 @@ from torchvision.models import DenseNet, get_model, get_model_weights, list_mode
 from torchvision.models.inception import InceptionAux
 from torchvision.models.resnet import BasicBlock
 
+from classify.network import subcell
 from classify.network.tokens import ANY_SIZE, TokenMap
 from hpa.errors import UserError
 
@@ -50,10 +51,12 @@ def new_backbone(name: str) -> nn.Sequential:
         return _three_convolutions()
     if name in _WIDTHS:
         return resnet18(_WIDTHS[name])
+    if name == subcell.NAME:
+        return subcell.new_subcell()
     if name.startswith(TIMM):
         return nn.Sequential(OrderedDict(model=_timm_model(name.removeprefix(TIMM), pretrained=False)))
     if name not in list_models(module=models):
-        own = ", ".join(f"`{known}`" for known in _WIDTHS)
+        own = ", ".join(f"`{known}`" for known in (*_WIDTHS, subcell.NAME))
         raise UserError(f"expected a torchvision model, `timm:NAME`, {own} or `{_SMALL}` as backbone, found {name!r}")
     # Without these options the two models warn about slow initialisation and have auxiliary heads for training.
     options = {"aux_logits": False, "init_weights": True} if name in ("inception_v3", "googlenet") else {}
@@ -180,7 +183,7 @@ def library_weights(name: str) -> dict[str, Any]:
     UserError
         If there are none (cnn3), they are neither on the disk nor downloadable, or the file is damaged.
     """
-    if name == _SMALL or name in _WIDTHS:
+    if name in (_SMALL, subcell.NAME, *_WIDTHS):
         raise UserError(f"expected a backbone with ImageNet weights, found {name}, of which there are none")
     if name.startswith(TIMM):
         model = _timm_model(name.removeprefix(TIMM), pretrained=True)

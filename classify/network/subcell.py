@@ -19,14 +19,6 @@ from hpa.errors import UserError
 NAME: Final = "subcell"
 INPUT_PX: Final = 448
 """Side of the images that SubCell was trained on."""
-CHANNEL_ORDERS: Final = (
-    ("red", "yellow", "blue", "green"),
-    ("red", "blue", "green"),
-    ("yellow", "blue", "green"),
-    ("blue", "green"),
-)
-"""Channels of the published models, in the order in which they take them."""
-
 _WIDTH: Final = 768
 _DEPTH: Final = 12
 _PATCH_PX: Final = 16

@@ -1,22 +1,29 @@
 """SubCell's backbone against a small implementation of the published architecture, under the published names."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
-from torch.nn.functional import conv2d, gelu, layer_norm, linear
+from torch.nn.functional import conv2d, gelu, interpolate, layer_norm, linear
 
+from classify.config import ClassifySection
 from classify.network.backbones import load_weights
 from classify.network.layers import replace_stem
+from classify.network.model import Network, new_network
+from classify.network.start import read_start
 from classify.network.subcell import new_subcell, published_names, translate
 from hpa.errors import UserError
 
 DEPTH = 2
 WIDTH = 768
+CHANNELS = ["red", "yellow", "blue", "green"]
 
 
-def _random_state(channels: int, grid: int, seed: int = 0) -> dict[str, Tensor]:
+def _random_state(channels: int, grid: int, depth: int = DEPTH) -> dict[str, Tensor]:
     """Return random weights under the names of the published files."""
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {
         "encoder.embeddings.cls_token": (1, 1, WIDTH),
         "encoder.embeddings.position_embeddings": (1, 1 + grid * grid, WIDTH),
@@ -26,7 +33,7 @@ def _random_state(channels: int, grid: int, seed: int = 0) -> dict[str, Tensor]:
         "pool_model.attention_u.1": (512, WIDTH),
         "pool_model.attention": (2, 512),
     }
-    for i in range(DEPTH):
+    for i in range(depth):
         block = f"encoder.encoder.layer.{i}"
         shapes |= {f"{block}.layernorm_before": (WIDTH,), f"{block}.layernorm_after": (WIDTH,)}
         shapes |= {f"{block}.attention.attention.{part}": (WIDTH, WIDTH) for part in ("query", "key", "value")}
@@ -135,3 +142,57 @@ def test_a_partial_file_is_refused_by_name() -> None:
     state["pool_model.attention.weight"] = torch.zeros(3, 512)
     with pytest.raises(UserError, match="1 of another shape"):
         _loaded(state, 4)
+
+
+def test_a_recipe_says_what_subcell_was_trained_on() -> None:
+    keys = {"backbone": "subcell", "normalise": "stack", "input_px": 448}
+    assert ClassifySection(**keys, channels=CHANNELS).starts_from == "none"
+    for wrong in (
+        {"channels": ["blue", "red", "green"]},
+        {"channels": []},
+        {"channels": CHANNELS, "normalise": "crop"},
+        {"channels": CHANNELS, "input_px": 0},
+    ):
+        with pytest.raises(ValidationError, match="subcell"):
+            ClassifySection(**(keys | wrong))
+
+
+def test_a_stack_is_scaled_by_its_minimum_and_maximum() -> None:
+    section = ClassifySection(backbone="cnn3", normalise="stack")
+    network = Network(section, 2, 3, [5.0, 5.0], [2.0, 2.0]).eval()
+    crops = torch.randint(20, 200, (2, 2, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    crops[1] //= 4
+    crops = torch.cat([crops, torch.full((1, 2, 16, 16), 7, dtype=torch.uint8)])
+    with torch.inference_mode():
+        found = network(crops).features
+        for crop, features in zip(crops.float(), found, strict=True):
+            spread = float(crop.max() - crop.min())
+            scaled = (crop - crop.min()) / spread if spread else torch.zeros_like(crop)
+            torch.testing.assert_close(network.features(network.backbone(scaled[None]))[0], features)
+
+
+@pytest.mark.slow
+def test_a_file_of_published_weights_becomes_a_network(tmp_path: Path) -> None:
+    state = _random_state(channels=4, grid=28, depth=12)
+    torch.save(state, tmp_path / "subcell.pth")
+    section = ClassifySection(
+        backbone="subcell", normalise="stack", input_px=448, channels=CHANNELS, trainable="heads",
+        pretrained=str(tmp_path / "subcell.pth"),
+    )  # fmt: skip
+    start = read_start(section, ["red", "green", "blue", "yellow"], ["a", "b"])
+    network = new_network(section, 0, [9.0] * 4, [5.0] * 4, [0.5, 0.2], start).eval()
+    crops = torch.randint(0, 255, (1, 4, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = network(crops)
+        scaled = (crops - crops.min().float()) / (crops.max() - crops.min()).float()
+        image = interpolate(scaled, (448, 448), mode="bilinear", antialias=True, align_corners=False)
+        backbone = new_subcell()
+        replace_stem(backbone, 4)
+        backbone.load_state_dict(translate(state))
+        expected = backbone.eval()(image)[:, :, 0, 0]
+    assert found.features.shape == (1, 1536)
+    torch.testing.assert_close(found.features, expected, rtol=1e-3, atol=1e-4)
+    two = section.model_copy(update={"channels": ("blue", "green")})
+    start = read_start(two, ["red", "green", "blue", "yellow"], ["a", "b"])
+    with pytest.raises(UserError, match="stem of 3 or 2 channels, found 4"):
+        new_network(two, 0, [9.0] * 2, [5.0] * 2, [0.5, 0.2], start)
