@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -173,13 +173,13 @@ def _regressions(
     return scores
 
 
-def mean_ap(targets: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:  # type: ignore[type-arg]
+def mean_ap(targets: NDArray[np.bool_], scores: NDArray[np.floating[Any]]) -> float:
     """Return the mean average precision over the classes that occur."""
     found = [average_precision(t, s) for t, s in zip(targets.T, scores.T, strict=True) if t.any()]
     return float(np.mean(found)) if found else float("nan")
 
 
-def by_image(values: NDArray[np.floating], images: NDArray[np.int64]) -> NDArray[np.float64]:  # type: ignore[type-arg]
+def by_image(values: NDArray[np.floating[Any]], images: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the maximum over the cells of each image, shape (n, K)."""
     pooled = np.full((images.max() + 1, values.shape[1]), -np.inf)
     np.maximum.at(pooled, images, values)

@@ -1,8 +1,9 @@
 """How well networks that have only seen drawn cells rank real images of the protein."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -95,7 +96,7 @@ def real(network: Network, section: ClassifySection, tiny: bool, root: Path, see
     systems["probe of real images, texture"] = _leave_one_out(texture, targets)
     steering = np.array([steered(path) for path in paths])
     for name, scores in systems.items():
-        every = _interval(lambda rows, s=scores: mean_auc(targets[rows], s[rows]), len(paths))
+        every = _interval(partial(_mean_auc_of, targets, scores), len(paths))
         halves = [mean_auc(targets[half], scores[half]) for half in (steering, ~steering)]
         print(f"{name}: mean AUC {every}, steering half {halves[0]:.3f}, other half {halves[1]:.3f}")
     for name, reference in (
@@ -104,12 +105,7 @@ def real(network: Network, section: ClassifySection, tiny: bool, root: Path, see
         ("probe of real images, frozen features", "probe of real images, features from nothing"),
         ("probe of real images, frozen features", "probe of real images, texture"),
     ):
-        gain = _interval(
-            lambda rows, a=systems[name], b=systems[reference]: (
-                mean_auc(targets[rows], a[rows]) - mean_auc(targets[rows], b[rows])
-            ),
-            len(paths),
-        )
+        gain = _interval(partial(_gain, targets, systems[name], systems[reference]), len(paths))
         print(f"{name} minus {reference}: {gain}")
     for label in _counted(targets):
         values = ", ".join(f"{name} {roc_auc(targets[:, label], s[:, label]):.2f}" for name, s in systems.items())
@@ -122,11 +118,19 @@ def mean_auc(targets: NDArray[np.bool_], scores: Scores) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
+def _mean_auc_of(targets: NDArray[np.bool_], scores: Scores, rows: NDArray[np.int64]) -> float:
+    return mean_auc(targets[rows], scores[rows])
+
+
+def _gain(targets: NDArray[np.bool_], scores: Scores, reference: Scores, rows: NDArray[np.int64]) -> float:
+    return _mean_auc_of(targets, scores, rows) - _mean_auc_of(targets, reference, rows)
+
+
 def _counted(targets: NDArray[np.bool_]) -> list[int]:
     return [label for label, positive in enumerate(targets.T) if positive.sum() >= _MIN_POSITIVES]
 
 
-def _maximum(values: NDArray[np.floating], images: int) -> Scores:  # type: ignore[type-arg]
+def _maximum(values: NDArray[np.floating[Any]], images: int) -> Scores:
     return np.asarray(values.reshape(images, -1, values.shape[1]).max(axis=1), dtype=np.float64)
 
 

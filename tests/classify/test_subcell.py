@@ -1,6 +1,7 @@
 """SubCell's backbone against a small implementation of the published architecture, under the published names."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -145,14 +146,15 @@ def test_a_partial_file_is_refused_by_name() -> None:
 
 
 def test_a_recipe_says_what_subcell_was_trained_on() -> None:
-    keys = {"backbone": "subcell", "normalise": "stack", "input_px": 448}
+    keys: dict[str, Any] = {"backbone": "subcell", "normalise": "stack", "input_px": 448}
     assert ClassifySection(**keys, channels=CHANNELS).starts_from == "none"
-    for wrong in (
+    wrongs: tuple[dict[str, Any], ...] = (
         {"channels": ["blue", "red", "green"]},
         {"channels": []},
         {"channels": CHANNELS, "normalise": "crop"},
         {"channels": CHANNELS, "input_px": 0},
-    ):
+    )
+    for wrong in wrongs:
         with pytest.raises(ValidationError, match="subcell"):
             ClassifySection(**(keys | wrong))
 
