@@ -128,8 +128,8 @@ def enlarge_labels(
     above = logit - level
     above = np.where(labels > 0, np.maximum(above, _MIN_LOGIT_DISTANCE), np.minimum(above, -_MIN_LOGIT_DISTANCE))
     outline = cv2.resize(above.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    outlined: NDArray[np.uint16] = result * (outline > 0)
-    return outlined
+    result *= outline > 0
+    return result
 
 
 def _widen(span: slice, size: int) -> slice:
