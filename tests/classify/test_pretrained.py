@@ -15,6 +15,7 @@ from classify.__main__ import main
 from classify.config import ClassifySection
 from classify.data.crops import label_crops
 from classify.inference.predict import ScoredCrops, predict_fold
+from classify.inspect.neighbours import neighbours
 from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, new_network
 from classify.network.pretrained import FORMAT, Description, Pretrained
@@ -371,5 +372,7 @@ def test_new_images_are_scored_with_features_of_their_own(file: Path, tmp_path: 
     kept = np.load(new.root / "backbone_features/cells/features.npy")
     written = np.load(new.root / "classify/cells/predict/fold-0/features.npy")
     np.testing.assert_array_equal(np.sort(kept, axis=0), np.sort(written, axis=0))
+    with pytest.raises(UserError, match="expected crops of images with labels, scored out of fold"):
+        neighbours(new)
     predict(work, embeddings=True, overwrite=True)
     assert main(["neighbours", str(work.root)]) == 0
