@@ -75,7 +75,7 @@ class ClassifySection(Section):
         " the same classes, held near their start.",
     )
     hold: float = Field(
-        default=0.01,
+        default=0.1,
         ge=0,
         description="With pretrained heads: weight of the squared distance of the heads from their start in the loss.",
     )

@@ -137,7 +137,7 @@ def read_spaces(folder: Path, targets: pd.Series, known: pd.Series, groups: pd.S
     Raises
     ------
     UserError
-        If there are no vectors.
+        If there are no vectors, or none of a labelled image.
     """
     if not (folder / KEYS).is_file():
         raise UserError(
@@ -145,6 +145,8 @@ def read_spaces(folder: Path, targets: pd.Series, known: pd.Series, groups: pd.S
         )
     keys = read_parquet(folder / KEYS, "python -m classify predict --embeddings")
     own = np.flatnonzero((keys["origin"] == "oof").to_numpy())
+    if not len(own):
+        raise UserError(f"expected crops of images with labels, scored out of fold, in {folder}, found none")
     keys = keys.iloc[own]
     ids = keys["image_id"]
     spaces = {}

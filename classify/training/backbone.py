@@ -208,7 +208,7 @@ class _Training:
         self._seconds = 0.0  # of earlier runs
         self._waited = 0.0
         self._started = time.monotonic()
-        self._seen = self._steps = 0
+        self._seen = self._steps = self._done = 0
         self._network: Network | None = None
 
     def run(self) -> None:
@@ -295,6 +295,7 @@ class _Training:
 
     def _close_round(self, number: int, loss: float) -> None:
         """Score if it is time, and write the file to resume from; the round counts as finished with it."""
+        self._done = number
         now, every = self._progress(), 1 / _VALIDATIONS
         last = self._history[-1]["progress"] if self._history else -1.0
         row: dict[str, float] = {"round": number, "crops_seen": self._seen, "seconds": self._elapsed(), "loss": loss}
@@ -339,7 +340,8 @@ class _Training:
         self._average = stored["average"]
         self._optimizer = _new_optimizer(self._network)
         self._optimizer.load_state_dict(stored["optimizer"])
-        return int(stored["done"])
+        self._done = int(stored["done"])
+        return self._done
 
     def _averaged(self) -> Network:
         assert self._network is not None
@@ -377,6 +379,7 @@ class _Training:
         record = {
             **asdict(settings),
             **extra,
+            "cells_trained_on": sum(settings.rounds[: self._done]),
             "crops_trained_on": self._seen,
             "steps": self._steps,
             "seconds": round(self._elapsed(), 1),
@@ -538,7 +541,7 @@ def model_card(record: dict[str, Any]) -> str:
     """Return the model card of a backbone as Markdown."""
     rows = {
         "made by": f"`{record['command']}`" if record["command"] else "`classify.training.backbone.train_backbone`",
-        "data": f"{record['cells']:,} drawn cells at {record['size_px']} px with their true labels"
+        "data": f"{record['cells_trained_on']:,} drawn cells at {record['size_px']} px with their true labels"
         " (`crops.synthesize`, seeds of a stream of its own), seen as"
         f" {record['crops_trained_on']:,} varied crops; no real image",
         "loss": "focal loss of the 28 classes of HPA, gamma 2",

@@ -124,9 +124,14 @@ def test_with_a_limit_of_time_every_round_is_trained_on(tmp_path: Path, monkeypa
     """However many crops are asked for: a round is left once the next one is drawn. Here a step takes a second."""
     settings = BackboneTraining(cells=96, crops_seen=10**9, backbone="cnn3", size_px=32, minutes=0.2)
     seen, close = list[int](), training._Training._close_round
+
+    def closed(run: Any, number: int, loss: float) -> None:
+        seen.append(run._seen)
+        close(run, number, loss)
+
     monkeypatch.setattr(training._Training, "_elapsed", lambda run: float(run._steps))
     monkeypatch.setattr(Rounds, "is_ready", lambda *_: True)
-    monkeypatch.setattr(training._Training, "_close_round", lambda *given: (seen.append(given[0]._seen), close(*given)))
+    monkeypatch.setattr(training._Training, "_close_round", closed)
     _train(tmp_path, settings)
     assert seen == [32, 64, 12 * 16]
 

@@ -91,7 +91,7 @@ def test_missing_older_and_other_files_raise_errors(tmp_path: Path) -> None:
     torch.save({"format": "cellwise classifier 1", "fold": 0}, tmp_path / "older.pt")
     with pytest.raises(UserError, match=r"older version of Cellwise: train the model again"):
         Checkpoint.load(tmp_path / "older.pt")
-    torch.save({"format": "cellwise classifier 2", "fold": 0}, tmp_path / "fields.pt")
+    torch.save({"format": "cellwise classifier 3", "fold": 0}, tmp_path / "fields.pt")
     with pytest.raises(UserError, match="found it damaged"):
         Checkpoint.load(tmp_path / "fields.pt")
 

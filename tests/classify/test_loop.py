@@ -71,7 +71,7 @@ class _SmallDevice:
 def test_step_too_large_for_memory_is_split_with_the_same_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    section = SECTION.model_copy(update={"validate_every": 3})
+    section = SECTION.model_copy(update={"validate_every": 3, "optimizer": "sgd"})
     uninterrupted = fit(bright_fold(32, 2), section, 0, 0, tmp_path / "uninterrupted", CPU)
     device = _SmallDevice(monkeypatch, room=3)
     parts = fit(bright_fold(32, 2), section, 0, 0, tmp_path / "parts", CPU)

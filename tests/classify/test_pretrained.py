@@ -12,15 +12,18 @@ import torch
 from safetensors.torch import save_file
 
 from classify.__main__ import main
-from classify.config import ClassifySection
+from classify.config import ClassifySection, Features
 from classify.data.crops import label_crops
+from classify.inference.evaluate import predict_batches
 from classify.inference.predict import ScoredCrops, predict_fold
+from classify.inspect.neighbours import neighbours
 from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, new_network
 from classify.network.pretrained import FORMAT, Description, Pretrained
 from classify.network.start import read_start
 from classify.probabilities import class_columns, read_probabilities
 from classify.run import predict, train
+from classify.training.history import History
 from crops.store import open_store
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
@@ -36,8 +39,8 @@ CLASSIFY = {"backbone": "cnn3", "epochs": 2, "batch_size": 4, "learning_rate": 0
 MEAN, STD = [20.0, 30.0, 40.0, 50.0], [5.0, 6.0, 7.0, 8.0]
 
 
-def _weights(seed: int = 0, classes: tuple[str, ...] = HPA28.classes, features: str = "average") -> Pretrained:
-    section = ClassifySection(backbone="cnn3", features=features)  # type: ignore[arg-type]
+def _weights(seed: int = 0, classes: tuple[str, ...] = HPA28.classes, features: Features = "average") -> Pretrained:
+    section = ClassifySection(backbone="cnn3", features=features)
     network = new_network(section, seed, MEAN, STD, np.full(len(classes), 0.3))
     return Pretrained(Description("cnn3", features, list(CHANNELS), list(classes), 64, MEAN, STD), network.state_dict())
 
@@ -255,24 +258,25 @@ def test_killed_computation_of_features_goes_on(file: Path, tmp_path: Path, monk
     train(whole)
     monkeypatch.setattr("classify.inference.features._CHUNK", 8)
     work = _work(tmp_path / "work", **_heads(file))
-    from classify.inference import features as module
+    calls = list[int]()
 
-    real, calls = module.predict_batches, list[int]()
+    def counting(*arguments: Any) -> Any:
+        calls.append(len(arguments[2]))
+        return predict_batches(*arguments)
 
     def dying(*arguments: Any) -> Any:
-        calls.append(len(arguments[2]))
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return counting(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "predict_batches", dying)
+        patch.setattr("classify.inference.features.predict_batches", dying)
         with pytest.raises(KeyboardInterrupt):
             train(work)
     kept = work.root / "backbone_features" / "cells"
     assert sorted(path.name for path in kept.glob("part-*")) == ["part-00000.npy", "part-00001.npy"]
     calls.clear()
-    monkeypatch.setattr(module, "predict_batches", lambda *given: calls.append(len(given[2])) or real(*given))
+    monkeypatch.setattr("classify.inference.features.predict_batches", counting)
     train(work)
     one, other = (np.load(root / "backbone_features/cells/features.npy") for root in (whole.root, work.root))
     assert sum(calls) == len(one) - 16, "the finished parts are not computed again"
@@ -282,8 +286,6 @@ def test_killed_computation_of_features_goes_on(file: Path, tmp_path: Path, monk
 def test_killed_training_of_heads_goes_on_to_the_same_files(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from classify.training.history import History
-
     change = _heads(file, embedding_dim=3, epochs=3, heads="pretrained")
     whole = _work(tmp_path / "whole", **change)
     train(whole)
@@ -317,7 +319,13 @@ def test_held_heads_stay_near_their_start(file: Path, tmp_path: Path) -> None:
 
 def test_all_trains_the_backbone_at_a_lower_rate(file: Path, tmp_path: Path) -> None:
     def moved(rate: float) -> tuple[float, float]:
-        change = {"pretrained": str(file), "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "epochs": 1}
+        change: dict[str, Any] = {
+            "pretrained": str(file),
+            "optimizer": "sgd",
+            "momentum": 0.0,
+            "weight_decay": 0.0,
+            "epochs": 1,
+        }
         change |= {"schedule": "constant", "freeze_epochs": 0, "backbone_rate": rate, "augment": "none"}
         work = _work(tmp_path / str(rate), **change)
         train(work, folds=[0])
@@ -371,5 +379,7 @@ def test_new_images_are_scored_with_features_of_their_own(file: Path, tmp_path: 
     kept = np.load(new.root / "backbone_features/cells/features.npy")
     written = np.load(new.root / "classify/cells/predict/fold-0/features.npy")
     np.testing.assert_array_equal(np.sort(kept, axis=0), np.sort(written, axis=0))
+    with pytest.raises(UserError, match="expected crops of images with labels, scored out of fold"):
+        neighbours(new)
     predict(work, embeddings=True, overwrite=True)
     assert main(["neighbours", str(work.root)]) == 0
