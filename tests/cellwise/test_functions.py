@@ -158,7 +158,7 @@ def test_embed_gives_one_vector_per_crop(demo: Path) -> None:
     classifier = cellwise.Classifier.load(demo / "work" / "demo")
     crops, _ = _classified(demo)
     first, second = classifier.embed(crops), classifier.embed(crops, fold=1)
-    assert first.shape == second.shape == (len(crops), 512)
+    assert first.shape == second.shape == (len(crops), 256)
     assert not np.allclose(first, second), "two models have two spaces"
 
 

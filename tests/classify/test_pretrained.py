@@ -17,6 +17,7 @@ from classify.data.crops import label_crops
 from classify.inference.evaluate import predict_batches
 from classify.inference.predict import ScoredCrops, predict_fold
 from classify.inspect.neighbours import neighbours
+from classify.network.backbones import new_backbone
 from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, new_network
 from classify.network.pretrained import FORMAT, Description, Pretrained
@@ -83,7 +84,7 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def _no_description(path: Path) -> None:
+def _other_names(path: Path) -> None:
     save_file({"a": torch.zeros(1)}, path)
 
 
@@ -112,7 +113,7 @@ def _other_network(path: Path) -> None:
         (_cut, "expected safetensors in .*, found a damaged file"),
         (_code, "expected safetensors in .*, found a damaged file"),
         (lambda path: path.write_bytes(b""), "expected safetensors in .*, found a damaged file"),
-        (_no_description, "expected weights of the format .* found others"),
+        (_other_names, "expected weights of cnn3, found 6 of 6 missing"),
         (_damaged_description, "expected a description of the weights in .* found damage"),
         (_not_finite, "expected finite weights in .*, found others in head.bias"),
         (_other_network, "expected weights of cnn3, found 5 of 6 missing and 1 of another shape"),
@@ -123,6 +124,14 @@ def test_hostile_files_raise_one_sentence(file: Path, spoil: Callable[[Path], An
     spoil(file)
     with pytest.raises(UserError, match=sentence):
         _network(ClassifySection(backbone="cnn3", pretrained=str(file)))
+
+
+def test_a_file_with_the_librarys_names_is_read_like_its_own_format(tmp_path: Path) -> None:
+    backbone = new_backbone("cnn3")
+    save_file(backbone.state_dict(), tmp_path / "model.safetensors")
+    network = _network(ClassifySection(backbone="cnn3", pretrained=str(tmp_path / "model.safetensors")))
+    torch.testing.assert_close(network.backbone.conv2.weight, backbone.conv2.weight)
+    torch.testing.assert_close(network.backbone.conv1.weight[:, :3], backbone.conv1.weight)
 
 
 @pytest.mark.parametrize(
