@@ -17,6 +17,7 @@ from classify.data.crops import label_crops
 from classify.inference.evaluate import predict_batches
 from classify.inference.predict import ScoredCrops, predict_fold
 from classify.inspect.neighbours import neighbours
+from classify.data.normalisation import Statistics
 from classify.network.backbones import new_backbone
 from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, new_network
@@ -66,8 +67,7 @@ def _work(root: Path, folds: list[int] = FOLDS, **classify: Any) -> WorkFolder:
 def _network(section: ClassifySection, channels: tuple[str, ...] = CHANNELS) -> Network:
     start = read_start(section, channels, HPA28.classes)
     assert start is not None
-    assert start.statistics is not None
-    statistics = start.statistics
+    statistics = start.statistics or Statistics(MEAN, STD)
     return new_network(section, 1, statistics.mean, statistics.std, np.full(28, 0.5), start).eval()
 
 
