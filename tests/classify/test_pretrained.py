@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from classify.__main__ import main
 from classify.config import ClassifySection, Features
 from classify.data.crops import label_crops
+from classify.data.normalisation import Statistics
 from classify.inference.evaluate import predict_batches
 from classify.inference.predict import ScoredCrops, predict_fold
 from classify.inspect.neighbours import neighbours
-from classify.data.normalisation import Statistics
 from classify.network.backbones import new_backbone
 from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, new_network
