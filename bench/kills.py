@@ -30,7 +30,7 @@ from typing import Final, Literal
 import numpy as np
 
 from hpa.work.files import write_json
-from tests.support.processes import data_files
+from tests.support.processes import data_files, session
 
 STAGES: Final = ("segment", "crops", "train", "predict", "aggregate")
 SIGNALS: Final = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -144,19 +144,6 @@ def kill_and_restart(out: Path, kill: Kill, seconds: float, seed: int) -> Outcom
     same = data_files(work) == data_files(out / f"after-{kill.stage}")
     errors = said if "Traceback" in said else ""
     return Outcome(kill, code, opened, same, left, seconds_left, _temporary(work), errors)
-
-
-def session(leader: int) -> list[int]:
-    """Return the living processes of a session, by the process table of Linux."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue  # it ended meanwhile
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(status.parent.name))
-    return found
 
 
 def _temporary(work: Path) -> list[str]:

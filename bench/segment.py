@@ -6,6 +6,8 @@ accuracy  AP at IoU 0.5, 0.75 and 0.9 of a watershed without a network, of Cellp
           computed at network size, and of the default path
 earlier   the same of the default path on the synthetic images of an earlier atlas, which had few touching cells and few
           lobed nuclei, and counted a cell from 45% of its nucleus (commit 2ef9039, in a temporary worktree)
+sizes     the default path on images of one data set whose cells are 0.65 to 1.5 times as large as usual: one diameter
+          for all, a diameter for each image (`diameter_px = 0`), and the true diameters
 speed     the stage relative to Cellpose as documented (one image at a time, same network and diameter), and relative
           to decoding the PNG files plus the network's forward pass
 workers   two worker processes relative to one, with one thread each
@@ -27,6 +29,7 @@ import torch
 from bench.measure import run_parts, split_words
 from bench.segmentation.images import as_documented, earlier_scenes, planes_of, scenes
 from bench.segmentation.real_images import DIAMETERS_PX, real
+from bench.segmentation.sizes import sizes
 from bench.segmentation.speed import gpu, gpu_with_big_network, memory, speed, workers
 from hpa.atlas.scene import Scene
 from segment.config import SegmentSection
@@ -78,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "earlier": lambda folder: accuracy(
             net, earlier_scenes(2 if tiny else 40, folder), "images of an earlier atlas", peers=False
         ),
+        "sizes": lambda _: sizes(net, 3 if tiny else 36),
         "speed": lambda folder: speed(net, folder, *((1, 8, 1) if tiny else (4, 256, 3))),
         "workers": lambda folder: workers(folder, *((160, 1) if tiny else (512, 3))),
         "memory": lambda folder: memory(folder, *((8, 16) if tiny else (100, 400))),

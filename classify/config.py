@@ -12,7 +12,7 @@ from hpa.config import Section
 
 Stem = Literal["average", "copy", "adapter"]
 Features = Literal["average", "maximum", "both", "gem"]
-Normalise = Literal["crop", "folds", "sources", "imagenet", "percentiles"]
+Normalise = Literal["crop", "folds", "sources", "imagenet", "percentiles", "stack"]
 Objective = Literal["cell", "bag", "dual"]
 Pooling = Literal["max", "top-k", "log-sum-exp", "linear-softmax", "noisy-or", "auto", "attention"]
 Positives = Literal["labels", "antibody"]
@@ -44,7 +44,8 @@ class ClassifySection(Section):
         default="crop",
         description="Normalisation of each channel: every crop on its own to mean 0 and standard deviation 1, which"
         " keeps patterns and removes brightness; by the mean and standard deviation of the training folds,"
-        " or of the crop's source among them; by ImageNet's; or by two percentiles over the image's crops.",
+        " or of the crop's source among them; by ImageNet's; by two percentiles over the image's crops; or all channels"
+        " of a crop together, by their minimum and maximum.",
     )
     input_px: int = Field(
         default=0, ge=0, description="Side to which crops are resized before the network; 0 keeps their size."
@@ -53,7 +54,8 @@ class ClassifySection(Section):
         default="resnet18_half",
         description="Network that turns a crop into a feature map: `resnet18_half`, a ResNet18 of half the width with"
         " weights that Cellwise ships; `resnet18_w40` or `resnet18_w48`, of other widths; the name of a torchvision"
-        " classification model; `timm:NAME` for a convolutional model of timm; or `cnn3` for three convolutions.",
+        " classification model; `timm:NAME` for a model of timm, transformers too; `subcell` for SubCell's vision"
+        " transformer, whose weights you bring; or `cnn3` for three convolutions.",
     )
     pretrained: str = Field(
         default="auto",
@@ -238,6 +240,21 @@ class ClassifySection(Section):
             for key, value in {"attention": "none", "random_crop": "none"}.items():
                 if getattr(self, key) != value:
                     raise ValueError(f'expected {key} = "{value}" with trainable = "heads"')
+        return self
+
+    @model_validator(mode="after")
+    def _fits_subcell(self) -> Self:
+        if self.backbone != "subcell":
+            return self
+        orders = {("red", "yellow", "blue", "green"), ("red", "blue", "green"), ("yellow", "blue", "green")}
+        if self.channels not in {*orders, ("blue", "green")}:
+            raise ValueError(
+                'expected channels = ["red", "yellow", "blue", "green"] with backbone = "subcell", or those of the'
+                f" published models without red, without yellow or without both, found {list(self.channels)}"
+            )
+        for key, value in {"normalise": "stack", "input_px": 448, "features": "average"}.items():
+            if getattr(self, key) != value:
+                raise ValueError(f'expected {key} = {value!r} with backbone = "subcell", found {getattr(self, key)!r}')
         return self
 
     @property

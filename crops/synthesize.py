@@ -32,7 +32,8 @@ from hpa.atlas.training import MAX_SEED, TrainingScene, draw_training_scenes
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
-from hpa.work.files import atomic_write, read_parquet, write_parquet
+from hpa.work.files import read_parquet, remove_partials, write_json, write_parquet
+from hpa.work.folder import locked
 from hpa.work.processes import worker_processes
 
 LABELS: Final = "labels.parquet"
@@ -41,6 +42,7 @@ SHARD_CELLS: Final = 2048
 """Crops of a shard, which is drawn from a random sequence of its own."""
 
 _FORMAT: Final = 1
+_LOCK: Final = {"lock", "lock.holder"}
 _RERUN: Final = "python -m crops synthesize"
 
 
@@ -180,15 +182,22 @@ def synthesize_crops(
         raise UserError(f"expected at least 1 crop in a shard, found {shard_cells}")
     if workers < 1:
         raise UserError(f"expected at least 1 worker, found {workers}")
-    _begin(folder, settings)
+    _check_folder(folder, settings)
+    with locked(folder):
+        _check_folder(folder, settings)  # another process may have begun
+        _synthesize(folder, settings, workers, on_cells or (lambda _: None))
+
+
+def _synthesize(folder: Path, settings: Settings, workers: int, report: Callable[[int], None]) -> None:
+    remove_partials(folder)
     if (folder / "crops.parquet").exists():
-        if on_cells:
-            on_cells(n_cells)
+        shutil.rmtree(folder / "parts", ignore_errors=True)
+        report(settings.cells)
         return
-    parts = range(-(-n_cells // shard_cells))
+    write_json(folder / SETTINGS, asdict(settings))
+    parts = range(-(-settings.cells // settings.shard_cells))
     todo = [number for number in parts if not _is_complete(folder, number, _cells_of(settings, number))]
-    report = on_cells or (lambda _: None)
-    report(n_cells - sum(_cells_of(settings, number) for number in todo))
+    report(settings.cells - sum(_cells_of(settings, number) for number in todo))
     write = partial(_write_part, folder, settings)
     if workers == 1 or len(todo) < 2:
         for number in todo:
@@ -273,7 +282,7 @@ def _first(drawn: Drawn, count: int) -> Drawn:
     )
 
 
-def _begin(folder: Path, settings: Settings) -> None:
+def _check_folder(folder: Path, settings: Settings) -> None:
     """Check that the folder is free or has the same settings, and that there is room."""
     path = folder / SETTINGS
     wanted = json.loads(json.dumps(asdict(settings)))
@@ -284,16 +293,13 @@ def _begin(folder: Path, settings: Settings) -> None:
             found = None
         if found != wanted:
             raise UserError(f"expected a new folder, or crops drawn with the same settings, found others in {folder}")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or {file.name for file in folder.iterdir()} - _LOCK):
         raise UserError(f"expected an empty or a new folder, found {folder}, which is not empty")
-    folder.mkdir(parents=True, exist_ok=True)
     each = len(CHANNELS) * settings.size_px**2 + -(-(settings.size_px**2) // 8)
     need = settings.cells * each - sum(file.stat().st_size for file in folder.glob("shard-*"))
-    if need > (free := shutil.disk_usage(folder).free):
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if need > (free := shutil.disk_usage(there).free):
         raise UserError(f"expected room for {need:,} bytes of crops at {folder}, found {free:,} free")
-    if not path.is_file():
-        with atomic_write(path) as unfinished:
-            unfinished.write_text(json.dumps(wanted, indent=2) + "\n")
 
 
 def _cells_of(settings: Settings, part: int) -> int:

@@ -1,20 +1,21 @@
 """Calibrate pooled scores into probabilities, class by class."""
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 from scipy.special import expit
 
 from aggregate.config import AggregateSection
 from aggregate.thresholds.methods import clipped_logit
+from hpa.work.records import STRICT
 
 _MIN_POSITIVES: Final = 2
 """A class with fewer positives or fewer negatives keeps its scores."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Calibration:
     """A map from the scores of one class to probabilities.
 

@@ -1,12 +1,14 @@
 """Write and read ``thresholds.json``: everything fitted on out-of-fold rows, and how to apply it."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
 from aggregate.config import AggregateSection
@@ -17,6 +19,7 @@ from hpa.config import parse_section
 from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import write_json
+from hpa.work.records import STRICT, read_record
 
 FORMAT: Final = "cellwise thresholds 4"
 _ORDER: Final = (
@@ -24,6 +27,38 @@ _ORDER: Final = (
     " `threshold_mean` to their mean over the folds' models; predict where the score is strictly above"
 )
 _RECORDED: Final = ("cellwise", "numpy", "scipy", "scikit-learn")
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class _Class:
+    """What ``thresholds.json`` says about a class."""
+
+    name: Annotated[str, pydantic.Field(alias="class")]
+    threshold: float
+    threshold_mean: float | None
+    support: int
+    share: float
+    prior: float
+    limit: float
+    at_chance: bool
+    pooling: str
+    calibration: Calibration
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class _Record:
+    """The content of ``thresholds.json``."""
+
+    format: str
+    vocabulary: str
+    method: str
+    order: str
+    images: int
+    images_mean: int
+    settings: dict[str, Any]
+    weights: list[float]
+    versions: dict[str, str]
+    classes: list[_Class]
 
 
 @dataclass(frozen=True)
@@ -139,46 +174,34 @@ def read_thresholds(path: Path, vocabulary: Vocabulary) -> Thresholds:
     UserError
         If the file is missing, damaged, of another format version or of another vocabulary.
     """
-    try:
-        content = json.loads(path.read_text())
-        if content["format"] != FORMAT:
-            raise UserError(
-                f"expected thresholds of the format {FORMAT!r} in {path} (rerun `python -m aggregate run` with "
-                f"`--overwrite`), found {content['format']!r}"
-            )
-        rows = {row["class"]: row for row in content["classes"]}
-        if content["vocabulary"] != vocabulary.name or rows.keys() != set(vocabulary.classes):
-            raise UserError(f"expected thresholds of {vocabulary.name} in {path}, found {content['vocabulary']}")
-        section = parse_section(AggregateSection, "aggregate", content["settings"])
-        return _thresholds(content, [rows[name] for name in vocabulary.classes], section, vocabulary)
-    except FileNotFoundError:
-        raise UserError(f"expected thresholds at {path} (made by `python -m aggregate run`), found none") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
-        raise UserError(f"expected thresholds in {path}, found something else: {error!r}") from None
+    remedy = "rerun `python -m aggregate run` with `--overwrite`"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # of damage `read_record` says more
+        found = json.loads(path.read_bytes())["format"]
+        if found != FORMAT:
+            raise UserError(f"expected thresholds of the format {FORMAT!r} in {path} ({remedy}), found {found!r}")
+    if not path.exists():
+        raise UserError(f"expected thresholds at {path} (made by `python -m aggregate run`), found none")
+    record = read_record(path, _Record, remedy)
+    rows = {row.name: row for row in record.classes}
+    if record.vocabulary != vocabulary.name or sorted(rows) != sorted(vocabulary.classes):
+        raise UserError(f"expected thresholds of {vocabulary.name} in {path}, found {record.vocabulary}")
+    section = parse_section(AggregateSection, "aggregate", record.settings)
+    if unknown := sorted({row.pooling for row in record.classes} - set(section.kinds)):
+        raise UserError(f"expected poolings among {', '.join(section.kinds)} in {path}, found {unknown[0]!r}; {remedy}")
+    return _thresholds(record, [rows[name] for name in vocabulary.classes], section, vocabulary)
 
 
-def _thresholds(
-    content: dict[str, Any], rows: list[dict[str, Any]], section: AggregateSection, vocabulary: Vocabulary
-) -> Thresholds:
-    def column(key: str) -> NDArray[np.float64]:
-        return np.array([float(row[key]) for row in rows])
-
+def _thresholds(record: _Record, rows: list[_Class], section: AggregateSection, vocabulary: Vocabulary) -> Thresholds:
     decision = Decision(
-        weights=np.array(content["weights"], dtype=np.float64),
-        pooling=np.array([section.kinds.index(row["pooling"]) for row in rows], dtype=np.intp),
-        calibrations=tuple(_calibration(row["calibration"]) for row in rows),
-        values=column("threshold"),
-        shares=column("share"),
-        support=np.array([int(row["support"]) for row in rows]),
-        prior=column("prior"),
-        limits=ShareLimits(column("limit"), np.array([bool(row["at_chance"]) for row in rows])),
+        weights=np.array(record.weights, dtype=np.float64),
+        pooling=np.array([section.kinds.index(row.pooling) for row in rows], dtype=np.intp),
+        calibrations=tuple(row.calibration for row in rows),
+        values=np.array([row.threshold for row in rows]),
+        shares=np.array([row.share for row in rows]),
+        support=np.array([row.support for row in rows]),
+        prior=np.array([row.prior for row in rows]),
+        limits=ShareLimits(np.array([row.limit for row in rows]), np.array([row.at_chance for row in rows])),
     )
-    transferred = all(row["threshold_mean"] is not None for row in rows)
-    mean_values = column("threshold_mean") if transferred else None
-    return Thresholds(decision, section, vocabulary, int(content["images"]), mean_values, int(content["images_mean"]))
-
-
-def _calibration(values: dict[str, Any]) -> Calibration:
-    x, y = values["knots"]
-    knots = tuple(map(float, x)), tuple(map(float, y))
-    return Calibration(float(values["slope"]), float(values["intercept"]), float(values["per_log_crop"]), knots)
+    means = [row.threshold_mean for row in rows if row.threshold_mean is not None]
+    mean_values = np.array(means) if len(means) == len(rows) else None
+    return Thresholds(decision, section, vocabulary, record.images, mean_values, record.images_mean)

@@ -10,13 +10,12 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu, threshold_triangle
 from skimage.segmentation import watershed
 
+from bench.segmentation.sizes import at_own_diameter, data_set_diameter_px
 from hpa.pixels import Pixels, read_label_image, read_plane
 from segment.config import SegmentSection
-from segment.inference.diameter import own_diameter_px, typical_diameter_px
 from segment.inference.predict import segment_images
 from segment.inference.preprocess import channels_of, prepare_input
 from segment.network.compact import CompactNetwork
-from segment.run import find_diameter_px
 from segment.score import match_cells
 from segment.watershed import watershed_cells
 from tests.support.real_images import real_data
@@ -169,24 +168,15 @@ def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
             prepared = [prepare_input(image, diameter, section.channels) for image in planes]
             return [masks.cells for masks in segment_images(net, prepared, section)]
 
-        all_planes = [_stack(image, inputs) for image in images.values()]
-        shape = (all_planes[0].shape[1], all_planes[0].shape[2])
-        sample = [prepare_input(planes, typical_diameter_px(*shape), inputs) for planes in all_planes]
-        estimate = find_diameter_px(sample, shape, section, "cpu")
-
-        def as_run(section: SegmentSection = section, first_px: float = estimate) -> list[_Labels]:
-            cells: list[_Labels] = []
-            for name in references:
-                planes = _stack(images[name], section.channels)
-                own_px: float | None = first_px
-                while own_px:
-                    (masks,) = segment_images(net, [prepare_input(planes, own_px, section.channels)], section)
-                    own_px = own_diameter_px(masks.cells, own_px) if own_px == first_px else None
-                cells.append(masks.cells)
-            return cells
+        sample = [_stack(image, inputs) for image in images.values()]
+        first_px = data_set_diameter_px(sample, section)
 
         _compare(" ".join(inputs), found, diameters_px, truths, baseline)
-        _print("  diameter_px = 0", Readings([as_run()], truths).scores())
+        own = [
+            masks
+            for masks, _ in at_own_diameter(net, [_stack(images[n], inputs) for n in references], section, first_px)
+        ]
+        _print("  diameter_px = 0", Readings([own], truths).scores())
 
 
 def _compare(

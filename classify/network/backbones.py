@@ -13,6 +13,8 @@ from torchvision.models import DenseNet, get_model, get_model_weights, list_mode
 from torchvision.models.inception import InceptionAux
 from torchvision.models.resnet import BasicBlock
 
+from classify.network import subcell
+from classify.network.tokens import ANY_SIZE, TokenMap
 from hpa.errors import UserError
 
 TIMM: Final = "timm:"
@@ -49,10 +51,12 @@ def new_backbone(name: str) -> nn.Sequential:
         return _three_convolutions()
     if name in _WIDTHS:
         return resnet18(_WIDTHS[name])
+    if name == subcell.NAME:
+        return subcell.new_subcell()
     if name.startswith(TIMM):
         return nn.Sequential(OrderedDict(model=_timm_model(name.removeprefix(TIMM), pretrained=False)))
     if name not in list_models(module=models):
-        own = ", ".join(f"`{known}`" for known in _WIDTHS)
+        own = ", ".join(f"`{known}`" for known in (*_WIDTHS, subcell.NAME))
         raise UserError(f"expected a torchvision model, `timm:NAME`, {own} or `{_SMALL}` as backbone, found {name!r}")
     # Without these options the two models warn about slow initialisation and have auxiliary heads for training.
     options = {"aux_logits": False, "init_weights": True} if name in ("inception_v3", "googlenet") else {}
@@ -114,8 +118,18 @@ def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
         import timm
     except ImportError:
         raise UserError(f"expected timm to be installed for `{TIMM}{name}` (the extra cellwise[timm])") from None
+
+    def build(options: dict[str, Any]) -> nn.Module:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="", **options)
+        return TokenMap(model) if options else model
+
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
+        for options in (*ANY_SIZE, {}):
+            try:
+                model = build(options)
+            except TypeError:  # this kind of model does not know the option
+                continue
+            break
     except RuntimeError as error:
         raise UserError(f"expected a model of timm, found {name!r} ({_first_line(error)})") from None
     except Exception as error:  # the hub and its client raise many kinds of errors
@@ -167,16 +181,14 @@ def library_weights(name: str) -> dict[str, Any]:
     Raises
     ------
     UserError
-        If there are none, they are neither on the disk nor downloadable, or the file is damaged.
+        If there are none (cnn3), they are neither on the disk nor downloadable, or the file is damaged.
     """
-    if name == _SMALL or name in _WIDTHS:
+    if name in (_SMALL, subcell.NAME, *_WIDTHS):
         raise UserError(f"expected a backbone with ImageNet weights, found {name}, of which there are none")
     if name.startswith(TIMM):
         model = _timm_model(name.removeprefix(TIMM), pretrained=True)
         return {f"model.{key}": value for key, value in model.state_dict().items()}
-    weights = next(iter(get_model_weights(name)), None)
-    if weights is None:
-        raise UserError(f"expected ImageNet weights of {name} in torchvision, found none")
+    weights = next(iter(get_model_weights(name)))  # every classification network of torchvision has some
     file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
     try:
         state: dict[str, Any] = torch.hub.load_state_dict_from_url(

@@ -159,6 +159,9 @@ class Network(nn.Module):
     def _normalise(self, pixels: Tensor, levels: Tensor | None) -> Tensor:
         if levels is not None:
             return (pixels - levels[:, 0, :, None, None]) / levels[:, 1, :, None, None]
+        if self._normalise_by == "stack":
+            low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
+            return (pixels - low) / (high - low).clamp(min=1.0)
         if self._normalise_by != "crop":
             return (pixels - self.mean) / self.std
         variance, mean = torch.var_mean(pixels, dim=(2, 3), keepdim=True, correction=0)

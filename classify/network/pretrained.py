@@ -98,14 +98,7 @@ class Pretrained:
         UserError
             If there is no such file, or it is damaged or of another format.
         """
-        if not path.is_file():
-            raise UserError(f"expected a file of pretrained weights, found no file {path}")
-        try:
-            with safe_open(path, "pt") as opened:
-                metadata: Mapping[str, str] = opened.metadata() or {}
-                state = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"expected safetensors in {path}, found a damaged file ({first_line(error)})") from None
+        metadata, state = read_tensors(path)
         if FORMAT not in metadata:
             raise UserError(
                 f"expected weights of the format {FORMAT!r} (`python -m classify train-backbone`) in {path}, found"
@@ -120,6 +113,24 @@ class Pretrained:
         if damaged:
             raise UserError(f"expected finite weights in {path}, found others in {damaged[0]}")
         return cls(description, state)
+
+
+def read_tensors(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+    """Read the text and the tensors, as float32, of a safetensors file of any origin.
+
+    Raises
+    ------
+    UserError
+        If there is no such file, or it is damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"expected a file of pretrained weights, found no file {path}")
+    try:
+        with safe_open(path, "pt") as opened:
+            metadata: Mapping[str, str] = opened.metadata() or {}
+            return metadata, {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"expected safetensors in {path}, found a damaged file ({first_line(error)})") from None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from classify.config import ClassifySection, shipped_weights
 from classify.data.normalisation import Statistics
-from classify.network.backbones import library_weights, read_weights
+from classify.network import subcell
+from classify.network.backbones import TIMM, library_weights, new_backbone, read_weights
 from classify.network.checkpoint import Checkpoint
-from classify.network.pretrained import Description, Pretrained, Start
+from classify.network.pretrained import FORMAT, Description, Pretrained, Start, read_tensors
 from hpa.channels import parse_mixture
 from hpa.errors import UserError
 
@@ -81,11 +83,25 @@ def _read(
     assert path is not None, "there is one for everything else"
     if chosen == "atlas" and not path.is_file():
         raise UserError(f"expected a backbone whose weights are shipped, found {section.backbone}, of which none are")
-    if path.name.endswith(".safetensors"):
-        return _of_run(Pretrained.load(path), path, section, channels, classes)
     if model is not None:
         return _of_run(_as_pretrained(Checkpoint.load(path), path), path, section, channels, classes)
-    return Start(read_weights(path))
+    if not path.name.endswith(".safetensors"):
+        return _of_library(read_weights(path), section)
+    metadata, tensors = read_tensors(path)
+    if chosen == "atlas" or FORMAT in metadata:
+        return _of_run(Pretrained.load(path), path, section, channels, classes)
+    return _of_library(tensors, section)
+
+
+def _of_library(state: dict[str, Tensor], section: ClassifySection) -> Start:
+    """Name weights as the backbone does: SubCell's authors have other names, and timm's lack our prefix."""
+    if section.backbone == subcell.NAME:
+        return Start(subcell.translate(state), normalise="stack")
+    if section.backbone.startswith(TIMM):
+        own = new_backbone(section.backbone).state_dict()
+        prefix = max(("", "model.", "model.model."), key=lambda start: sum(start + name in own for name in state))
+        return Start({prefix + name: tensor for name, tensor in state.items()})
+    return Start(state)
 
 
 def _as_pretrained(checkpoint: Checkpoint, path: Path) -> Pretrained:

@@ -17,9 +17,9 @@ from torch.nn.functional import interpolate
 from torch.optim import AdamW
 
 from classify.config import ClassifySection
-from classify.data.augmentation import turn, vary
 from classify.data.normalisation import measure_mean_and_deviation
 from classify.data.seeds import Purpose, derive_seed, row_uniforms
+from classify.data.variation import turn, vary
 from classify.inference.evaluate import uses_bfloat16
 from classify.losses.objective import class_loss
 from classify.network.checkpoint import load_plain, to_bytes
@@ -208,26 +208,27 @@ class _Training:
         self._seconds = 0.0  # of earlier runs
         self._waited = 0.0
         self._started = time.monotonic()
-        self._seen = self._steps = 0
+        self._seen = self._steps = self._done = 0
         self._network: Network | None = None
 
     def run(self) -> None:
         """Train on all rounds, resuming after the last finished one."""
         settings, sizes = self._settings, self._settings.rounds
         self._rounds.begin(_HELD_OUT, self._held_out)
-        done = self._resume()
-        if done < len(sizes):
-            self._rounds.begin(done + 1, sizes[done])
+        self._resume()
+        if self._done < len(sizes):
+            self._rounds.begin(self._done + 1, sizes[self._done])
         self._unseen = self._rounds.wait(_HELD_OUT)
         with progress("train-backbone", settings.crops_seen) as advance:
             advance(self._seen)
-            for number in range(done + 1, len(sizes) + 1):
+            for number in range(self._done + 1, len(sizes) + 1):
                 waiting = time.monotonic()
                 cells = self._rounds.wait(number)
                 self._waited += time.monotonic() - waiting
                 if number < len(sizes):
                     self._rounds.begin(number + 1, sizes[number])
                 before, loss = self._seen, self._train_round(number, cells)
+                self._done = number
                 self._close_round(number, loss)
                 advance(self._seen - before)
                 if self._progress() >= 1:
@@ -325,12 +326,13 @@ class _Training:
         write_bytes(self._out / RESUME, to_bytes(content))
         self._rounds.discard(number)
 
-    def _resume(self) -> int:
-        """Restore the state after the last finished round, and return its number."""
+    def _resume(self) -> None:
+        """Restore the state after the last finished round, if there is one."""
         path = self._out / RESUME
         if not path.is_file():
-            return 0
+            return
         stored = load_plain(path)
+        self._done = int(stored["done"])
         self._seen, self._steps = stored["seen"], stored["steps"]
         self._seconds, self._waited = stored["seconds"], stored["waited"]
         self._history = stored["history"]
@@ -339,7 +341,6 @@ class _Training:
         self._average = stored["average"]
         self._optimizer = _new_optimizer(self._network)
         self._optimizer.load_state_dict(stored["optimizer"])
-        return int(stored["done"])
 
     def _averaged(self) -> Network:
         assert self._network is not None
@@ -377,6 +378,7 @@ class _Training:
         record = {
             **asdict(settings),
             **extra,
+            "cells_trained_on": sum(settings.rounds[: self._done]),
             "crops_trained_on": self._seen,
             "steps": self._steps,
             "seconds": round(self._elapsed(), 1),
@@ -538,7 +540,7 @@ def model_card(record: dict[str, Any]) -> str:
     """Return the model card of a backbone as Markdown."""
     rows = {
         "made by": f"`{record['command']}`" if record["command"] else "`classify.training.backbone.train_backbone`",
-        "data": f"{record['cells']:,} drawn cells at {record['size_px']} px with their true labels"
+        "data": f"{record['cells_trained_on']:,} drawn cells at {record['size_px']} px with their true labels"
         " (`crops.synthesize`, seeds of a stream of its own), seen as"
         f" {record['crops_trained_on']:,} varied crops; no real image",
         "loss": "focal loss of the 28 classes of HPA, gamma 2",

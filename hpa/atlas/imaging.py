@@ -31,6 +31,8 @@ class Imaging:
         Gray value that becomes 0, so that what is darker is clipped.
     gamma
         Exponent of gray values between 0 and 1; above 1 what is dim becomes dimmer.
+    unspecific
+        Factor on the light of antibodies that bind anywhere; only the protein has it.
     """
 
     blur_px: float = 0.0
@@ -39,6 +41,7 @@ class Imaging:
     gain: float = 1.0
     black: float = 0.0
     gamma: float = 1.0
+    unspecific: float = 1.0
 
     def edit(self, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Apply black level, gain and gamma to a plane of any shape (H, W)."""
@@ -61,7 +64,7 @@ class Style:
         Share of images that are imaged as the ordinary atlas is.
     blur_px, stray, black
         Ranges of `Imaging`, drawn uniformly.
-    photon, gain, gamma
+    photon, gain, gamma, unspecific
         Ranges of `Imaging`, drawn uniformly on a logarithmic scale.
     lines
         Indices into `hpa.atlas.styles.CELL_LINES`.
@@ -74,15 +77,16 @@ class Style:
     gain: Range
     black: Range
     gamma: Range
+    unspecific: Range
     lines: tuple[int, ...]
 
     def draw(self, rng: np.random.Generator) -> Imaging:
         """Draw the imaging of one channel."""
         blur, stray, black = (float(rng.uniform(*span)) for span in (self.blur_px, self.stray, self.black))
-        photon, gain, gamma = (
-            float(np.exp(rng.uniform(*np.log(span)))) for span in (self.photon, self.gain, self.gamma)
+        photon, gain, gamma, unspecific = (
+            float(np.exp(rng.uniform(*np.log(span)))) for span in (self.photon, self.gain, self.gamma, self.unspecific)
         )
-        drawn = Imaging(blur, photon, stray, gain, black, gamma)
+        drawn = Imaging(blur, photon, stray, gain, black, gamma, unspecific)
         return ORDINARY if rng.random() < self.ordinary else drawn
 
     def line_shares(self) -> NDArray[np.float64]:
@@ -98,19 +102,20 @@ HELD_OUT_LINES: Final = tuple(
 
 ATLAS: Final = Style(
     ordinary=1, blur_px=(0, 0), photon=(1, 1), stray=(0, 0), gain=(1, 1), black=(0, 0), gamma=(1, 1),
-    lines=tuple(range(len(CELL_LINES))),
+    unspecific=(1, 1), lines=tuple(range(len(CELL_LINES))),
 )  # fmt: skip
 """The ordinary atlas, whose exposures are fitted to real images."""
 
 VARIED: Final = Style(
     ordinary=0.35, blur_px=(0, 0.9), photon=(0.4, 2.0), stray=(0, 0.10), gain=(0.6, 1.6), black=(0, 6),
-    gamma=(0.7, 1.4), lines=tuple(index for index in range(len(CELL_LINES)) if index not in HELD_OUT_LINES),
+    gamma=(0.7, 1.4), unspecific=(0.5, 6),
+    lines=tuple(index for index in range(len(CELL_LINES)) if index not in HELD_OUT_LINES),
 )  # fmt: skip
 """Drawn for training: wider than the atlas in everything."""
 
 OTHER: Final = Style(
-    ordinary=0, blur_px=(1.0, 1.5), photon=(2.2, 3.0), stray=(0.12, 0.20), gain=(1.7, 2.1), black=(7, 12),
-    gamma=(1.5, 1.8), lines=HELD_OUT_LINES,
+    ordinary=0, blur_px=(1.0, 1.4), photon=(2.1, 2.6), stray=(0.12, 0.18), gain=(1.65, 1.9), black=(6.5, 9),
+    gamma=(1.45, 1.6), unspecific=(6.5, 9), lines=HELD_OUT_LINES,
 )  # fmt: skip
 """Outside of all ranges of `VARIED`, to test what training on them is worth elsewhere."""
 

@@ -230,7 +230,7 @@ def _scene(
     """Add the protein that each cell carries, bool (N, 28), to a field of view."""
     channels = view.channels.copy()
     if protein:
-        green = _protein(rng, view.stained, carried)
+        green = _protein(rng, view.stained, carried, imaging["green"].unspecific)
         plane = record(
             rng, view.stained.field, green, "green", view.focus,
             brightest=_bright_protein(green), averaged=view.averaged, imaging=imaging["green"],
@@ -271,7 +271,7 @@ def _focus(rng: np.random.Generator, field: Field) -> Image:
     )
 
 
-def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.bool_]) -> Image:
+def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.bool_], unspecific: float = 1.0) -> Image:
     """Draw the green light: every pattern in the cells that carry it, over a faint background in every cell."""
     field = stained.field
     expression = rng.lognormal(0, 0.35, len(field.population))
@@ -282,7 +282,8 @@ def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.boo
     haze = np.exp(0.25 * smooth_noise(rng, field.shape, 6 * field.scale)) * field.of_cells(
         expression.astype(np.float32)
     )
-    light = min(0.035 * rng.lognormal(0, 0.8), 0.13) * haze * thick * (1 + rng.uniform(-0.5, 0.9) * field.karyoplasm)
+    share = unspecific * min(0.035 * rng.lognormal(0, 0.8), 0.13)
+    light = share * haze * thick * (1 + rng.uniform(-0.5, 0.9) * field.karyoplasm)
     for label in np.flatnonzero(carried.any(axis=0)):
         amount = np.where(carried[:, label], expression, 0).astype(np.float32)
         spread = cv2.dilate(field.of_cells(amount), np.ones((3, 3), np.uint8))

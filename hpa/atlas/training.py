@@ -112,7 +112,7 @@ def draw_targets(rng: np.random.Generator, number: int, classes: Collection[int]
     classes = sorted(set(classes))
     allowed = np.array([set(target) <= set(classes) for target in sets])
     real = images * allowed
-    drawn = []
+    drawn: list[Target] = []
     for _ in range(number):
         weight = real
         if rng.random() < BALANCED or not real.any():

@@ -79,7 +79,7 @@ class SimilarImages:
         places = np.flatnonzero(usable)
         _, at, inverse = np.unique(hashes[places], axis=0, return_index=True, return_inverse=True)
         first = np.arange(len(hashes))
-        first[places] = places[at[inverse]]
+        first[places] = places[at[inverse.ravel()]]  # of shape (N, 1) in NumPy 2.0
         pairs = similar_pairs(hashes, usable & (first == np.arange(len(hashes))), max_bits)
         return cls(first, pairs, bit_distances(hashes, pairs), int((~usable).sum()))
 

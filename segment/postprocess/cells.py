@@ -16,6 +16,8 @@ from segment.postprocess.labels import TYPICAL_CELL_PX2, Labels, drop_small, edg
 _OTHER_CENTRE_PX: Final = 12.0
 _MAX_GAP_PX: Final = 6.0  # between the nuclei of one cell
 _MAX_APART_PX: Final = 30.0  # between their centres
+_MAX_BRIGHTNESS_RATIO: Final = 1.5  # of nuclei of one cell between which there is background
+_DARK: Final = 0.02  # of a bright nucleus; below this, brightness is noise
 _STEP_PX: Final = 2.0
 _DIVERGENCE_BLUR_PX: Final = 0.7
 
@@ -45,11 +47,13 @@ def flow_divergence(flows: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(divergence, (0, 0), _DIVERGENCE_BLUR_PX))
 
 
-def merge_nuclei(nuclei: Labels, divergence: NDArray[np.float32]) -> Labels:
+def merge_nuclei(nuclei: Labels, divergence: NDArray[np.float32], nucleus_plane: NDArray[np.float32]) -> Labels:
     """Merge nuclei, or pieces of a lobed or folded nucleus, that the network sees in one cell.
 
     Two belong to one cell if they are near each other and the flows part nowhere on the line between their centres.
-    Where their flows end does not tell: those of small touching cells end within a few pixels of each other.
+    Where their flows end does not tell: those of small touching cells end within a few pixels of each other. Nuclei
+    with background between them must also be about equally bright: the nuclei of one cell divide together, so they
+    hold as much DNA and are as condensed, while those of two cells often differ.
 
     Parameters
     ----------
@@ -57,6 +61,8 @@ def merge_nuclei(nuclei: Labels, divergence: NDArray[np.float32]) -> Labels:
         Shape (H, W), labels 1..n.
     divergence
         Shape (H, W), of the flows (`flow_divergence`).
+    nucleus_plane
+        Shape (H, W), the nucleus channel of the network input.
 
     Returns
     -------
@@ -72,9 +78,12 @@ def merge_nuclei(nuclei: Labels, divergence: NDArray[np.float32]) -> Labels:
     along = np.linspace(0, 1, _SAMPLES)[:, None, None]
     lines = centres[pairs[:, 0]] * (1 - along) + centres[pairs[:, 1]] * along
     borders = ndimage.map_coordinates(divergence, np.moveaxis(lines, -1, 0), order=1).max(axis=0)
+    apart = (nuclei[tuple(np.rint(np.moveaxis(lines, -1, 0)).astype(np.intp))] == 0).any(axis=0)
+    brightness = np.maximum(np.bincount(labels, nucleus_plane[tuple(places.T)]) / areas, _DARK)
+    differ = np.abs(np.log(brightness[pairs[:, 0]] / brightness[pairs[:, 1]])) > np.log(_MAX_BRIGHTNESS_RATIO)
     near = [
         pair
-        for pair in pairs[borders <= _BORDER]
+        for pair in pairs[(borders <= _BORDER) & ~(apart & differ)]
         if np.min(cKDTree(places[labels == pair[0]]).query(places[labels == pair[1]])[0]) <= _MAX_GAP_PX
     ]
     first, second = np.array(near, dtype=np.intp).reshape(-1, 2).T

@@ -57,7 +57,9 @@ def decode(
     nuclei, nucleus_logit, nucleus_level = _find_nuclei(output, nucleus_plane, section)
     to_drop = np.zeros(cell_logit.shape, dtype=bool)
     if from_nuclei:
-        cells, to_drop = _cells_from_nuclei(flows, cell_logit, nuclei, level, section.min_visible_nucleus)
+        cells, to_drop = _cells_from_nuclei(
+            flows, cell_logit, nuclei, nucleus_plane, level, section.min_visible_nucleus
+        )
     else:
         min_px = max(1, round(section.min_cell_area * TYPICAL_CELL_PX2))
         masks = masks_from_flows(flows, cell_logit, level=level, flow_error=section.flow_error, min_px=min_px)
@@ -103,6 +105,7 @@ def _cells_from_nuclei(
     flows: NDArray[np.float32],
     cell_logit: NDArray[np.float32],
     nuclei: Labels,
+    nucleus_plane: NDArray[np.float32],
     level: float,
     min_visible_nucleus: float,
 ) -> tuple[Labels, NDArray[np.bool_]]:
@@ -112,7 +115,7 @@ def _cells_from_nuclei(
     if not nuclei.any():
         return nuclei, nuclei > 0
     divergence = flow_divergence(flows)
-    nuclei = merge_nuclei(nuclei, divergence)
+    nuclei = merge_nuclei(nuclei, divergence, nucleus_plane)
     ends = flow_ends(flows, inside)
     without_nucleus = cells_without_nucleus(nuclei, ends, inside, min_area=_MIN_CELL_WITHOUT_NUCLEUS)
     n = int(nuclei.max())
@@ -127,5 +130,5 @@ def _drop_and_renumber(cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], dr
     present[0] = False
     present[dropped] = False
     number = (np.cumsum(present) * present).astype(np.uint16)
-    own_nuclei = np.where(nuclei == cells, nuclei, 0)
-    return Masks(number[cells], number[own_nuclei])
+    numbered = number.take(cells)
+    return Masks(numbered, numbered * (nuclei == cells))

@@ -121,14 +121,14 @@ def enlarge_labels(
             continue
         shares = cv2.GaussianBlur((labels[small] == label).astype(np.float32), (0, 0), _BLUR_PX)
         own = _enlarge_window(shares, small, large, scale)
-        wins = own > best[large]
-        best[large][wins] = own[wins]
-        result[large][wins] = label
+        rivals = best[large]
+        np.copyto(result[large], label, where=own > rivals)
+        np.maximum(own, rivals, out=rivals)
     # Where labels and logit disagree (a nucleus in a dark place, a piece without a nucleus), the labels decide.
     above = logit - level
     above = np.where(labels > 0, np.maximum(above, _MIN_LOGIT_DISTANCE), np.minimum(above, -_MIN_LOGIT_DISTANCE))
     outline = cv2.resize(above.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    result[outline <= 0] = 0
+    result *= outline > 0
     return result
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.optim.swa_utils import AveragedModel
 
+from hpa.work.device import has_bf16_instructions
 from hpa.work.progress import progress
 from segment.network.cellpose import flow_loss
 from segment.network.compact import NUCLEUS, NUCLEUS_CORE, CompactNetwork, new_network
@@ -39,7 +40,7 @@ class Training:
 
     seed: int = 0
     epochs: int = 20
-    bfloat16: bool = field(default_factory=lambda: bool(torch.cpu.get_capabilities().get("amx_bf16")))
+    bfloat16: bool = field(default_factory=has_bf16_instructions)
     max_learning_rate: float = 3e-3
 
 

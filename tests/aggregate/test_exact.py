@@ -41,8 +41,9 @@ def test_never_worse_than_scikit_learn_on_a_grid(seed: int, n: int) -> None:
     values = best_thresholds(targets, scores)
     for c in range(3):
         ours = f1_score(targets[:, c], scores[:, c] > values[c], zero_division=0)
-        grid = [f1_score(targets[:, c], scores[:, c] > t, zero_division=0) for t in np.linspace(0.01, 0.99, 99)]
-        assert ours >= max(grid) - 1e-12
+        tried = scores[:, c, None] > np.linspace(0.01, 0.99, 99)  # one call for all: each takes milliseconds
+        grid = f1_score(targets[:, [c] * 99], tried, average=None, zero_division=0)
+        assert ours >= grid.max() - 1e-12
 
 
 def test_thresholds_are_midpoints_and_exceeded_strictly() -> None:

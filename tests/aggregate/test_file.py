@@ -66,7 +66,7 @@ def test_unusable_files(tmp_path: Path) -> None:
         read_thresholds(path, HPA28)
     for text in ("", "[]", "{}", '{"format": "cellwise thresholds 4", "classes": [{}]}'):
         path.write_text(text)
-        with pytest.raises(UserError, match="found something else"):
+        with pytest.raises(UserError, match=r"as it was written, found it damaged .*; rerun `python -m aggregate run`"):
             read_thresholds(path, HPA28)
     path.write_text('{"format": "cellwise thresholds 2"}')
     with pytest.raises(UserError, match=r"'cellwise thresholds 4' in .* \(rerun .*\), found 'cellwise thresholds 2'"):
@@ -74,3 +74,26 @@ def test_unusable_files(tmp_path: Path) -> None:
     _thresholds(None).write(path)
     with pytest.raises(UserError, match="expected thresholds of three"):
         read_thresholds(path, THREE)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("threshold", "0.5"),  # each of them was converted
+        ("at_chance", "no"),
+        ("support", 2.5),
+        ("prior", None),
+        ("threshold", float("nan")),
+        ("note", 1),
+        ("pooling", "median"),
+        ("calibration", {"slope": 1.0, "intercept": True, "per_log_crop": 0.0, "knots": [[], []]}),
+    ],
+)
+def test_a_value_of_another_type_is_refused(key: str, value: object, tmp_path: Path) -> None:
+    path = tmp_path / "thresholds.json"
+    _thresholds(None).write(path)
+    content = json.loads(path.read_text())
+    content["classes"][3][key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"expected .*, found .*{'median' if key == 'pooling' else key}"):
+        read_thresholds(path, HPA28)

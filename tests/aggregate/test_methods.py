@@ -122,10 +122,10 @@ def test_unknown_pairs_do_not_count(method: Method) -> None:
             expected = fit_thresholds(labels, scores[own][:, [c]], alone)
             assert values[c] == pytest.approx(expected[0], abs=1e-9)
     if method == "global":
-        tried = np.linspace(0, 1, 2001)
-        best = max(_macro_f1_of_known(targets, scores > value, known) for value in tried)
-        assert _macro_f1_of_known(targets, scores > values, known) >= best
-
-
-def _macro_f1_of_known(targets: np.ndarray, predictions: np.ndarray, known: np.ndarray) -> float:
-    return float(np.mean([f1_score(targets[own, c], predictions[own, c]) for c, own in enumerate(known.T)]))
+        tried = np.append(np.linspace(0, 1, 2001), values[0])
+        f1 = [  # of all thresholds at once: each call takes milliseconds
+            f1_score(targets[own][:, [c] * len(tried)], scores[own][:, [c]] > tried, average=None)
+            for c, own in enumerate(known.T)
+        ]
+        macro = np.mean(f1, axis=0)
+        assert macro[-1] >= macro.max()

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +17,8 @@ from hpa.errors import UserError
 from hpa.pixels import read_plane
 from hpa.vocabulary import HPA28
 from hpa.work.folder import open_work
+from pipeline.__main__ import main as pipeline_main
+from segment.__main__ import main as segment_main
 from segment.masks import read_mask, read_nuclei
 from tests.support.pages import ROOT, python_blocks
 
@@ -57,6 +60,21 @@ def test_segment_gives_the_masks_of_the_command(demo: Path) -> None:
     np.testing.assert_array_equal(masks.cells, read_mask(work, image_id))
     np.testing.assert_array_equal(masks.nuclei, read_nuclei(work, image_id))
     assert masks.cells.max() > 3
+
+
+def test_segment_gives_the_masks_of_the_command_for_an_image_that_is_not_square(demo: Path, tmp_path: Path) -> None:
+    """The typical diameter, at which the first network looks, follows from the shorter side."""
+    half = _image(demo)[:, : _image(demo).shape[2] // 2]
+    for name, image in {"wide": half, "tall": half.transpose(0, 2, 1)}.items():
+        root = tmp_path / name
+        (root / "images").mkdir(parents=True)
+        for channel, plane in zip(CHANNELS, image, strict=True):
+            cv2.imwrite(str(root / "images" / f"{name}_{channel}.png"), plane)
+        assert pipeline_main(["init", str(root / "run"), "--data", str(root / "images")]) == 0
+        assert segment_main(["run", str(root / "run"), "--device", "cpu"]) == 0
+        masks = cellwise.segment(image)
+        np.testing.assert_array_equal(masks.cells, read_mask(open_work(root / "run"), name))
+        assert masks.cells.max() > 1
 
 
 def test_segment_reads_the_channels_by_their_names(demo: Path) -> None:

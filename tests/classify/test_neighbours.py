@@ -73,7 +73,18 @@ def test_neighbours_need_embeddings_and_are_reported(trained: WorkFolder, capsys
     folds = pd.read_parquet(trained.folds).set_index("image_id")["fold"]
     for column in ("query_image_id", "image_id"):
         assert ("fold-" + folds.loc[table[column]].astype(str)).tolist() == table["fold"].tolist()
-    assert cv2.imread(str(root / "classify/cells/figures/neighbours-fold-1-embedding.png")) is not None
+    drawn = cv2.imread(str(root / "classify/cells/figures/neighbours-fold-1-embedding.png"))
+    assert drawn is not None
+    drawn = drawn.astype(int)
+    side = 160 + 2 * 18  # a picture below two lines of its classes, green above a neighbour that shares one, else red
+    queries = table[(table["fold"] == "fold-1") & (table["space"] == "embedding")].groupby(
+        ["query_image_id", "query_cell_label"], sort=False
+    )
+    for line, (_, near) in enumerate(queries):
+        for place, shared in enumerate(near["shared_labels"] > 0, start=1):
+            title = drawn[line * side : line * side + 36, place * 160 : (place + 1) * 160]
+            assert ((title[..., 1] - title[..., 2]).max() > 60) == shared
+    assert drawn.shape[0] == len(queries) * side
 
 
 def test_untrained_work_folder_raises_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

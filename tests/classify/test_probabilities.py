@@ -111,3 +111,23 @@ def test_other_vocabulary_missing_and_damaged_files_raise_errors(tmp_path: Path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="expected a Parquet file"):
         read_probabilities(path, TWO)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 100])
+def test_parts_hold_the_rows_of_complete_images(rows: int, tmp_path: Path) -> None:
+    """Whatever the size of a batch: images of 1 to 4 rows, and each row with the name of its image."""
+    draw = np.random.default_rng(0)
+    table = pd.concat([_table().iloc[[0] * n].assign(image_id=f"i{i}") for i, n in enumerate([3, 1, 4, 1, 2])])
+    table["cell_label"] = table.groupby("image_id").cumcount().to_numpy(np.int32)
+    columns = class_columns(TWO)
+    table[columns] = draw.random((len(table), 2), np.float32)
+    table = table.reset_index(drop=True)
+    write_probabilities(tmp_path / "p.parquet", table, TWO)
+    parts = list(stream_probabilities(tmp_path / "p.parquet", TWO, rows))
+    assert [image_id for part in parts for image_id in part.image_ids] == ["i0", "i1", "i2", "i3", "i4"]
+    for part in parts:
+        own = table[table["image_id"].isin(part.image_ids)]
+        assert [part.image_ids[number] for number in part.images] == own["image_id"].tolist()
+        assert part.cell_labels.tolist() == own["cell_label"].tolist()
+        np.testing.assert_array_equal(part.probabilities, own[columns])
+        assert part.is_oof.all()

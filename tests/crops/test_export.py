@@ -11,7 +11,9 @@ import pytest
 
 from crops.__main__ import main
 from crops.run import run
+from crops.sheet import tile
 from crops.store import CropStore, apply_outside_cell, open_store
+from hpa.channels import CHANNELS
 from hpa.images import read_images, write_images
 from hpa.work.folder import WorkFolder
 from tests.support.cells import SMALL, make_work, worlds
@@ -54,14 +56,19 @@ def test_anndata_reads_the_export(work: WorkFolder, store: CropStore, tmp_path: 
     assert (sizes["n_cells"], sizes["n_channels"], sizes["n_masks"], sizes["image_size"]) == (len(store), 5, 1, 16)
 
 
-def test_webdataset_reads_the_export(work: WorkFolder, store: CropStore) -> None:
+@pytest.mark.parametrize(("per_tar", "n_tars"), [(3, 3), (7, 1)])
+def test_webdataset_reads_the_export(
+    work: WorkFolder, store: CropStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, per_tar: int, n_tars: int
+) -> None:
+    monkeypatch.setattr("crops.export._PER_TAR", per_tar)
+    out = tmp_path / "tars"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         webdataset = pytest.importorskip("webdataset")
-        assert main(["export", str(work.root), "--to", "webdataset"]) == 0
-        tars = sorted(str(path) for path in (work.root / "export" / "cells-webdataset").iterdir())
+        assert main(["export", str(work.root), "--to", "webdataset", "--out", str(out)]) == 0
+        tars = sorted(str(path) for path in out.iterdir())
         samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
-    assert len(samples) == len(store)
+    assert (len(samples), len(tars)) == (len(store), n_tars)
     for row, sample in enumerate(samples):
         np.testing.assert_array_equal(sample["npy"], store.crop(row))
         np.testing.assert_array_equal(sample["mask.npy"], store.masks([row])[0])
@@ -129,3 +136,17 @@ def test_sheets_are_drawn(work: WorkFolder, store: CropStore) -> None:
     assert heights["classes.png"] == lines * (18 + 18 + 128)
     assert heights["dropped.png"] == 18 + 18 + 128
     assert json.loads((store.folder / "run.json").read_text())["state"] == "done"
+
+
+def test_the_sheet_shows_a_dropped_cell_as_it_would_have_been_cut(tmp_path: Path) -> None:
+    images = {"speck": worlds()["speck"]}
+    work, kept = make_work(tmp_path / "a", images, SMALL), make_work(tmp_path / "b", images, SMALL + "min_area = 0.0\n")
+    run(work, workers=1)
+    run(kept, workers=1)
+    assert main(["sheet", str(work.root)]) == 0
+    store = open_store(kept, "cells")
+    row = store.table["cell_label"].tolist().index(2)
+    expected = tile(store.crop(row), store.masks([row])[0], CHANNELS, "2 of speck")
+    drawn = cv2.imread(str(open_store(work, "cells").folder / "figures" / "dropped.png"))
+    assert drawn is not None
+    assert np.abs(drawn[18:, :128] - expected.astype(float)).mean() < 20  # sheets have 256 colours

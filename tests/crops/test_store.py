@@ -8,7 +8,7 @@ import pandas as pd
 import pandera.errors
 import pytest
 
-from crops.shards import OpenShard, ShardWriter, open_pixels
+from crops.shards import OpenShard, ShardWriter, cached, open_pixels
 from crops.store import CropStore
 from crops.table import write_crops
 from hpa.errors import UserError
@@ -122,3 +122,39 @@ def test_each_rule_of_the_crop_table(tmp_path: Path, change: dict[str, Any], rul
     with pytest.raises((pandera.errors.SchemaError, pandera.errors.SchemaErrors), match=rule):
         write_crops(tmp_path, table().assign(**change), NOTHING)
     assert not (tmp_path / "crops.parquet").exists()
+
+
+def test_a_compressed_shard_of_another_size_is_refused(tmp_path: Path) -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (3, 2, SIZE, SIZE), dtype=np.uint8)
+    with ShardWriter(tmp_path, 0, compress=True) as shard:
+        shard.add(crops, np.ones((3, SIZE, SIZE), bool))
+    opened, out = open_pixels(tmp_path, 0), np.empty((2, SIZE, SIZE), np.uint8)
+    opened.fetch(2, out)
+    np.testing.assert_array_equal(out, crops[2])
+    path = tmp_path / "shard-00000.zst"
+    content = path.read_bytes()
+    for wrong in (content[:-1], content + b"\0"):
+        path.write_bytes(wrong)
+        with pytest.raises(UserError, match=rf"{len(wrong)} bytes, not {len(content)}"):
+            open_pixels(tmp_path, 0)
+
+
+@pytest.mark.parametrize(("soft", "most"), [(100, 25), (40, 16)])
+def test_no_more_shards_stay_open_than_the_process_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soft: int, most: int
+) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, 4096))
+    opened: list[int] = []
+
+    def opener(folder: Path, index: int) -> OpenShard:
+        opened.append(index)
+        return OpenShard((1,), 1, lambda row, out: None)
+
+    shards = cached(opener, tmp_path)
+    for index in (*range(most), 0):
+        shards(index)
+    assert opened == list(range(most))
+    for index in (most, 0, 1):  # one more closes the one that was not used for longest, which is 1
+        shards(index)
+    assert opened[most:] == [most, 1]

@@ -76,8 +76,9 @@ def test_proteins_share_their_cells_and_differ_in_green() -> None:
 
 def test_carriers_are_the_cells_that_shine() -> None:
     """In images of the nucleoplasm, nuclei of cells with the label are brighter than those of cells without it."""
-    bright, dark = [], []
-    for number in range(8):
+    bright: list[float] = []
+    dark: list[float] = []
+    for number in range(16):
         for scene in draw_proteins((*KEY, number), [(0,), (0,)], size_px=128):
             for label, target in enumerate(scene.targets, start=1):
                 nucleus = scene.nuclei == label
@@ -89,7 +90,7 @@ def test_carriers_are_the_cells_that_shine() -> None:
 
 
 def test_styles_do_not_overlap() -> None:
-    for name in ("blur_px", "photon", "stray", "gain", "black", "gamma"):
+    for name in ("blur_px", "photon", "stray", "gain", "black", "gamma", "unspecific"):
         varied, other, atlas = (getattr(style, name) for style in (VARIED, OTHER, ATLAS))
         assert varied[1] < other[0] or other[1] < varied[0], name
         assert varied[0] <= atlas[0] <= atlas[1] <= varied[1], name

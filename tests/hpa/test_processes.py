@@ -12,6 +12,7 @@ import pytest
 
 from hpa.work.processes import available_processors, cpu_quota, running_threads, worker_processes
 from tests.support.pages import ROOT
+from tests.support.processes import session
 
 _SCRIPT = """
 import signal, sys, time
@@ -25,19 +26,6 @@ if __name__ == "__main__":
         Path(sys.argv[1]).touch()
         time.sleep(600)
 """
-
-
-def _session(leader: int) -> list[int]:
-    """Return the processes of a session, by the process table of Linux."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue  # it ended meanwhile
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(status.parent.name))
-    return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the process table of Linux")
@@ -54,11 +42,11 @@ def test_workers_do_not_survive_their_parent(end: signal.Signals, tmp_path: Path
     while not (tmp_path / "ready").exists():
         assert time.monotonic() < deadline, "the workers did not start"
         time.sleep(0.05)
-    assert len(_session(parent.pid)) >= 5, "parent, fork server and three workers"
+    assert len(session(parent.pid)) >= 5, "parent, fork server and three workers"
     parent.send_signal(end)
     parent.wait(timeout=60)
     deadline = time.monotonic() + 20
-    while left := _session(parent.pid):
+    while left := session(parent.pid):
         assert time.monotonic() < deadline, f"{len(left)} processes are left"
         time.sleep(0.1)
 
@@ -84,7 +72,7 @@ def test_the_fork_server_does_not_survive_its_parent_while_it_imports(tmp_path: 
     parent.kill()
     parent.wait(timeout=60)
     deadline = time.monotonic() + 30
-    while left := _session(parent.pid):
+    while left := session(parent.pid):
         assert time.monotonic() < deadline, f"{len(left)} processes are left"
         time.sleep(0.1)
 
@@ -131,7 +119,7 @@ def test_ctrl_c_while_workers_start_is_quiet(delay_s: float, tmp_path: Path) -> 
     assert said == ""
     assert parent.returncode == 130
     deadline = time.monotonic() + 20
-    while left := _session(parent.pid):
+    while left := session(parent.pid):
         assert time.monotonic() < deadline, f"{len(left)} processes are left"
         time.sleep(0.1)
 

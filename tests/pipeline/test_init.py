@@ -211,7 +211,10 @@ def test_new_images_have_their_own_depth(tmp_path: Path) -> None:
     [
         (["classify.backbone=resnet19"], "as backbone, found 'resnet19'"),
         (["classify.backbone=timm:resnet19"], "expected a model of timm, found 'resnet19'"),
-        (["classify.pretrained=imagenet", "classify.backbone=resnet18"], "expected the ImageNet weights .*, found neither"),
+        (
+            ["classify.pretrained=imagenet", "classify.backbone=resnet18"],
+            "expected the ImageNet weights .*, found neither",
+        ),
         (["classify.pretrained=true"], '"imagenet" is what true was'),
         (["classify.pretrained=gone.pt"], "expected a file of weights, found no gone.pt"),
         (["classify.weights_file=gone.pt"], "expected the key 'pretrained'"),

@@ -55,19 +55,35 @@ def test_nuclei_of_one_cell_merge_and_those_of_touching_cells_do_not(radius: int
     if turned:
         cells, nuclei = cells.T, nuclei.T
     divergence = flow_divergence(flows_from_labels(cells))
-    found = merge_nuclei(nuclei, divergence)
+    evenly_bright = (nuclei > 0).astype(np.float32)
+    found = merge_nuclei(nuclei, divergence, evenly_bright)
     assert np.array_equal(found, np.array([0, 1, 2, 3, 3])[nuclei])
+
+
+def test_nuclei_apart_in_one_cell_are_equally_bright() -> None:
+    """Nuclei 1 and 2 have background between them; 3 and 4 are pieces of one nucleus. The flows part nowhere."""
+    nuclei = np.zeros((60, 40), dtype=np.int32)
+    nuclei[6:14, 6:14], nuclei[6:14, 17:25] = 1, 2
+    nuclei[40:50, 6:14], nuclei[40:50, 14:20] = 3, 4
+    nowhere = np.zeros(nuclei.shape, dtype=np.float32)
+    for brightness, merged in (
+        ((0, 0.9, 0.7, 0.9, 0.7), (0, 1, 1, 2, 2)),
+        ((0, 0.9, 0.5, 0.9, 0.5), (0, 1, 2, 3, 3)),
+        ((0, 0.5, 0.9, 0.5, 0.9), (0, 1, 2, 3, 3)),
+    ):
+        plane = np.array(brightness, dtype=np.float32)[nuclei]
+        assert np.array_equal(merge_nuclei(nuclei, nowhere, plane), np.array(merged)[nuclei])
 
 
 def test_one_nucleus_is_left_as_it_is_and_distant_ones_too() -> None:
     nuclei = np.zeros((20, 40), dtype=np.int32)
     flat = np.zeros(nuclei.shape, dtype=np.float32)
     nuclei[4:8, 4:8] = 1
-    assert np.array_equal(merge_nuclei(nuclei, flat), nuclei)
+    assert np.array_equal(merge_nuclei(nuclei, flat, flat), nuclei)
     nuclei[4:8, 20:24] = 2
-    assert np.array_equal(merge_nuclei(nuclei, flat), nuclei)
+    assert np.array_equal(merge_nuclei(nuclei, flat, flat), nuclei)
     nuclei[4:8, 11:20] = 2
-    assert merge_nuclei(nuclei, flat).max() == 1
+    assert merge_nuclei(nuclei, flat, flat).max() == 1
 
 
 def test_flows_end_where_cellpose_follows_them_to() -> None:

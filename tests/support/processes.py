@@ -1,4 +1,4 @@
-"""Run commands in processes of their own and kill them, and compare what they wrote."""
+"""Run commands in processes of their own and kill them, find what is left of them, and compare what they wrote."""
 
 import subprocess
 import sys
@@ -46,3 +46,16 @@ def data_files(folder: Path) -> dict[str, bytes]:
     """Return the content of each file below a folder by its relative path, without files that differ between runs."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("run.json", "lock"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def session(leader: int) -> list[int]:
+    """Return the living processes of a session, by the process table of Linux."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it ended meanwhile
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(status.parent.name))
+    return found

@@ -1,0 +1,157 @@
+"""Measure what the shipped backbone is worth on what it has not seen: ``python -m bench.backbone [PART ...] [--tiny]``.
+
+Pretraining and the atlas draw from one generator, so the gain on the atlas flatters. Parts:
+
+patterns   backbones pretrained on 20 of the 28 patterns, with a small budget; linear probes on the other 8, three
+           choices of these: against the same training from nothing on these patterns, and texture features
+style      cells drawn in a style outside all that was drawn in pretraining: heads on frozen features against training
+           from nothing, by the number of training images; and the same in the style of the atlas
+real       real images of the protein (CELLWISE_REAL_DATA, ../shared/real): mean AUC over the classes that at least
+           three of them have, of the shipped heads, and of linear probes that leave one image out
+
+Everything is kept below work/bench-backbone.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.measure import split_words
+from bench.pretraining.cells import (
+    Cells,
+    by_image,
+    drawn_cells,
+    mean_ap,
+    network_of,
+    of_images,
+    outputs,
+    probe,
+    train_from_nothing,
+)
+from bench.pretraining.real import real
+from bench.pretraining.texture import texture_features
+from classify.config import ClassifySection, shipped_weights
+from classify.network.pretrained import Pretrained
+from classify.training.backbone import BackboneTraining, train_backbone
+from crops.synthesize import draw_crops
+from hpa.channels import CHANNELS
+from hpa.vocabulary import HPA28
+
+ROOT: Final = Path("work/bench-backbone")
+BACKBONE: Final = "resnet18_half"
+SEED: Final = 4_000_000_000
+"""First seed of the cells drawn here; training of a shipped backbone uses small ones."""
+
+GREEN: Final = CHANNELS.index("green")
+HELD_OUT: Final = 8
+
+
+def shipped() -> Pretrained:
+    """Return the shipped weights."""
+    return Pretrained.load(shipped_weights(BACKBONE))
+
+
+def choices() -> list[list[int]]:
+    """Return three choices of 8 patterns that are held out, no pattern twice."""
+    order = np.random.default_rng(2018).permutation(len(HPA28))
+    return [sorted(order[k * HELD_OUT : (k + 1) * HELD_OUT].tolist()) for k in range(3)]
+
+
+def patterns(tiny: bool) -> None:
+    """Compare linear probes on patterns that a backbone has not seen."""
+    seen, labelled, seconds = (256, 128, 1.0) if tiny else (64_000, 2_000, 240.0)
+    every = set(range(len(HPA28)))
+    section = ClassifySection(backbone=BACKBONE, precision="auto")
+    rows: list[dict[str, object]] = []
+    of_all = _pretrained("all", sorted(every), seen)
+    for number, held in enumerate(choices(), start=1):
+        weights = _pretrained(f"without-{number}", sorted(every - set(held)), seen)
+        train = drawn_cells(ROOT, labelled, SEED + 10 * number, "varied", patterns=held)
+        test = drawn_cells(ROOT, labelled, SEED + 10 * number + 1, "varied", patterns=held)
+        truth, unseen = train.targets[:, held], test.targets[:, held]
+        found: dict[str, object] = {"held out": ", ".join(HPA28.classes[label] for label in held)}
+        for name, pretrained in (("20 patterns", weights), ("28 patterns", of_all)):
+            network, its = network_of(pretrained)
+            features = [outputs(network, its, cells.source)[0] for cells in (train, test)]
+            found[name] = mean_ap(unseen, probe(features[0], truth, train.fields, features[1]))
+        texture = [texture_features(cells.source.crops, GREEN) for cells in (train, test)]
+        found["texture"] = mean_ap(unseen, probe(texture[0], truth, train.fields, texture[1]))
+        network, taken = train_from_nothing(train, truth, section, seconds, ROOT / f"nothing-{number}")
+        found["from nothing"] = mean_ap(unseen, outputs(network, section, test.source)[1])
+        found |= {"seconds from nothing": taken, "chance": float(unseen.mean(axis=0).mean())}
+        rows.append(found)
+        _show("patterns", rows)
+
+
+def _pretrained(name: str, classes: list[int], seen: int) -> Pretrained:
+    settings = BackboneTraining(seen // 2, seen, BACKBONE)
+    folder = ROOT / f"{name}-{seen}"
+    train_backbone(folder, settings, partial(draw_crops, patterns=classes), threads=1, workers=1, held_out=512)
+    return Pretrained.load(folder / f"{BACKBONE}.safetensors")
+
+
+def style(tiny: bool) -> None:
+    """Compare heads on frozen features with training from nothing, in the style of the atlas and in another."""
+    sizes, per_image, seconds = ((16, 24), 12, 1.0) if tiny else ((100, 300, 1_000), 14, 300.0)
+    section = ClassifySection(backbone=BACKBONE, precision="auto")
+    network, its = network_of(shipped())
+    rows: list[dict[str, object]] = []
+    for number, name in enumerate(("atlas", "other")):
+        train = drawn_cells(ROOT, sizes[-1] * per_image, SEED + 100 + 2 * number, name)
+        test = drawn_cells(ROOT, (16 if tiny else 300) * per_image, SEED + 101 + 2 * number, name)
+        truth = of_images(test.inherited, test.images)
+        features, unseen = outputs(network, its, train.source)[0], outputs(network, its, test.source)[0]
+        for size in sizes:
+            part = train.first_images(size)
+            scores = probe(features[: len(part.images)], part.inherited, part.fields, unseen)
+            rows.append(_row(name, size, "frozen", scores, test, truth))
+            _show("style", rows)
+            fresh, taken = train_from_nothing(part, part.inherited, section, seconds, ROOT / f"nothing-{name}-{size}")
+            scores = outputs(fresh, section, test.source)[1].astype(np.float64)
+            rows.append(_row(name, size, "from nothing", scores, test, truth) | {"seconds": taken})
+            _show("style", rows)
+
+
+def _row(
+    style: str, size: int, system: str, scores: NDArray[np.float64], test: Cells, truth: NDArray[np.bool_]
+) -> dict[str, object]:
+    return {
+        "style": style,
+        "training images": size,
+        "system": system,
+        "mean AP, images": mean_ap(truth, by_image(scores, test.images)),
+        "mean AP, cells": mean_ap(test.targets, scores),
+    }
+
+
+def _show(part: str, rows: list[dict[str, object]]) -> None:
+    ROOT.mkdir(parents=True, exist_ok=True)
+    (ROOT / f"{part}.json").write_text(json.dumps(rows, indent=1))
+    shown = {key: f"{value:.3f}" if isinstance(value, float) else value for key, value in rows[-1].items()}
+    print(", ".join(f"{key} {value}" for key, value in shown.items()), flush=True)
+
+
+def _real(tiny: bool) -> None:
+    network, section = network_of(shipped())
+    real(network, section, tiny, ROOT, SEED + 200)
+
+
+PARTS: Final[dict[str, Callable[[bool], None]]] = {"patterns": patterns, "style": style, "real": _real}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run some parts, or all."""
+    words, tiny = split_words(arguments)
+    if unknown := set(words) - set(PARTS):
+        raise SystemExit(f"expected some of {', '.join(PARTS)}, found {min(unknown)}")
+    for part in words or PARTS:
+        PARTS[part](tiny)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Parts of `bench.backbone`: drawn and real crops, texture features, linear probes."""
