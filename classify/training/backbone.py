@@ -215,20 +215,19 @@ class _Training:
         """Train on all rounds, resuming after the last finished one."""
         settings, sizes = self._settings, self._settings.rounds
         self._rounds.begin(_HELD_OUT, self._held_out)
-        self._resume()
-        if self._done < len(sizes):
-            self._rounds.begin(self._done + 1, sizes[self._done])
+        done = self._resume()
+        if done < len(sizes):
+            self._rounds.begin(done + 1, sizes[done])
         self._unseen = self._rounds.wait(_HELD_OUT)
         with progress("train-backbone", settings.crops_seen) as advance:
             advance(self._seen)
-            for number in range(self._done + 1, len(sizes) + 1):
+            for number in range(done + 1, len(sizes) + 1):
                 waiting = time.monotonic()
                 cells = self._rounds.wait(number)
                 self._waited += time.monotonic() - waiting
                 if number < len(sizes):
                     self._rounds.begin(number + 1, sizes[number])
                 before, loss = self._seen, self._train_round(number, cells)
-                self._done = number
                 self._close_round(number, loss)
                 advance(self._seen - before)
                 if self._progress() >= 1:
@@ -296,6 +295,7 @@ class _Training:
 
     def _close_round(self, number: int, loss: float) -> None:
         """Score if it is time, and write the file to resume from; the round counts as finished with it."""
+        self._done = number
         now, every = self._progress(), 1 / _VALIDATIONS
         last = self._history[-1]["progress"] if self._history else -1.0
         row: dict[str, float] = {"round": number, "crops_seen": self._seen, "seconds": self._elapsed(), "loss": loss}
@@ -326,13 +326,12 @@ class _Training:
         write_bytes(self._out / RESUME, to_bytes(content))
         self._rounds.discard(number)
 
-    def _resume(self) -> None:
-        """Restore the state after the last finished round, if there is one."""
+    def _resume(self) -> int:
+        """Restore the state after the last finished round, and return its number."""
         path = self._out / RESUME
         if not path.is_file():
-            return
+            return 0
         stored = load_plain(path)
-        self._done = int(stored["done"])
         self._seen, self._steps = stored["seen"], stored["steps"]
         self._seconds, self._waited = stored["seconds"], stored["waited"]
         self._history = stored["history"]
@@ -341,6 +340,8 @@ class _Training:
         self._average = stored["average"]
         self._optimizer = _new_optimizer(self._network)
         self._optimizer.load_state_dict(stored["optimizer"])
+        self._done = int(stored["done"])
+        return self._done
 
     def _averaged(self) -> Network:
         assert self._network is not None

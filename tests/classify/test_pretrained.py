@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from classify.__main__ import main
 from classify.config import ClassifySection, Features
 from classify.data.crops import label_crops
+from classify.data.normalisation import Statistics
 from classify.inference.evaluate import predict_batches
 from classify.inference.predict import ScoredCrops, predict_fold
 from classify.inspect.neighbours import neighbours
@@ -65,8 +66,7 @@ def _work(root: Path, folds: list[int] = FOLDS, **classify: Any) -> WorkFolder:
 def _network(section: ClassifySection, channels: tuple[str, ...] = CHANNELS) -> Network:
     start = read_start(section, channels, HPA28.classes)
     assert start is not None
-    assert start.statistics is not None
-    statistics = start.statistics
+    statistics = start.statistics or Statistics(MEAN, STD)
     return new_network(section, 1, statistics.mean, statistics.std, np.full(28, 0.5), start).eval()
 
 
@@ -112,7 +112,7 @@ def _other_network(path: Path) -> None:
         (_cut, "expected safetensors in .*, found a damaged file"),
         (_code, "expected safetensors in .*, found a damaged file"),
         (lambda path: path.write_bytes(b""), "expected safetensors in .*, found a damaged file"),
-        (_no_description, "expected weights of the format .* found others"),
+        (_no_description, "expected weights of cnn3, found 6 of 6 missing"),
         (_damaged_description, "expected a description of the weights in .* found damage"),
         (_not_finite, "expected finite weights in .*, found others in head.bias"),
         (_other_network, "expected weights of cnn3, found 5 of 6 missing and 1 of another shape"),
@@ -185,6 +185,10 @@ def test_auto_takes_shipped_weights_of_the_backbone_and_else_none(
     _weights().save(tmp_path / "cnn3.safetensors")
     assert section.starts_from == "atlas"
     assert read_start(section, CHANNELS, HPA28.classes) is not None
+    work = _work(tmp_path / "work")
+    train(work, folds=[0])
+    state = Checkpoint.load(work.root / "classify/cells/fold-0/checkpoint.pt")
+    assert state.mean == MEAN, "the normalisation of the weights"
     assert ClassifySection().starts_from == "none"
 
 
