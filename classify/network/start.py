@@ -79,18 +79,19 @@ def _read(
         return None
     if chosen == "imagenet":
         return Start(library_weights(section.backbone), normalise="imagenet")
-    path = model or start_path(section)
-    assert path is not None, "there is one for everything else"
+    named = start_path(section)
+    assert named is not None, "there is one for everything else"
+    path = model or named
     if chosen == "atlas" and not path.is_file():
         raise UserError(f"expected a backbone whose weights are shipped, found {section.backbone}, of which none are")
-    if path.name.endswith(".safetensors"):
-        metadata, tensors = read_tensors(path)
-        if chosen == "atlas" or FORMAT in metadata:
-            return _of_run(Pretrained.load(path), path, section, channels, classes)
-        return _of_library(tensors, section)
-    if model is not None:
+    if named.is_dir():
         return _of_run(_as_pretrained(Checkpoint.load(path), path), path, section, channels, classes)
-    return _of_library(read_weights(path), section)
+    if not path.name.endswith(".safetensors"):
+        return _of_library(read_weights(path), section)
+    metadata, tensors = read_tensors(path)
+    if chosen == "atlas" or FORMAT in metadata:
+        return _of_run(Pretrained.load(path), path, section, channels, classes)
+    return _of_library(tensors, section)
 
 
 def _of_library(state: dict[str, Tensor], section: ClassifySection) -> Start:

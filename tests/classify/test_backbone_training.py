@@ -117,7 +117,8 @@ def test_limited_time_ends_a_pretraining(tmp_path: Path) -> None:
     settings = BackboneTraining(cells=96, crops_seen=10**9, backbone="cnn3", size_px=32, minutes=1e-6)
     record = _train(tmp_path, settings)
     assert 0 < record["crops_trained_on"] <= 16, "one step, since the time was over when it began"
-    assert (tmp_path / "cnn3.safetensors").is_file()
+    assert record["cells_trained_on"] == 32, "of 96, in three rounds"
+    assert "32 drawn cells" in (tmp_path / "cnn3.md").read_text()
 
 
 def test_with_a_limit_of_time_every_round_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,10 @@ def test_auto_takes_shipped_weights_of_the_backbone_and_else_none(
     _weights().save(tmp_path / "cnn3.safetensors")
     assert section.starts_from == "atlas"
     assert read_start(section, CHANNELS, HPA28.classes) is not None
+    work = _work(tmp_path / "work")
+    train(work, folds=[0])
+    state = Checkpoint.load(work.root / "classify/cells/fold-0/checkpoint.pt")
+    assert state.mean == MEAN, "the normalisation of the weights"
     assert ClassifySection().starts_from == "none"
 
 
