@@ -64,7 +64,7 @@ def choices() -> list[list[int]]:
 
 def patterns(tiny: bool) -> None:
     """Compare linear probes on patterns that a backbone has not seen."""
-    seen, labelled, seconds = (256, 128, 1.0) if tiny else (64_000, 2_000, 240.0)
+    seen, labelled, seconds = (256, 256, 1.0) if tiny else (64_000, 2_000, 240.0)
     every = set(range(len(HPA28)))
     section = ClassifySection(backbone=BACKBONE, precision="auto")
     rows: list[dict[str, object]] = []

@@ -82,6 +82,7 @@ def demo(
     images: Annotated[int, typer.Option(help="Number of train images to draw.", min=1)] = 320,
     test: Annotated[int, typer.Option(help="Number of test images to draw.", min=1)] = 80,
     seed: Annotated[int, typer.Option(help="Seed of the atlas.", min=0)] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the recipe.")] = None,
     tiny: Annotated[bool, typer.Option(help="Run a few small steps only, to check that everything works.")] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -91,7 +92,11 @@ def demo(
 
     if tiny:
         images, test = 16, 8
-    raise typer.Exit(run_demo(work, recipe or "demo", images, test, seed, tiny=tiny, device=device, threads=threads))
+    code = run_demo(
+        work, recipe or "demo", images, test, seed,
+        overrides=set_ or (), tiny=tiny, device=device, threads=threads,
+    )  # fmt: skip
+    raise typer.Exit(code)
 
 
 @app.command()

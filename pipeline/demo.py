@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ def demo(
     test: int,
     seed: int,
     *,
+    overrides: Sequence[str] = (),
     tiny: bool = False,
     device: str = "auto",
     threads: int | None = None,
@@ -46,6 +48,8 @@ def demo(
         Number of train and test images to draw.
     seed
         Seed of the atlas.
+    overrides
+        Settings that override the recipe's, ``section.key=value``.
     tiny
         Run a few small steps only, to check that everything works.
     device, threads
@@ -56,7 +60,7 @@ def demo(
     int
         The highest exit code of the stages.
     """
-    settings = read_recipe(recipe, TINY if tiny else ())  # an unusable recipe costs no drawing
+    settings = read_recipe(recipe, [*overrides, *(TINY if tiny else ())])  # an unusable recipe costs no drawing
     with locked(root):  # before anything is drawn: another demo would delete what this one has drawn so far
         started = time.monotonic()
         atlas, seconds = root / "atlas", {}

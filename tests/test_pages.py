@@ -25,6 +25,7 @@ SMALLEST_INIT = ("--limit", "8", "--set", "classify.batch_size=512")
 
 BENCH_ARGUMENTS: dict[str, list[str]] = {
     "bench.aggregate": ["--tiny"],
+    "bench.backbone": ["--tiny"],
     "bench.classify": ["triplets", "--tiny"],
     "bench.crops": ["--tiny"],
     "bench.data": ["--tiny"],
@@ -45,6 +46,8 @@ def _shrink(command: list[str], data: Path, new: Path) -> list[str]:
         command += SMALL_INIT
     if command[:2] in (["pipeline", "demo"], ["cellwise", "demo"]):
         command += ["--tiny"]
+    if command[:2] == ["classify", "train-backbone"]:
+        command[3:] = ["--cells", "128", "--crops-seen", "256", "--size-px", "32"]
     if command[:2] == ["hpa", "synthesize"]:
         command += ["--images", "4", "--size-px", "128"]
     if command[:2] == ["crops", "synthesize"]:

@@ -150,11 +150,11 @@ def probe(
 ) -> NDArray[np.float64]:
     """Return the scores that logistic regressions on standardised features give to unseen rows, shape (M, K).
 
-    The strength of the penalty is the one with the highest mean average precision over three folds of `groups`.
+    The strength of the penalty is the one with the highest mean average precision over three folds of `groups`, or as many as there are.
     """
     scaler = StandardScaler().fit(features)
     x, new = scaler.transform(features), scaler.transform(unseen)
-    folds = list(GroupKFold(3).split(x, groups=groups))
+    folds = list(GroupKFold(min(3, len(np.unique(groups)))).split(x, groups=groups))
     held = {strength: np.zeros(targets.shape) for strength in _STRENGTHS}
     for strength, scores in held.items():
         for train, test in folds:
