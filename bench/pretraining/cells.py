@@ -150,7 +150,8 @@ def probe(
 ) -> NDArray[np.float64]:
     """Return the scores that logistic regressions on standardised features give to unseen rows, shape (M, K).
 
-    The strength of the penalty is the one with the highest mean average precision over three folds of `groups`, or as many as there are.
+    The strength of the penalty is the one with the highest mean average precision over three folds of `groups` (two
+    where there are two).
     """
     scaler = StandardScaler().fit(features)
     x, new = scaler.transform(features), scaler.transform(unseen)
