@@ -117,7 +117,7 @@ class Classifier:
     def embed(self, crops: Crops, fold: int | None = None) -> NDArray[np.float32]:
         """Return the embeddings of crops, or their features if the network has no embedding head.
 
-        Each fold's model has a space of its own, unless its backbone is frozen: vectors of two folds cannot be compared.
+        Each fold's model has a space of its own unless its backbone is frozen, so do not compare vectors of two folds.
 
         Parameters
         ----------
