@@ -58,7 +58,8 @@ def _green(folder: Path, ids: Sequence[str], side_px: int) -> NDArray[np.uint8]:
     return np.stack(sized).astype(np.uint8)
 
 
-def _real_images() -> tuple[Path, pd.Series] | None:
+def real_proteins() -> tuple[Path, pd.Series] | None:
+    """Return the folder of the real images of the protein and their targets by id; None where there are none."""
     root = real_data()
     folder, table = root / "single_channel512", root / "kaggle2018" / "train.csv"
     if not folder.is_dir() or not table.is_file():
@@ -81,7 +82,7 @@ def _frame_probabilities(network: Network, source: _Windows, section: ClassifySe
 
 def real(size: Size) -> None:
     """Train on the protein channel of the atlas only, and score real images, which are never trained on."""
-    found = _real_images()
+    found = real_proteins()
     if found is None:
         return
     folder, texts = found

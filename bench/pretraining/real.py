@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from bench.classification.real_images import real_proteins
 from bench.pretraining.cells import Cells, drawn_cells, outputs, probe, train_from_nothing
 from bench.pretraining.texture import texture_features
 from bench.realism import steered
@@ -21,7 +21,6 @@ from classify.network.model import Network
 from hpa.channels import CHANNELS
 from hpa.metrics import roc_auc
 from hpa.vocabulary import HPA28
-from tests.support.real_images import real_data
 
 GREEN: Final = CHANNELS.index("green")
 WINDOW_PX: Final = 128
@@ -32,19 +31,6 @@ _MIN_POSITIVES: Final = 3
 _RESAMPLES: Final = 2_000
 
 Scores = NDArray[np.float64]
-
-
-def real_proteins() -> tuple[list[Path], NDArray[np.bool_]] | None:
-    """Return the real images of the protein that have labels, and these, shape (n, 28); None where there are none."""
-    root = real_data()
-    folder, table = root / "single_channel512", root / "kaggle2018" / "train.csv"
-    if not folder.is_dir() or not table.is_file():
-        print(f"skipped: expected real images in {folder} and their labels in {table}, found none")
-        return None
-    labels = pd.read_csv(table, dtype=str).set_index("Id")["Target"]
-    paths = [path for path in sorted(folder.glob("*_green.png")) if path.name.removesuffix("_green.png") in labels]
-    texts = [labels[path.name.removesuffix("_green.png")] for path in paths]
-    return paths, HPA28.multi_hot(HPA28.parse(text) for text in texts)
 
 
 def windows(paths: list[Path]) -> CropArrays:
@@ -76,7 +62,9 @@ def real(network: Network, section: ClassifySection, tiny: bool, root: Path, see
     found = real_proteins()
     if found is None:
         return
-    paths, targets = found
+    folder, texts = found
+    paths = [folder / f"{image_id}_green.png" for image_id in texts.index]
+    targets = HPA28.multi_hot(HPA28.parse(text) for text in texts)
     targets = targets & np.isin(np.arange(targets.shape[1]), _counted(targets))
     cut = windows(paths)
     train = green_only(drawn_cells(root, 200 if tiny else 5_600, seed, "atlas", size_px=_CROP_PX))

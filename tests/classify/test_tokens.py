@@ -12,27 +12,26 @@ timm = pytest.importorskip("timm")
 VIT, DINO, SWIN = "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "swin_tiny_patch4_window7_224"
 
 
-def test_patch_tokens_keep_their_places() -> None:
+def _tokens_and_map(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the library's model and our backbone make of an image, with the same weights."""
     torch.manual_seed(0)
-    model = timm.create_model(VIT, pretrained=False, num_classes=0, global_pool="").eval()
-    backbone = new_backbone(f"timm:{VIT}").eval()
-    backbone.load_state_dict({f"model.model.{name}": value for name, value in model.state_dict().items()})
+    model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="").eval()
+    backbone = new_backbone(f"timm:{name}").eval()
+    backbone.load_state_dict({f"model.model.{key}": value for key, value in model.state_dict().items()})
     x = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
-        tokens, found = model.forward_features(x)[0], backbone(x)[0]
+        return model.forward_features(x)[0], backbone(x)[0]
+
+
+def test_patch_tokens_keep_their_places() -> None:
+    tokens, found = _tokens_and_map(VIT)
     assert found.shape == (192, 14, 14)
     for row, column in ((0, 0), (2, 5), (13, 13)):
         torch.testing.assert_close(found[:, row, column], tokens[1 + 14 * row + column], rtol=1e-4, atol=1e-4)
 
 
 def test_windowed_tokens_keep_their_places() -> None:
-    torch.manual_seed(0)
-    model = timm.create_model(SWIN, pretrained=False, num_classes=0, global_pool="").eval()
-    backbone = new_backbone(f"timm:{SWIN}").eval()
-    backbone.load_state_dict({f"model.model.{name}": value for name, value in model.state_dict().items()})
-    x = torch.randn(1, 3, 224, 224)
-    with torch.inference_mode():
-        expected, found = model.forward_features(x)[0], backbone(x)[0]
+    expected, found = _tokens_and_map(SWIN)
     assert found.shape == (768, 7, 7)
     torch.testing.assert_close(found[:, 1, 6], expected[1, 6], rtol=1e-4, atol=1e-4)
 
