@@ -110,7 +110,7 @@ def _begin_folds(
     inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
     command = f"python -m classify train {work.root}"
 
-    weights = {fold: _start_file(work, window, section, fold) for fold in folds}
+    weights = {fold: start_file(work, window, section, fold) for fold in folds}
 
     @cache
     def check() -> None:
@@ -128,7 +128,7 @@ def _begin_folds(
     return [(fold, begin_fold(fold)) for fold in folds]
 
 
-def _start_file(work: WorkFolder, window: Window, section: ClassifySection, fold: int) -> Path | None:
+def start_file(work: WorkFolder, window: Window, section: ClassifySection, fold: int) -> Path | None:
     """Return the file of the weights that the model of a fold starts from, None for random weights or ImageNet's.
 
     Raises
@@ -197,7 +197,7 @@ def _train_fold(
     if not (stage.finished and path.is_file()):
         store, labels = read_labelled_crops(work, window, data)
         crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
-        start = read_start(section, data.channels, data.classes.classes, _start_file(work, window, section, fold))
+        start = read_start(section, data.channels, data.classes.classes, start_file(work, window, section, fold))
         statistics = start_statistics(crops, section, start)
         with _computing(stage, section) as resolved:
             if section.trainable == "heads":

@@ -40,7 +40,9 @@ class Model:
         work = open_work(root)
         recipe = read_recipe(work.recipe)
         others = [open_joined(work, path) for path in joined_roots(recipe, root)]
-        return cls(work, recipe, tuple(cls(other, with_joined(read_recipe(other.recipe), other.root, [])) for other in others))
+        return cls(
+            work, recipe, tuple(cls(other, with_joined(read_recipe(other.recipe), other.root, [])) for other in others)
+        )
 
 
 def joined_roots(recipe: Recipe, work: Path) -> list[Path]:
