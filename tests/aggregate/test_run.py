@@ -254,6 +254,19 @@ def test_joined_runs(by: str, tmp_path: Path) -> None:
         assert joined.max() < 1
 
 
+def test_the_image_table_has_the_predictions_that_are_scored(finished: WorkFolder) -> None:
+    images = _images(finished).set_index("image_id")
+    submission = _submission(finished).set_index("Id")
+    assert images.loc[submission.index, "predicted"].tolist() == submission["Predicted"].tolist()
+    folds = pd.read_parquet(finished.folds)
+    scored = list(folds.loc[folds["scored"], "image_id"])
+    targets = HPA28.multi_hot(read_images(finished.images).set_index("image_id").loc[scored, "target"])
+    predicted = HPA28.multi_hot(HPA28.parse(text) for text in images.loc[scored, "predicted"])
+    metrics = _metrics(finished)
+    assert macro_f1(targets, predicted) == pytest.approx(metrics["macro_f1"], abs=1e-12)
+    assert metrics["baselines"]["every_class"]["macro_f1"] == macro_f1(targets, np.ones_like(targets))
+
+
 def test_joined_runs_are_found_beside_the_run_wherever_both_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Second models: what they share with the first, that neither changes the other, and that they equal a run of their own."""
+"""Second models: what they share, that neither folder changes the other, and that they equal runs of their own."""
 
 import errno
 import json
