@@ -153,8 +153,9 @@ def image_table(
 ) -> pd.DataFrame:
     """Return the content of ``images.parquet``: one row per image, in the order of the image table.
 
-    Columns: image_id, origin (``oof``, ``test``, or ``prior`` for an image without crops), n_crops and p of each class.
-    Images that every model was trained on have no scores of their own and get the prior too.
+    Columns: image_id, origin (``oof``, ``test``, or ``prior`` for an image without crops), n_crops, predicted (class
+    numbers separated by spaces, as in a submission; of an image of a fold, by thresholds of the other folds) and p of
+    each class. Images that every model was trained on have no scores of their own: they get the prior and no class.
     """
     ids, n_crops, scores = test.ids, test.n_crops, test.scores
     origin = ["test"] * len(ids)
@@ -170,8 +171,12 @@ def image_table(
     crops = pd.Series(n_crops, index=ids).reindex(images["image_id"], fill_value=0).to_numpy(np.int32)
     origins = pd.Series(origin, index=ids, dtype=object).reindex(images["image_id"]).to_numpy(object)
     origins = np.where(crops > 0, origins, "prior")
-    head = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "origin": origins, "n_crops": crops})
-    return pd.concat([head.astype({"origin": str}), table.reset_index(drop=True)], axis=1)
+    decided, none = _predictions_by_image(oof, test), np.zeros(len(vocabulary), dtype=bool)
+    predicted = [vocabulary.format(np.flatnonzero(decided.get(image_id, none))) for image_id in images["image_id"]]
+    head = pd.DataFrame(
+        {"image_id": images["image_id"].to_numpy(), "origin": origins, "n_crops": crops, "predicted": predicted}
+    )
+    return pd.concat([head.astype({"origin": str, "predicted": str}), table.reset_index(drop=True)], axis=1)
 
 
 def write_metrics(

@@ -110,7 +110,7 @@ def _begin_folds(
     inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
     command = f"python -m classify train {work.root}"
 
-    weights = {fold: _start_file(work, window, section, fold) for fold in folds}
+    weights = {fold: start_file(work, window, section, fold) for fold in folds}
 
     @cache
     def check() -> None:
@@ -128,7 +128,7 @@ def _begin_folds(
     return [(fold, begin_fold(fold)) for fold in folds]
 
 
-def _start_file(work: WorkFolder, window: Window, section: ClassifySection, fold: int) -> Path | None:
+def start_file(work: WorkFolder, window: Window, section: ClassifySection, fold: int) -> Path | None:
     """Return the file of the weights that the model of a fold starts from, None for random weights or ImageNet's.
 
     Raises
@@ -192,22 +192,23 @@ def _train_fold(
     from classify.training.fit import fit, remove_resume_files, start_statistics
 
     data, path = work.data, stage.folder / CHECKPOINT
+    seed = section.training_seed(data)
     stage = replace(stage, started=time.monotonic())
     if not (stage.finished and path.is_file()):
         store, labels = read_labelled_crops(work, window, data)
         crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
-        start = read_start(section, data.channels, data.classes.classes, _start_file(work, window, section, fold))
+        start = read_start(section, data.channels, data.classes.classes, start_file(work, window, section, fold))
         statistics = start_statistics(crops, section, start)
         with _computing(stage, section) as resolved:
             if section.trainable == "heads":
                 network = new_network(
-                    *(section, data.seed, statistics.mean, statistics.std, np.full(len(data.classes), 0.5), start)
+                    *(section, seed, statistics.mean, statistics.std, np.full(len(data.classes), 0.5), start)
                 )
                 own = start is None or start.statistics is None or (start_path(section) or work.root).is_dir()
                 folder = features_folder(work, window, fold if own else None)
                 features = _features(network, resolved, statistics, folder, crops.source, labels, device, work, window)
                 crops = replace(crops, source=FeatureSource(features))
-            trained = fit(crops, resolved, data.seed, fold, stage.folder, device, workers, start, statistics)
+            trained = fit(crops, resolved, seed, fold, stage.folder, device, workers, start, statistics)
         Checkpoint(
             state_dict=trained.state_dict,
             config=section.model_dump(mode="json"),
@@ -219,7 +220,7 @@ def _train_fold(
             std=trained.statistics.std,
             fold=fold,
             epoch=trained.epoch,
-            seed=data.seed,
+            seed=seed,
             versions={package: version(package) for package in _RECORDED},
             sources=trained.statistics.sources,
         ).save(path)
@@ -288,7 +289,7 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
     """
     flat = np.ones(len(section.channels or data.channels))
     start = read_start(section, data.channels, data.classes.classes, model)
-    network = new_network(section, data.seed, flat, flat, np.full(len(data.classes), 0.5), start)
+    network = new_network(section, section.training_seed(data), flat, flat, np.full(len(data.classes), 0.5), start)
     for side in {size_px, size_px if section.random_crop == "none" else section.random_crop_px}:
         check_input(network, len(flat), side)
 

@@ -48,7 +48,9 @@ class DataSection(Section):
         description="Bits that the values of 16-bit image files use: a 12-bit camera's go up to 4095. One number for"
         " all images; 0 recognises it at `init` from a sample of them.",
     )
-    seed: int = Field(0, ge=0, description="Seed of every random draw of the run.")
+    seed: int = Field(
+        0, ge=0, description="Seed of every random draw of the run; classify.seed sets another for training."
+    )
     split: Literal["folds", "hold-out", "random"] = Field(
         "folds",
         description="Which train images are scored: folds, all of them, each in its fold; hold-out, one part, with "

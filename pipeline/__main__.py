@@ -2,6 +2,7 @@
 
     python -m pipeline demo work/demo                                 the whole pipeline on a synthetic atlas
     python -m pipeline init work/my --data /data/hpaic --recipe cells
+    python -m pipeline init work/second --from work/my --set classify.seed=1   shares all but what differs
     python -m pipeline run work/my                                    every stage, resuming what is unfinished
     python -m pipeline apply work/my --data /data/new --out work/new  a trained work folder on new images
     python -m pipeline export work/my my.bundle                       all that apply needs, in one folder
@@ -9,7 +10,9 @@
 
 init    reads data folders and a recipe.
         Writes recipe.toml (resolved), images.parquet and folds.parquet; where they apply, also conflicts.csv (sources
-        that contradict each other), scan/ (perceptual hashes) and dropped.csv (near-duplicates).
+        that contradict each other), scan/ (perceptual hashes) and dropped.csv (near-duplicates). With --from it
+        shares those tables, and every finished stage that the recipe leaves as it was, with another work folder, and
+        writes shared.json.
 run     reads and writes what the stages do (`python -m segment --help`, and so on).
 apply   reads a trained work folder or a bundle, and new images.
         Writes a work folder with a submission.csv, and one in its joined/ for each run that the trained one joins.
@@ -41,17 +44,32 @@ Overwrite = Annotated[bool, typer.Option(help="Discard existing results and star
 @app.command()
 def init(
     work: Work,
-    data: Data,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Data folder, PATH or NAME=PATH; may be given several times.")
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="Instead of data: a work folder whose images, folds and valid stages are shared."),
+    ] = None,
     recipe: RecipeName = None,
     limit: Annotated[int, typer.Option(help="Use about this many images of each split; 0 uses all.", min=0)] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the recipe.")] = None,
     workers: Workers = 0,
 ) -> None:
-    """Make a work folder from one or more data folders."""
+    """Make a work folder from one or more data folders, or one that shares with another what stays the same."""
+    from hpa.errors import UserError
     from pipeline.init import init as init_work
     from pipeline.recipe import read_recipe
+    from pipeline.share import init_from
 
-    init_work(work, data, read_recipe(recipe, set_ or ()), limit=limit, workers=workers)
+    if bool(data) == bool(from_):
+        raise UserError("expected either --data or --from, found " + ("both" if data else "neither"))
+    if from_:
+        if limit:
+            raise UserError("expected --limit with --data, found it with --from, which shares all images")
+        init_from(work, from_, recipe, set_ or ())
+        return
+    init_work(work, data or [], read_recipe(recipe, set_ or ()), limit=limit, workers=workers)
 
 
 @app.command()

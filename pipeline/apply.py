@@ -63,15 +63,15 @@ def apply(
     UserError
         If a stage cannot run, or ranks are joined and there are too few images to rank.
     """
-    places = [(out / "joined" / str(place)).resolve() for place in range(len(model.joined))]
-    folder = init_apply(out, data, with_joined(model.recipe, places))
+    names = [Path("joined") / str(place) for place in range(len(model.joined))]
+    folder = init_apply(out, data, with_joined(model.recipe, model.work.root, names))
     _check_ranked(model, len(read_images(folder.images)))
     run_part = partial(run_stages, device=device, workers=workers, dask=dask, threads=threads)
     code = 0
     with locked(out):
-        for place, part in zip(places, model.joined, strict=True):
+        for name, part in zip(names, model.joined, strict=True):
             print(f"apply: {part.work.root}, which {model.work.root} joins")
-            other = init_apply(place, data, part.recipe)
+            other = init_apply(out / name, data, part.recipe)
             ran = run_part(other, model=part.work, ends_with="predict")
             code = max(code, ran.code)
         print(f"apply: {model.work.root}")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from aggregate.config import AggregateSection
+from aggregate.pooling.sources import open_joined
 from crops.config import CropsSection
 from hpa.work.folder import WorkFolder
 
@@ -82,6 +84,9 @@ def run_stages(
         del stages["train"]
     if ends_with == "predict":
         del stages["aggregate"]
+    else:
+        for root, _ in work.section("aggregate", AggregateSection).joined(work.root):
+            open_joined(work, root)  # hours before the stage that needs it
     if "cells" in windows:
         import segment.run
 
