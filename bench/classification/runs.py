@@ -19,8 +19,8 @@ from classify.config import ClassifySection
 from classify.data.crops import CropLabels, FoldCrops, label_crops, select_channels
 from classify.inference.predict import ScoredCrops, predict_fold
 from classify.network.checkpoint import Checkpoint
+from classify.prediction import trained_pooling
 from classify.probabilities import ATTENTION, class_columns
-from classify.run import trained_pooling
 from classify.trained_pooling import TrainedPooling
 from classify.training.fit import fit, remove_resume_files
 from crops.store import CropStore
