@@ -25,8 +25,8 @@ from classify.inference.predict import ScoredCrops, predict_fold
 from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, new_network
 from classify.network.start import read_start, start_path
+from classify.prediction import trained_pooling
 from classify.probabilities import ATTENTION, class_columns
-from classify.run import trained_pooling
 from classify.trained_pooling import TrainedPooling
 from classify.training.fit import fit, remove_resume_files, start_statistics
 from crops.store import CropStore
