@@ -35,6 +35,18 @@ app = new_app(__doc__)
 Work = Annotated[Path, typer.Argument(help="Work folder.")]
 Data = Annotated[list[str], typer.Option(help="Data folder, PATH or NAME=PATH; may be given several times.")]
 RecipeName = Annotated[str | None, typer.Option(help="TOML file, or name of a shipped recipe such as cells.")]
+Pattern = Annotated[
+    str,
+    typer.Option(help="Names of the files, such as {well}_f{field}_d{channel}.tif."),
+]
+ChannelNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--channel",
+        help="With --pattern: TEXT=CHANNEL for each text of {channel}, or for each plane of a file without that field;"
+        " for example 0=blue.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device of the networks: auto, cpu, cuda.")]
 Workers = Annotated[int, typer.Option(help="Processes that work on images; 0 lets each stage choose.", min=0)]
 Dask = Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers process the images.")]
@@ -52,6 +64,8 @@ def init(
         typer.Option("--from", help="Instead of data: a work folder whose images, folds and valid stages are shared."),
     ] = None,
     recipe: RecipeName = None,
+    pattern: Pattern = "",
+    channel: ChannelNames = None,
     limit: Annotated[int, typer.Option(help="Use about this many images of each split; 0 uses all.", min=0)] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the recipe.")] = None,
     workers: Workers = 0,
@@ -59,17 +73,20 @@ def init(
     """Make a work folder from one or more data folders, or one that shares with another what stays the same."""
     from hpa.errors import UserError
     from pipeline.init import init as init_work
+    from pipeline.naming import parse_naming, with_naming
     from pipeline.recipe import read_recipe
     from pipeline.share import init_from
 
     if bool(data) == bool(from_):
         raise UserError("expected either --data or --from, found " + ("both" if data else "neither"))
     if from_:
-        if limit:
-            raise UserError("expected --limit with --data, found it with --from, which shares all images")
+        for flag, value in {"--limit": limit, "--pattern": pattern, "--channel": channel}.items():
+            if value:
+                raise UserError(f"expected {flag} with --data, found it with --from, which shares all images")
         init_from(work, from_, recipe, set_ or ())
         return
-    init_work(work, data or [], read_recipe(recipe, set_ or ()), limit=limit, workers=workers)
+    named = with_naming(read_recipe(recipe, set_ or ()), parse_naming(pattern, channel or ()))
+    init_work(work, data or [], named, limit=limit, workers=workers)
 
 
 @app.command()
@@ -138,6 +155,8 @@ def apply(
     work: Annotated[Path, typer.Argument(help="Trained work folder, or a bundle.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Work folder to make for the new images.")],
+    pattern: Pattern = "",
+    channel: ChannelNames = None,
     device: Device = "auto",
     threads: Threads = None,
     workers: Workers = 0,
@@ -146,8 +165,12 @@ def apply(
     """Apply a trained work folder, or a bundle of one, to new images; nothing is trained or tuned."""
     from pipeline.apply import apply as apply_model
     from pipeline.apply import open_model
+    from pipeline.naming import parse_naming
 
-    code = apply_model(open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads)
+    naming = parse_naming(pattern, channel or ())
+    code = apply_model(
+        open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads, naming=naming
+    )
     print(f"submission: {out}/aggregate/submission.csv")
     raise typer.Exit(code)
 
