@@ -7,6 +7,7 @@
     python -m pipeline apply work/my --data /data/new --out work/new  a trained work folder on new images
     python -m pipeline export work/my my.bundle                       all that apply needs, in one folder
     python -m pipeline picture work/my picture.png                    one image on its way through the pipeline
+    python -m pipeline view work/my ID                                one image in napari, masks and predictions
 
 init    reads data folders and a recipe.
         Writes recipe.toml (resolved), images.parquet and folds.parquet; where they apply, also conflicts.csv (sources
@@ -20,6 +21,7 @@ export  reads a trained work folder and those it joins.
         Writes a bundle: recipes, checkpoints and thresholds, but no images.
 demo    writes an atlas, a work folder and demo.json.
 picture reads a finished work folder; writes a PNG.
+view    reads a work folder; with --corrected it also writes masks that `segment import` reads.
 """
 
 from collections.abc import Sequence
@@ -188,6 +190,22 @@ def picture(
     from pipeline.picture import draw_journey
 
     draw_journey(open_work(work), image_id, out)
+
+
+@app.command()
+def view(
+    work: Work,
+    image_id: Annotated[str, typer.Argument(metavar="ID", help="An image.")],
+    corrected: Annotated[
+        Path | None,
+        typer.Option(help="Folder of corrected masks, begun as a copy of all; changes are written there at the end."),
+    ] = None,
+) -> None:
+    """Open one image in napari: channels, nuclei, cells and their classes."""
+    from hpa.work.folder import open_work
+    from pipeline.view import view as open_viewer
+
+    open_viewer(open_work(work), image_id, corrected)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
