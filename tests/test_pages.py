@@ -42,7 +42,7 @@ def _shrink(command: list[str], data: Path, new: Path) -> list[str]:
     """Return a command that runs quickly and on the data at hand."""
     paths = {"/data/hpaic": str(data), "/data/new": str(new), "../shared/real/images512": str(new)}
     command = [paths.get(word, word) for word in command]
-    if command[:2] in (["pipeline", "init"], ["cellwise", "init"]):
+    if command[:2] in (["pipeline", "init"], ["cellwise", "init"]) and "--from" not in command:
         command += SMALL_INIT
     if command[:2] in (["pipeline", "demo"], ["cellwise", "demo"]):
         command += ["--tiny"]
@@ -60,6 +60,8 @@ def _shrink(command: list[str], data: Path, new: Path) -> list[str]:
         command[2:] = ["submission.csv", "submission.csv"]
     if command[:2] == ["pipeline", "picture"]:
         command = command[:4]  # the image of the page is not among those of a small demo
+    if command[:2] in (["pipeline", "compare"], ["pipeline", "sweep"]):
+        command += ["--resamples", "10"]
     if command[:2] == ["segment", "score"]:
         # Real masks may be missing, so the masks of the atlas are scored against themselves.
         command[2:] = [str(data / "truth" / "cells")] * 2
@@ -122,12 +124,14 @@ def test_the_guide_shows_every_step() -> None:
     stages = ["pipeline demo", "pipeline init", "segment run", "crops run", "classify train", "classify predict"]
     crops = ["crops sheet", "crops export", "crops synthesize"]
     model = ["pipeline apply", "pipeline export", "pipeline apply"]
+    second = ["pipeline init", "pipeline run", "pipeline compare", "pipeline sweep", "pipeline init", "pipeline run"]
     assert shown == [
         *stages,
         "aggregate run",
         "pipeline run",
         "pipeline picture",
         *model,
+        *second,
         "aggregate submit",
         "aggregate evaluate",
         *crops,
@@ -197,6 +201,25 @@ def test_a_bundle_gives_the_same_files_as_its_work_folder(folder: Path) -> None:
         str(path.relative_to(folder / "work" / "my.bundle")) for path in (folder / "work" / "my.bundle").rglob("*")
     }
     assert not [name for name in packed if name.endswith((".png", ".parquet", ".npy", ".csv"))]
+
+
+def test_second_models_share_crops_and_are_compared(folder: Path) -> None:
+    crops = "crops/cells/shard-00000.npy"
+    for name in ("second", "both", "my-sweep/weight_decay=0.01"):
+        assert (folder / "work" / name / crops).samefile(folder / "work" / "my" / crops)
+    table = pd.read_csv(folder / "comparison.csv")
+    assert list(table["run"][:2]) == ["my", "second"]
+    pooled = [
+        pd.read_parquet(folder / "work" / name / "classify/cells/probabilities.parquet")
+        .groupby(["image_id", "fold"])[class_columns(HPA28)]
+        .max()
+        .groupby("image_id")
+        .mean()
+        for name in ("my", "second")
+    ]
+    joined = pd.read_parquet(folder / "work" / "both" / "aggregate/images.parquet").set_index("image_id")
+    means = ((pooled[0] + pooled[1]) / 2).loc[joined.index]
+    np.testing.assert_allclose(joined[class_columns(HPA28)], means, rtol=1e-5)
 
 
 def test_the_demo_writes_its_figures(folder: Path) -> None:
