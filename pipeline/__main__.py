@@ -6,6 +6,8 @@
     python -m pipeline run work/my                                    every stage, resuming what is unfinished
     python -m pipeline apply work/my --data /data/new --out work/new  a trained work folder on new images
     python -m pipeline export work/my my.bundle                       all that apply needs, in one folder
+    python -m pipeline compare work/my work/second                    scores side by side, with intervals
+    python -m pipeline sweep work/my --vary classify.seed=1,2         one run per value, and their comparison
     python -m pipeline picture work/my picture.png                    one image on its way through the pipeline
     python -m pipeline view work/my ID                                one image in napari, masks and predictions
 
@@ -19,6 +21,8 @@ apply   reads a trained work folder or a bundle, and new images.
         Writes a work folder with a submission.csv, and one in its joined/ for each run that the trained one joins.
 export  reads a trained work folder and those it joins.
         Writes a bundle: recipes, checkpoints and thresholds, but no images.
+compare reads finished work folders; prints tables, and writes a CSV and a figure on request.
+sweep   reads a work folder; writes one for each combination of values to WORK-sweep/, and what compare does.
 demo    writes an atlas, a work folder and demo.json.
 picture reads a finished work folder; writes a PNG.
 view    reads a work folder; with --corrected it also writes masks that `segment import` reads.
@@ -53,6 +57,17 @@ Device = Annotated[str, typer.Option(help="Device of the networks: auto, cpu, cu
 Workers = Annotated[int, typer.Option(help="Processes that work on images; 0 lets each stage choose.", min=0)]
 Dask = Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers process the images.")]
 Overwrite = Annotated[bool, typer.Option(help="Discard existing results and start over.")]
+
+Truth = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder truth of the synthetic atlas that the runs were made from; scores test images and cells."
+    ),
+]
+Resamples = Annotated[int, typer.Option(help="Resamples of the paired bootstrap; 0 for no intervals.", min=0)]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
+Csv = Annotated[Path | None, typer.Option(help="CSV to write.")]
+FigureFile = Annotated[Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.")]
 
 
 @app.command()
@@ -174,6 +189,49 @@ def apply(
         open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads, naming=naming
     )
     print(f"submission: {out}/aggregate/submission.csv")
+    raise typer.Exit(code)
+
+
+@app.command()
+def compare(
+    works: Annotated[list[Path], typer.Argument(help="Finished work folders; the others are compared with the first.")],
+    truth: Truth = None,
+    resamples: Resamples = 1000,
+    markdown: Markdown = False,
+    csv: Csv = None,
+    figure: FigureFile = None,
+) -> None:
+    """Score finished runs on the same images, side by side, with intervals of the differences."""
+    from pipeline.compare import check_figure, report
+    from pipeline.compare import compare as compare_runs
+
+    if figure:
+        check_figure(figure)
+    report(compare_runs(works, truth=truth, resamples=resamples), markdown=markdown, csv=csv, figure=figure)
+
+
+@app.command()
+def sweep(
+    work: Work,
+    vary: Annotated[list[str], typer.Option(help="section.key=value,value,...; several keys are combined.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the work folders; by default WORK-sweep.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    workers: Workers = 0,
+    truth: Truth = None,
+    resamples: Resamples = 1000,
+    markdown: Markdown = False,
+    csv: Csv = None,
+    figure: FigureFile = None,
+) -> None:
+    """Run one work folder for each value of some keys, sharing the rest with WORK, and compare them."""
+    from pipeline.compare import check_figure, compare, report
+    from pipeline.sweep import sweep as run_sweep
+
+    if figure:
+        check_figure(figure)
+    roots, code = run_sweep(work, vary, out, device=device, workers=workers, threads=threads)
+    report(compare(roots, truth=truth, resamples=resamples), markdown=markdown, csv=csv, figure=figure)
     raise typer.Exit(code)
 
 
