@@ -93,6 +93,10 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if "brightest" in recipe.crops.stores and "green" not in data.channels:
         raise UserError("expected green among data.channels for windows where most protein is, found none")
+    if isinstance(section.class_weights, tuple):
+        from classify.losses.classification import check_class_weights
+
+        check_class_weights(section, len(data.classes))
     network = {"backbone", "pretrained", "trainable", "heads", "normalise", "stem"}
     if section.model_dump(include=network) != ClassifySection().model_dump(include=network):
         # Imported here, because torch takes seconds to import and the default network needs no check.

@@ -224,6 +224,7 @@ def test_new_images_have_their_own_depth(tmp_path: Path) -> None:
         (["aggregate.empty=Cytosole"], "aggregate.empty .* or a class of hpa28, found 'Cytosole'"),
         (["aggregate.class_fractions=[0.1, 0.2]"], "class_fractions for each of 28 classes, found 2"),
         (["classify.learning_rate=inf"], "learning_rate"),
+        (["classify.class_weights=[1.0, 2.0]"], "class_weights for 28 classes, found 2 numbers"),
     ],
 )
 def test_what_would_stop_a_later_stage_stops_init(
