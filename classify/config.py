@@ -85,7 +85,8 @@ class ClassifySection(Section):
         description="Network that turns a crop into a feature map: `resnet18_half`, a ResNet18 of half the width with"
         " weights that Cellwise ships; `resnet18_w40` or `resnet18_w48`, of other widths; the name of a torchvision"
         " classification model; `timm:NAME` for a model of timm, transformers too; `subcell` for SubCell's vision"
-        " transformer, whose weights you bring; or `cnn3` for three convolutions.",
+        " transformer, whose weights you bring; `cnn3` for three convolutions; or `my_module:build`, a function of"
+        " yours, in the folder given as --code.",
     )
     pretrained: str = Field(
         default="auto",

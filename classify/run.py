@@ -21,9 +21,11 @@ from classify.data.normalisation import Statistics
 from classify.inference.evaluate import uses_bfloat16
 from classify.inference.features import FeatureRun, digest, kept_features
 from classify.inference.predict import ScoredCrops, predict_fold
+from classify.losses.classification import check_loss
 from classify.network.checkpoint import Checkpoint, load_checkpoints
 from classify.network.model import Network, check_input, new_network
 from classify.network.start import read_start, start_path
+from classify.own_code import code_files, code_sums
 from classify.probabilities import KEY, write_probabilities
 from classify.trained_pooling import TrainedPooling, write_pooling
 from crops.config import CropsSection, Window
@@ -107,7 +109,7 @@ def _begin_folds(
     overwrite: bool,
 ) -> list[tuple[int, StageRun]]:
     data = work.data
-    inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
+    inputs = stage_inputs(work, window) | {"folds.parquet": work.folds} | code_files(section)
     command = f"python -m classify train {work.root}"
 
     weights = {fold: _start_file(work, window, section, fold) for fold in folds}
@@ -222,6 +224,7 @@ def _train_fold(
             seed=data.seed,
             versions={package: version(package) for package in _RECORDED},
             sources=trained.statistics.sources,
+            code=code_sums(section),
         ).save(path)
         stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)}, [path])
     remove_resume_files(stage.final)
@@ -269,7 +272,7 @@ def model_to_check(section: ClassifySection, crops: CropsSection) -> Path | None
 
 
 def check_network(section: ClassifySection, data: DataSection, size_px: int, model: Path | None = None) -> None:
-    """Check that the network of a recipe can be made, with the weights it starts from, and accepts the crops.
+    """Check that the network of a recipe can be made, with the weights it starts from, accepts the crops, and its loss.
 
     Parameters
     ----------
@@ -283,9 +286,10 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
     Raises
     ------
     UserError
-        If there is no such backbone, its weights are missing, damaged or not downloadable, or the crops are too small
-        for it.
+        If there is no such backbone, its weights are missing, damaged or not downloadable, the crops are too small for
+        it, or the loss cannot be computed (`classify.losses.classification.check_loss`).
     """
+    check_loss(section, len(data.classes))
     flat = np.ones(len(section.channels or data.channels))
     start = read_start(section, data.channels, data.classes.classes, model)
     network = new_network(section, data.seed, flat, flat, np.full(len(data.classes), 0.5), start)

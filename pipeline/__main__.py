@@ -25,7 +25,7 @@ from typing import Annotated
 
 import typer
 
-from hpa.command import Threads, call, new_app
+from hpa.command import Code, Threads, call, new_app
 
 app = new_app(__doc__)
 
@@ -46,12 +46,15 @@ def init(
     limit: Annotated[int, typer.Option(help="Use about this many images of each split; 0 uses all.", min=0)] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the recipe.")] = None,
     workers: Workers = 0,
+    code: Code = None,
 ) -> None:
     """Make a work folder from one or more data folders."""
+    from classify.own_code import code_from
     from pipeline.init import init as init_work
     from pipeline.recipe import read_recipe
 
-    init_work(work, data, read_recipe(recipe, set_ or ()), limit=limit, workers=workers)
+    with code_from(code):
+        init_work(work, data, read_recipe(recipe, set_ or ()), limit=limit, workers=workers)
 
 
 @app.command()
@@ -62,14 +65,16 @@ def run(
     workers: Workers = 0,
     dask: Dask = "",
     overwrite: Overwrite = False,
+    code: Code = None,
 ) -> None:
     """Run every stage, resuming what is unfinished."""
     from aggregate.scoring.terminal import print_metrics
+    from classify.own_code import code_from
     from hpa.work.folder import locked, open_work
     from pipeline.stages import run_stages
 
     folder = open_work(work)
-    with locked(work):
+    with locked(work), code_from(code):
         outcome = run_stages(folder, device=device, workers=workers, dask=dask, threads=threads, overwrite=overwrite)
         print_metrics(folder)
     raise typer.Exit(outcome.code)
@@ -124,14 +129,17 @@ def apply(
     threads: Threads = None,
     workers: Workers = 0,
     dask: Dask = "",
+    code: Code = None,
 ) -> None:
     """Apply a trained work folder, or a bundle of one, to new images; nothing is trained or tuned."""
+    from classify.own_code import code_from
     from pipeline.apply import apply as apply_model
     from pipeline.apply import open_model
 
-    code = apply_model(open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads)
+    with code_from(code):
+        outcome = apply_model(open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads)
     print(f"submission: {out}/aggregate/submission.csv")
-    raise typer.Exit(code)
+    raise typer.Exit(outcome)
 
 
 @app.command()

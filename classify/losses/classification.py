@@ -2,7 +2,8 @@
 
 Every loss gets the same `Entries` and returns either a loss for each crop and class, shape (N, K), which is averaged
 with their weights, or a scalar that it has computed of the whole batch: an F1 or a Jaccard index is no mean over
-crops. Both leave out unknown classes, whose weight is 0, and count a crop of weight three as three crops.
+crops. A loss of the user (`classify.own_code`) does either. All leave out unknown classes, whose weight is 0, and
+count a crop of weight three as three crops.
 
 =================== ===============================================================================================
 bce                 binary cross-entropy
@@ -32,6 +33,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from classify.config import ClassifySection
 from classify.data.crops import FoldCrops
+from classify.own_code import describe, is_code, load_function
 from hpa.errors import UserError
 
 _TINY: Final = torch.finfo(torch.float32).tiny
@@ -89,8 +91,29 @@ def class_loss(
         known if weights is None else weights.float()[:, None] * known,
         logits.new_ones(logits.shape[1], dtype=torch.float32) if classes is None else classes.to(logits.device),
     )
-    terms = [term.weight * _of_batch(_LOSSES[term.name](entries, section), entries) for term in section.loss_terms]
+    terms = [term.weight * _of_batch(_term(term.name, entries, section), entries) for term in section.loss_terms]
     return torch.stack(terms).sum()
+
+
+def _term(name: str, entries: Entries, section: ClassifySection) -> Tensor:
+    return _own(name, entries) if is_code(name) else _LOSSES[name](entries, section)
+
+
+def _own(name: str, entries: Entries) -> Tensor:
+    """Compute a loss of the user, and check what it returns."""
+    function = load_function(name)
+    try:
+        loss = function(entries.logits, entries.smoothed, entries.weights * entries.classes)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise UserError(f"expected a loss from {name}, found {describe(error)}") from None
+    shape = tuple(entries.logits.shape)
+    if not isinstance(loss, Tensor):
+        raise UserError(f"expected a tensor from {name}, found {type(loss).__name__}")
+    if loss.shape not in ((), shape):
+        raise UserError(f"expected a scalar or a loss of the shape {shape} from {name}, found {tuple(loss.shape)}")
+    return loss.float()
 
 
 def _of_batch(loss: Tensor, entries: Entries) -> Tensor:
@@ -218,6 +241,36 @@ def class_weights(section: ClassifySection, crops: FoldCrops) -> Tensor | None:
         beta = section.effective_beta
         weights = 1 / n if chosen == "inverse" else (1 - beta) / (1 - beta**n)
     return torch.from_numpy((weights / weights.mean()).astype(np.float32))
+
+
+def check_loss(section: ClassifySection, classes: int) -> None:
+    """Check the class weights of a recipe and run the losses of the user once, on a batch with unknown classes.
+
+    Raises
+    ------
+    UserError
+        If the number of weights is not that of the classes, a loss of the user cannot be loaded or raises an error,
+        what it returns has another shape, is not finite or has no finite gradient, or unknown classes count in it.
+    """
+    check_class_weights(section, classes)
+    draw = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(8, classes, generator=draw)).requires_grad_()
+    hot = (torch.rand(8, classes, generator=draw) < 0.5).float()
+    weights = torch.ones(8, classes)
+    weights[0, -1] = weights[5] = 0
+    hot = hot * weights
+    entries = Entries(logits, hot, hot, weights, torch.ones(classes))
+    for name in (term.name for term in section.loss_terms if is_code(term.name)):
+        loss = _of_batch(_own(name, entries), entries)
+        if not loss.isfinite():
+            raise UserError(f"expected a finite loss from {name}, found {loss.item()} on a batch drawn at random")
+        if not loss.requires_grad:
+            raise UserError(f"expected a loss that depends on the logits from {name}, found one without a gradient")
+        (gradient,) = torch.autograd.grad(loss, logits)
+        if not gradient.isfinite().all():
+            raise UserError(f"expected a finite gradient of {name}, found one that is not, on a batch drawn at random")
+        if (gradient[weights == 0] != 0).any():
+            raise UserError(f"expected {name} to leave out entries of weight 0, found that they have a gradient")
 
 
 def check_class_weights(section: ClassifySection, classes: int) -> None:

@@ -206,6 +206,32 @@ def test_new_images_have_their_own_depth(tmp_path: Path) -> None:
     assert set(read_images(tmp_path / "said" / "images.parquet")["bit_depth"]) == {12}
 
 
+def test_init_runs_code_only_from_the_folder_on_the_command_line(
+    atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.py").write_text(
+        "from torch import nn\n"
+        "def build(): return nn.Conv2d(3, 4, 9)\n"
+        "def loss(logits, targets, weights): return (logits - targets) ** 2\n"
+        "def rows(logits, targets, weights): return logits.mean(1)\n"
+    )
+    given = ["init", str(tmp_path / "w"), "--data", str(atlas), "--set", "classify.backbone=own:build"]
+    mine = ["--code", str(tmp_path / "mine")]
+    for arguments, sentence in (
+        (["--set", "classify.loss=own:loss"], "expected --code FOLDER, the folder of own.py, for 'own:loss'"),
+        (["--set", "classify.loss=own:rows", *mine], "expected a scalar or a loss of the shape (8, 28) from own:rows"),
+        (["--set", "classify.loss=own:lost", *mine], "expected a function lost"),
+        (["--code", str(tmp_path / "gone")], "expected a folder of Python files as --code"),
+    ):
+        assert main([*given, *arguments]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+    assert main([*given, "--set", "classify.loss=own:loss", *mine]) == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
