@@ -1,5 +1,6 @@
 """The `[classify]` section of a recipe."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -257,11 +258,13 @@ class ClassifySection(Section):
         description="First epochs in which only heads and attention, and a stem with other channels than the weights,"
         " are trained; for a backbone that starts from pretrained weights.",
     )
-    augment: Preset = Field(
+    augment: Preset | tuple[dict[str, Any], ...] = Field(
         default="standard",
-        description="Augmentation of training crops: none; the eight dihedral views; those and small changes of scale,"
-        " position, angle, brightness, contrast, blur and noise; or larger changes with elastic deformation"
-        " and missing blocks.",
+        description="Augmentation of training crops: none; light, the eight dihedral views; standard, those and small"
+        " changes of scale, position, angle, brightness, contrast, blur and noise; strong, larger changes with"
+        " elastic deformation and missing blocks; or a list of steps, each with a name of albumentations and its"
+        ' parameters, such as [{name = "Rotate", limit = 30, p = 0.5}], or DimProtein, which dims the protein'
+        " channel alone.",
     )
     random_crop: RandomCrop = Field(
         default="none",
@@ -337,6 +340,20 @@ class ClassifySection(Section):
                 raise ValueError(f"{key}: {problem['msg'].removeprefix('Value error, ')}") from None
         return loss
 
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _parse_augment(cls, augment: Any) -> Any:
+        if isinstance(augment, list | tuple):
+            for step in augment:
+                if not isinstance(step, dict) or not isinstance(step.get("name"), str):
+                    raise ValueError('expected steps such as {name = "Rotate", limit = 30}')
+                for key, value in step.items():
+                    if not _is_plain(value):
+                        raise ValueError(f"expected numbers, texts and lists of them as parameters, found {key}")
+        elif augment not in get_args(Preset):
+            raise ValueError(f"expected {', '.join(get_args(Preset))} or a list of steps")
+        return augment
+
     @field_validator("class_weights", mode="before")
     @classmethod
     def _parse_class_weights(cls, weights: Any) -> Any:
@@ -374,6 +391,12 @@ class ClassifySection(Section):
         if len(self.channels) > 5:
             raise ValueError(f"expected at most 5 channels, found {len(self.channels)}")
         return self
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def shipped_weights(backbone: str) -> Path:

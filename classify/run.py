@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from classify.config import ClassifySection
+from classify.data.augmentation import check_augment
 from classify.data.crops import CropLabels, CropSource, FeatureSource, label_crops, select_channels
 from classify.data.normalisation import Statistics
 from classify.inference.evaluate import uses_bfloat16
@@ -209,6 +210,8 @@ def _train_fold(
                 folder = features_folder(work, window, fold if own else None)
                 features = _features(network, resolved, statistics, folder, crops.source, labels, device, work, window)
                 crops = replace(crops, source=FeatureSource(features))
+            # Augmentation finds the protein by the names of the channels.
+            resolved = resolved.model_copy(update={"channels": section.channels or tuple(data.channels)})
             trained = fit(crops, resolved, data.seed, fold, stage.folder, device, workers, start, statistics)
         Checkpoint(
             state_dict=trained.state_dict,
@@ -290,11 +293,13 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
         it, or the loss cannot be computed (`classify.losses.classification.check_loss`).
     """
     check_loss(section, len(data.classes))
+    side = size_px if section.random_crop == "none" else section.random_crop_px
+    check_augment(section, side, section.channels or data.channels)
     flat = np.ones(len(section.channels or data.channels))
     start = read_start(section, data.channels, data.classes.classes, model)
     network = new_network(section, data.seed, flat, flat, np.full(len(data.classes), 0.5), start)
-    for side in {size_px, size_px if section.random_crop == "none" else section.random_crop_px}:
-        check_input(network, len(flat), side)
+    for seen_px in {size_px, side}:
+        check_input(network, len(flat), seen_px)
 
 
 def predict(

@@ -99,7 +99,8 @@ def check_recipe(recipe: Recipe) -> None:
 
         check_class_weights(section, len(data.classes))
     network = {"backbone", "pretrained", "trainable", "heads", "normalise", "stem"}
-    if code_names(section) or section.model_dump(include=network) != ClassifySection().model_dump(include=network):
+    listed = bool(code_names(section)) or not isinstance(section.augment, str)
+    if listed or section.model_dump(include=network) != ClassifySection().model_dump(include=network):
         # Imported here, because torch takes seconds to import and the default network needs no check.
         from classify.run import check_network, model_to_check
 
