@@ -34,7 +34,7 @@ from typing import Annotated
 
 import typer
 
-from hpa.command import Threads, call, new_app
+from hpa.command import Code, Threads, call, new_app
 
 app = new_app(__doc__)
 
@@ -86,8 +86,10 @@ def init(
     limit: Annotated[int, typer.Option(help="Use about this many images of each split; 0 uses all.", min=0)] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the recipe.")] = None,
     workers: Workers = 0,
+    code: Code = None,
 ) -> None:
     """Make a work folder from one or more data folders, or one that shares with another what stays the same."""
+    from classify.own_code import code_from
     from hpa.errors import UserError
     from pipeline.init import init as init_work
     from pipeline.naming import parse_naming, with_naming
@@ -96,14 +98,15 @@ def init(
 
     if bool(data) == bool(from_):
         raise UserError("expected either --data or --from, found " + ("both" if data else "neither"))
-    if from_:
-        for flag, value in {"--limit": limit, "--pattern": pattern, "--channel": channel}.items():
-            if value:
-                raise UserError(f"expected {flag} with --data, found it with --from, which shares all images")
-        init_from(work, from_, recipe, set_ or ())
-        return
-    named = with_naming(read_recipe(recipe, set_ or ()), parse_naming(pattern, channel or ()))
-    init_work(work, data or [], named, limit=limit, workers=workers)
+    with code_from(code):
+        if from_:
+            for flag, value in {"--limit": limit, "--pattern": pattern, "--channel": channel}.items():
+                if value:
+                    raise UserError(f"expected {flag} with --data, found it with --from, which shares all images")
+            init_from(work, from_, recipe, set_ or ())
+            return
+        named = with_naming(read_recipe(recipe, set_ or ()), parse_naming(pattern, channel or ()))
+        init_work(work, data or [], named, limit=limit, workers=workers)
 
 
 @app.command()
@@ -114,14 +117,16 @@ def run(
     workers: Workers = 0,
     dask: Dask = "",
     overwrite: Overwrite = False,
+    code: Code = None,
 ) -> None:
     """Run every stage, resuming what is unfinished."""
     from aggregate.scoring.terminal import print_metrics
+    from classify.own_code import code_from
     from hpa.work.folder import locked, open_work
     from pipeline.stages import run_stages
 
     folder = open_work(work)
-    with locked(work):
+    with locked(work), code_from(code):
         outcome = run_stages(folder, device=device, workers=workers, dask=dask, threads=threads, overwrite=overwrite)
         print_metrics(folder)
     raise typer.Exit(outcome.code)
@@ -178,18 +183,21 @@ def apply(
     threads: Threads = None,
     workers: Workers = 0,
     dask: Dask = "",
+    code: Code = None,
 ) -> None:
     """Apply a trained work folder, or a bundle of one, to new images; nothing is trained or tuned."""
+    from classify.own_code import code_from
     from pipeline.apply import apply as apply_model
     from pipeline.apply import open_model
     from pipeline.naming import parse_naming
 
     naming = parse_naming(pattern, channel or ())
-    code = apply_model(
-        open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads, naming=naming
-    )
+    with code_from(code):
+        outcome = apply_model(
+            open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads, naming=naming
+        )
     print(f"submission: {out}/aggregate/submission.csv")
-    raise typer.Exit(code)
+    raise typer.Exit(outcome)
 
 
 @app.command()
@@ -223,16 +231,19 @@ def sweep(
     markdown: Markdown = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    code: Code = None,
 ) -> None:
     """Run one work folder for each value of some keys, sharing the rest with WORK, and compare them."""
+    from classify.own_code import code_from
     from pipeline.compare import check_figure, compare, report
     from pipeline.sweep import sweep as run_sweep
 
     if figure:
         check_figure(figure)
-    roots, code = run_sweep(work, vary, out, device=device, workers=workers, threads=threads)
+    with code_from(code):
+        roots, outcome = run_sweep(work, vary, out, device=device, workers=workers, threads=threads)
     report(compare(roots, truth=truth, resamples=resamples), markdown=markdown, csv=csv, figure=figure)
-    raise typer.Exit(code)
+    raise typer.Exit(outcome)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from aggregate.config import AggregateSection
 from classify.config import ClassifySection
+from classify.own_code import code_names
 from crops.config import CropsSection
 from hpa.config import DataSection, parse_section, read_toml
 from hpa.errors import UserError
@@ -93,8 +94,13 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if "brightest" in recipe.crops.stores and "green" not in data.channels:
         raise UserError("expected green among data.channels for windows where most protein is, found none")
+    if isinstance(section.class_weights, tuple):
+        from classify.losses.classification import check_class_weights
+
+        check_class_weights(section, len(data.classes))
     network = {"backbone", "pretrained", "trainable", "heads", "normalise", "stem"}
-    if section.model_dump(include=network) != ClassifySection().model_dump(include=network):
+    listed = bool(code_names(section)) or not isinstance(section.augment, str)
+    if listed or section.model_dump(include=network) != ClassifySection().model_dump(include=network):
         # Imported here, because torch takes seconds to import and the default network needs no check.
         from classify.run import check_network, model_to_check
 

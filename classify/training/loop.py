@@ -27,6 +27,7 @@ from classify.data.crops import FoldCrops
 from classify.data.normalisation import Statistics
 from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import uses_bfloat16
+from classify.losses.classification import class_weights
 from classify.losses.objective import batch_loss
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network, new_network
@@ -135,6 +136,7 @@ class _Module(LightningModule):
         fresh, pretrained = _trained_parameters(network, starts_pretrained=training.start is not None)
         self._optimizer, self._schedule = new_optimizer(fresh, training.section, self.steps, pretrained)
         self._held = _held_heads(training)
+        self._class_weights = class_weights(training.section, training.crops)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of the current epoch; Lightning calls this at the start of every epoch."""
@@ -155,7 +157,8 @@ class _Module(LightningModule):
         UserError
             If an earlier loss, or on a CPU this one, is not finite.
         """
-        loss = batch_loss(self.network(batch.pixels, batch.levels), batch, self.section, self.network.alpha)
+        outputs = self.network(batch.pixels, batch.levels)
+        loss = batch_loss(outputs, batch, self.section, self.network.alpha, self._class_weights)
         for name, start in self._held.items():
             parameter = self.network.get_parameter(name)
             loss = loss + self.section.hold * (parameter - start.to(parameter.device)).square().sum()

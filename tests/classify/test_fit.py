@@ -12,7 +12,7 @@ import torch
 from classify.config import ClassifySection
 from classify.data.crops import FoldCrops
 from classify.data.normalisation import crop_levels
-from classify.losses.objective import class_loss
+from classify.losses.classification import class_loss
 from classify.network.model import Network
 from classify.network.pretrained import Start
 from classify.training import loop
