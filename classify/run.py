@@ -30,6 +30,7 @@ from classify.models import (
 from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, check_input, new_network
 from classify.network.start import read_start, start_path
+from classify.training.optimizer import parameter_groups
 from crops.config import CropsSection, Window
 from crops.store import store_folder
 from hpa.config import DataSection
@@ -282,11 +283,14 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
     Raises
     ------
     UserError
-        If there is no such backbone, its weights are missing, damaged or not downloadable, or the crops are too small
-        for it.
+        If there is no such backbone, its weights are missing, damaged or not downloadable, the crops are too small
+        for it, or it lacks stages that the recipe names.
     """
     flat = np.ones(len(section.channels or data.channels))
     start = read_start(section, data.channels, data.classes.classes, model)
     network = new_network(section, data.seed, flat, flat, np.full(len(data.classes), 0.5), start)
     for side in {size_px, size_px if section.random_crop == "none" else section.random_crop_px}:
-        check_input(network, len(flat), side)
+        check_input(network, len(flat), side, [phase.input_px for phase in section.training_phases])
+    for phase in section.training_phases:
+        network.parameters_of(phase.trainable)
+    parameter_groups(network, section)

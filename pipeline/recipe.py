@@ -94,6 +94,7 @@ def check_recipe(recipe: Recipe) -> None:
     if "brightest" in recipe.crops.stores and "green" not in data.channels:
         raise UserError("expected green among data.channels for windows where most protein is, found none")
     network = {"backbone", "pretrained", "trainable", "heads", "normalise", "stem"}
+    network |= {"phases", "feature_stages", "layer_rates", "input_px"}
     if section.model_dump(include=network) != ClassifySection().model_dump(include=network):
         # Imported here, because torch takes seconds to import and the default network needs no check.
         from classify.run import check_network, model_to_check
