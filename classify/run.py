@@ -33,6 +33,7 @@ from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, check_input, new_network
 from classify.network.start import read_start, start_path
 from classify.own_code import code_files, code_sums
+from classify.training.optimizer import parameter_groups
 from crops.config import CropsSection, Window
 from crops.store import store_folder
 from hpa.config import DataSection
@@ -290,7 +291,8 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
     ------
     UserError
         If there is no such backbone, its weights are missing, damaged or not downloadable, the crops are too small for
-        it, or the loss cannot be computed (`classify.losses.classification.check_loss`).
+        it, it lacks stages that the recipe names, or the loss cannot be computed
+        (`classify.losses.classification.check_loss`).
     """
     check_loss(section, len(data.classes))
     side = size_px if section.random_crop == "none" else section.random_crop_px
@@ -299,4 +301,7 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
     start = read_start(section, data.channels, data.classes.classes, model)
     network = new_network(section, section.training_seed(data), flat, flat, np.full(len(data.classes), 0.5), start)
     for seen_px in {size_px, side}:
-        check_input(network, len(flat), seen_px)
+        check_input(network, len(flat), seen_px, [phase.input_px for phase in section.training_phases])
+    for phase in section.training_phases:
+        network.parameters_of(phase.trainable)
+    parameter_groups(network, section)

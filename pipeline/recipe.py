@@ -99,6 +99,7 @@ def check_recipe(recipe: Recipe) -> None:
 
         check_class_weights(section, len(data.classes))
     network = {"backbone", "pretrained", "trainable", "heads", "normalise", "stem"}
+    network |= {"phases", "feature_stages", "layer_rates", "input_px"}
     listed = bool(code_names(section)) or not isinstance(section.augment, str)
     if listed or section.model_dump(include=network) != ClassifySection().model_dump(include=network):
         # Imported here, because torch takes seconds to import and the default network needs no check.
