@@ -6,6 +6,7 @@
     python -m pipeline apply work/my --data /data/new --out work/new  a trained work folder on new images
     python -m pipeline export work/my my.bundle                       all that apply needs, in one folder
     python -m pipeline picture work/my picture.png                    one image on its way through the pipeline
+    python -m pipeline report work/my                                 one HTML page about the run
 
 init    reads data folders and a recipe.
         Writes recipe.toml (resolved), images.parquet and folds.parquet; where they apply, also conflicts.csv (sources
@@ -15,8 +16,9 @@ apply   reads a trained work folder or a bundle, and new images.
         Writes a work folder with a submission.csv, and one in its joined/ for each run that the trained one joins.
 export  reads a trained work folder and those it joins.
         Writes a bundle: recipes, checkpoints and thresholds, but no images.
-demo    writes an atlas, a work folder and demo.json.
+demo    writes an atlas, a work folder, demo.json and report.html.
 picture reads a finished work folder; writes a PNG.
+report  reads a work folder, finished or not; writes a page that needs no network and no other file.
 """
 
 from collections.abc import Sequence
@@ -147,6 +149,20 @@ def picture(
     from pipeline.picture import draw_journey
 
     draw_journey(open_work(work), image_id, out)
+
+
+@app.command()
+def report(
+    work: Work,
+    output: Annotated[Path | None, typer.Option(help="HTML file to write; by default WORK/report.html.")] = None,
+) -> None:
+    """Write one HTML page about a work folder, finished or not."""
+    from hpa.work.folder import open_work
+    from pipeline.report.page import write_report
+
+    out = output or work / "report.html"
+    size = write_report(open_work(work), out)
+    print(f"report: {out} ({size / 1e6:.1f} MB)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
