@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.evidence import Evidence, Missing
-from pipeline.report.scores import Scores
+from pipeline.report.scores import Scores, Shares
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ def summarise(evidence: Evidence, parts: Mapping[str, Any]) -> Summary:
         sentences += _score_sentences(scores)
     elif not len(train):
         sentences.append("No image has a known label, so the predictions cannot be scored here.")
+        if isinstance(parts["shares"], Shares):
+            often = [f"{name} ({share:.0%})" for name, _, share, _ in parts["shares"].rows[:3] if share]
+            sentences.append(f"Predicted for the most images: {_and(often)}.")
     else:
         sentences.append("Its predictions have not been scored yet.")
     attention = [
