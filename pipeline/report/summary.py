@@ -57,7 +57,7 @@ def summarise(evidence: Evidence, parts: Mapping[str, Any]) -> Summary:
         sentences.append("No image has a known label, so the predictions cannot be scored here.")
         if isinstance(parts["shares"], Shares):
             often = [f"{name} ({share:.0%})" for name, _, share, _ in parts["shares"].rows[:3] if share]
-            sentences.append(f"Predicted for the most images: {_and(often)}.")
+            sentences += [f"Predicted for the most images: {_and(often)}."] if often else []
     else:
         sentences.append("Its predictions have not been scored yet.")
     attention = [
