@@ -16,6 +16,7 @@ from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder, locked, open_work
 from pipeline.init import init
 from pipeline.recipe import read_recipe
+from pipeline.report.page import write_report
 from pipeline.stages import run_stages
 from pipeline.truth import score_against_truth
 from segment.masks import read_masks
@@ -41,7 +42,8 @@ def demo(
     Parameters
     ----------
     root
-        The work folder; the atlas goes to its folder ``atlas``, the scores to ``demo.json``.
+        The work folder; the atlas goes to its folder ``atlas``, the scores to ``demo.json``, the report to
+        ``report.html``.
     recipe
         The recipe: a file, or the name of a shipped one.
     images, test
@@ -78,6 +80,7 @@ def demo(
         figures = _figures(work, atlas / "truth")
         figures["seconds"] = seconds | ran.seconds | {"all": round(time.monotonic() - started, 1)}
         write_json(root / "demo.json", figures)
+        write_report(open_work(root), root / "report.html")
     _print(root, figures)
     return ran.code
 
@@ -110,5 +113,5 @@ def _print(root: Path, figures: dict[str, Any]) -> None:
         table.add_row(name, value)
     console = Console(width=110)
     console.print(table)
-    seen = f"{root}/segment/figures, " if "cells" in figures else ""
-    console.print(f"look at {seen}{root}/aggregate/metrics.json and {root}/aggregate/submission.csv")
+    for line in (f"report, to open in a browser: {root}/report.html", f"submission: {root}/aggregate/submission.csv"):
+        console.print(line, soft_wrap=True, markup=False)

@@ -52,6 +52,7 @@ def test_the_guide_shows_every_step() -> None:
         "aggregate run",
         "pipeline run",
         "pipeline picture",
+        "pipeline report",
         *model,
         *second,
         "aggregate submit",
