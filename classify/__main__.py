@@ -72,7 +72,7 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Write out-of-fold and test probabilities."""
-    from classify.run import predict as run_predict
+    from classify.prediction import predict as run_predict
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)

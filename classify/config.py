@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from crops.config import OutsideCell
 from hpa.channels import parse_mixture
-from hpa.config import Section
+from hpa.config import DataSection, Section
 
 Stem = Literal["average", "copy", "adapter"]
 Features = Literal["average", "maximum", "both", "gem"]
@@ -31,6 +31,12 @@ class ClassifySection(Section):
 
     renamed: ClassVar[Mapping[str, str]] = {"neighbours": "outside_cell", "weights_file": "pretrained"}
 
+    seed: int = Field(
+        default=-1,
+        ge=-1,
+        description="Seed of training: new weights, the order of the crops and their augmentation; -1 takes data.seed."
+        " Other seeds train other models on the same folds.",
+    )
     channels: tuple[str, ...] = Field(
         default=(),
         description='Channels that the network sees, in this order; empty means all. "red+yellow" is the mean of two,'
@@ -256,6 +262,10 @@ class ClassifySection(Section):
             if getattr(self, key) != value:
                 raise ValueError(f'expected {key} = {value!r} with backbone = "subcell", found {getattr(self, key)!r}')
         return self
+
+    def training_seed(self, data: DataSection) -> int:
+        """Return the seed of training, which is that of the data unless the section has its own."""
+        return data.seed if self.seed < 0 else self.seed
 
     @property
     def starts_from(self) -> str:

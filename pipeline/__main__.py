@@ -2,15 +2,19 @@
 
     python -m pipeline demo work/demo                                 the whole pipeline on a synthetic atlas
     python -m pipeline init work/my --data /data/hpaic --recipe cells
+    python -m pipeline init work/second --from work/my --set classify.seed=1   shares all but what differs
     python -m pipeline run work/my                                    every stage, resuming what is unfinished
     python -m pipeline apply work/my --data /data/new --out work/new  a trained work folder on new images
     python -m pipeline export work/my my.bundle                       all that apply needs, in one folder
     python -m pipeline picture work/my picture.png                    one image on its way through the pipeline
     python -m pipeline report work/my                                 one HTML page about the run
+    python -m pipeline view work/my ID                                one image in napari, masks and predictions
 
 init    reads data folders and a recipe.
         Writes recipe.toml (resolved), images.parquet and folds.parquet; where they apply, also conflicts.csv (sources
-        that contradict each other), scan/ (perceptual hashes) and dropped.csv (near-duplicates).
+        that contradict each other), scan/ (perceptual hashes) and dropped.csv (near-duplicates). With --from it
+        shares those tables, and every finished stage that the recipe leaves as it was, with another work folder, and
+        writes shared.json.
 run     reads and writes what the stages do (`python -m segment --help`, and so on).
 apply   reads a trained work folder or a bundle, and new images.
         Writes a work folder with a submission.csv, and one in its joined/ for each run that the trained one joins.
@@ -19,6 +23,7 @@ export  reads a trained work folder and those it joins.
 demo    writes an atlas, a work folder, demo.json and report.html.
 picture reads a finished work folder; writes a PNG.
 report  reads a work folder, finished or not; writes a page that needs no network and no other file.
+view    reads a work folder; with --corrected it also writes masks that `segment import` reads.
 """
 
 from collections.abc import Sequence
@@ -34,6 +39,18 @@ app = new_app(__doc__)
 Work = Annotated[Path, typer.Argument(help="Work folder.")]
 Data = Annotated[list[str], typer.Option(help="Data folder, PATH or NAME=PATH; may be given several times.")]
 RecipeName = Annotated[str | None, typer.Option(help="TOML file, or name of a shipped recipe such as cells.")]
+Pattern = Annotated[
+    str,
+    typer.Option(help="Names of the files, such as {well}_f{field}_d{channel}.tif."),
+]
+ChannelNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--channel",
+        help="With --pattern: TEXT=CHANNEL for each text of {channel}, or for each plane of a file without that field;"
+        " for example 0=blue.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device of the networks: auto, cpu, cuda.")]
 Workers = Annotated[int, typer.Option(help="Processes that work on images; 0 lets each stage choose.", min=0)]
 Dask = Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers process the images.")]
@@ -43,17 +60,37 @@ Overwrite = Annotated[bool, typer.Option(help="Discard existing results and star
 @app.command()
 def init(
     work: Work,
-    data: Data,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Data folder, PATH or NAME=PATH; may be given several times.")
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="Instead of data: a work folder whose images, folds and valid stages are shared."),
+    ] = None,
     recipe: RecipeName = None,
+    pattern: Pattern = "",
+    channel: ChannelNames = None,
     limit: Annotated[int, typer.Option(help="Use about this many images of each split; 0 uses all.", min=0)] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the recipe.")] = None,
     workers: Workers = 0,
 ) -> None:
-    """Make a work folder from one or more data folders."""
+    """Make a work folder from one or more data folders, or one that shares with another what stays the same."""
+    from hpa.errors import UserError
     from pipeline.init import init as init_work
+    from pipeline.naming import parse_naming, with_naming
     from pipeline.recipe import read_recipe
+    from pipeline.share import init_from
 
-    init_work(work, data, read_recipe(recipe, set_ or ()), limit=limit, workers=workers)
+    if bool(data) == bool(from_):
+        raise UserError("expected either --data or --from, found " + ("both" if data else "neither"))
+    if from_:
+        for flag, value in {"--limit": limit, "--pattern": pattern, "--channel": channel}.items():
+            if value:
+                raise UserError(f"expected {flag} with --data, found it with --from, which shares all images")
+        init_from(work, from_, recipe, set_ or ())
+        return
+    named = with_naming(read_recipe(recipe, set_ or ()), parse_naming(pattern, channel or ()))
+    init_work(work, data or [], named, limit=limit, workers=workers)
 
 
 @app.command()
@@ -122,6 +159,8 @@ def apply(
     work: Annotated[Path, typer.Argument(help="Trained work folder, or a bundle.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Work folder to make for the new images.")],
+    pattern: Pattern = "",
+    channel: ChannelNames = None,
     device: Device = "auto",
     threads: Threads = None,
     workers: Workers = 0,
@@ -130,8 +169,12 @@ def apply(
     """Apply a trained work folder, or a bundle of one, to new images; nothing is trained or tuned."""
     from pipeline.apply import apply as apply_model
     from pipeline.apply import open_model
+    from pipeline.naming import parse_naming
 
-    code = apply_model(open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads)
+    naming = parse_naming(pattern, channel or ())
+    code = apply_model(
+        open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads, naming=naming
+    )
     print(f"submission: {out}/aggregate/submission.csv")
     raise typer.Exit(code)
 
@@ -163,6 +206,22 @@ def report(
     out = output or work / "report.html"
     size = write_report(open_work(work), out)
     print(f"report: {out} ({size / 1e6:.1f} MB)")
+
+
+@app.command()
+def view(
+    work: Work,
+    image_id: Annotated[str, typer.Argument(metavar="ID", help="An image.")],
+    corrected: Annotated[
+        Path | None,
+        typer.Option(help="Folder of corrected masks, begun as a copy of all; changes are written there at the end."),
+    ] = None,
+) -> None:
+    """Open one image in napari: channels, nuclei, cells and their classes."""
+    from hpa.work.folder import open_work
+    from pipeline.view import view as open_viewer
+
+    open_viewer(open_work(work), image_id, corrected)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

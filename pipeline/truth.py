@@ -8,6 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aggregate.cell_labels import read_cells
+from aggregate.labels import Labels
+from aggregate.scoring.baselines import baselines
 from crops.config import CropsSection
 from hpa.metrics import macro_f1
 from hpa.pixels import read_label_image
@@ -42,11 +44,12 @@ def score_against_truth(work: WorkFolder, truth: Path) -> dict[str, Any]:
     submission = pd.read_csv(work.root / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
     predicted = _targets(submission.set_index("Id").loc[test["image_id"], "Predicted"], vocabulary)
     train = _targets(images.loc[images["split"] == "train", "target"], vocabulary)
+    others = baselines(Labels.all_known(targets), train.mean(axis=0))
     scores: dict[str, Any] = {
         "test_images": len(test),
         "test_macro_f1": macro_f1(targets, predicted),
-        "baseline_every_class": macro_f1(targets, np.ones_like(targets)),
-        "baseline_most_frequent": _most_frequent(targets, train),
+        "baseline_every_class": others["every_class"]["macro_f1"],
+        "baseline_most_frequent": others["most_frequent"]["macro_f1"],
         "distinct_predictions": int(submission["Predicted"].nunique()),
     }
     crops = work.section("crops", CropsSection)
@@ -60,15 +63,6 @@ def score_against_truth(work: WorkFolder, truth: Path) -> dict[str, Any]:
 
 def _targets(texts: pd.Series, vocabulary: Vocabulary) -> NDArray[np.bool_]:
     return vocabulary.multi_hot(vocabulary.parse(text) for text in texts)
-
-
-def _most_frequent(targets: NDArray[np.bool_], train: NDArray[np.bool_]) -> float:
-    constant = np.zeros_like(targets)
-    scores = []
-    for c in np.argsort(-train.sum(axis=0), kind="stable"):
-        constant[:, c] = True
-        scores.append(macro_f1(targets, constant))
-    return max(scores)
 
 
 def _match_test_cells(

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aggregate.labels import Labels
+from aggregate.scoring.baselines import baselines
 from hpa.metrics import (
     average_precision,
     exact_match,
@@ -172,7 +173,7 @@ def summary(
             "absent_classes": ABSENT_CLASSES,
         }
         classes = classes.assign(f1_interval=pd.Series(intervals.classes, dtype=object))
-    return metrics | {"classes": records(classes)}
+    return metrics | {"baselines": baselines(labels), "classes": records(classes)}
 
 
 def by_source(

@@ -23,8 +23,9 @@ from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, new_network
 from classify.network.pretrained import FORMAT, Description, Pretrained
 from classify.network.start import read_start
+from classify.prediction import predict
 from classify.probabilities import class_columns, read_probabilities
-from classify.run import predict, train
+from classify.run import train
 from classify.training.history import History
 from crops.store import open_store
 from hpa.channels import CHANNELS

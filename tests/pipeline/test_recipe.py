@@ -49,7 +49,7 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
     ("setting", "sentence"),
     [
         ("classify.epoch=3", r"known keys in \[classify\], found 'epoch' \(did you mean 'epochs'\?\)"),
-        ("classify.zzz=3", r"known keys in \[classify\], found 'zzz' \(channels, outside_cell, .*, precision\)"),
+        ("classify.zzz=3", r"known keys in \[classify\], found 'zzz' \(seed, channels, outside_cell, .*, precision\)"),
         ("clasify.epochs=3", "expected the sections .*found 'clasify'"),
         ("classify.epochs=many", "found 'many'"),
         ("classify.epochs", r"expected a setting section\.key=value"),
