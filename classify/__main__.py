@@ -30,7 +30,7 @@ from typing import Annotated
 
 import typer
 
-from hpa.command import Threads, call, new_app
+from hpa.command import Code, Threads, call, new_app
 
 app = new_app(__doc__)
 
@@ -51,16 +51,18 @@ def train(
     ] = None,
     threads: Threads = None,
     fold: Annotated[list[int] | None, typer.Option(help="Train only this fold; may be given several times.")] = None,
+    code: Code = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train one model per fold."""
+    from classify.own_code import code_from
     from classify.run import train as run_train
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
-    with locked(work):
-        code = run_train(folder, device=device, workers=workers, overwrite=overwrite, folds=fold, threads=threads)
-        raise typer.Exit(code)
+    with locked(work), code_from(code):
+        outcome = run_train(folder, device=device, workers=workers, overwrite=overwrite, folds=fold, threads=threads)
+        raise typer.Exit(outcome)
 
 
 @app.command()
@@ -69,16 +71,18 @@ def predict(
     device: Device = "auto",
     threads: Threads = None,
     embeddings: Annotated[bool, typer.Option(help="Also write the features and embeddings of every crop.")] = False,
+    code: Code = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write out-of-fold and test probabilities."""
+    from classify.own_code import code_from
     from classify.prediction import predict as run_predict
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
-    with locked(work):
-        code = run_predict(folder, device=device, overwrite=overwrite, embeddings=embeddings, threads=threads)
-        raise typer.Exit(code)
+    with locked(work), code_from(code):
+        outcome = run_predict(folder, device=device, overwrite=overwrite, embeddings=embeddings, threads=threads)
+        raise typer.Exit(outcome)
 
 
 @app.command()

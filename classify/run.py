@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from classify.config import ClassifySection
+from classify.data.augmentation import check_augment
 from classify.data.crops import CropLabels, CropSource, FeatureSource, select_channels
 from classify.data.normalisation import Statistics
 from classify.inference.evaluate import uses_bfloat16
 from classify.inference.features import FeatureRun, kept_features
+from classify.losses.classification import check_loss
 from classify.models import (
     CHECKPOINT,
     checkpoint_path,
@@ -30,6 +32,8 @@ from classify.models import (
 from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, check_input, new_network
 from classify.network.start import read_start, start_path
+from classify.own_code import code_files, code_sums
+from classify.training.optimizer import parameter_groups
 from crops.config import CropsSection, Window
 from crops.store import store_folder
 from hpa.config import DataSection
@@ -109,7 +113,7 @@ def _begin_folds(
     overwrite: bool,
 ) -> list[tuple[int, StageRun]]:
     data = work.data
-    inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
+    inputs = stage_inputs(work, window) | {"folds.parquet": work.folds} | code_files(section)
     command = f"python -m classify train {work.root}"
 
     weights = {fold: start_file(work, window, section, fold) for fold in folds}
@@ -213,6 +217,8 @@ def _train_fold(
                     network, resolved, statistics, folder, crops.source, labels, device, work, window
                 )
                 crops = replace(crops, source=FeatureSource(features))
+            # Augmentation finds the protein by the names of the channels.
+            resolved = resolved.model_copy(update={"channels": section.channels or tuple(data.channels)})
             trained = fit(crops, resolved, seed, fold, stage.folder, device, workers, start, statistics)
         Checkpoint(
             state_dict=trained.state_dict,
@@ -228,6 +234,7 @@ def _train_fold(
             seed=seed,
             versions={package: version(package) for package in _RECORDED},
             sources=trained.statistics.sources,
+            code=code_sums(section),
         ).save(path)
         stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)}, [path])
     remove_resume_files(stage.final)
@@ -269,7 +276,7 @@ def model_to_check(section: ClassifySection, crops: CropsSection) -> Path | None
 
 
 def check_network(section: ClassifySection, data: DataSection, size_px: int, model: Path | None = None) -> None:
-    """Check that the network of a recipe can be made, with the weights it starts from, and accepts the crops.
+    """Check that the network of a recipe can be made, with the weights it starts from, accepts the crops, and its loss.
 
     Parameters
     ----------
@@ -283,11 +290,18 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
     Raises
     ------
     UserError
-        If there is no such backbone, its weights are missing, damaged or not downloadable, or the crops are too small
-        for it.
+        If there is no such backbone, its weights are missing, damaged or not downloadable, the crops are too small for
+        it, it lacks stages that the recipe names, or the loss cannot be computed
+        (`classify.losses.classification.check_loss`).
     """
+    check_loss(section, len(data.classes))
+    side = size_px if section.random_crop == "none" else section.random_crop_px
+    check_augment(section, side, section.channels or data.channels)
     flat = np.ones(len(section.channels or data.channels))
     start = read_start(section, data.channels, data.classes.classes, model)
     network = new_network(section, section.training_seed(data), flat, flat, np.full(len(data.classes), 0.5), start)
-    for side in {size_px, size_px if section.random_crop == "none" else section.random_crop_px}:
-        check_input(network, len(flat), side)
+    for seen_px in {size_px, side}:
+        check_input(network, len(flat), seen_px, [phase.input_px for phase in section.training_phases])
+    for phase in section.training_phases:
+        network.parameters_of(phase.trainable)
+    parameter_groups(network, section)

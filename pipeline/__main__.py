@@ -6,6 +6,8 @@
     python -m pipeline run work/my                                    every stage, resuming what is unfinished
     python -m pipeline apply work/my --data /data/new --out work/new  a trained work folder on new images
     python -m pipeline export work/my my.bundle                       all that apply needs, in one folder
+    python -m pipeline compare work/my work/second                    scores side by side, with intervals
+    python -m pipeline sweep work/my --vary classify.seed=1,2         one run per value, and their comparison
     python -m pipeline picture work/my picture.png                    one image on its way through the pipeline
     python -m pipeline report work/my                                 one HTML page about the run
     python -m pipeline view work/my ID                                one image in napari, masks and predictions
@@ -20,6 +22,8 @@ apply   reads a trained work folder or a bundle, and new images.
         Writes a work folder with a submission.csv, and one in its joined/ for each run that the trained one joins.
 export  reads a trained work folder and those it joins.
         Writes a bundle: recipes, checkpoints and thresholds, but no images.
+compare reads finished work folders; prints tables, and writes a CSV and a figure on request.
+sweep   reads a work folder; writes one for each combination of values to WORK-sweep/, and what compare does.
 demo    writes an atlas, a work folder, demo.json and report.html.
 picture reads a finished work folder; writes a PNG.
 report  reads a work folder, finished or not; writes a page that needs no network and no other file.
@@ -32,7 +36,7 @@ from typing import Annotated
 
 import typer
 
-from hpa.command import Threads, call, new_app
+from hpa.command import Code, Threads, call, new_app
 
 app = new_app(__doc__)
 
@@ -56,6 +60,17 @@ Workers = Annotated[int, typer.Option(help="Processes that work on images; 0 let
 Dask = Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers process the images.")]
 Overwrite = Annotated[bool, typer.Option(help="Discard existing results and start over.")]
 
+Truth = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder truth of the synthetic atlas that the runs were made from; scores test images and cells."
+    ),
+]
+Resamples = Annotated[int, typer.Option(help="Resamples of the paired bootstrap; 0 for no intervals.", min=0)]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
+Csv = Annotated[Path | None, typer.Option(help="CSV to write.")]
+FigureFile = Annotated[Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.")]
+
 
 @app.command()
 def init(
@@ -73,8 +88,10 @@ def init(
     limit: Annotated[int, typer.Option(help="Use about this many images of each split; 0 uses all.", min=0)] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the recipe.")] = None,
     workers: Workers = 0,
+    code: Code = None,
 ) -> None:
     """Make a work folder from one or more data folders, or one that shares with another what stays the same."""
+    from classify.own_code import code_from
     from hpa.errors import UserError
     from pipeline.init import init as init_work
     from pipeline.naming import parse_naming, with_naming
@@ -83,14 +100,15 @@ def init(
 
     if bool(data) == bool(from_):
         raise UserError("expected either --data or --from, found " + ("both" if data else "neither"))
-    if from_:
-        for flag, value in {"--limit": limit, "--pattern": pattern, "--channel": channel}.items():
-            if value:
-                raise UserError(f"expected {flag} with --data, found it with --from, which shares all images")
-        init_from(work, from_, recipe, set_ or ())
-        return
-    named = with_naming(read_recipe(recipe, set_ or ()), parse_naming(pattern, channel or ()))
-    init_work(work, data or [], named, limit=limit, workers=workers)
+    with code_from(code):
+        if from_:
+            for flag, value in {"--limit": limit, "--pattern": pattern, "--channel": channel}.items():
+                if value:
+                    raise UserError(f"expected {flag} with --data, found it with --from, which shares all images")
+            init_from(work, from_, recipe, set_ or ())
+            return
+        named = with_naming(read_recipe(recipe, set_ or ()), parse_naming(pattern, channel or ()))
+        init_work(work, data or [], named, limit=limit, workers=workers)
 
 
 @app.command()
@@ -101,14 +119,16 @@ def run(
     workers: Workers = 0,
     dask: Dask = "",
     overwrite: Overwrite = False,
+    code: Code = None,
 ) -> None:
     """Run every stage, resuming what is unfinished."""
     from aggregate.scoring.terminal import print_metrics
+    from classify.own_code import code_from
     from hpa.work.folder import locked, open_work
     from pipeline.stages import run_stages
 
     folder = open_work(work)
-    with locked(work):
+    with locked(work), code_from(code):
         outcome = run_stages(folder, device=device, workers=workers, dask=dask, threads=threads, overwrite=overwrite)
         print_metrics(folder)
     raise typer.Exit(outcome.code)
@@ -165,18 +185,67 @@ def apply(
     threads: Threads = None,
     workers: Workers = 0,
     dask: Dask = "",
+    code: Code = None,
 ) -> None:
     """Apply a trained work folder, or a bundle of one, to new images; nothing is trained or tuned."""
+    from classify.own_code import code_from
     from pipeline.apply import apply as apply_model
     from pipeline.apply import open_model
     from pipeline.naming import parse_naming
 
     naming = parse_naming(pattern, channel or ())
-    code = apply_model(
-        open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads, naming=naming
-    )
+    with code_from(code):
+        outcome = apply_model(
+            open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads, naming=naming
+        )
     print(f"submission: {out}/aggregate/submission.csv")
-    raise typer.Exit(code)
+    raise typer.Exit(outcome)
+
+
+@app.command()
+def compare(
+    works: Annotated[list[Path], typer.Argument(help="Finished work folders; the others are compared with the first.")],
+    truth: Truth = None,
+    resamples: Resamples = 1000,
+    markdown: Markdown = False,
+    csv: Csv = None,
+    figure: FigureFile = None,
+) -> None:
+    """Score finished runs on the same images, side by side, with intervals of the differences."""
+    from pipeline.compare import check_figure, report
+    from pipeline.compare import compare as compare_runs
+
+    if figure:
+        check_figure(figure)
+    report(compare_runs(works, truth=truth, resamples=resamples), markdown=markdown, csv=csv, figure=figure)
+
+
+@app.command()
+def sweep(
+    work: Work,
+    vary: Annotated[list[str], typer.Option(help="section.key=value,value,...; several keys are combined.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the work folders; by default WORK-sweep.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    workers: Workers = 0,
+    truth: Truth = None,
+    resamples: Resamples = 1000,
+    markdown: Markdown = False,
+    csv: Csv = None,
+    figure: FigureFile = None,
+    code: Code = None,
+) -> None:
+    """Run one work folder for each value of some keys, sharing the rest with WORK, and compare them."""
+    from classify.own_code import code_from
+    from pipeline.compare import check_figure, compare, report
+    from pipeline.sweep import sweep as run_sweep
+
+    if figure:
+        check_figure(figure)
+    with code_from(code):
+        roots, outcome = run_sweep(work, vary, out, device=device, workers=workers, threads=threads)
+    report(compare(roots, truth=truth, resamples=resamples), markdown=markdown, csv=csv, figure=figure)
+    raise typer.Exit(outcome)
 
 
 @app.command()

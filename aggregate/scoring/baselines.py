@@ -7,9 +7,9 @@ from aggregate.labels import Labels
 from hpa.metrics import macro_f1, micro_f1
 
 NAMES = {
-    "every_class": "every class for every image",
-    "most_frequent": "the most frequent classes for every image",
-    "chance": "every class at random, as often as it is labelled",
+    "every_class": "predicting every class",
+    "most_frequent": "the most frequent classes",
+    "chance": "chance, by prevalence",
 }
 """The baselines of `baselines`, as people read them."""
 

@@ -56,7 +56,7 @@ def print_summary(metrics: dict[str, Any], title: str) -> None:
             f"  {'macro F1 in sample':34s} {metrics['macro_f1_in_sample']:.4f}  (optimism {metrics['gap']:+.4f})"
         )
     for key, scores in metrics.get("baselines", {}).items():
-        console.print(f"  {NAMES[key]:52s} macro F1 {scores['macro_f1']:.4f}  micro F1 {scores['micro_f1']:.4f}")
+        console.print(f"  {NAMES[key]:34s} {scores['macro_f1']:.4f}  micro F1 {scores['micro_f1']:.4f}")
     for source, scores in metrics.get("sources", {}).items() if len(metrics.get("sources", {})) > 1 else ():
         console.print(f"  {'macro F1 of ' + source:34s} {scores['macro_f1']:.4f}  over {scores['images']} images")
     for line in _warnings(metrics):

@@ -13,7 +13,8 @@ from torch.nn.functional import normalize
 
 from classify.config import ClassifySection, Precision, Views
 from classify.data.crops import CropSource, FoldCrops, blocks, read_crops
-from classify.losses.objective import class_loss, pool_bags
+from classify.losses.classification import class_loss, class_weights
+from classify.losses.objective import pool_bags
 from classify.network.backbones import has_depthwise_convolutions
 from classify.network.model import Network, Outputs
 from crops.store import crop_weights
@@ -230,7 +231,8 @@ def evaluate(network: Network, crops: FoldCrops, section: ClassifySection, devic
     rows, labels = crops.validation, crops.labels
     outputs = list(predict_batches(network, crops.source, rows, one_view, device, crops.levels))
     logits = np.concatenate([part.logits for part in outputs])
-    loss = class_loss(torch.from_numpy(logits), torch.from_numpy(labels.soft_targets(rows)), section)
+    targets = torch.from_numpy(labels.soft_targets(rows))
+    loss = class_loss(torch.from_numpy(logits), targets, section, classes=class_weights(section, crops))
     if section.objective == "cell":
         _, first, image = np.unique(labels.images[rows], return_index=True, return_inverse=True)
         pooled = np.zeros((len(first), logits.shape[1]), dtype=np.float32)
@@ -243,8 +245,8 @@ def evaluate(network: Network, crops: FoldCrops, section: ClassifySection, devic
         pooled, heads = _pool_as_trained(network, logits, attention, crops, section)
     # An unknown class gets probability 0: it ranks last and is not predicted, so it is neither hit, wrong nor missed.
     pooled = pooled * labels.known[heads]
-    targets = labels.targets[heads]
-    return Evaluation(float(loss), macro_f1(targets, pooled > 0.5), mean_average_precision(targets, pooled))
+    hot = labels.targets[heads]
+    return Evaluation(float(loss), macro_f1(hot, pooled > 0.5), mean_average_precision(hot, pooled))
 
 
 def _pool_as_trained(

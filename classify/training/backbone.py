@@ -21,7 +21,7 @@ from classify.data.normalisation import measure_mean_and_deviation
 from classify.data.seeds import Purpose, derive_seed, row_uniforms
 from classify.data.variation import turn, vary
 from classify.inference.evaluate import uses_bfloat16
-from classify.losses.objective import class_loss
+from classify.losses.classification import class_loss
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network
 from classify.network.pretrained import Description, Pretrained

@@ -16,7 +16,7 @@ from classify.inference.evaluate import (
     predict_batches,
     uses_bfloat16,
 )
-from classify.losses.objective import focal_loss
+from classify.losses.classification import class_loss
 from classify.network.model import Network, new_network
 from hpa.errors import UserError
 from tests.support.bright_crops import bright_crops, bright_fold, predict_logits
@@ -75,7 +75,8 @@ def test_scores_of_images_pooled_by_the_maximum() -> None:
     present = np.array(targets).any(axis=0)
     ap = average_precision_score(np.array(targets)[:, present], np.array(pooled)[:, present], average="macro")
     assert result.mean_ap == pytest.approx(ap)
-    expected = focal_loss(torch.from_numpy(logits), torch.from_numpy(crops.labels.targets[crops.validation]), 1.0)
+    targets = torch.from_numpy(crops.labels.targets[crops.validation])
+    expected = class_loss(torch.from_numpy(logits), targets, ClassifySection(focal_gamma=1.0))
     assert result.loss == pytest.approx(expected.item())
 
 

@@ -341,7 +341,7 @@ def test_all_trains_the_backbone_at_a_lower_rate(file: Path, tmp_path: Path) -> 
             "weight_decay": 0.0,
             "epochs": 1,
         }
-        change |= {"schedule": "constant", "freeze_epochs": 0, "backbone_rate": rate, "augment": "none"}
+        change |= {"schedule": "constant", "phases": [], "backbone_rate": rate, "augment": "none"}
         work = _work(tmp_path / str(rate), **change)
         train(work, folds=[0])
         state = Checkpoint.load(work.root / "classify/cells/fold-0/checkpoint.pt").state_dict

@@ -45,6 +45,14 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
     assert written["data"]["channels"] == ["green", "blue"]
 
 
+def test_lists_of_losses_and_of_weights_read_back_the_same(tmp_path: Path) -> None:
+    loss = '[{name = "focal"}, {name = "soft-f1-macro", weight = 0.5}]'
+    recipe = read_recipe(None, [f"classify.loss={loss}", f"classify.class_weights={[1] * 27 + [2.5]}"])
+    write_recipe(tmp_path / "recipe.toml", recipe)
+    assert read_recipe(tmp_path / "recipe.toml") == recipe
+    assert [(term.name, term.weight) for term in recipe.classify.loss_terms] == [("focal", 1), ("soft-f1-macro", 0.5)]
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
@@ -58,6 +66,15 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
             'crops.windows=["full_frame"] aggregate.submission=kaggle2021',
             "expected cells among crops.windows .*found full_frame",
         ),
+        ("classify.loss=dice", r"loss \(.*expected bce, .*, asymmetric or my_module:my_loss\), found 'dice'"),
+        ('classify.loss=[{name="bce"},{weight=2}]', r"loss \(.*name: Field required"),
+        ('classify.loss=[{name="bce",weight=0}]', r"loss \(.*weight: Input should be greater than 0"),
+        ('classify.loss=[{name="bce",power=2}]', r"loss \(.*power: Extra inputs are not permitted"),
+        ("classify.loss=[]", r"loss \(.*expected a name or a list"),
+        ("classify.loss=3", r"loss \(.*expected a name or a list"),
+        ("classify.class_weights=even", "class_weights .*expected none, inverse, effective or a list .*found 'even'"),
+        ("classify.class_weights=[1,-1]", "class_weights .*expected numbers of at least 0"),
+        ("classify.class_weights=[0,0]", "class_weights .*expected at least one weight above 0"),
         ("epochs=3", r"expected a setting section\.key=value"),
     ],
 )
@@ -80,10 +97,12 @@ crops.high_percentile=50.001,100|50,100.001
 classify.input_px=0|-1 classify.bag_size=1|0 classify.top_k=1|0 classify.sharpness=0.001|0
 classify.cell_weight=0,9|-0.001 classify.completeness_power=0,9|-0.001 classify.focal_gamma=0,9|-0.001
 classify.focal_alpha=1|1.001
+classify.effective_beta=0,0.999|-0.001,1 classify.label_smoothing=0,0.999|-0.001,1
+classify.asymmetric_margin=0,0.999|-0.001,1
 classify.embedding_dim=0|-1 classify.triplet_weight=0,9|-0.001 classify.triplet_margin=0.001|0
 classify.triplet_jaccard=0.001,1|0,1.001 classify.epochs=1|0 classify.batch_size=2|1 classify.accumulate=1|0
 classify.learning_rate=0.001|0 classify.momentum=0,0.999|-0.001,1 classify.weight_decay=0,9|-0.001
-classify.clip_norm=0,9|-0.001 classify.freeze_epochs=0|-1 classify.random_crop_px=8|7 classify.validate_every=1|0
+classify.clip_norm=0,9|-0.001 classify.rise=0.001,0.999|0,1 classify.plateau_patience=0|-1 classify.layer_rates=0.001|0 classify.random_crop_px=8|7 classify.validate_every=1|0
 aggregate.top_k=1|0 aggregate.quantile=0,1|-0.001,1.001 aggregate.sharpness=0.001|0 aggregate.min_quality=0,9|-0.001
 aggregate.fixed_threshold=0,1|-0.001,1.001 aggregate.shrinkage=0,9|-0.001 aggregate.repeats=1,1000|0,1001
 aggregate.min_images=2|1 aggregate.cell_share=0,1|-0.001,1.001 aggregate.bootstrap=0,100000|-1,100001

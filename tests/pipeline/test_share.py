@@ -6,12 +6,14 @@ import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from hpa.work.folder import open_work
 from pipeline.__main__ import main
 from pipeline.demo import demo
 from pipeline.recipe import read_recipe
+from pipeline.sweep import parse_variations
 from tests.support.processes import data_files
 
 RECIPE = """
@@ -199,3 +201,46 @@ def test_masks_and_features_of_a_frozen_backbone_are_shared(tmp_path: Path) -> N
     assert _state(tmp_path / "old") == before
     assert main(["init", str(tmp_path / "other"), "--from", str(tmp_path / "new"), "--set", "segment.crowded=5"]) == 0
     assert _shared(tmp_path / "other") == set()
+
+
+def test_a_sweep_resumes_and_compares_its_runs(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(world / "old", old)
+    words = ["--vary", "classify.seed=3,4", "--vary", "aggregate.thresholds=global", "--resamples", "5"]
+    table = tmp_path / "table.csv"
+    assert main(["sweep", str(old), *words, "--csv", str(table)]) == 0
+    names = ["seed=3,thresholds=global", "seed=4,thresholds=global"]
+    assert sorted(path.name for path in (tmp_path / "old-sweep").iterdir()) == names
+    found = pd.read_csv(table)
+    assert list(found["run"][:3]) == ["old", *names]
+    recipe = read_recipe(tmp_path / "old-sweep" / names[1] / "recipe.toml")
+    assert (recipe.classify.seed, recipe.aggregate.thresholds) == (4, "global")
+    before = {name: _state(tmp_path / "old-sweep" / name / "classify") for name in names}
+    shutil.rmtree(tmp_path / "old-sweep" / names[1] / "classify" / "five_crop" / "fold-1")
+    assert main(["sweep", str(old), *words, "--csv", str(table)]) == 0
+    after = {name: _state(tmp_path / "old-sweep" / name / "classify") for name in names}
+    trained = "five_crop/fold-0/checkpoint.pt"
+    assert all(after[name][trained] == before[name][trained] for name in names), "trained once"
+    pd.testing.assert_frame_equal(pd.read_csv(table).iloc[:, :-2], found.iloc[:, :-2])
+    capsys.readouterr()
+    for vary, message in (
+        ("classify.seed", "expected section.key=value,value,... to vary"),
+        ("classify.seed=1,1", "expected different values of classify.seed"),
+        ("data.seed=1,2", "expected settings outside [data]"),
+        ("classify.epochs=1,0", "expected a usable [classify] epochs"),
+    ):
+        assert main(["sweep", str(old), "--vary", vary]) == 2
+        assert message in capsys.readouterr().err
+    again = tmp_path / "old-sweep" / names[0] / "recipe.toml"
+    again.write_text(again.read_text().replace("batch_size = 64", "batch_size = 32"))
+    assert main(["sweep", str(old), *words]) == 2
+    assert "found another; remove it" in " ".join(capsys.readouterr().err.split())
+
+
+def test_values_that_vary_are_parsed_as_toml() -> None:
+    assert parse_variations(['classify.channels=["red","blue"],["green"]']) == [
+        ['classify.channels=["red", "blue"]'],
+        ['classify.channels=["green"]'],
+    ]
+    assert parse_variations(["a.b=adamw, sgd"]) == [['a.b="adamw"'], ['a.b="sgd"']]
+    assert len(parse_variations(["a.b=1,2,3", "a.c=0.1,0.2"])) == 6

@@ -53,7 +53,7 @@ def shrink(command: list[str], data: Path, new: Path) -> list[str]:
     """Return a command that runs quickly and on the data at hand."""
     paths = {"/data/hpaic": str(data), "/data/new": str(new), "../shared/real/images512": str(new)}
     command = [paths.get(word, word) for word in command]
-    if command[:2] in (["pipeline", "init"], ["cellwise", "init"]):
+    if command[:2] in (["pipeline", "init"], ["cellwise", "init"]) and "--from" not in command:
         command += SMALL_INIT
     if command[:2] in (["pipeline", "demo"], ["cellwise", "demo"]):
         command += ["--tiny"]
@@ -71,6 +71,8 @@ def shrink(command: list[str], data: Path, new: Path) -> list[str]:
         command[2:] = ["submission.csv", "submission.csv"]
     if command[:2] == ["pipeline", "picture"]:
         command = command[:4]  # the image of the page is not among those of a small demo
+    if command[:2] in (["pipeline", "compare"], ["pipeline", "sweep"]):
+        command += ["--resamples", "10"]
     if command[:2] == ["segment", "score"]:
         # Real masks may be missing, so the masks of the atlas are scored against themselves.
         command[2:] = [str(data / "truth" / "cells")] * 2
