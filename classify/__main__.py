@@ -4,6 +4,7 @@
     python -m classify predict work/my
     python -m classify curves work/my
     python -m classify neighbours work/my
+    python -m classify embed work/my
     python -m classify train-backbone work/backbone --cells 1000000
 
 train reads recipe.toml, images.parquet, folds.parquet and crops/<window>/; it writes checkpoint.pt, history.csv and
@@ -18,6 +19,10 @@ curves draws loss, scores and learning rate over the epochs to classify/<window>
 
 neighbours needs the embeddings; it reports how often the nearest crops and images share labels (precision@1, MAP@R),
 and lists and draws some of them in classify/<window>/.
+
+embed runs the shipped backbone over all crops, so that those of all folds share one space, and draws a map of them
+(UMAP with the extra `cellwise[umap]`, else principal components); it writes features, map.csv and figures/map.png to
+embedding/<window>/.
 
 train-backbone trains a backbone on drawn cells with true labels, which takes an hour or more and made the shipped
 weights; it writes <backbone>.safetensors, a record and a model card to a folder of its own. A run that was killed goes
@@ -109,6 +114,26 @@ def neighbours(
     folder = open_work(work)
     with locked(work):
         raise typer.Exit(find(folder, queries=queries, shown=shown))
+
+
+@app.command()
+def embed(
+    work: Work,
+    device: Device = "auto",
+    threads: Threads = None,
+    crops: Annotated[int, typer.Option(min=2, help="Crops on the map; of more, a sample is drawn.")] = 20_000,
+) -> None:
+    """Embed all crops in the space of the shipped backbone, and draw a map of them."""
+    from classify.inspect.embedding import embed as run_embed
+    from classify.inspect.embedding import embedding_folder
+    from crops.config import CropsSection
+    from hpa.work.folder import locked, open_work
+
+    folder = open_work(work)
+    with locked(work):
+        for window in folder.section("crops", CropsSection).windows:
+            made = run_embed(folder, window, max_crops=crops, device=device, threads=threads)
+            print(f"embed: {len(made.places)} crops of {window} by {made.method}: {embedding_folder(folder, window)}")
 
 
 @app.command("train-backbone")

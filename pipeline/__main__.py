@@ -9,8 +9,8 @@
     python -m pipeline compare work/my work/second                    scores side by side, with intervals
     python -m pipeline sweep work/my --vary classify.seed=1,2         one run per value, and their comparison
     python -m pipeline picture work/my picture.png                    one image on its way through the pipeline
-    python -m pipeline view work/my ID                                one image in napari, masks and predictions
     python -m pipeline report work/my                                 one HTML page about the run
+    python -m pipeline view work/my ID                                one image in napari, masks and predictions
 
 init    reads data folders and a recipe.
         Writes recipe.toml (resolved), images.parquet and folds.parquet; where they apply, also conflicts.csv (sources
@@ -26,8 +26,8 @@ compare reads finished work folders; prints tables, and writes a CSV and a figur
 sweep   reads a work folder; writes one for each combination of values to WORK-sweep/, and what compare does.
 demo    writes an atlas, a work folder, demo.json and report.html.
 picture reads a finished work folder; writes a PNG.
-view    reads a work folder; with --corrected it also writes masks that `segment import` reads.
 report  reads a work folder, finished or not; writes a page that needs no network and no other file.
+view    reads a work folder; with --corrected it also writes masks that `segment import` reads.
 """
 
 from collections.abc import Sequence
@@ -264,6 +264,20 @@ def picture(
 
 
 @app.command()
+def report(
+    work: Work,
+    output: Annotated[Path | None, typer.Option(help="HTML file to write; by default WORK/report.html.")] = None,
+) -> None:
+    """Write one HTML page about a work folder, finished or not."""
+    from hpa.work.folder import open_work
+    from pipeline.report.page import write_report
+
+    out = output or work / "report.html"
+    size = write_report(open_work(work), out)
+    print(f"report: {out} ({size / 1e6:.1f} MB)")
+
+
+@app.command()
 def view(
     work: Work,
     image_id: Annotated[str, typer.Argument(metavar="ID", help="An image.")],
@@ -277,20 +291,6 @@ def view(
     from pipeline.view import view as open_viewer
 
     open_viewer(open_work(work), image_id, corrected)
-
-
-@app.command()
-def report(
-    work: Work,
-    output: Annotated[Path | None, typer.Option(help="HTML file to write; by default WORK/report.html.")] = None,
-) -> None:
-    """Write one HTML page about a work folder, finished or not."""
-    from hpa.work.folder import open_work
-    from pipeline.report.page import write_report
-
-    out = output or work / "report.html"
-    size = write_report(open_work(work), out)
-    print(f"report: {out} ({size / 1e6:.1f} MB)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

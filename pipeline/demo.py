@@ -10,6 +10,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from classify.inspect.embedding import embed
 from hpa.atlas import synthesize
 from hpa.images import read_images
 from hpa.work.files import write_json
@@ -23,6 +24,10 @@ from segment.masks import read_masks
 
 TINY: Final = ("classify.epochs=1", "crops.size_px=32", "data.folds=2")
 """Settings of `--tiny`: every part runs, but hardly anything is learned."""
+
+
+_MAP_CROPS: Final = 3000
+"""Crops on the map; UMAP, where it is installed, takes half a minute for so many."""
 
 
 def demo(
@@ -80,6 +85,8 @@ def demo(
         figures = _figures(work, atlas / "truth")
         figures["seconds"] = seconds | ran.seconds | {"all": round(time.monotonic() - started, 1)}
         write_json(root / "demo.json", figures)
+        for window in settings.crops.windows:
+            embed(work, window, max_crops=_MAP_CROPS, device=device, threads=threads)
         write_report(open_work(root), root / "report.html")
     _print(root, figures)
     return ran.code

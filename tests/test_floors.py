@@ -33,6 +33,7 @@ ONE_PLACE = (
     "dask",
     "anndata",
     "h5py",
+    "umap",
 )
 
 

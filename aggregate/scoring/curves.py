@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregate.labels import Labels
-from hpa.metrics import macro_f1
 
 Floats = NDArray[np.float64]
 
@@ -146,44 +145,3 @@ def confusion(labels: Labels, predictions: NDArray[np.bool_]) -> Floats:
     table[np.arange(k), np.arange(k)] = (targets & predictions).sum(axis=0)
     table[:, k] = (missed & (n_wrong == 0)[:, None]).sum(axis=0)
     return table
-
-
-@dataclass(frozen=True)
-class Baselines:
-    """Macro F1 of predictions that look at no image.
-
-    Parameters
-    ----------
-    every_class
-        Every class for every image.
-    most_frequent
-        The best number of the most frequent classes for every image.
-    n_most_frequent
-        That number.
-    chance
-        Each class at random, as often as it is labelled: F1 of the expected counts.
-    """
-
-    every_class: float
-    most_frequent: float
-    n_most_frequent: int
-    chance: float
-
-
-def baselines(labels: Labels) -> Baselines:
-    """Score predictions that look at no image.
-
-    Parameters
-    ----------
-    labels
-        Of N images, at least one.
-    """
-    constant = np.zeros_like(labels.targets)
-    scores = []
-    for c in np.argsort(-labels.support, kind="stable"):
-        constant[:, c] = True
-        scores.append(macro_f1(labels.targets, constant & labels.known))
-    # With a share s of positives among n images, n s s of n s predictions are hits, so precision = recall = F1 = s.
-    share = labels.support / np.maximum(labels.n_known, 1)
-    best = int(np.argmax(scores))
-    return Baselines(scores[-1], scores[best], best + 1, float(share.mean()))

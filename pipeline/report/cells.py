@@ -154,8 +154,13 @@ def make_crops(evidence: Evidence) -> Crops:
     table, vocabulary = join_image_labels(evidence.work, store), evidence.vocabulary
     of_image = table["classes"].str.split(";")
     labelled = bool((table["classes"] != "").any())
-    if not labelled and (evidence.work.root / "aggregate" / "images.csv").is_file():
-        of_image = table["image_id"].map(evidence.named_images["predicted"]).str.split("; ")
+    if not labelled and (evidence.work.root / "aggregate" / "images.parquet").is_file():
+        ids = list(dict.fromkeys(table["image_id"]))
+        hot = evidence.predicted(ids)
+        predicted = {
+            key: [vocabulary.classes[c] for c in np.flatnonzero(row)] for key, row in zip(ids, hot, strict=True)
+        }
+        of_image = table["image_id"].map(predicted)
     classes = []
     for name in vocabulary.classes:
         rows = np.flatnonzero([name in names for names in of_image])

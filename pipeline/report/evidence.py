@@ -12,14 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aggregate.labels import Labels
-from aggregate.named_tables import SEPARATOR
 from classify.probabilities import class_columns
 from crops.config import CropsSection, Window
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import Vocabulary
-from hpa.work.files import read_csv, read_parquet
+from hpa.work.files import read_parquet
 from hpa.work.folder import WorkFolder
 
 T = TypeVar("T")
@@ -108,11 +107,6 @@ class Evidence:
         return images[(images["split"] == "train") & (images["unknown_classes"].map(len) < len(self.vocabulary))]
 
     @cached_property
-    def named_images(self) -> pd.DataFrame:
-        """``aggregate/images.csv``, by image_id."""
-        return read_csv(self.work.root / "aggregate" / "images.csv", ["image_id", "predicted"]).set_index("image_id")
-
-    @cached_property
     def image_scores(self) -> pd.DataFrame:
         """``aggregate/images.parquet``, by image_id."""
         path = self.work.root / "aggregate" / "images.parquet"
@@ -138,7 +132,7 @@ class Evidence:
         ids = list(table["image_id"])
         if not ids:
             raise UserError(f"expected images of a fold, found none in {self.work.folds}")
-        if absent := set(ids) - set(self.image_scores.index) or set(ids) - set(self.named_images.index):
+        if absent := set(ids) - set(self.image_scores.index):
             raise UserError(f"expected scores of every image of a fold, found none of {min(absent)}")
         targets, unknown = (vocabulary.multi_hot(table[column]) for column in ("target", "unknown_classes"))
         labels = Labels(targets, ~unknown, table["group"].to_numpy(np.int32), table["fold"].to_numpy())
@@ -147,9 +141,9 @@ class Evidence:
 
     def predicted(self, ids: list[str]) -> NDArray[np.bool_]:
         """Return the predicted classes of images, shape (N, K)."""
-        names = self.named_images.loc[ids, "predicted"]
-        indices = ([self.vocabulary.index(name) for name in text.split(SEPARATOR) if name] for text in names)
-        return self.vocabulary.multi_hot(indices)
+        return self.vocabulary.multi_hot(
+            self.vocabulary.parse(text) for text in self.image_scores.loc[ids, "predicted"]
+        )
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def render(evidence: Evidence, side_px: int = _SIDES_PX[0]) -> str:
         "scores": attempt(lambda: make_scores(evidence), f"python -m aggregate run {root}"),
         "shares": attempt(lambda: make_shares(evidence), f"python -m aggregate run {root}"),
         "examples": attempt(lambda: make_examples(evidence, side_px), f"python -m aggregate run {root}"),
-        "space": attempt(lambda: make_space(evidence), f"python -m classify predict {root} --embeddings"),
+        "space": attempt(lambda: make_space(evidence), f"python -m classify embed {root}"),
     }
     parts["missing"] = {name: part for name, part in parts.items() if isinstance(part, Missing)}
     script, style = _text("report.js"), _text("report.css")

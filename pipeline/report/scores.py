@@ -6,14 +6,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from aggregate.scoring.curves import (
-    Baselines,
-    baselines,
-    calibration_bins,
-    confusion,
-    f1_by_threshold,
-    precision_recall_curve,
-)
+from aggregate.scoring.baselines import NAMES
+from aggregate.scoring.curves import calibration_bins, confusion, f1_by_threshold, precision_recall_curve
 from aggregate.thresholds.file import read_thresholds
 from pipeline.report.charts import Axes, Panel
 from pipeline.report.data import Matrix
@@ -150,7 +144,7 @@ def make_scores(evidence: Evidence) -> Scores | Missing:
     truth = _truth(evidence)
     return Scores(
         tuple(_metrics(metrics)),
-        tuple(_bars(metrics, baselines(scored.labels), truth)),
+        tuple(_bars(metrics, truth)),
         tuple(classes),
         tuple(_precision_recall(scored, c, classes[c]) for c in order),
         tuple(_threshold(scored, c, classes[c], float(thresholds[c])) for c in order),
@@ -195,17 +189,14 @@ def _metrics(metrics: dict[str, Any]) -> list[Metric]:
     ]
 
 
-def _bars(metrics: dict[str, Any], base: Baselines, truth: dict[str, Any]) -> list[Bar]:
+def _bars(metrics: dict[str, Any], truth: dict[str, Any]) -> list[Bar]:
     low, high = metrics.get("intervals", {}).get("macro_f1", (None, None))
-    frequent = f"the best number of the most frequent classes, here {base.n_most_frequent}"
-    bars = [
-        Bar("this run, out of fold", metrics["macro_f1"], "thresholds fitted on the other folds", "own", low, high),
-        Bar("every class", base.every_class, "every class for every image", "base"),
-        Bar("most frequent", base.most_frequent, frequent, "base"),
-        Bar("chance", base.chance, "each class at random, as often as it is labelled", "base"),
-    ]
+    bars = [Bar("this run, out of fold", metrics["macro_f1"], "thresholds fitted on the other folds", "own", low, high)]
     if truth:
-        bars.insert(1, Bar("this run, test", truth["test_macro_f1"], "against the truth of the synthetic atlas", "own"))
+        bars.append(Bar("this run, test", truth["test_macro_f1"], "against the truth of the synthetic atlas", "own"))
+    for key, scores in metrics["baselines"].items():
+        note = f"here the {scores['classes']} most frequent, the best number of them" if "classes" in scores else ""
+        bars.append(Bar(NAMES[key], scores["macro_f1"], note, "base"))
     return bars
 
 

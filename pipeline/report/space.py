@@ -1,4 +1,4 @@
-"""The map of the cells, and the nearest neighbours of some, in one space that all cells share."""
+"""The map of the cells, and the nearest neighbours of some, in the space of the shipped backbone that all share."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -6,13 +6,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from classify.inspect.embedding import read_embedding
 from classify.inspect.retrieval import normalise_rows, rank_by_similarity
 from classify.probabilities import class_columns
 from crops.export import join_image_labels
 from crops.store import open_store
 from hpa.splitting.folds import read_folds
 from pipeline.report.cells import crop_photos
-from pipeline.report.evidence import Evidence, Missing
+from pipeline.report.evidence import Evidence
 from pipeline.report.media import Photo
 
 _POINTS: Final = 3000
@@ -20,6 +21,7 @@ _GROUPS: Final = 8
 _QUERIES: Final = 8
 _NEIGHBOURS: Final = 5
 _SIDE: Final = 560
+_METHODS: Final = {"UMAP": "UMAP", "PCA": "the first two principal components; cellwise[umap] gives a clearer map"}
 
 
 @dataclass(frozen=True)
@@ -89,40 +91,29 @@ class Space:
     chance: float | None
 
 
-def make_space(evidence: Evidence) -> Space | Missing:
-    """Draw the map and find neighbours."""
-    root, window = evidence.work.root, evidence.window
-    path = root / "backbone_features" / window / "features.npy"
-    if not path.is_file():
-        return Missing(
-            "the cells of this run have no common space: each fold's network has one of its own",
-            f"python -m classify neighbours {root}",
-        )
-    store = open_store(evidence.work, window)
-    features = np.load(path, mmap_mode="r", allow_pickle=False)
-    if len(features) != len(store):
-        return Missing("the features are of other crops than the store has", f"python -m classify train {root}")
+def make_space(evidence: Evidence) -> Space:
+    """Draw the map and find neighbours.
+
+    Raises
+    ------
+    UserError
+        If there is no embedding of the crops.
+    """
+    store = open_store(evidence.work, evidence.window)
+    embedding = read_embedding(evidence.work, evidence.window, store)
     rng = np.random.default_rng(evidence.work.data.seed)
-    rows = np.sort(rng.choice(len(store), min(_POINTS, len(store)), replace=False))
-    vectors = normalise_rows(np.asarray(features[rows], dtype=np.float32))
+    shown = np.sort(rng.choice(len(embedding.places), min(_POINTS, len(embedding.places)), replace=False))
+    places = embedding.places.iloc[shown]
+    rows = places["row"].to_numpy()
+    vectors = normalise_rows(np.asarray(embedding.features[rows], dtype=np.float32))
     named, what = _classes(evidence, store, rows)
     return Space(
-        _clouds(_plane(vectors), named),
+        _clouds(places[["map_1", "map_2"]].to_numpy(np.float64), named),
         _SIDE,
-        "first two principal components",
+        _METHODS[embedding.method],
         what,
         *_neighbours(evidence, store, rows, vectors, rng),
     )
-
-
-def _plane(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the first two principal components, shape (N, 2); signs are fixed, so that the map is the same again."""
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    chosen = axes[:, ::-1][:, :2]
-    chosen = chosen * np.where(chosen[np.abs(chosen).argmax(axis=0), [0, 1]] < 0, -1, 1)
-    places: NDArray[np.float64] = centred @ chosen
-    return places
 
 
 def _classes(evidence: Evidence, store: Any, rows: NDArray[np.int64]) -> tuple[list[str], str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.evidence import Evidence, Missing
-from pipeline.report.scores import Scores, Shares
+from pipeline.report.scores import Bar, Scores, Shares
 
 
 @dataclass(frozen=True)
@@ -74,27 +74,27 @@ def summarise(evidence: Evidence, parts: Mapping[str, Any]) -> Summary:
 def _score_tiles(scores: Scores) -> list[Tile]:
     macro = scores.metrics[0]
     interval = f"95% interval {macro.interval[0]:.2f} to {macro.interval[1]:.2f}" if macro.interval else ""
-    every = next(bar for bar in scores.bars if bar.name == "every class")
-    tiles = [Tile(f"{macro.value:.2f}", "macro F1, out of fold", interval)]
-    tiles.append(Tile(f"{every.value:.2f}", "macro F1 without looking", "every class for every image"))
-    return tiles
+    base = _best_baseline(scores)
+    return [
+        Tile(f"{macro.value:.2f}", "macro F1, out of fold", interval),
+        Tile(f"{base.value:.2f}", "macro F1 without looking", base.name),
+    ]
+
+
+def _best_baseline(scores: Scores) -> Bar:
+    return max((bar for bar in scores.bars if bar.kind == "base"), key=lambda bar: bar.value)
 
 
 def _score_sentences(scores: Scores) -> list[str]:
     macro = scores.metrics[0].value
-    base = max((bar for bar in scores.bars if bar.kind == "base"), key=lambda bar: bar.value)
+    base = _best_baseline(scores)
     if macro > base.value:
         beside = f"{macro / base.value:.1f} times the {base.value:.2f} of" if base.value else "against 0 of"
     else:
         beside = f"no better than the {base.value:.2f} of"
-    what = {
-        "every class": "predicting every class for every image",
-        "most frequent": "predicting the most frequent classes for every image",
-        "chance": "guessing as often as each class occurs",
-    }[base.name]
     sentences = [
         f"On {scores.n_images:,} labelled images, each judged by a model that had not seen it, it reaches a macro F1 of"
-        f" {macro:.2f}, {beside} {what}."
+        f" {macro:.2f}, {beside} predicting {base.name}."
     ]
     best = [f"{row['class']} ({row['f1']:.2f})" for row in scores.best() if row["f1"] > 0]
     if best:

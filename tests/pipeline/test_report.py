@@ -4,14 +4,14 @@ import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import hpa.images
-from aggregate.scoring.curves import baselines, calibration_bins, confusion, f1_by_threshold, precision_recall_curve
+from aggregate.scoring.curves import calibration_bins, confusion, f1_by_threshold, precision_recall_curve
 from hpa.metrics import average_precision, f1_per_class
 from hpa.vocabulary import HPA28, VOCABULARIES, Vocabulary
 from hpa.work.folder import open_work
@@ -204,23 +204,6 @@ def test_calibration_bins_hold_enough_and_lose_nothing(scored: Scored) -> None:
         assert ((bins.low - 1e-9 <= bins.observed) & (bins.observed <= bins.high + 1e-9)).all()
 
 
-def test_baselines_against_their_definitions(scored: Scored) -> None:
-    targets, known = scored.labels.targets, scored.labels.known
-    found = baselines(scored.labels)
-    assert found.every_class == pytest.approx(f1_per_class(targets, known).mean())
-    frequent = np.argsort(-targets.sum(axis=0), kind="stable")
-    scores = [f1_per_class(targets, known & np.isin(np.arange(28), frequent[:n])[None]).mean() for n in range(1, 29)]
-    assert found.most_frequent == pytest.approx(max(scores))
-    assert found.n_most_frequent == 1 + int(np.argmax(scores))
-    rng, drawn = np.random.default_rng(1), []
-    share = targets.sum(axis=0) / known.sum(axis=0)
-    for _ in range(300):
-        guess = (rng.random(targets.shape) < share) & known
-        drawn.append([(guess & targets).sum(axis=0), guess.sum(axis=0)])
-    hits, predicted = np.mean(drawn, axis=0)
-    assert found.chance == pytest.approx((2 * hits / np.maximum(predicted + targets.sum(axis=0), 1)).mean(), rel=0.03)
-
-
 def test_a_part_that_cannot_be_made_says_why() -> None:
     from hpa.errors import UserError
     from pipeline.report.evidence import attempt
@@ -273,7 +256,8 @@ def _note_request(url: str, problems: list[str]) -> None:
 
 def _column(page: "Page", number: int) -> list[str]:
     cells = page.locator(f"#class-table tbody tr > :nth-child({number})")
-    return cells.evaluate_all("cells => cells.map(cell => cell.dataset.value ?? cell.textContent.trim())")
+    values: list[str] = cells.evaluate_all("cells => cells.map(cell => cell.dataset.value ?? cell.textContent.trim())")
+    return values
 
 
 def test_hostile_ids_run_no_script(opened: "Page") -> None:
@@ -368,8 +352,9 @@ def test_dark_mode_is_dark_and_legible(opened: "Page") -> None:
         return float(linear @ [0.2126, 0.7152, 0.0722])
 
     pages = {}
-    for scheme in ("light", "dark"):
-        opened.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for scheme in schemes:
+        opened.emulate_media(color_scheme=scheme)
         back = opened.evaluate("getComputedStyle(document.body).backgroundColor")
         pages[scheme] = luminance(back)
         for selector in ("main p", "nav a", "figcaption span", "th", ".outcome", "h2", ".tiles small"):
