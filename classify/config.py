@@ -104,6 +104,11 @@ class ClassifySection(Section):
         description="What the class loss is computed on: crops with the labels of their image, images pooled over their"
         " crops, or images and, with a small weight, crops.",
     )
+    labels: Literal["images", "cells"] = Field(
+        default="images",
+        description="Labels that crops are trained on: those of their image; or those of single cells, where"
+        " cell_labels.parquet has other ones (made by `pipeline relabel`).",
+    )
     bag_size: int = Field(
         default=16, ge=1, description="Maximum number of crops per image in a training step, if images are pooled."
     )
@@ -242,6 +247,13 @@ class ClassifySection(Section):
         description="Views that are scored: each crop as it is, or its eight dihedral views, by their mean or maximum"
         " probability.",
     )
+    nearest_crops: int = Field(
+        default=0,
+        ge=0,
+        description="Number of nearest training crops, in the embedding (without one, by the features), whose labels"
+        " are transferred to a crop: scores of their own, in classify/<window>/neighbours, which aggregate.join ="
+        ' [".:cells/neighbours"] joins; 0 for none.',
+    )
     precision: Precision = Field(
         default="auto",
         description="Arithmetic: float32; bfloat16 where it is safe (twice as fast on processors with instructions for"
@@ -268,6 +280,12 @@ class ClassifySection(Section):
     def _has_embedding(self) -> Self:
         if self.arcface_weight and not self.embedding_dim:
             raise ValueError("expected an embedding_dim above 0 with an arcface_weight above 0, found 0")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_single_crops(self) -> Self:
+        if self.labels == "cells" and self.objective != "cell":
+            raise ValueError(f'expected objective = "cell" with labels = "cells", found "{self.objective}"')
         return self
 
     @model_validator(mode="after")

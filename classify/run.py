@@ -15,12 +15,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from classify.cell_targets import CELL_TARGETS, cell_targets_path, read_cell_targets, train_on_cells
 from classify.config import ClassifySection
 from classify.data.crops import CropLabels, CropSource, FeatureSource, label_crops, select_channels
 from classify.data.normalisation import Statistics
 from classify.inference.evaluate import uses_bfloat16
 from classify.inference.features import FeatureRun, digest, kept_features
 from classify.inference.predict import ScoredCrops, predict_fold
+from classify.inference.transfer import transfer_fold
 from classify.network.checkpoint import Checkpoint, load_checkpoints
 from classify.network.model import Network, check_input, new_network
 from classify.network.start import read_start, start_path
@@ -108,6 +110,8 @@ def _begin_folds(
 ) -> list[tuple[int, StageRun]]:
     data = work.data
     inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
+    if section.labels == "cells":
+        inputs[CELL_TARGETS] = cell_targets_path(work)
     command = f"python -m classify train {work.root}"
 
     weights = {fold: start_file(work, window, section, fold) for fold in folds}
@@ -197,6 +201,8 @@ def _train_fold(
     if not (stage.finished and path.is_file()):
         store, labels = read_labelled_crops(work, window, data)
         crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
+        if section.labels == "cells":
+            crops = train_on_cells(crops, read_cell_targets(cell_targets_path(work)), data.classes)
         start = read_start(section, data.channels, data.classes.classes, start_file(work, window, section, fold))
         statistics = start_statistics(crops, section, start)
         with _computing(stage, section) as resolved:
@@ -396,6 +402,20 @@ def _predict_window(
     else:
         pooling.unlink(missing_ok=True)  # it may be left from earlier models that pooled in training
     write_probabilities(outputs[0], table, data.classes)
+    neighbours = folder / "neighbours" / "probabilities.parquet"
+    if section.nearest_crops and trained.root == work.root:
+        with _computing(stage, section) as resolved:
+            own = [
+                transfer_fold(
+                    *(replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}), scored, part),
+                    *(stage.folder / f"fold-{fold}", device, section.nearest_crops, features.get(fold)),
+                )
+                for (fold, checkpoint), part in zip(checkpoints.items(), parts, strict=True)
+            ]
+        write_probabilities(neighbours, pd.concat(own).sort_values(KEY, ignore_index=True), data.classes)
+        outputs.append(neighbours)
+    else:
+        neighbours.unlink(missing_ok=True)
     stage.finish({"rows": len(table), "oof_rows": int((table["origin"] == "oof").sum())}, outputs)
 
 
