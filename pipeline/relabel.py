@@ -27,7 +27,7 @@ def relabel(
     first
         The finished work folder.
     root
-        Work folder of the second model, which shares images, masks and crops; one of an earlier, killed call is resumed.
+        Work folder of the second model, which shares images, masks and crops; that of a killed call is resumed.
     settings
         ``section.key=value`` each, for the second model.
     device, threads

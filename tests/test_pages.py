@@ -60,7 +60,7 @@ def _shrink(command: list[str], data: Path, new: Path) -> list[str]:
         command[2:] = ["submission.csv", "submission.csv"]
     if command[:2] == ["pipeline", "picture"]:
         command = command[:4]  # the image of the page is not among those of a small demo
-    if command[:2] in (["pipeline", "compare"], ["pipeline", "sweep"]):
+    if command[:2] in (["pipeline", "compare"], ["pipeline", "sweep"], ["pipeline", "relabel"]):
         command += ["--resamples", "10"]
     if command[:2] == ["segment", "score"]:
         # Real masks may be missing, so the masks of the atlas are scored against themselves.
@@ -125,6 +125,7 @@ def test_the_guide_shows_every_step() -> None:
     crops = ["crops sheet", "crops export", "crops synthesize"]
     model = ["pipeline apply", "pipeline export", "pipeline apply"]
     second = ["pipeline init", "pipeline run", "pipeline compare", "pipeline sweep", "pipeline init", "pipeline run"]
+    second += ["pipeline relabel"]
     assert shown == [
         *stages,
         "aggregate run",
@@ -207,6 +208,10 @@ def test_second_models_share_crops_and_are_compared(folder: Path) -> None:
     crops = "crops/cells/shard-00000.npy"
     for name in ("second", "both", "my-sweep/weight_decay=0.01"):
         assert (folder / "work" / name / crops).samefile(folder / "work" / "my" / crops)
+    relabelled = pd.read_parquet(folder / "work" / "relabelled" / "cell_labels.parquet")
+    train = pd.read_parquet(folder / "work" / "my" / "folds.parquet")["image_id"]
+    assert len(relabelled) > 0
+    assert set(relabelled["image_id"]) <= set(train)
     table = pd.read_csv(folder / "comparison.csv")
     assert list(table["run"][:2]) == ["my", "second"]
     pooled = [
