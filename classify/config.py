@@ -146,6 +146,11 @@ class ClassifySection(Section):
         description="What the class loss is computed on: crops with the labels of their image, images pooled over their"
         " crops, or images and, with a small weight, crops.",
     )
+    labels: Literal["images", "cells"] = Field(
+        default="images",
+        description="Labels that crops are trained on: those of their image; or those of single cells, where"
+        " cell_labels.parquet has other ones (made by `pipeline relabel`).",
+    )
     bag_size: int = Field(
         default=16, ge=1, description="Maximum number of crops per image in a training step, if images are pooled."
     )
@@ -210,7 +215,8 @@ class ClassifySection(Section):
     embedding_dim: int = Field(
         default=0,
         ge=0,
-        description="Length of the embedding that the triplet loss trains; 0 for no embedding and no triplet loss.",
+        description="Length of the embedding that the triplet and ArcFace losses train; 0 for no embedding and neither"
+        " loss.",
     )
     triplet_weight: float = Field(default=0.1, ge=0, description="Factor of the triplet loss beside the class loss.")
     triplet_margin: float = Field(
@@ -230,6 +236,21 @@ class ClassifySection(Section):
         default="all",
         description="Triplets that count: all within the margin; those whose negative is farther than the positive yet"
         " within the margin; or each anchor's farthest positive with its nearest negative.",
+    )
+    arcface_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Factor of the ArcFace loss beside the class loss: a second head tells the antibodies apart in the"
+        " embedding; 0 for none.",
+    )
+    arcface_margin: float = Field(
+        default=28.6,
+        ge=0,
+        lt=90,
+        description="Angle, in degrees, by which a crop must be nearer to its own antibody than to the others.",
+    )
+    arcface_scale: float = Field(
+        default=64.0, gt=0, description="Factor of the cosines before the softmax over antibodies."
     )
     epochs: int = Field(
         default=20, ge=1, description="Number of passes over the training crops; with bags, over the images."
@@ -316,6 +337,13 @@ class ClassifySection(Section):
         description="Views that are scored: each crop as it is, or its eight dihedral views, by their mean or maximum"
         " probability.",
     )
+    nearest_crops: int = Field(
+        default=0,
+        ge=0,
+        description="Number of nearest training crops, in the embedding (without one, by the features), whose labels"
+        " are transferred to a crop: scores of their own, in classify/<window>/neighbours, which aggregate.join ="
+        ' [".:cells/neighbours"] joins; 0 for none.',
+    )
     precision: Precision = Field(
         default="auto",
         description="Arithmetic: float32; bfloat16 where it is safe (twice as fast on processors with instructions for"
@@ -371,6 +399,18 @@ class ClassifySection(Section):
             for key, value in {"attention": "none", "random_crop": "none"}.items():
                 if getattr(self, key) != value:
                     raise ValueError(f'expected {key} = "{value}" with trainable = "heads"')
+        return self
+
+    @model_validator(mode="after")
+    def _has_embedding(self) -> Self:
+        if self.arcface_weight and not self.embedding_dim:
+            raise ValueError("expected an embedding_dim above 0 with an arcface_weight above 0, found 0")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_single_crops(self) -> Self:
+        if self.labels == "cells" and self.objective != "cell":
+            raise ValueError(f'expected objective = "cell" with labels = "cells", found "{self.objective}"')
         return self
 
     @model_validator(mode="after")

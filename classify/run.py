@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from classify.cell_targets import CELL_TARGETS, cell_targets_path, read_cell_targets, train_on_cells
 from classify.config import ClassifySection
 from classify.data.augmentation import check_augment
 from classify.data.crops import CropLabels, CropSource, FeatureSource, select_channels
@@ -114,6 +115,8 @@ def _begin_folds(
 ) -> list[tuple[int, StageRun]]:
     data = work.data
     inputs = stage_inputs(work, window) | {"folds.parquet": work.folds} | code_files(section)
+    if section.labels == "cells":
+        inputs[CELL_TARGETS] = cell_targets_path(work)
     command = f"python -m classify train {work.root}"
 
     weights = {fold: start_file(work, window, section, fold) for fold in folds}
@@ -204,6 +207,8 @@ def _train_fold(
     if not (stage.finished and path.is_file()):
         store, labels = read_labelled_crops(work, window, data)
         crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
+        if section.labels == "cells":
+            crops = train_on_cells(crops, read_cell_targets(cell_targets_path(work)), data.classes)
         start = read_start(section, data.channels, data.classes.classes, start_file(work, window, section, fold))
         statistics = start_statistics(crops, section, start)
         with computing(stage, section) as resolved:

@@ -28,6 +28,7 @@ from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import uses_bfloat16
 from classify.losses.classification import class_weights
 from classify.losses.objective import batch_loss
+from classify.losses.triplets import arcface_loss, new_arcface
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network, new_network
 from classify.network.pretrained import Start
@@ -96,7 +97,11 @@ class FoldTraining:
         rows, labels = self.crops.training, self.crops.labels
         frequencies = labels.targets[rows].sum(axis=0) / np.maximum(labels.known[rows].sum(axis=0), 1)
         seed = derive_seed(Purpose.WEIGHTS, self.seed, self.fold)
-        return new_network(self.section, seed, statistics.mean, statistics.std, frequencies, self.start)
+        network = new_network(self.section, seed, statistics.mean, statistics.std, frequencies, self.start)
+        if self.section.arcface_weight:
+            own_seed = derive_seed(Purpose.WEIGHTS, self.seed, self.fold, row=1)
+            network.arcface = new_arcface(labels.antibodies, self.section, own_seed)
+        return network
 
     def batches(self, epoch: int, parts: int) -> list[NDArray[np.int64]]:
         """Return the rows of every batch of an epoch (from 0), each batch split into `parts`."""
@@ -204,6 +209,10 @@ class _Module(LightningModule):
         """
         outputs = self.network(batch.pixels, batch.levels)
         loss = batch_loss(outputs, batch, self.section, self.network.alpha, self._class_weights)
+        if self.network.arcface is not None:
+            assert outputs.embeddings is not None, "the recipe has an embedding"
+            antibodies = arcface_loss(self.network.arcface, outputs.embeddings, batch.antibodies)
+            loss = loss + self.section.arcface_weight * antibodies
         for name, start in self._held.items():
             parameter = self.network.get_parameter(name)
             loss = loss + self.section.hold * (parameter - start.to(parameter.device)).square().sum()

@@ -1,7 +1,6 @@
 """The embedding that all crops of a run share, and its map."""
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from crops.store import open_store
 from hpa.errors import UserError
 from hpa.work.folder import WorkFolder, open_work
 from pipeline.__main__ import main as pipeline_main
-
 
 WEIGHTS = classify.config.WEIGHTS
 
