@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeFloat, ValidationError, field_validator, model_validator
 
@@ -22,6 +22,7 @@ Mining = Literal["all", "semi-hard", "batch-hard"]
 Preset = Literal["none", "light", "standard", "strong"]
 RandomCrop = Literal["none", "crop", "resized"]
 Views = Literal["one", "mean", "maximum"]
+ViewKind = Literal["dihedral", "flips", "scales", "five_crops"]
 Precision = Literal["32", "bf16", "auto"]
 LossName = Literal[
     "bce",
@@ -284,8 +285,21 @@ class ClassifySection(Section):
     )
     test_views: Views = Field(
         default="one",
-        description="Views that are scored: each crop as it is, or its eight dihedral views, by their mean or maximum"
+        description="Views that are scored: each crop as it is, or several views of it, by their mean or maximum"
         " probability.",
+    )
+    view_kinds: tuple[ViewKind, ...] = Field(
+        default=("dihedral",),
+        min_length=1,
+        description="With several test_views, which: the eight dihedral ones; flips, as it is and mirrored in both"
+        " directions; scales, as it is and by view_scales; five_crops, its corners and its centre. Several kinds are"
+        " combined.",
+    )
+    view_scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field(
+        default=(0.8, 1.25), min_length=1, description="With `scales`: factors by which crops are enlarged."
+    )
+    view_side: float = Field(
+        default=0.75, gt=0, le=1, description="With `five_crops`: their side, as a fraction of the crop's."
     )
     precision: Precision = Field(
         default="auto",
@@ -339,6 +353,13 @@ class ClassifySection(Section):
                 key = ".".join(map(str, problem["loc"])) or "name and weight"
                 raise ValueError(f"{key}: {problem['msg'].removeprefix('Value error, ')}") from None
         return loss
+
+    @field_validator("view_kinds")
+    @classmethod
+    def _distinct_kinds(cls, kinds: tuple[ViewKind, ...]) -> tuple[ViewKind, ...]:
+        if len(set(kinds)) < len(kinds) or {"dihedral", "flips"} <= set(kinds):
+            raise ValueError("expected no kind of view twice; flips are among the dihedral views")
+        return kinds
 
     @field_validator("augment", mode="before")
     @classmethod

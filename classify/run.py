@@ -22,6 +22,7 @@ from classify.data.normalisation import Statistics
 from classify.inference.evaluate import uses_bfloat16
 from classify.inference.features import FeatureRun, digest, kept_features
 from classify.inference.predict import ScoredCrops, predict_fold
+from classify.inference.views import five_crop_px
 from classify.losses.classification import check_loss
 from classify.network.checkpoint import Checkpoint, load_checkpoints
 from classify.network.model import Network, check_input, new_network
@@ -298,7 +299,10 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
     flat = np.ones(len(section.channels or data.channels))
     start = read_start(section, data.channels, data.classes.classes, model)
     network = new_network(section, data.seed, flat, flat, np.full(len(data.classes), 0.5), start)
-    for seen_px in {size_px, side}:
+    sides = {size_px, side}
+    if section.test_views != "one" and "five_crops" in section.view_kinds:
+        sides.add(five_crop_px(section, size_px))
+    for seen_px in sides:
         check_input(network, len(flat), seen_px)
 
 

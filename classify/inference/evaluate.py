@@ -1,6 +1,6 @@
 """Running a network over crops, as they are or in eight views, and scoring it on the images of its fold."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from classify.config import ClassifySection, Precision, Views
+from classify.config import ClassifySection, Precision
 from classify.data.crops import CropSource, FoldCrops, blocks, read_crops
+from classify.inference.views import predict_views
 from classify.losses.classification import class_loss, class_weights
 from classify.losses.objective import pool_bags
 from classify.network.backbones import has_depthwise_convolutions
@@ -113,7 +113,7 @@ def _run(
     ):
         on_device = pixels.to(device)
         own = None if levels is None else levels.to(device)
-        outputs, probabilities = predict_views(lambda view: _float(network(view, own)), on_device, section.test_views)
+        outputs, probabilities = predict_views(lambda view: _float(network(view, own)), on_device, section)
     return CropOutputs(
         outputs.logits.cpu().numpy(),
         probabilities.cpu().numpy(),
@@ -125,48 +125,6 @@ def _run(
 
 def _float(outputs: Outputs) -> Outputs:
     return Outputs(*(None if part is None else part.float() for part in outputs))  # type: ignore[arg-type]
-
-
-def dihedral(pixels: Tensor) -> list[Tensor]:
-    """Return the eight views of crops of shape (N, C, S, S): four turns, then their mirror images."""
-    turned = [torch.rot90(pixels, k, (2, 3)) for k in range(4)]
-    return turned + [view.flip(3) for view in turned]
-
-
-def predict_views(network: Callable[[Tensor], Outputs], pixels: Tensor, views: Views) -> tuple[Outputs, Tensor]:
-    """Run a network on crops, and on their other dihedral views if the recipe asks for them.
-
-    Parameters
-    ----------
-    network
-        Function from pixels to float32 outputs.
-    pixels
-        Shape (N, C, S, S).
-    views
-        ``"one"``, or how the probabilities of the eight views are combined: ``"mean"`` or ``"maximum"``.
-
-    Returns
-    -------
-    outputs
-        Logits of the crops as they are; features, embeddings and attention averaged over the views.
-    probabilities
-        Shape (N, K).
-    """
-    outputs = network(pixels)
-    if views == "one":
-        return outputs, torch.sigmoid(outputs.logits)
-    every = [outputs] + [network(view) for view in dihedral(pixels)[1:]]
-    stacked = torch.stack([torch.sigmoid(one.logits) for one in every])
-    probabilities = stacked.mean(0) if views == "mean" else stacked.amax(0)
-    embeddings = None
-    if outputs.embeddings is not None:
-        embeddings = normalize(_mean([one.embeddings for one in every]), dim=1)
-    attention = None if outputs.attention is None else _mean([one.attention for one in every])
-    return Outputs(outputs.logits, embeddings, _mean([one.features for one in every]), attention), probabilities
-
-
-def _mean(parts: Sequence[Tensor | None]) -> Tensor:
-    return torch.stack([part for part in parts if part is not None]).mean(0)
 
 
 def uses_bfloat16(precision: Precision, device: torch.device, backbone: str) -> bool:
