@@ -45,7 +45,8 @@ class AggregateSection(Section):
     join: tuple[str, ...] = Field(
         default=(),
         description="Other work folders with the same images and folds whose probabilities are joined with those of"
-        ' this run; "work/other:five_crop" selects a window.',
+        ' this run, by their paths relative to this work folder, such as "../other"; "../other:five_crop" selects a'
+        " window.",
     )
     join_by: Literal["mean", "rank", "max"] = Field(
         default="mean",
@@ -131,10 +132,16 @@ class AggregateSection(Section):
             raise ValueError("class_fractions lie within 0..1")
         return self
 
-    @property
-    def joined(self) -> list[tuple[Path, str]]:
-        """Work folder and window of each joined run; an empty window stands for the first window of this run."""
-        return [(Path(root), window) for root, _, window in (text.partition(":") for text in self.join)]
+    def joined(self, work: Path) -> list[tuple[Path, str]]:
+        """Return folder and window of each joined run; an empty window stands for the first window of this run.
+
+        Parameters
+        ----------
+        work
+            The work folder of this run, which the names of the others are relative to.
+        """
+        named = (text.partition(":") for text in self.join)
+        return [((work.resolve() / root).resolve(), window) for root, _, window in named]
 
     @property
     def applied_transfer(self) -> Transfer:

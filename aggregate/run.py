@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from aggregate.cell_labels import write_cells
 from aggregate.config import AggregateSection
 from aggregate.labels import Labels
+from aggregate.named_tables import write_cells_csv, write_images_csv
 from aggregate.pooling.sources import ImageScores, PooledRuns, ScoredRun, find_sources, rank_images, read_pooled
 from aggregate.scoring.metrics import by_source, class_table, overall, shares_differ, summary
 from aggregate.submission.write import write_submission
@@ -140,9 +141,12 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
             f"{without_crops} of {len(test.ids)} test images have no crops; they get the class frequencies of training"
         )
     counts = {"images": len(table), "prior": n_prior, "submission_rows": n_rows}
+    predictions = _predictions_by_image(oof, test)
+    write_images_csv(folder / "images.csv", work, images, table, predictions)
     if cells := next((source for source in sources if source.work is work and source.window == "cells"), None):
-        path, predictions = folder / "cells.parquet", _predictions_by_image(oof, test)
+        path = folder / "cells.parquet"
         counts["cells"] = write_cells(path, cells.probabilities, predictions, data.classes, section.cell_share)
+        write_cells_csv(folder / "cells.csv", path, work, images)
     outputs = [folder / "images.parquet", folder / "submission.csv"]
     stage.finish(counts, [*outputs, folder / "thresholds.json"] if oof else outputs)
     return 0
@@ -153,8 +157,9 @@ def image_table(
 ) -> pd.DataFrame:
     """Return the content of ``images.parquet``: one row per image, in the order of the image table.
 
-    Columns: image_id, origin (``oof``, ``test``, or ``prior`` for an image without crops), n_crops and p of each class.
-    Images that every model was trained on have no scores of their own and get the prior too.
+    Columns: image_id, origin (``oof``, ``test``, or ``prior`` for an image without crops), n_crops, predicted (class
+    numbers separated by spaces, as in a submission; of an image of a fold, by thresholds of the other folds) and p of
+    each class. Images that every model was trained on have no scores of their own: they get the prior and no class.
     """
     ids, n_crops, scores = test.ids, test.n_crops, test.scores
     origin = ["test"] * len(ids)
@@ -170,8 +175,12 @@ def image_table(
     crops = pd.Series(n_crops, index=ids).reindex(images["image_id"], fill_value=0).to_numpy(np.int32)
     origins = pd.Series(origin, index=ids, dtype=object).reindex(images["image_id"]).to_numpy(object)
     origins = np.where(crops > 0, origins, "prior")
-    head = pd.DataFrame({"image_id": images["image_id"].to_numpy(), "origin": origins, "n_crops": crops})
-    return pd.concat([head.astype({"origin": str}), table.reset_index(drop=True)], axis=1)
+    decided, none = _predictions_by_image(oof, test), np.zeros(len(vocabulary), dtype=bool)
+    predicted = [vocabulary.format(np.flatnonzero(decided.get(image_id, none))) for image_id in images["image_id"]]
+    head = pd.DataFrame(
+        {"image_id": images["image_id"].to_numpy(), "origin": origins, "n_crops": crops, "predicted": predicted}
+    )
+    return pd.concat([head.astype({"origin": str, "predicted": str}), table.reset_index(drop=True)], axis=1)
 
 
 def write_metrics(

@@ -62,8 +62,8 @@ class Classifier:
         """
         import torch
 
+        from classify.models import trained_checkpoints
         from classify.network.checkpoint import load_checkpoints
-        from classify.run import trained_checkpoints
         from hpa.work.device import resolve_device
         from pipeline.apply import open_model
 

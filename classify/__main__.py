@@ -76,7 +76,7 @@ def predict(
 ) -> None:
     """Write out-of-fold and test probabilities."""
     from classify.own_code import code_from
-    from classify.run import predict as run_predict
+    from classify.prediction import predict as run_predict
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)

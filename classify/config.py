@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
-from pydantic import Field, NonNegativeFloat, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationError, field_validator, model_validator
 
+from classify.phases import Phase, Schedule, TrainingPhase, check_phases, resolve_phases
 from crops.config import OutsideCell
 from hpa.channels import parse_mixture
-from hpa.config import Section
+from hpa.config import DataSection, Section
 
 Stem = Literal["average", "copy", "adapter"]
 Features = Literal["average", "maximum", "both", "gem"]
@@ -61,8 +62,18 @@ class LossTerm(Section):
 class ClassifySection(Section):
     """`[classify]`: the network that classifies crops, and its training."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"neighbours": "outside_cell", "weights_file": "pretrained"}
+    renamed: ClassVar[Mapping[str, str]] = {
+        "neighbours": "outside_cell",
+        "weights_file": "pretrained",
+        "freeze_epochs": "phases",
+    }
 
+    seed: int = Field(
+        default=-1,
+        ge=-1,
+        description="Seed of training: new weights, the order of the crops and their augmentation; -1 takes data.seed."
+        " Other seeds train other models on the same folds.",
+    )
     channels: tuple[str, ...] = Field(
         default=(),
         description='Channels that the network sees, in this order; empty means all. "red+yellow" is the mean of two,'
@@ -117,6 +128,11 @@ class ClassifySection(Section):
         description="How pretrained RGB filters are extended to more than three channels: further channels get the mean"
         " of the filters, or copies in turn; or a 1x1 convolution reduces the channels to three before an"
         " unchanged stem.",
+    )
+    feature_stages: tuple[int, ...] = Field(
+        default=(),
+        description="Stages of the backbone (counted from 1) whose pooled features are joined, as in GapNet-PL; empty"
+        " for the last feature map alone.",
     )
     attention: Literal["none", "cbam"] = Field(
         default="none", description="Channel and spatial attention after each stage of the backbone."
@@ -238,6 +254,11 @@ class ClassifySection(Section):
         description="Factor on the learning rate of a backbone that starts from pretrained weights; those that start"
         " from random ones, and the heads, have the full rate.",
     )
+    layer_rates: PositiveFloat | tuple[PositiveFloat, ...] = Field(
+        default=1.0,
+        description="Factors on the learning rate within the backbone: one of each stage to the next earlier one, below"
+        " 1 for slower early stages; or a list of one for the stem and one for each stage.",
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="With `sgd`: Nesterov momentum.")
     weight_decay: float = Field(
         default=0.05,
@@ -245,19 +266,27 @@ class ClassifySection(Section):
         description="Weight decay: decoupled, times the learning rate, with AdamW, an L2 penalty otherwise; norms and"
         " biases have none.",
     )
-    schedule: Literal["one-cycle", "cosine", "plateau", "constant"] = Field(
+    schedule: Schedule = Field(
         default="one-cycle",
-        description="Learning rate: up for a quarter of the steps, then down to 0; down to 0; divided by ten after"
-        " three validations without a lower loss; or constant.",
+        description="Learning rate: up for a part of the steps (`rise`), then down to 0; down to 0; divided by ten"
+        " after more than `plateau_patience` validations without progress of `monitor`; or constant.",
+    )
+    rise: float = Field(
+        default=0.25, gt=0, lt=1, description="With `one-cycle`: fraction of the steps in which the rate rises."
+    )
+    plateau_patience: int = Field(
+        default=2, ge=0, description="With `plateau`: validations without progress that leave the rate as it is."
     )
     clip_norm: float = Field(
         default=0.0, ge=0, description="Maximum norm of the gradient, longer gradients are scaled down; 0 for no limit."
     )
-    freeze_epochs: int = Field(
-        default=2,
-        ge=0,
-        description="First epochs in which only heads and attention, and a stem with other channels than the weights,"
-        " are trained; for a backbone that starts from pretrained weights.",
+    phases: tuple[Phase, ...] = Field(
+        default=(Phase(epochs=2, trainable=("new",)), Phase(schedule="continue")),
+        description="Phases of the training, in order, each with its epochs (0 in the last: what the others leave of"
+        " `epochs`), the parts that are trained (all; new, what has no pretrained weights; heads; stem; stages; stage1,"
+        " stage2, ...), the highest learning rate (0: `learning_rate`), the schedule (same: `schedule`; continue: that"
+        " of the phase before goes on) and the side of training crops (-1: `input_px`, the side that is validated and"
+        " predicted with). [] is one phase, in which all is trained.",
     )
     augment: Preset | tuple[dict[str, Any], ...] = Field(
         default="standard",
@@ -315,6 +344,41 @@ class ClassifySection(Section):
             raise ValueError('"imagenet" is what true was, "none" what false was')
         return pretrained
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count_epochs(cls, values: Any) -> Any:
+        """Set `epochs` to the sum over phases if that says it all."""
+        phases = values.get("phases") if isinstance(values, dict) else None
+        if not isinstance(phases, list | tuple) or not phases:
+            return values
+        counts = [
+            phase.get("epochs", 0) if isinstance(phase, dict) else getattr(phase, "epochs", "") for phase in phases
+        ]
+        if not all(isinstance(count, int) for count in counts) or not counts[-1]:
+            return values
+        if values.get("epochs", sum(counts)) != sum(counts):
+            raise ValueError(f"expected epochs = {sum(counts)}, the sum over the phases, or no such key")
+        return values | {"epochs": sum(counts)}
+
+    @model_validator(mode="after")
+    def _fits_phases(self) -> Self:
+        check_phases(self.phases)
+        if self.trainable == "heads":
+            for phase in self.phases:
+                if not {"all", "new", "heads"} & set(phase.trainable) or phase.input_px >= 0:
+                    raise ValueError(
+                        'expected phases of heads, without input_px, with trainable = "heads"; set phases = [] or'
+                        ' trainable = "all"'
+                    )
+        if list(self.feature_stages) != sorted(set(self.feature_stages)) or min(self.feature_stages, default=1) < 1:
+            raise ValueError(f"expected feature_stages in rising order from 1, found {list(self.feature_stages)}")
+        return self
+
+    @property
+    def training_phases(self) -> list[TrainingPhase]:
+        """The phases with nothing left open."""
+        return resolve_phases(self.phases, self.epochs, self.learning_rate, self.schedule, self.input_px)
+
     @model_validator(mode="after")
     def _fits_frozen_features(self) -> Self:
         if self.trainable == "heads":
@@ -337,6 +401,10 @@ class ClassifySection(Section):
             if getattr(self, key) != value:
                 raise ValueError(f'expected {key} = {value!r} with backbone = "subcell", found {getattr(self, key)!r}')
         return self
+
+    def training_seed(self, data: DataSection) -> int:
+        """Return the seed of training, which is that of the data unless the section has its own."""
+        return data.seed if self.seed < 0 else self.seed
 
     @field_validator("loss", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28, VOCABULARIES, Vocabulary
 
-LayoutName = Literal["auto", "table", "kaggle2018", "kaggle2021", "hpa_v18", "jovian", "folder"]
+LayoutName = Literal["auto", "table", "kaggle2018", "kaggle2021", "hpa_v18", "jovian", "pattern", "folder"]
 
 S = TypeVar("S", bound="Section")
 
@@ -33,6 +33,16 @@ class DataSection(Section):
     source_layouts: dict[str, LayoutName] = Field(
         {}, description="Layouts of single sources, by name, where they differ or are not recognised."
     )
+    pattern: str = Field(
+        "",
+        description="With files named in another way: a path below the data folder with fields in braces, such as"
+        " {well}_f{field}_d{channel}.tif. The fields but the channel make the id, plate and well the group.",
+    )
+    file_channels: dict[str, Channel] = Field(
+        {},
+        description="With `pattern`: the channel for each text of its field {channel}; without that field, for each"
+        " plane of a file, counted from 0.",
+    )
     train_only: tuple[str, ...] = Field(
         (),
         description="Sources to train on and never score, by name (of the folder, or as in `--data NAME=PATH`).",
@@ -48,7 +58,9 @@ class DataSection(Section):
         description="Bits that the values of 16-bit image files use: a 12-bit camera's go up to 4095. One number for"
         " all images; 0 recognises it at `init` from a sample of them.",
     )
-    seed: int = Field(0, ge=0, description="Seed of every random draw of the run.")
+    seed: int = Field(
+        0, ge=0, description="Seed of every random draw of the run; classify.seed sets another for training."
+    )
     split: Literal["folds", "hold-out", "random"] = Field(
         "folds",
         description="Which train images are scored: folds, all of them, each in its fold; hold-out, one part, with "

@@ -83,7 +83,7 @@ def export_bundle(model: Model, bundle: Path) -> int:
     check_as_written(thresholds)
     _copy(thresholds, unfinished / thresholds.relative_to(root))
     joined = [_JOINED / str(place) for place in range(len(model.joined))]
-    parts = {".": _pack(model.work, with_joined(model.recipe, joined), unfinished)}
+    parts = {".": _pack(model.work, with_joined(model.recipe, root, joined), unfinished)}
     for place, part in zip(joined, model.joined, strict=True):
         parts[place.as_posix()] = _pack(part.work, part.recipe, unfinished / place)
     packed = sorted(path for path in unfinished.rglob("*") if path.is_file())
@@ -96,7 +96,7 @@ def export_bundle(model: Model, bundle: Path) -> int:
 
 def _pack(work: WorkFolder, recipe: Recipe, folder: Path) -> _Part:
     """Copy the recipe, the checkpoints and a network file, and describe them."""
-    from classify.run import checkpoint_path, run_folds
+    from classify.models import checkpoint_path, run_folds
     from segment.network.weights import find_weights
 
     folds = {window: run_folds(work) for window in recipe.crops.train_windows}

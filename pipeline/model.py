@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from aggregate.pooling.sources import open_joined
 from hpa.work.folder import WorkFolder, open_work
 from pipeline.recipe import Recipe, read_recipe
 
@@ -38,19 +39,22 @@ class Model:
         """
         work = open_work(root)
         recipe = read_recipe(work.recipe)
-        others = [open_work(path) for path in joined_roots(recipe)]
-        return cls(work, recipe, tuple(cls(other, with_joined(read_recipe(other.recipe), [])) for other in others))
+        others = [open_joined(work, path) for path in joined_roots(recipe, root)]
+        return cls(
+            work, recipe, tuple(cls(other, with_joined(read_recipe(other.recipe), other.root, [])) for other in others)
+        )
 
 
-def joined_roots(recipe: Recipe) -> list[Path]:
-    """Return the work folders that a recipe joins, each once, in its order."""
-    return list(dict.fromkeys(root for root, _ in recipe.aggregate.joined))
+def joined_roots(recipe: Recipe, work: Path) -> list[Path]:
+    """Return the folders that the recipe of a work folder joins, each once, in its order."""
+    return list(dict.fromkeys(root for root, _ in recipe.aggregate.joined(work)))
 
 
-def with_joined(recipe: Recipe, places: Sequence[Path]) -> Recipe:
-    """Return a recipe whose joined runs have moved to `places`; without places it joins none."""
-    section, moved = recipe.aggregate, dict(zip(joined_roots(recipe), places, strict=False))
+def with_joined(recipe: Recipe, work: Path, places: Sequence[Path]) -> Recipe:
+    """Return the recipe of a work folder whose joined runs have moved to `places`; without places it joins none."""
+    section, moved = recipe.aggregate, dict(zip(joined_roots(recipe, work), places, strict=False))
     if not moved:
         return recipe.model_copy(update={"aggregate": section.model_copy(update={"join": (), "join_weights": ()})})
-    join = tuple(f"{moved[root]}:{window}" if window else str(moved[root]) for root, window in section.joined)
+    named = ((moved[root].as_posix(), window) for root, window in section.joined(work))
+    join = tuple(f"{place}:{window}" if window else place for place, window in named)
     return recipe.model_copy(update={"aggregate": section.model_copy(update={"join": join})})

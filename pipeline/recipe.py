@@ -106,6 +106,7 @@ def check_recipe(recipe: Recipe) -> None:
 
         check_class_weights(section, len(data.classes))
     network = {"backbone", "pretrained", "trainable", "heads", "normalise", "stem", "view_kinds"}
+    network |= {"phases", "feature_stages", "layer_rates", "input_px"}
     listed = bool(code_names(section)) or not isinstance(section.augment, str)
     if listed or section.model_dump(include=network) != ClassifySection().model_dump(include=network):
         # Imported here, because torch takes seconds to import and the default network needs no check.
@@ -191,17 +192,17 @@ def format_recipe(recipe: Recipe) -> str:
             text = " ".join((field.description or "").split())
             comment = textwrap.wrap(text, _WIDTH - 2, break_on_hyphens=False, break_long_words=False)
             lines += [f"# {line}" for line in comment]
-            lines.append(f"{key} = {_format_value(values[key])}")
+            lines.append(f"{key} = {format_value(values[key])}")
         sections.append("\n".join(lines))
     return "\n\n".join(sections) + "\n"
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value on one line; tomli_w writes lists over several."""
     if isinstance(value, list):
-        return f"[{', '.join(_format_value(item) for item in value)}]"
+        return f"[{', '.join(format_value(item) for item in value)}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_format_value(key)} = {_format_value(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{format_value(key)} = {format_value(item)}' for key, item in value.items())}}}"
     return tomli_w.dumps({"value": value}).strip().removeprefix("value = ")
 
 

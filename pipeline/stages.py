@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from aggregate.config import AggregateSection
+from aggregate.pooling.sources import open_joined
 from crops.config import CropsSection
 from hpa.work.folder import WorkFolder
 
@@ -67,6 +69,7 @@ def run_stages(
         If a stage cannot run.
     """
     import aggregate.run
+    import classify.prediction
     import classify.run
     import crops.run
 
@@ -75,13 +78,18 @@ def run_stages(
     stages: dict[str, Callable[[], int]] = {
         "crops": lambda: crops.run.run(work, windows, workers=workers, dask=dask, overwrite=overwrite),
         "train": lambda: classify.run.train(work, device=device, threads=threads, overwrite=overwrite),
-        "predict": lambda: classify.run.predict(work, device=device, threads=threads, overwrite=overwrite, model=model),
+        "predict": lambda: classify.prediction.predict(
+            work, device=device, threads=threads, overwrite=overwrite, model=model
+        ),
         "aggregate": lambda: aggregate.run.run(work, model=model, overwrite=overwrite),
     }
     if model:
         del stages["train"]
     if ends_with == "predict":
         del stages["aggregate"]
+    else:
+        for root, _ in work.section("aggregate", AggregateSection).joined(work.root):
+            open_joined(work, root)  # hours before the stage that needs it
     if "cells" in windows:
         import segment.run
 

@@ -1,5 +1,6 @@
 """Score a run against the truth of its synthetic atlas, which no real data set has."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aggregate.cell_labels import read_cells
+from aggregate.labels import Labels
+from aggregate.scoring.baselines import baselines
 from crops.config import CropsSection
 from hpa.metrics import macro_f1
 from hpa.pixels import read_label_image
 from hpa.vocabulary import Vocabulary
+from hpa.work.files import read_csv
 from hpa.work.folder import WorkFolder
 from segment.masks import read_mask, read_masks
 from segment.score import mask_average_precision, match_cells
@@ -42,11 +46,12 @@ def score_against_truth(work: WorkFolder, truth: Path) -> dict[str, Any]:
     submission = pd.read_csv(work.root / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
     predicted = _targets(submission.set_index("Id").loc[test["image_id"], "Predicted"], vocabulary)
     train = _targets(images.loc[images["split"] == "train", "target"], vocabulary)
+    others = baselines(Labels.all_known(targets), train.mean(axis=0))
     scores: dict[str, Any] = {
         "test_images": len(test),
         "test_macro_f1": macro_f1(targets, predicted),
-        "baseline_every_class": macro_f1(targets, np.ones_like(targets)),
-        "baseline_most_frequent": _most_frequent(targets, train),
+        "baseline_every_class": others["every_class"]["macro_f1"],
+        "baseline_most_frequent": others["most_frequent"]["macro_f1"],
         "distinct_predictions": int(submission["Predicted"].nunique()),
     }
     crops = work.section("crops", CropsSection)
@@ -60,15 +65,6 @@ def score_against_truth(work: WorkFolder, truth: Path) -> dict[str, Any]:
 
 def _targets(texts: pd.Series, vocabulary: Vocabulary) -> NDArray[np.bool_]:
     return vocabulary.multi_hot(vocabulary.parse(text) for text in texts)
-
-
-def _most_frequent(targets: NDArray[np.bool_], train: NDArray[np.bool_]) -> float:
-    constant = np.zeros_like(targets)
-    scores = []
-    for c in np.argsort(-train.sum(axis=0), kind="stable"):
-        constant[:, c] = True
-        scores.append(macro_f1(targets, constant))
-    return max(scores)
 
 
 def _match_test_cells(
@@ -88,13 +84,9 @@ def _match_test_cells(
 def _score_cells(work: WorkFolder, truth: Path, matched: dict[str, NDArray[np.int64]]) -> dict[str, float | int]:
     """Hold the labels of matched cells against their own."""
     vocabulary = work.data.classes
-    cells = pd.read_csv(truth / "cells.csv", dtype={"image_id": str, "target": str}, keep_default_na=False)
+    cells = read_true_cells(truth)
     cells = cells[cells["image_id"].isin(list(matched))]
-    pairs = pd.DataFrame(
-        [(image_id, p, t) for image_id, rows in matched.items() for p, t in rows],
-        columns=["image_id", "predicted_label", "cell_label"],
-    )
-    rows = cells.merge(pairs, on=["image_id", "cell_label"])
+    rows = join_matched(cells, matched)
     # A segmented cell that the crops stage dropped has no labels and counts as unmatched.
     said = read_cells(work)[["image_id", "cell_label", "predicted"]]
     rows = rows.merge(said.rename(columns={"cell_label": "predicted_label"}), on=["image_id", "predicted_label"])
@@ -103,3 +95,26 @@ def _score_cells(work: WorkFolder, truth: Path, matched: dict[str, NDArray[np.in
         "cell_matched_share": len(rows) / max(len(cells), 1),
         "cell_macro_f1": macro_f1(_targets(rows["target"], vocabulary), _targets(rows["predicted"], vocabulary)),
     }
+
+
+def read_true_cells(truth: Path) -> pd.DataFrame:
+    """Return image_id, cell_label (in the true mask) and target of every cell of a synthetic atlas."""
+    cells = read_csv(truth / "cells.csv", ("image_id", "cell_label", "target"))
+    return cells[["image_id", "cell_label", "target"]].astype({"cell_label": np.int64})
+
+
+def join_matched(cells: pd.DataFrame, matched: Mapping[str, NDArray[np.int64]]) -> pd.DataFrame:
+    """Add the column predicted_label to true cells and drop those without a match.
+
+    Parameters
+    ----------
+    cells
+        `read_true_cells`.
+    matched
+        For each image, pairs of a segmented and a true label, shape (n, 2).
+    """
+    pairs = pd.DataFrame(
+        [(image_id, p, t) for image_id, rows in matched.items() for p, t in rows.tolist()],
+        columns=["image_id", "predicted_label", "cell_label"],
+    ).astype({"image_id": str, "predicted_label": np.int64, "cell_label": np.int64})
+    return cells.merge(pairs, on=["image_id", "cell_label"])

@@ -92,11 +92,27 @@ def find_sources(work: WorkFolder, windows: Sequence[str], section: AggregateSec
     """
     # Named by their roles and not by their paths, so that a work folder can be moved.
     sources = [ScoredRun(window, work, window) for window in windows]
-    for number, (root, other_window) in enumerate(section.joined, start=1):
-        other = open_work(root)
+    for number, (root, other_window) in enumerate(section.joined(work.root), start=1):
+        other = open_joined(work, root)
         _check_joinable(work, other)
         sources.append(ScoredRun(f"joined run {number}", other, other_window or windows[0]))
     return sources
+
+
+def open_joined(work: WorkFolder, root: Path) -> WorkFolder:
+    """Return a run that the recipe of another one joins.
+
+    Raises
+    ------
+    UserError
+        If it is no work folder, with what can be done about it.
+    """
+    if not WorkFolder(root).recipe.is_file():
+        raise UserError(
+            f"expected a work folder to join at {root}, found none; put it there, or correct aggregate.join in"
+            f" {work.recipe}, whose names are relative to {work.root}"
+        )
+    return open_work(root)
 
 
 def _check_joinable(work: WorkFolder, other: WorkFolder) -> None:

@@ -1,6 +1,6 @@
 """Draw figures of the metrics with Matplotlib, without a display."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from aggregate.labels import Labels
+from aggregate.scoring.baselines import NAMES, baselines
+from aggregate.scoring.comparison import Level
 from hpa.pictures import save_figure
 
 _BLUE: Final = "#1f6fb4"
@@ -22,6 +24,7 @@ _COLUMNS: Final = 7
 _BINS: Final = 10
 _POINTS: Final = 200
 _MIN_MISSED: Final = 5
+_BASELINES: Final[dict[str, Any]] = {"every_class": "--", "most_frequent": "-.", "chance": ":"}
 
 
 @dataclass(frozen=True)
@@ -237,4 +240,54 @@ def _small_multiples(data: FigureData, one: Callable[[Axes, int], None], x: str,
         one(axes, c)
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(y, fontsize=10)
+    return figure
+
+
+def draw_comparison(names: Sequence[str], levels: Sequence[Level], titles: Mapping[str, str]) -> Figure:
+    """Draw the scores of several runs with the baselines, and their differences to the first run with intervals.
+
+    Parameters
+    ----------
+    names
+        Name of each run.
+    levels
+        A row of panels each.
+    titles
+        The metrics, a column of panels each, and how they are called.
+    """
+    n = len(names)
+    height = len(levels) * (0.34 * n + 1.5) + 0.9
+    figure = Figure(figsize=(13, height), layout="constrained")
+    grid = figure.subplots(len(levels), 2 * len(titles), squeeze=False, sharey=True)
+    places = np.arange(n)[::-1]
+    for row, level in zip(grid, levels, strict=True):
+        others = baselines(level.labels)
+        for column, (metric, title) in enumerate(titles.items()):
+            scores, differences = row[2 * column], row[2 * column + 1]
+            found = [run[metric] for run in level.compared]
+            for key, style in _BASELINES.items():
+                scores.axvline(others[key][metric], color=_GRAY, linewidth=1, linestyle=style, label=NAMES[key])
+            scores.plot([own.value for own in found], places, "o", color=_BLUE, markersize=5)
+            for own, place in zip(found, places, strict=True):
+                scores.annotate(
+                    f"{own.value:.3f}", (own.value, place), (0, 6), textcoords="offset points", ha="center", fontsize=7
+                )
+            scores.set(xlabel=title, ylim=(-0.6, n - 0.2), yticks=places, yticklabels=names)
+            highest = max(*(own.value for own in found), *(others[key][metric] for key in _BASELINES))
+            scores.set_xlim(-0.05 * highest, 1.15 * highest or 1)
+            differences.axvline(0, color=_GRAY, linewidth=1)
+            for own, place in zip(found[1:], places[1:], strict=True):
+                if own.low is not None and own.high is not None:
+                    apart = own.low > 0 or own.high < 0
+                    color = _BLUE if own.low > 0 else _RED if apart else _GRAY
+                    differences.plot([own.low, own.high], [place, place], color=color, linewidth=2)
+                differences.plot(own.difference, place, "o", color="black", markersize=4)
+            differences.set(xlabel=f"difference in {title}")
+            differences.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
+            for axes in (scores, differences):
+                axes.tick_params(labelsize=8)
+                axes.spines[["top", "right"]].set_visible(False)
+        row[0].set_title(f"{level.title} ({len(level.labels)})", loc="left", fontsize=10)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     return figure

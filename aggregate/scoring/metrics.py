@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from aggregate.labels import Labels
+from aggregate.scoring.baselines import baselines
 from hpa.metrics import (
     average_precision,
     exact_match,
@@ -172,7 +173,7 @@ def summary(
             "absent_classes": ABSENT_CLASSES,
         }
         classes = classes.assign(f1_interval=pd.Series(intervals.classes, dtype=object))
-    return metrics | {"classes": records(classes)}
+    return metrics | {"baselines": baselines(labels), "classes": records(classes)}
 
 
 def by_source(
@@ -229,11 +230,11 @@ def bootstrap(labels: Labels, predictions: NDArray[np.bool_], resamples: int, se
     seed
         Of the random draws.
     """
-    counts = _counts_by_group(labels.targets, predictions & labels.known, labels.groups)
+    counts = counts_by_group(labels.targets, predictions & labels.known, labels.groups)
     n_groups, k = len(counts), labels.targets.shape[1]
     rng = np.random.default_rng(seed)
     drawn = [
-        _scores(_draw_groups(rng, min(_RESAMPLES_AT_ONCE, resamples - start), n_groups) @ counts, k)
+        scores_of_counts(draw_groups(rng, min(_RESAMPLES_AT_ONCE, resamples - start), n_groups) @ counts, k)
         for start in range(0, resamples, _RESAMPLES_AT_ONCE)
     ]
     scores = {name: _interval(np.concatenate([part[name] for part in drawn])) for name in drawn[0] if name != "classes"}
@@ -242,10 +243,13 @@ def bootstrap(labels: Labels, predictions: NDArray[np.bool_], resamples: int, se
     return Intervals(scores, [_interval(values) if len(values) else None for values in own])
 
 
-def _counts_by_group(
+def counts_by_group(
     targets: NDArray[np.bool_], predictions: NDArray[np.bool_], groups: NDArray[np.integer[Any]]
 ) -> NDArray[np.float32]:
-    """Return sums over each group: hits, predicted and positives of each class, F1 and exact match of rows, rows."""
+    """Return sums over each group: hits, predicted and positives of each class, F1 and exact match of rows, rows.
+
+    Groups are in rising order; the shape is (G, 3 K + 3), float32.
+    """
     rows = np.column_stack(
         [
             targets & predictions,
@@ -262,13 +266,14 @@ def _counts_by_group(
     return np.add.reduceat(rows[order].astype(np.float32), starts, axis=0)  # integers are exact below 2^24
 
 
-def _draw_groups(rng: np.random.Generator, n: int, n_groups: int) -> NDArray[np.float32]:
+def draw_groups(rng: np.random.Generator, n: int, n_groups: int) -> NDArray[np.float32]:
     """Return how often each group is drawn in each of n resamples: shape (n, G)."""
     drawn = rng.integers(0, n_groups, (n, n_groups)) + n_groups * np.arange(n)[:, None]
     return np.bincount(drawn.ravel(), minlength=n * n_groups).reshape(n, n_groups).astype(np.float32)
 
 
-def _scores(sums: NDArray[np.float32], k: int) -> dict[str, NDArray[np.float64]]:
+def scores_of_counts(sums: NDArray[np.float32], k: int) -> dict[str, NDArray[np.float64]]:
+    """Return the metrics of each row of summed counts (`counts_by_group`) for `k` classes, by name, shape (n,)."""
     sums = sums.astype(np.float64)
     hits, predicted, positives = sums[:, :k], sums[:, k : 2 * k], sums[:, 2 * k : 3 * k]
     row_f1, exact, rows = sums[:, 3 * k], sums[:, 3 * k + 1], sums[:, 3 * k + 2]

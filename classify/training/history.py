@@ -71,7 +71,9 @@ class History:
             The validation loss; None if the epoch was not validated.
         """
         row: dict[str, float] = {"epoch": epoch, "train_loss": train_loss, "learning_rate": learning_rate}
-        if epoch % self._section.validate_every == 0 or epoch == self._section.epochs:
+        if epoch % self._section.validate_every == 0 or epoch == sum(
+            phase.epochs for phase in self._section.training_phases
+        ):
             row |= self._validate(network, epoch)
         self._rows.append(row)
         write_csv(self._folder / HISTORY, pd.DataFrame(self._rows, columns=_COLUMNS))
@@ -94,7 +96,7 @@ class History:
         if self._section.checkpoint == "best":
             best = load_plain(self._folder / BEST)
             return best["state_dict"], best["epoch"]
-        return copy_weights(network), self._section.epochs
+        return copy_weights(network), int(self._rows[-1]["epoch"])
 
 
 def copy_weights(network: Network) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import pandas as pd
 import pydantic
@@ -49,6 +49,12 @@ class MadeFrom:
     section: dict[str, Any]
     inputs: dict[str, str]
 
+    @classmethod
+    def now(cls, data: DataSection, section: Section, inputs: Mapping[str, Path]) -> Self:
+        """Return what a run that starts now is made from."""
+        digests = {name: sha256(path) for name, path in inputs.items()}
+        return cls(data.model_dump(mode="json"), section.model_dump(mode="json"), digests)
+
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class StageRecord:
@@ -65,7 +71,7 @@ class StageRecord:
     versions
         Package versions; for people.
     seconds
-        Duration of the last run; for people.
+        Duration of the last run that had anything to do; for people.
     outputs
         SHA-256 of the tables and checkpoints that later stages read, by their path relative to the folder.
     computation
@@ -205,7 +211,9 @@ class StageRun:
         seconds = round(time.monotonic() - self.started, 3)
         digests = {_name(self.folder, path): sha256(path) for path in outputs}
         record = StageRecord("done", self.made_from, dict(counts), _versions(), seconds, digests, self.computation)
-        _write_record(self.folder, record)
+        # A run that found all in place did not make it: who did, and how long it took, stays on record.
+        if not (self.finished and digests == read_stage_record(self.folder).outputs):
+            _write_record(self.folder, record)
         if self.folder != self.final:
             _replace(self.final)
         print(f"finished in {seconds:.1f} s: {self.final}")
@@ -254,9 +262,7 @@ def begin(
         if not path.is_file():
             raise UserError(f"expected {name} at {path}, found no such file; run the stage that makes it first")
         check_as_written(path)
-    made_from = MadeFrom(
-        data.model_dump(mode="json"), section.model_dump(mode="json"), {n: sha256(p) for n, p in inputs.items()}
-    )
+    made_from = MadeFrom.now(data, section, inputs)
     _complete_replacement(folder)
     final, new = folder, _beside(folder, "new")
     if overwrite:
@@ -313,6 +319,19 @@ def read_stage_record(folder: Path, command: str = "the command of its stage") -
         If it is missing or damaged.
     """
     return read_record(folder / RECORD, StageRecord, f"rerun `{command} --overwrite`")
+
+
+def is_finished(folder: Path, data: DataSection, section: Section, inputs: Mapping[str, Path]) -> bool:
+    """Return whether a stage is done with the given sections and inputs, and its outputs are as it wrote them."""
+    try:
+        record = read_stage_record(folder)
+        if record.state != "done" or record.made_from != MadeFrom.now(data, section, inputs):
+            return False
+        for name in record.outputs:
+            record.check_output(folder, folder / name)
+    except (UserError, OSError):  # no record, a damaged one, or a missing file
+        return False
+    return True
 
 
 def is_being_replaced(folder: Path) -> bool:

@@ -6,6 +6,7 @@ import pytest
 from sklearn import metrics as sk
 
 from aggregate.labels import Labels
+from aggregate.scoring.baselines import baselines
 from aggregate.scoring.metrics import bootstrap, by_source, class_table, overall, shares_differ, summary
 from hpa.metrics import average_precision, f1_per_class, macro_f1, roc_auc
 from hpa.vocabulary import Vocabulary
@@ -29,6 +30,7 @@ def test_every_metric_agrees_with_scikit_learn(seed: int) -> None:
     labels = Labels.all_known(targets)
     metrics = summary(labels, predictions, class_table(labels, predictions, VOCABULARY, scores), **UNSAMPLED)
     found = pd.DataFrame(metrics.pop("classes"))
+    assert set(metrics.pop("baselines")) == {"every_class", "most_frequent", "chance"}
     assert found["class"].tolist() == list("abcde")
     of_classes = sk.precision_recall_fscore_support(targets, predictions, zero_division=0)
     for column, values in zip(("precision", "recall", "f1", "support"), of_classes, strict=True):
@@ -53,6 +55,26 @@ def test_every_metric_agrees_with_scikit_learn(seed: int) -> None:
         "images": 80,
     }
     assert metrics == pytest.approx(expected, rel=0, abs=1e-12)
+
+
+def test_baselines_match_their_closed_forms_and_a_simulation() -> None:
+    targets, _, _ = _rows()
+    known = np.random.default_rng(1).random(targets.shape) < 0.9
+    labels = Labels(targets, known, np.arange(80), np.zeros(80, dtype=int))
+    found = baselines(labels)
+    share = labels.targets.sum(axis=0) / known.sum(axis=0)
+    assert found["every_class"]["macro_f1"] == pytest.approx(np.mean(2 * share / (1 + share)))
+    constant = [np.mean([2 * p / (1 + p) for p in np.sort(share)[::-1][:m]]) * m / 5 for m in range(1, 6)]
+    assert found["most_frequent"]["macro_f1"] == pytest.approx(max(constant))
+    assert found["most_frequent"]["classes"] == 1 + int(np.argmax(constant))
+    flat = [average_precision(labels.targets[known[:, c], c], np.zeros(known[:, c].sum())) for c in range(4)]
+    assert [scores["mean_average_precision"] for scores in found.values()] == pytest.approx([np.mean(flat)] * 3)
+    # Many copies of the images, so that the F1 of a random prediction is near its expectation.
+    rng, many = np.random.default_rng(2), Labels.all_known(np.tile(targets, (400, 1)))
+    guessed = rng.random(many.targets.shape) < many.frequencies
+    chance = baselines(many)["chance"]
+    assert chance["macro_f1"] == pytest.approx(macro_f1(many.targets, guessed), abs=0.005)
+    assert chance["micro_f1"] == pytest.approx(sk.f1_score(many.targets, guessed, average="micro"), abs=0.005)
 
 
 def test_curves_without_positives_or_negatives() -> None:

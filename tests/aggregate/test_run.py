@@ -23,7 +23,7 @@ from hpa.images import read_images, write_images
 from hpa.metrics import macro_f1
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
-from hpa.work.folder import WorkFolder
+from hpa.work.folder import WorkFolder, open_work
 from tests.support.simulation.work import COLUMNS, make_work, probabilities_path, rewrite
 
 
@@ -252,6 +252,36 @@ def test_joined_runs(by: str, tmp_path: Path) -> None:
     else:
         assert joined.min() > 0
         assert joined.max() < 1
+
+
+def test_the_image_table_has_the_predictions_that_are_scored(finished: WorkFolder) -> None:
+    images = _images(finished).set_index("image_id")
+    submission = _submission(finished).set_index("Id")
+    assert images.loc[submission.index, "predicted"].tolist() == submission["Predicted"].tolist()
+    folds = pd.read_parquet(finished.folds)
+    scored = list(folds.loc[folds["scored"], "image_id"])
+    targets = HPA28.multi_hot(read_images(finished.images).set_index("image_id").loc[scored, "target"])
+    predicted = HPA28.multi_hot(HPA28.parse(text) for text in images.loc[scored, "predicted"])
+    metrics = _metrics(finished)
+    assert macro_f1(targets, predicted) == pytest.approx(metrics["macro_f1"], abs=1e-12)
+    assert metrics["baselines"]["every_class"]["macro_f1"] == macro_f1(targets, np.ones_like(targets))
+
+
+def test_joined_runs_are_found_beside_the_run_wherever_both_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_work(tmp_path / "here" / "other", noise_seed=1)
+    work = make_work(tmp_path / "here" / "work", ['aggregate.join=["../other"]'])
+    assert run(work, figures=False) == 0
+    before = json.loads((work.root / "aggregate" / "run.json").read_text())["made_from"]
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path)  # the folder that a command is called from does not matter
+    moved = open_work(Path("there/work"))
+    assert run(moved, figures=False) == 0
+    assert json.loads((moved.root / "aggregate" / "run.json").read_text())["made_from"] == before
+    shutil.rmtree(tmp_path / "there" / "other")
+    with pytest.raises(UserError, match=r"expected a work folder to join at .*there/other, found none; put it there"):
+        run(moved, figures=False)
 
 
 def test_fitted_weights_of_joined_runs(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from classify.inference import predict as predicting_module
 from classify.inference.evaluate import sigmoid
 from classify.network.backbones import new_backbone
 from classify.network.checkpoint import Checkpoint
+from classify.prediction import predict
 from classify.probabilities import class_columns, read_probabilities
-from classify.run import predict, train
+from classify.run import train
 from classify.trained_pooling import read_pooling
 from classify.training.history import History
 from crops.store import CropStore
@@ -76,6 +77,19 @@ def test_crops_are_scored_by_models_that_never_saw_them(work: WorkFolder, capsys
     (logits,) = predict_logits(fold_1.network(torch.device("cpu")), store, rows, fold_1.section)
     found = table.loc[table["image_id"] == "train3", class_columns(HPA28)].to_numpy()
     np.testing.assert_allclose(found, sigmoid(logits), rtol=1e-5)
+
+
+def test_a_seed_of_training_trains_what_a_seed_of_the_data_would_on_the_same_folds(tmp_path: Path) -> None:
+    weights = []
+    for name, of_data, of_training in (("data", 5, {}), ("own", 2, {"seed": 5}), ("other", 2, {"seed": 6})):
+        recipe = {"data": {"folds": 2, "seed": of_data}, "classify": RECIPE["classify"] | of_training}
+        other = make_work(tmp_path / name, FOLDS, recipe=recipe)
+        train(other, folds=[1])
+        model = Checkpoint.load(other.root / "classify/cells/fold-1/checkpoint.pt")
+        assert model.seed == (of_training or {"seed": of_data})["seed"]
+        weights.append(model.state_dict)
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert not torch.equal(weights[1]["head.weight"], weights[2]["head.weight"])
 
 
 def test_interrupted_stage_gives_the_same_files(work: WorkFolder, tmp_path: Path) -> None:

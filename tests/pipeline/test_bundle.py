@@ -177,7 +177,7 @@ def test_untrained_or_missing_runs_and_existing_folders_are_refused(packed: Path
     with pytest.raises(UserError, match=r"expected trained models .*/other`"):
         export_bundle(joined, tmp_path / "bundle")
     shutil.rmtree(tmp_path / "other")
-    with pytest.raises(UserError, match=r"expected a work folder made by .*/other"):
+    with pytest.raises(UserError, match=r"expected a work folder to join at .*/other, found none"):
         Model.of_work(tmp_path / "joined")
     assert not (tmp_path / "bundle").exists()
 
