@@ -307,6 +307,11 @@ class ClassifySection(Section):
         description="Number of epochs from one validation on the fold's images to the next; the last epoch is always"
         " validated.",
     )
+    log_samples: bool = Field(
+        default=False,
+        description="At every validation, write probabilities, truth and loss of each training and validation crop to"
+        " samples/ beside history.csv; `classify curves` draws them.",
+    )
     checkpoint: Literal["last", "best"] = Field(
         default="last",
         description="Weights that are kept: of the last epoch, or of the validated epoch with the highest mean average"

@@ -73,6 +73,8 @@ def test_scores_of_images_pooled_by_the_maximum() -> None:
         f1.append(2 * both / either if either else 0.0)
     assert result.macro_f1 == pytest.approx(np.mean(f1))
     present = np.array(targets).any(axis=0)
+    right = [(p > 0.2) == t for one, hot in zip(pooled, targets, strict=True) for p, t in zip(one, hot, strict=True)]
+    assert result.accuracy == pytest.approx(np.mean(right))
     ap = average_precision_score(np.array(targets)[:, present], np.array(pooled)[:, present], average="macro")
     assert result.mean_ap == pytest.approx(ap)
     targets = torch.from_numpy(crops.labels.targets[crops.validation])
