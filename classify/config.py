@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationError, field_validator, model_validator
 
@@ -23,6 +23,7 @@ Mining = Literal["all", "semi-hard", "batch-hard"]
 Preset = Literal["none", "light", "standard", "strong"]
 RandomCrop = Literal["none", "crop", "resized"]
 Views = Literal["one", "mean", "maximum"]
+ViewKind = Literal["dihedral", "flips", "scales", "five_crops"]
 Precision = Literal["32", "bf16", "auto"]
 LossName = Literal[
     "bce",
@@ -327,6 +328,11 @@ class ClassifySection(Section):
         description="Number of epochs from one validation on the fold's images to the next; the last epoch is always"
         " validated.",
     )
+    log_samples: bool = Field(
+        default=False,
+        description="At every validation, write probabilities, truth and loss of each training and validation crop to"
+        " samples/ beside history.csv; `classify curves` draws them.",
+    )
     checkpoint: Literal["last", "best"] = Field(
         default="last",
         description="Weights that are kept: of the last epoch, or of the validated epoch with the highest mean average"
@@ -334,8 +340,21 @@ class ClassifySection(Section):
     )
     test_views: Views = Field(
         default="one",
-        description="Views that are scored: each crop as it is, or its eight dihedral views, by their mean or maximum"
+        description="Views that are scored: each crop as it is, or several views of it, by their mean or maximum"
         " probability.",
+    )
+    view_kinds: tuple[ViewKind, ...] = Field(
+        default=("dihedral",),
+        min_length=1,
+        description="With several test_views, which: the eight dihedral ones; flips, as it is and mirrored in both"
+        " directions; scales, as it is and by view_scales; five_crops, its corners and its centre. Several kinds are"
+        " combined.",
+    )
+    view_scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field(
+        default=(0.8, 1.25), min_length=1, description="With `scales`: factors by which crops are enlarged."
+    )
+    view_side: float = Field(
+        default=0.75, gt=0, le=1, description="With `five_crops`: their side, as a fraction of the crop's."
     )
     nearest_crops: int = Field(
         default=0,
@@ -447,6 +466,13 @@ class ClassifySection(Section):
                 key = ".".join(map(str, problem["loc"])) or "name and weight"
                 raise ValueError(f"{key}: {problem['msg'].removeprefix('Value error, ')}") from None
         return loss
+
+    @field_validator("view_kinds")
+    @classmethod
+    def _distinct_kinds(cls, kinds: tuple[ViewKind, ...]) -> tuple[ViewKind, ...]:
+        if len(set(kinds)) < len(kinds) or {"dihedral", "flips"} <= set(kinds):
+            raise ValueError("expected no kind of view twice; flips are among the dihedral views")
+        return kinds
 
     @field_validator("augment", mode="before")
     @classmethod

@@ -20,6 +20,7 @@ from classify.data.crops import CropLabels, CropSource, FeatureSource, select_ch
 from classify.data.normalisation import Statistics
 from classify.inference.evaluate import uses_bfloat16
 from classify.inference.features import FeatureRun, kept_features
+from classify.inference.views import five_crop_px
 from classify.losses.classification import check_loss
 from classify.models import (
     CHECKPOINT,
@@ -305,7 +306,10 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
     flat = np.ones(len(section.channels or data.channels))
     start = read_start(section, data.channels, data.classes.classes, model)
     network = new_network(section, section.training_seed(data), flat, flat, np.full(len(data.classes), 0.5), start)
-    for seen_px in {size_px, side}:
+    sides = {size_px, side}
+    if section.test_views != "one" and "five_crops" in section.view_kinds:
+        sides.add(five_crop_px(section, size_px))
+    for seen_px in sides:
         check_input(network, len(flat), seen_px, [phase.input_px for phase in section.training_phases])
     for phase in section.training_phases:
         network.parameters_of(phase.trainable)

@@ -34,6 +34,7 @@ from classify.network.model import Network, new_network
 from classify.network.pretrained import Start
 from classify.training.history import History
 from classify.training.optimizer import new_optimizer, parameter_groups, start_schedule
+from classify.training.samples import SeenCrops
 from hpa.errors import UserError
 from hpa.work.files import write_bytes, write_csv
 from hpa.work.progress import progress
@@ -134,6 +135,7 @@ class _Module(LightningModule):
         self.network = network
         self.section = training.section
         self.losses: list[Tensor] = []  # of the epoch's batches so far, on the device
+        self.seen = SeenCrops()  # in the epoch's batches so far
         self.learning_rate = 0.0  # of the last step
         self._fold_training = training
         self._parts = parts
@@ -217,6 +219,7 @@ class _Module(LightningModule):
             parameter = self.network.get_parameter(name)
             loss = loss + self.section.hold * (parameter - start.to(parameter.device)).square().sum()
         self.losses.append(loss.detach())
+        self.seen.add(batch.rows, outputs)
         self._unchecked_rows.append(batch.rows)
         # On a GPU, reading the newest losses would wait for the device.
         self.check_finite(skip_newest=0 if loss.device.type == "cpu" else 2)
@@ -324,7 +327,8 @@ class _Epochs(Callback):
         train_loss = torch.stack(pl_module.losses).mean().item()
         pl_module.losses.clear()
         epoch, learning_rate = pl_module.epoch + 1, pl_module.learning_rate
-        validation_loss = self._history.close_epoch(pl_module.network, epoch, train_loss, learning_rate)
+        seen = pl_module.seen.take()
+        validation_loss = self._history.close_epoch(pl_module.network, epoch, train_loss, learning_rate, seen)
         if validation_loss is not None:
             pl_module.follow_plateau(validation_loss)
         began = time.monotonic()

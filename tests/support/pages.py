@@ -69,7 +69,7 @@ def shrink(command: list[str], data: Path, new: Path) -> list[str]:
         command[2:] = ["submission.csv", "submission.csv"]
     if command[:2] == ["pipeline", "picture"]:
         command = command[:4]  # the image of the page is not among those of a small demo
-    if command[:2] in (["pipeline", "compare"], ["pipeline", "sweep"]):
+    if command[:2] in (["pipeline", "compare"], ["pipeline", "sweep"], ["pipeline", "relabel"]):
         command += ["--resamples", "10"]
     if command[:2] == ["segment", "score"]:
         # Real masks may be missing, so the masks of the atlas are scored against themselves.
