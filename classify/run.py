@@ -2,16 +2,18 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from classify.config import ClassifySection
 from classify.data.crops import CropLabels, CropSource, FeatureSource, select_channels
@@ -41,6 +43,9 @@ from hpa.work.files import sha256
 from hpa.work.folder import WorkFolder, open_work
 from hpa.work.processes import available_processors
 from hpa.work.stage import StageRun, begin
+
+EPOCHS: Final = "epochs"
+"""Folder of the checkpoints of all epochs of a fold, if the recipe keeps them."""
 
 _RECORDED = ("cellwise", "torch", "torchvision", "lightning", "pytorch-metric-learning")
 
@@ -84,6 +89,8 @@ def train(
     """
     section = work.section("classify", ClassifySection)
     chosen = torch.device(resolve_device(device))
+    if section.precision == "16" and chosen.type != "cuda":
+        raise UserError(f'expected a CUDA GPU with classify.precision = "16", found {chosen}; "auto" fits any device')
     available = run_folds(work)
     for fold in folds or ():
         if fold not in available:
@@ -172,7 +179,8 @@ def computing(stage: StageRun, section: ClassifySection) -> Iterator[ClassifySec
     if computation.device == "cpu":
         warn_if_busy(os.cpu_count() or 1, computation.threads)
     with computing_threads(computation.threads):
-        yield section.model_copy(update={"precision": "bf16" if computation.bfloat16 else "32"})
+        full = "16" if section.precision == "16" else "32"
+        yield section.model_copy(update={"precision": "bf16" if computation.bfloat16 else full})
 
 
 def _workers(requested: int | None, device: torch.device) -> int:
@@ -213,24 +221,50 @@ def _train_fold(
                     network, resolved, statistics, folder, crops.source, labels, device, work, window
                 )
                 crops = replace(crops, source=FeatureSource(features))
-            trained = fit(crops, resolved, data.seed, fold, stage.folder, device, workers, start, statistics)
-        Checkpoint(
-            state_dict=trained.state_dict,
-            config=section.model_dump(mode="json"),
-            vocabulary=data.classes.name,
-            classes=list(data.classes.classes),
-            channels=list(data.channels),
-            size_px=store.shape[1],
-            mean=trained.statistics.mean,
-            std=trained.statistics.std,
-            fold=fold,
-            epoch=trained.epoch,
-            seed=data.seed,
-            versions={package: version(package) for package in _RECORDED},
-            sources=trained.statistics.sources,
-        ).save(path)
+            describe = partial(
+                _checkpoint, section=section, data=data, size_px=store.shape[1], statistics=statistics, fold=fold
+            )
+            keep = partial(_keep_epoch, folder=stage.folder / EPOCHS, describe=describe)
+            trained = fit(
+                *(crops, resolved, data.seed, fold, stage.folder, device, workers, start, statistics),
+                keep=keep if section.keep_epochs else None,
+            )
+        describe(trained.state_dict, trained.epoch).save(path)
         stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)}, [path])
     remove_resume_files(stage.final)
+
+
+def _checkpoint(
+    weights: dict[str, Tensor],
+    epoch: int,
+    *,
+    section: ClassifySection,
+    data: DataSection,
+    size_px: int,
+    statistics: Statistics,
+    fold: int,
+) -> Checkpoint:
+    return Checkpoint(
+        state_dict=weights,
+        config=section.model_dump(mode="json"),
+        vocabulary=data.classes.name,
+        classes=list(data.classes.classes),
+        channels=list(data.channels),
+        size_px=size_px,
+        mean=statistics.mean,
+        std=statistics.std,
+        fold=fold,
+        epoch=epoch,
+        seed=data.seed,
+        versions={package: version(package) for package in _RECORDED},
+        sources=statistics.sources,
+    )
+
+
+def _keep_epoch(
+    weights: dict[str, Tensor], epoch: int, *, folder: Path, describe: Callable[[dict[str, Tensor], int], Checkpoint]
+) -> None:
+    describe(weights, epoch).save(folder / f"epoch-{epoch:03d}.pt")
 
 
 def features_of_window(

@@ -1,6 +1,7 @@
 """Training the network of one fold, resumable, and with smaller steps where device memory is short."""
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def fit(
     workers: int = 0,
     start: Start | None = None,
     statistics: Statistics | None = None,
+    keep: Callable[[dict[str, Tensor], int], None] | None = None,
 ) -> TrainedModel:
     """Train the network of one fold, resuming after the last finished epoch of an earlier run.
 
@@ -77,6 +79,8 @@ def fit(
         the recipe normalises in the same way.
     statistics
         What `start_statistics` returns, if it is known; needed with features in place of crops.
+    keep
+        Function that keeps the weights after every epoch, from 1; None keeps none.
 
     Raises
     ------
@@ -98,7 +102,7 @@ def fit(
         rows = np.concatenate([crops.training, crops.validation])
         levels = crop_levels(crops.source, rows, crops.labels, statistics, section.normalise)
         crops = replace(crops, levels=levels)
-    training = FoldTraining(crops, section, seed, fold, folder, device, workers, start)
+    training = FoldTraining(crops, section, seed, fold, folder, device, workers, start, keep)
     network, history = _train(training, statistics)
     weights, epoch = history.final_weights(network)
     return TrainedModel(weights, epoch, statistics)
@@ -141,8 +145,7 @@ def _train(training: FoldTraining, statistics: Statistics) -> tuple[Network, His
             _check_crop_sizes(network, crops, section)
         history = History(crops, section, training.folder, training.device)
         try:
-            run_epochs(network, history, training, parts)
-            return network, history
+            return run_epochs(network, history, training, parts), history
         except torch.OutOfMemoryError:
             parts *= 2
             reason = f"too little memory on {training.device}"
