@@ -304,9 +304,9 @@ class ClassifySection(Section):
         phases = values.get("phases") if isinstance(values, dict) else None
         if not isinstance(phases, list | tuple) or not phases:
             return values
-        counts = [
-            phase.get("epochs", 0) if isinstance(phase, dict) else getattr(phase, "epochs", "") for phase in phases
-        ]
+        counts: list[Any] = []
+        for phase in phases:
+            counts.append(phase.get("epochs", 0) if isinstance(phase, dict) else getattr(phase, "epochs", ""))
         if not all(isinstance(count, int) for count in counts) or not counts[-1]:
             return values
         if values.get("epochs", sum(counts)) != sum(counts):
