@@ -107,7 +107,7 @@ def _predict_window(
     place = folder / "predict"
     stage = begin(place, command, data, section, inputs, overwrite=overwrite, beside=True, computation=here)
     scored = ScoredCrops(store, labels, data.classes)
-    with computing(stage, section) as resolved:
+    with computing(stage.computation, section) as resolved:
         features = _features_of_models(checkpoints, resolved, scored, device, work, window)
         parts = [
             predict_fold(

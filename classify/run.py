@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from classify.config import ClassifySection
-from classify.data.crops import CropLabels, CropSource, FeatureSource, select_channels
+from classify.data.crops import CropLabels, CropSource, FeatureSource, FoldCrops, select_channels
 from classify.data.normalisation import Statistics
 from classify.inference.evaluate import uses_bfloat16
 from classify.inference.features import FeatureRun, kept_features
@@ -31,10 +31,11 @@ from classify.models import (
 )
 from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, check_input, new_network
+from classify.network.pretrained import Start
 from classify.network.start import read_start, start_path
 from classify.training.optimizer import parameter_groups
 from crops.config import CropsSection, Window
-from crops.store import store_folder
+from crops.store import open_store, store_folder
 from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.splitting.folds import read_folds
@@ -104,7 +105,7 @@ def train(
         for fold, stage in _begin_folds(work, window, section, available if folds is None else folds, here, overwrite)
     ]
     for window, fold, stage in begun:
-        _train_fold(work, window, section, fold, stage, chosen, _workers(workers, chosen))
+        _train_fold(work, window, section, fold, stage, chosen, loading_workers(workers, chosen))
     return 0
 
 
@@ -120,7 +121,7 @@ def _begin_folds(
     inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
     command = f"python -m classify train {work.root}"
 
-    weights = {fold: _start_file(work, window, section, fold) for fold in folds}
+    weights = {fold: start_file(work, window, section, fold) for fold in folds}
 
     @cache
     def check() -> None:
@@ -138,7 +139,7 @@ def _begin_folds(
     return [(fold, begin_fold(fold)) for fold in folds]
 
 
-def _start_file(work: WorkFolder, window: Window, section: ClassifySection, fold: int) -> Path | None:
+def start_file(work: WorkFolder, window: Window, section: ClassifySection, fold: int) -> Path | None:
     """Return the file of the weights that the model of a fold starts from, None for random weights or ImageNet's.
 
     Raises
@@ -172,9 +173,8 @@ def computation_of(section: ClassifySection, device: torch.device, threads: int 
 
 
 @contextmanager
-def computing(stage: StageRun, section: ClassifySection) -> Iterator[ClassifySection]:
-    """Compute as the stage does from its first start, and yield the section with the precision that this means."""
-    computation = stage.computation
+def computing(computation: Computation | None, section: ClassifySection) -> Iterator[ClassifySection]:
+    """Compute as a stage does from its first start, and yield the section with the precision that this means."""
     assert computation is not None, "the stage was begun with one"
     if computation.device == "cpu":
         warn_if_busy(os.cpu_count() or 1, computation.threads)
@@ -183,7 +183,8 @@ def computing(stage: StageRun, section: ClassifySection) -> Iterator[ClassifySec
         yield section.model_copy(update={"precision": "bf16" if computation.bfloat16 else full})
 
 
-def _workers(requested: int | None, device: torch.device) -> int:
+def loading_workers(requested: int | None, device: torch.device) -> int:
+    """Return the number of processes that read and augment crops."""
     if requested is not None:
         return requested
     return (
@@ -201,28 +202,16 @@ def _train_fold(
     workers: int,
 ) -> None:
     # Imported here, because Lightning takes seconds to import and `predict` does not need it.
-    from classify.training.fit import fit, remove_resume_files, start_statistics
+    from classify.training.fit import fit, remove_resume_files
 
     data, path = work.data, stage.folder / CHECKPOINT
     stage = replace(stage, started=time.monotonic())
     if not (stage.finished and path.is_file()):
-        store, labels = read_labelled_crops(work, window, data)
-        crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
-        start = read_start(section, data.channels, data.classes.classes, _start_file(work, window, section, fold))
-        statistics = start_statistics(crops, section, start)
-        with computing(stage, section) as resolved:
-            if section.trainable == "heads":
-                network = new_network(
-                    *(section, data.seed, statistics.mean, statistics.std, np.full(len(data.classes), 0.5), start)
-                )
-                own = start is None or start.statistics is None or (start_path(section) or work.root).is_dir()
-                folder = features_folder(work, window, fold if own else None)
-                features = features_of_window(
-                    network, resolved, statistics, folder, crops.source, labels, device, work, window
-                )
-                crops = replace(crops, source=FeatureSource(features))
+        with computing(stage.computation, section) as resolved:
+            crops, start, statistics = prepare_fold(work, window, resolved, fold, device)
+            size_px = open_store(work, window).shape[1]
             describe = partial(
-                _checkpoint, section=section, data=data, size_px=store.shape[1], statistics=statistics, fold=fold
+                _checkpoint, section=section, data=data, size_px=size_px, statistics=statistics, fold=fold
             )
             keep = partial(_keep_epoch, folder=stage.folder / EPOCHS, describe=describe)
             trained = fit(
@@ -232,6 +221,28 @@ def _train_fold(
         describe(trained.state_dict, trained.epoch).save(path)
         stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)}, [path])
     remove_resume_files(stage.final)
+
+
+def prepare_fold(
+    work: WorkFolder, window: Window, section: ClassifySection, fold: int, device: torch.device
+) -> tuple[FoldCrops, Start | None, Statistics]:
+    """Return the crops of a fold, or their features if only heads are trained, and what its training starts from."""
+    from classify.training.fit import start_statistics
+
+    data = work.data
+    store, labels = read_labelled_crops(work, window, data)
+    crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
+    start = read_start(section, data.channels, data.classes.classes, start_file(work, window, section, fold))
+    statistics = start_statistics(crops, section, start)
+    if section.trainable == "heads":
+        network = new_network(
+            *(section, data.seed, statistics.mean, statistics.std, np.full(len(data.classes), 0.5), start)
+        )
+        own = start is None or start.statistics is None or (start_path(section) or work.root).is_dir()
+        folder = features_folder(work, window, fold if own else None)
+        features = features_of_window(network, section, statistics, folder, crops.source, labels, device, work, window)
+        crops = replace(crops, source=FeatureSource(features))
+    return crops, start, statistics
 
 
 def _checkpoint(

@@ -2,16 +2,15 @@
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from classify.config import ClassifySection
 from classify.data.crops import FeatureSource, FoldCrops
-from classify.data.normalisation import Statistics, crop_levels, measure_statistics
+from classify.data.normalisation import Statistics, measure_statistics
 from classify.network.checkpoint import load_plain
 from classify.network.model import Network, check_input
 from classify.network.pretrained import Start
@@ -91,21 +90,28 @@ def fit(
     SystemExit
         With code 143, on SIGTERM; the last finished epoch is saved.
     """
+    check_enough(crops, fold)
+    _discard_damaged(folder, section)
+    statistics = statistics or start_statistics(crops, section, start)
+    training = FoldTraining(crops, section, seed, fold, folder, device, workers, start, keep).with_levels(statistics)
+    network, history = _train(training, statistics)
+    weights, epoch = history.final_weights(network)
+    return TrainedModel(weights, epoch, statistics)
+
+
+def check_enough(crops: FoldCrops, fold: int) -> None:
+    """Check that there is something to train and to validate on.
+
+    Raises
+    ------
+    UserError
+        If there is not.
+    """
     if len(crops.training) < 2 or not len(crops.validation):
         raise UserError(
             f"expected at least 2 crops to train fold {fold} on and 1 to validate it, "
             f"found {len(crops.training)} and {len(crops.validation)}"
         )
-    _discard_damaged(folder, section)
-    statistics = statistics or start_statistics(crops, section, start)
-    if not isinstance(crops.source, FeatureSource):
-        rows = np.concatenate([crops.training, crops.validation])
-        levels = crop_levels(crops.source, rows, crops.labels, statistics, section.normalise)
-        crops = replace(crops, levels=levels)
-    training = FoldTraining(crops, section, seed, fold, folder, device, workers, start, keep)
-    network, history = _train(training, statistics)
-    weights, epoch = history.final_weights(network)
-    return TrainedModel(weights, epoch, statistics)
 
 
 def start_statistics(crops: FoldCrops, section: ClassifySection, start: Start | None) -> Statistics:

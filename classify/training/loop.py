@@ -7,9 +7,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Self
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from classify.config import ClassifySection
 from classify.data.augmentation import Augmentation
 from classify.data.batches import Batch, TrainingCrops, epoch_loader, split_batches, training_batches
-from classify.data.crops import FoldCrops
-from classify.data.normalisation import Statistics
+from classify.data.crops import FeatureSource, FoldCrops
+from classify.data.normalisation import Statistics, crop_levels
 from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import autocast_type
 from classify.losses.objective import batch_loss
@@ -32,7 +32,7 @@ from classify.network.model import Network, new_network
 from classify.network.pretrained import Start
 from classify.training.averaging import WeightAverage
 from classify.training.history import History, copy_weights
-from classify.training.mixing import mix
+from classify.training.mixing import run_network
 from classify.training.optimizer import new_optimizer, parameter_groups, start_schedule
 from hpa.errors import UserError
 from hpa.work.files import write_bytes, write_csv
@@ -67,7 +67,7 @@ class FoldTraining:
     Parameters
     ----------
     crops
-        Training and validation crops, with their levels.
+        Training and validation crops, with their levels (`with_levels`).
     section
         Recipe section.
     seed
@@ -95,6 +95,15 @@ class FoldTraining:
     workers: int
     start: Start | None = None
     keep: Callable[[dict[str, Tensor], int], None] | None = None
+
+    def with_levels(self, statistics: Statistics) -> Self:
+        """Return the training with the levels of its crops, if its normalisation depends on more than the crop."""
+        crops = self.crops
+        if isinstance(crops.source, FeatureSource):
+            return self
+        rows = np.concatenate([crops.training, crops.validation])
+        levels = crop_levels(crops.source, rows, crops.labels, statistics, self.section.normalise)
+        return replace(self, crops=replace(crops, levels=levels))
 
     def new_network(self, statistics: Statistics) -> Network:
         """Return the untrained network, its head at the frequencies of the classes among the known labels."""
@@ -214,13 +223,9 @@ class _Module(LightningModule):
         UserError
             If an earlier loss, or on a CPU this one, is not finite.
         """
-        if self.section.mixup or self.section.cutmix:
-            training = self._fold_training
-            seed = derive_seed(Purpose.MIXING, training.seed, training.fold, self.epoch, index)
-            x, batch = mix(self.network.prepare(batch.pixels, batch.levels), batch, self.section, seed)
-            outputs = self.network.outputs(x)
-        else:
-            outputs = self.network(batch.pixels, batch.levels)
+        training = self._fold_training
+        seed = derive_seed(Purpose.MIXING, training.seed, training.fold, self.epoch, index)
+        outputs, batch = run_network(self.network, batch, self.section, seed)
         loss = batch_loss(outputs, batch, self.section, self.network.alpha)
         for name, start in self._held.items():
             parameter = self.network.get_parameter(name)

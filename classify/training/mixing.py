@@ -6,6 +6,32 @@ from torchvision.transforms import v2
 
 from classify.config import ClassifySection
 from classify.data.batches import Batch
+from classify.network.model import Network, Outputs
+
+
+def run_network(network: Network, batch: Batch, section: ClassifySection, seed: int) -> tuple[Outputs, Batch]:
+    """Run a network over a batch for a training step, mixed if the recipe mixes.
+
+    Parameters
+    ----------
+    network
+        The network.
+    batch
+        The batch.
+    section
+        Recipe section.
+    seed
+        Seed of the mixing.
+
+    Returns
+    -------
+    outputs, batch
+        Outputs, and the batch with the targets and weights that belong to them.
+    """
+    if not (section.mixup or section.cutmix):
+        return network(batch.pixels, batch.levels), batch
+    x, batch = mix(network.prepare(batch.pixels, batch.levels), batch, section, seed)
+    return network.outputs(x), batch
 
 
 def mix(x: Tensor, batch: Batch, section: ClassifySection, seed: int) -> tuple[Tensor, Batch]:
