@@ -407,8 +407,12 @@ def _predict_window(
         with _computing(stage, section) as resolved:
             own = [
                 transfer_fold(
-                    *(replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}), scored, part),
-                    *(stage.folder / f"fold-{fold}", device, section.nearest_crops, features.get(fold)),
+                    replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}),
+                    scored,
+                    part,
+                    stage.folder / f"fold-{fold}",
+                    device,
+                    features=features.get(fold),
                 )
                 for (fold, checkpoint), part in zip(checkpoints.items(), parts, strict=True)
             ]

@@ -95,13 +95,11 @@ def compare_runs(labels: Labels, runs: Sequence[Scored], resamples: int, seed: i
     """
     values = [_scores(labels, run) for run in runs]
     drawn = _resampled(labels, runs, resamples, seed)
-    compared = []
+    compared: list[dict[str, Compared]] = []
     for r, own in enumerate(values):
         compared.append({})
         for m, name in enumerate(METRICS):
-            low, high = None, None
-            if resamples:
-                low, high = _interval(drawn[:, r, m] - drawn[:, 0, m])
+            low, high = _interval(drawn[:, r, m] - drawn[:, 0, m]) if resamples else (None, None)
             compared[-1][name] = Compared(own[name], own[name] - values[0][name], low, high)
     return compared
 
