@@ -3,6 +3,7 @@
     python -m aggregate run work/my
     python -m aggregate evaluate predictions.csv train.csv          score any table of predictions
     python -m aggregate cells work/my cells.csv                     score single cells with known labels
+    python -m aggregate evaluate-2021 submission.csv truth.csv      score a submission of Kaggle 2021
     python -m aggregate submit scores.npy --sample sample_submission.csv --thresholds thresholds.json --out my.csv
 
 run       reads  recipe.toml, images.parquet, folds.parquet, classify/<window>/probabilities.parquet (also of the runs
@@ -11,6 +12,8 @@ run       reads  recipe.toml, images.parquet, folds.parquet, classify/<window>/p
                  run.json.
 evaluate  reads  two tables of labels and, optionally, one of groups; needs no work folder.
 cells     reads  a finished work folder and a table with image_id, cell_label, target.
+evaluate-2021
+          reads  a submission of Kaggle 2021 and the true cells; needs no work folder.
 submit    reads  a matrix of scores, a sample submission and thresholds; needs no work folder.
           writes the submission.
 """
@@ -118,6 +121,34 @@ def cells(
 
     metrics = evaluate_cells(open_work(work), truth, resamples=bootstrap)
     print_summary(metrics, f"{metrics['images']} of the {metrics['labelled']} labelled cells")
+    if out:
+        write_json(out, metrics)
+
+
+@app.command("evaluate-2021")
+def evaluate_2021(
+    submission: Annotated[Path, typer.Argument(help="A submission: ID,ImageWidth,ImageHeight,PredictionString.")],
+    truth: Annotated[
+        Path,
+        typer.Argument(help="The true cells: a table of the same form, or image_id,cell_label,target and --masks."),
+    ],
+    masks: Annotated[Path | None, typer.Option(help="Folder of label images, <image_id>.png or .tif.")] = None,
+    vocabulary: Annotated[
+        Literal["hpa28", "hpa19", "jovian10"], typer.Option(help="Of the targets, with --masks.")
+    ] = "hpa28",
+    bootstrap: Bootstrap = 1000,
+    out: Out = None,
+) -> None:
+    """Score a submission of Kaggle 2021 by its metric: mean average precision at mask IoU 0.6."""
+    from aggregate.external.evaluate_2021 import evaluate_submission_2021
+    from aggregate.scoring.terminal import print_cells_2021
+    from hpa.vocabulary import VOCABULARIES
+    from hpa.work.files import write_json
+
+    metrics = evaluate_submission_2021(submission, truth, masks, VOCABULARIES[vocabulary], resamples=bootstrap)
+    print_cells_2021(metrics, str(submission))
+    if metrics["unscored"]:
+        print(f"{metrics['unscored']} images have no true cells and are not scored")
     if out:
         write_json(out, metrics)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from aggregate.cell_labels import write_cells
 from aggregate.config import AggregateSection
 from aggregate.labels import Labels
+from aggregate.named_tables import write_cells_csv, write_images_csv
 from aggregate.pooling.sources import ImageScores, PooledRuns, ScoredRun, find_sources, rank_images, read_pooled
 from aggregate.scoring.metrics import by_source, class_table, overall, shares_differ, summary
 from aggregate.submission.write import write_submission
@@ -140,9 +141,12 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
             f"{without_crops} of {len(test.ids)} test images have no crops; they get the class frequencies of training"
         )
     counts = {"images": len(table), "prior": n_prior, "submission_rows": n_rows}
+    predictions = _predictions_by_image(oof, test)
+    write_images_csv(folder / "images.csv", work, images, table)
     if cells := next((source for source in sources if source.work is work and source.window == "cells"), None):
-        path, predictions = folder / "cells.parquet", _predictions_by_image(oof, test)
+        path = folder / "cells.parquet"
         counts["cells"] = write_cells(path, cells.probabilities, predictions, data.classes, section.cell_share)
+        write_cells_csv(folder / "cells.csv", path, work, images)
     outputs = [folder / "images.parquet", folder / "submission.csv"]
     stage.finish(counts, [*outputs, folder / "thresholds.json"] if oof else outputs)
     return 0

@@ -1,6 +1,6 @@
 """Measure the preparation of large data sets: ``uv run python -m bench.data [--tiny] [PART ...]``.
 
-Parts; without a name, all of them run:
+Parts; without a name, all of them run, which takes half an hour:
 
 index       seconds to index 100,000 files in the layout of the 2018 competition
 decode      reading one file of each format, with its checks, relative to OpenCV alone, in alternating rounds
@@ -11,6 +11,10 @@ duplicates  fraction of shifted, cropped, brightened and recompressed copies tha
             of different images that they wrongly match
 many        20,000 images of 64 px, eight drawn ones under many ids: seconds and peak memory of init without and with
             near-duplicates, and of segment and crops until their first chunk is on disk and until the end
+competition
+            31,072 train and 11,702 test images of 512 px, eight drawn ones under many ids: seconds and peak memory of
+            init with near-duplicates; then 4,000 of them through segment, killed half-way and resumed by two Dask
+            workers, and crops: seconds, memory of the command, and disk
 folds       the joined real label table (105,678 rows) in 5 folds, compared with KFold and MultilabelStratifiedKFold by
             image
 
@@ -240,6 +244,43 @@ def many(folder: Path, n_images: int) -> None:
         print(f"  {name:26s} {until}{total:.1f} s, {1e3 * total / n_images:.2f} ms per image, {peak:,.0f} MiB")
 
 
+def competition(folder: Path, train: int, test: int, through: int) -> None:
+    """Print what a data set of the size of the competition of 2018 costs."""
+    from distributed import LocalCluster
+
+    write_atlas(folder / "data", train + test, 8)
+    rows = pd.read_csv(folder / "data" / "train.csv", dtype=str)
+    rows[:train].to_csv(folder / "data" / "train.csv", index=False)
+    sample = rows[train:].rename(columns={"Target": "Predicted"})
+    sample.to_csv(folder / "data" / "sample_submission.csv", index=False)
+    print(f"\ncompetition: {train:,} + {test:,} images of {SIDE_PX} px, 8 of them different, two processes")
+    flags = ["--data", str(folder / "data"), "--workers", "2", "--set", "data.near_duplicates=true"]
+    _, total, peak = measured("pipeline", ["init", str(folder / "all"), *flags])
+    print(f"  init, folds and near-duplicates of all   {total:.1f} s, {peak:,.0f} MiB")
+    write_atlas(folder / "part", through, 8)
+    work = folder / "work"
+    measured("pipeline", ["init", str(work), "--data", str(folder / "part")])
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:  # type: ignore[no-untyped-call]
+        dask = ["--dask", cluster.scheduler_address]
+        chunks = -(-through // 32)
+        _, until, _ = measured("segment", ["run", str(work), *dask], work / "segment" / "parts", kill_after=chunks // 2)
+        done = len(list((work / "segment" / "parts").glob("*.parquet")))
+        _, rest, peak = measured("segment", ["run", str(work), *dask])
+        cost = f"{peak:,.0f} MiB, {_mib(work / 'segment'):,.0f} MiB of disk"
+        rate = f"{through / (until + rest):.1f} images per second"
+        print(
+            f"  segment {through:,}: killed after {until:.1f} s and {done} of {chunks} chunks, the rest {rest:.1f} s,"
+        )
+        print(f"    {rate}, {cost}")
+        _, total, peak = measured("crops", ["run", str(work), *dask])
+        cost = f"{peak:,.0f} MiB, {_mib(work / 'crops'):,.0f} MiB of disk"
+        print(f"  crops {through:,}: {total:.1f} s, {through / total:.1f} images per second, {cost}")
+
+
+def _mib(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+
+
 def describe(split: SplitQuality) -> str:
     """Describe the quality of a split in one line."""
     return (
@@ -258,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "pairs": lambda _: pairing(1_000 if tiny else 100_000),
         "duplicates": lambda _: duplicates(3 if tiny else 60),
         "many": lambda folder: many(folder, 24 if tiny else 20_000),
+        "competition": lambda folder: competition(folder, *((16, 8, 96) if tiny else (31_072, 11_702, 4_000))),
         "folds": lambda _: folding(),
     }
     run_parts(known, parts)

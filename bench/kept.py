@@ -16,7 +16,8 @@ from torchvision.ops import sigmoid_focal_loss
 
 from aggregate.thresholds.exact import best_thresholds
 from bench.measure import split_words
-from classify.losses.objective import focal_loss
+from classify.config import ClassifySection
+from classify.losses.classification import class_loss
 from hpa.metrics import f1_per_class
 from hpa.splitting.hashes import similar_pairs
 
@@ -99,7 +100,7 @@ def _focal(steps: int) -> None:
     targets = (torch.rand(256, 28, generator=generator) < 0.05).float()
 
     def ours(z: torch.Tensor) -> torch.Tensor:
-        return focal_loss(z, targets, 2.0)
+        return class_loss(z, targets, ClassifySection())
 
     def library(z: torch.Tensor) -> torch.Tensor:
         loss: torch.Tensor = sigmoid_focal_loss(z, targets, alpha=-1, gamma=2.0, reduction="mean")

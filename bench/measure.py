@@ -62,7 +62,9 @@ def peak_mib(package: str, arguments: Sequence[str]) -> float:
     return measured(package, arguments)[2]
 
 
-def measured(package: str, arguments: Sequence[str], parts: Path | None = None) -> tuple[float | None, float, float]:
+def measured(
+    package: str, arguments: Sequence[str], parts: Path | None = None, *, kill_after: int = 0
+) -> tuple[float | None, float, float]:
     """Run ``python -m PACKAGE ARGUMENTS`` in a process of its own.
 
     Parameters
@@ -71,6 +73,8 @@ def measured(package: str, arguments: Sequence[str], parts: Path | None = None) 
         The command.
     parts
         Folder in which the stage commits its chunks.
+    kill_after
+        Kill the process when that many chunks are committed; 0 lets it end.
 
     Returns
     -------
@@ -78,15 +82,20 @@ def measured(package: str, arguments: Sequence[str], parts: Path | None = None) 
         Seconds until the first chunk is committed (None if there was none) and until the end, start of the process
         included.
     peak : float
-        Peak memory of the process in MiB.
+        Peak memory of the process in MiB; 0 if it was killed.
     """
     command = [sys.executable, "-c", _PEAK, f"{package}.__main__", *arguments]
     first, start = None, time.perf_counter()
     with tempfile.TemporaryFile("w+") as printed:
         process = subprocess.Popen(command, cwd=ROOT, stdout=printed, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            if first is None and parts is not None and any(parts.glob("*.parquet")):
+            committed = 0 if parts is None else len(list(parts.glob("*.parquet")))
+            if first is None and committed:
                 first = time.perf_counter() - start
+            if kill_after and committed >= kill_after:
+                process.kill()
+                process.wait()
+                return first, time.perf_counter() - start, 0.0
             time.sleep(0.01)
         total = time.perf_counter() - start
         printed.seek(0)

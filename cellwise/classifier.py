@@ -33,14 +33,17 @@ class Classifier:
         The recipe of the run.
     device
         Where the networks run.
+    code
+        Folder of the Python file of a backbone of the user's own.
     """
 
     checkpoints: Mapping[int, "Checkpoint"]
     recipe: Recipe
     device: "torch.device"
+    code: Path | None = None
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "auto") -> Self:
+    def load(cls, path: str | Path, *, device: str = "auto", code: str | Path | None = None) -> Self:
         """Load the models of a trained work folder or a bundle.
 
         Parameters
@@ -49,6 +52,8 @@ class Classifier:
             The work folder or the bundle.
         device
             Device of the networks: "auto", "cpu", "cuda", ...
+        code
+            Folder of the Python file of a backbone of your own, as for ``--code``; its code is run.
 
         Raises
         ------
@@ -57,15 +62,16 @@ class Classifier:
         """
         import torch
 
+        from classify.models import trained_checkpoints
         from classify.network.checkpoint import load_checkpoints
-        from classify.run import trained_checkpoints
         from hpa.work.device import resolve_device
         from pipeline.apply import open_model
 
         model = open_model(Path(path))
         window = model.recipe.crops.windows[0]
         paths = trained_checkpoints(model.work, model.recipe.crops.train_window_for(window))
-        return cls(load_checkpoints(paths), model.recipe, torch.device(resolve_device(device)))
+        own = None if code is None else Path(code)
+        return cls(load_checkpoints(paths), model.recipe, torch.device(resolve_device(device)), own)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -143,6 +149,7 @@ class Classifier:
 
     def _run(self, crops: Crops, fold: int) -> "CropOutputs":
         from classify.inference.predict import predict_crops
+        from classify.own_code import code_from
 
         for what, expected, found in (
             ("px", self.size_px, crops.pixels.shape[-1]),
@@ -150,4 +157,5 @@ class Classifier:
         ):
             if expected != found:
                 raise UserError(f"expected crops of {expected} ({what}) as in training, found {found}")
-        return predict_crops(self.checkpoints[fold], crops.pixels, crops.masks, self.device)
+        with code_from(self.code):
+            return predict_crops(self.checkpoints[fold], crops.pixels, crops.masks, self.device)

@@ -4,6 +4,7 @@
     python -m classify predict work/my
     python -m classify curves work/my
     python -m classify neighbours work/my
+    python -m classify embed work/my
     python -m classify train-backbone work/backbone --cells 1000000
 
 train reads recipe.toml, images.parquet, folds.parquet and crops/<window>/; it writes checkpoint.pt, history.csv and
@@ -19,6 +20,10 @@ curves draws loss, scores and learning rate over the epochs to classify/<window>
 neighbours needs the embeddings; it reports how often the nearest crops and images share labels (precision@1, MAP@R),
 and lists and draws some of them in classify/<window>/.
 
+embed runs the shipped backbone over all crops, so that those of all folds share one space, and draws a map of them
+(UMAP with the extra `cellwise[umap]`, else principal components); it writes features, map.csv and figures/map.png to
+embedding/<window>/.
+
 train-backbone trains a backbone on drawn cells with true labels, which takes an hour or more and made the shipped
 weights; it writes <backbone>.safetensors, a record and a model card to a folder of its own. A run that was killed goes
 on with the same command.
@@ -30,7 +35,7 @@ from typing import Annotated
 
 import typer
 
-from hpa.command import Threads, call, new_app
+from hpa.command import Code, Threads, call, new_app
 
 app = new_app(__doc__)
 
@@ -51,16 +56,18 @@ def train(
     ] = None,
     threads: Threads = None,
     fold: Annotated[list[int] | None, typer.Option(help="Train only this fold; may be given several times.")] = None,
+    code: Code = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train one model per fold."""
+    from classify.own_code import code_from
     from classify.run import train as run_train
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
-    with locked(work):
-        code = run_train(folder, device=device, workers=workers, overwrite=overwrite, folds=fold, threads=threads)
-        raise typer.Exit(code)
+    with locked(work), code_from(code):
+        outcome = run_train(folder, device=device, workers=workers, overwrite=overwrite, folds=fold, threads=threads)
+        raise typer.Exit(outcome)
 
 
 @app.command()
@@ -69,16 +76,18 @@ def predict(
     device: Device = "auto",
     threads: Threads = None,
     embeddings: Annotated[bool, typer.Option(help="Also write the features and embeddings of every crop.")] = False,
+    code: Code = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write out-of-fold and test probabilities."""
-    from classify.run import predict as run_predict
+    from classify.own_code import code_from
+    from classify.prediction import predict as run_predict
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
-    with locked(work):
-        code = run_predict(folder, device=device, overwrite=overwrite, embeddings=embeddings, threads=threads)
-        raise typer.Exit(code)
+    with locked(work), code_from(code):
+        outcome = run_predict(folder, device=device, overwrite=overwrite, embeddings=embeddings, threads=threads)
+        raise typer.Exit(outcome)
 
 
 @app.command()
@@ -105,6 +114,26 @@ def neighbours(
     folder = open_work(work)
     with locked(work):
         raise typer.Exit(find(folder, queries=queries, shown=shown))
+
+
+@app.command()
+def embed(
+    work: Work,
+    device: Device = "auto",
+    threads: Threads = None,
+    crops: Annotated[int, typer.Option(min=2, help="Crops on the map; of more, a sample is drawn.")] = 20_000,
+) -> None:
+    """Embed all crops in the space of the shipped backbone, and draw a map of them."""
+    from classify.inspect.embedding import embed as run_embed
+    from classify.inspect.embedding import embedding_folder
+    from crops.config import CropsSection
+    from hpa.work.folder import locked, open_work
+
+    folder = open_work(work)
+    with locked(work):
+        for window in folder.section("crops", CropsSection).windows:
+            made = run_embed(folder, window, max_crops=crops, device=device, threads=threads)
+            print(f"embed: {len(made.places)} crops of {window} by {made.method}: {embedding_folder(folder, window)}")
 
 
 @app.command("train-backbone")

@@ -1,11 +1,14 @@
 """The `[classify]` section of a recipe."""
 
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationError, field_validator, model_validator
 
+from classify.phases import Phase, Schedule, TrainingPhase, check_phases, resolve_phases
 from crops.config import OutsideCell
 from hpa.channels import parse_mixture
 from hpa.config import DataSection, Section
@@ -20,16 +23,50 @@ Mining = Literal["all", "semi-hard", "batch-hard"]
 Preset = Literal["none", "light", "standard", "strong"]
 RandomCrop = Literal["none", "crop", "resized"]
 Views = Literal["one", "mean", "maximum"]
+ViewKind = Literal["dihedral", "flips", "scales", "five_crops"]
 Precision = Literal["32", "bf16", "auto"]
+LossName = Literal[
+    "bce",
+    "focal",
+    "soft-f1-macro",
+    "soft-f1-samples",
+    "log-soft-f1-macro",
+    "log-soft-f1-samples",
+    "lovasz",
+    "hard-bce",
+    "asymmetric",
+]
+ClassWeights = Literal["none", "inverse", "effective"]
+
+CODE: Final = re.compile(r"[A-Za-z_]\w*:[A-Za-z_]\w*", re.ASCII)
+"""Name of a function in a file of the user: ``my_module:my_loss`` (`classify.code`)."""
 
 WEIGHTS: Final = Path(__file__).parent / "weights"
 """Folder of the weights that Cellwise ships, a file ``<backbone>.safetensors`` each."""
 
 
+class LossTerm(Section):
+    """One of several class losses that are added."""
+
+    name: str = Field(description="Name of the loss, or `my_module:my_loss`.")
+    weight: float = Field(default=1.0, gt=0, description="Factor of the loss.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in get_args(LossName) and not CODE.fullmatch(name):
+            raise ValueError(f"expected {', '.join(get_args(LossName))} or my_module:my_loss")
+        return name
+
+
 class ClassifySection(Section):
     """`[classify]`: the network that classifies crops, and its training."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"neighbours": "outside_cell", "weights_file": "pretrained"}
+    renamed: ClassVar[Mapping[str, str]] = {
+        "neighbours": "outside_cell",
+        "weights_file": "pretrained",
+        "freeze_epochs": "phases",
+    }
 
     seed: int = Field(
         default=-1,
@@ -61,7 +98,8 @@ class ClassifySection(Section):
         description="Network that turns a crop into a feature map: `resnet18_half`, a ResNet18 of half the width with"
         " weights that Cellwise ships; `resnet18_w40` or `resnet18_w48`, of other widths; the name of a torchvision"
         " classification model; `timm:NAME` for a model of timm, transformers too; `subcell` for SubCell's vision"
-        " transformer, whose weights you bring; or `cnn3` for three convolutions.",
+        " transformer, whose weights you bring; `cnn3` for three convolutions; or `my_module:build`, a function of"
+        " yours, in the folder given as --code.",
     )
     pretrained: str = Field(
         default="auto",
@@ -90,6 +128,11 @@ class ClassifySection(Section):
         description="How pretrained RGB filters are extended to more than three channels: further channels get the mean"
         " of the filters, or copies in turn; or a 1x1 convolution reduces the channels to three before an"
         " unchanged stem.",
+    )
+    feature_stages: tuple[int, ...] = Field(
+        default=(),
+        description="Stages of the backbone (counted from 1) whose pooled features are joined, as in GapNet-PL; empty"
+        " for the last feature map alone.",
     )
     attention: Literal["none", "cbam"] = Field(
         default="none", description="Channel and spatial attention after each stage of the backbone."
@@ -126,8 +169,41 @@ class ClassifySection(Section):
         description="Crops are weighted by their cell's completeness to this power; 0 weighs all equally, 1 weighs a"
         " half visible cell by one half.",
     )
-    loss: Literal["focal", "bce"] = Field(
-        default="focal", description="Class loss: focal loss or binary cross-entropy."
+    loss: str | tuple[LossTerm, ...] = Field(
+        default="focal",
+        description='Class loss, a name or a list such as [{name = "focal"}, {name = "soft-f1-macro", weight = 0.5}],'
+        " whose losses are added. Of single crops and classes: focal, bce (binary cross-entropy) and asymmetric. Of a"
+        " whole batch: soft-f1-macro and soft-f1-samples (1 - F1 of probabilities, of classes or of crops),"
+        " log-soft-f1-macro and log-soft-f1-samples (its negative logarithm), lovasz (symmetric Lovasz hinge of"
+        " each class) and hard-bce (cross-entropy of positives and the hardest negatives). my_module:my_loss is a"
+        " function of yours, in the folder given as --code.",
+    )
+    class_weights: ClassWeights | tuple[NonNegativeFloat, ...] = Field(
+        default="none",
+        description="Weights of the classes in the loss: none; inverse, of the number of training images with the"
+        " class; effective, of the effective number of those images; or a list of numbers, one per class.",
+    )
+    effective_beta: float = Field(
+        default=0.999,
+        ge=0,
+        lt=1,
+        description="With `effective`: n images count as (1 - beta^n) / (1 - beta); 0 weighs all classes equally.",
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Targets 0 and 1 become s / 2 and 1 - s / 2 in losses of single crops and in hard-bce.",
+    )
+    asymmetric_gammas: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
+        default=(0.0, 4.0),
+        description="With `asymmetric`: focusing exponents of positives and of negatives.",
+    )
+    asymmetric_margin: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="With `asymmetric`: probability that is subtracted from that of negatives, at most to 0.",
     )
     focal_gamma: float = Field(
         default=2.0, ge=0, description="Focusing exponent of the focal loss; 0 gives binary cross-entropy."
@@ -199,6 +275,11 @@ class ClassifySection(Section):
         description="Factor on the learning rate of a backbone that starts from pretrained weights; those that start"
         " from random ones, and the heads, have the full rate.",
     )
+    layer_rates: PositiveFloat | tuple[PositiveFloat, ...] = Field(
+        default=1.0,
+        description="Factors on the learning rate within the backbone: one of each stage to the next earlier one, below"
+        " 1 for slower early stages; or a list of one for the stem and one for each stage.",
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="With `sgd`: Nesterov momentum.")
     weight_decay: float = Field(
         default=0.05,
@@ -206,25 +287,35 @@ class ClassifySection(Section):
         description="Weight decay: decoupled, times the learning rate, with AdamW, an L2 penalty otherwise; norms and"
         " biases have none.",
     )
-    schedule: Literal["one-cycle", "cosine", "plateau", "constant"] = Field(
+    schedule: Schedule = Field(
         default="one-cycle",
-        description="Learning rate: up for a quarter of the steps, then down to 0; down to 0; divided by ten after"
-        " three validations without a lower loss; or constant.",
+        description="Learning rate: up for a part of the steps (`rise`), then down to 0; down to 0; divided by ten"
+        " after more than `plateau_patience` validations without progress of `monitor`; or constant.",
+    )
+    rise: float = Field(
+        default=0.25, gt=0, lt=1, description="With `one-cycle`: fraction of the steps in which the rate rises."
+    )
+    plateau_patience: int = Field(
+        default=2, ge=0, description="With `plateau`: validations without progress that leave the rate as it is."
     )
     clip_norm: float = Field(
         default=0.0, ge=0, description="Maximum norm of the gradient, longer gradients are scaled down; 0 for no limit."
     )
-    freeze_epochs: int = Field(
-        default=2,
-        ge=0,
-        description="First epochs in which only heads and attention, and a stem with other channels than the weights,"
-        " are trained; for a backbone that starts from pretrained weights.",
+    phases: tuple[Phase, ...] = Field(
+        default=(Phase(epochs=2, trainable=("new",)), Phase(schedule="continue")),
+        description="Phases of the training, in order, each with its epochs (0 in the last: what the others leave of"
+        " `epochs`), the parts that are trained (all; new, what has no pretrained weights; heads; stem; stages; stage1,"
+        " stage2, ...), the highest learning rate (0: `learning_rate`), the schedule (same: `schedule`; continue: that"
+        " of the phase before goes on) and the side of training crops (-1: `input_px`, the side that is validated and"
+        " predicted with). [] is one phase, in which all is trained.",
     )
-    augment: Preset = Field(
+    augment: Preset | tuple[dict[str, Any], ...] = Field(
         default="standard",
-        description="Augmentation of training crops: none; the eight dihedral views; those and small changes of scale,"
-        " position, angle, brightness, contrast, blur and noise; or larger changes with elastic deformation"
-        " and missing blocks.",
+        description="Augmentation of training crops: none; light, the eight dihedral views; standard, those and small"
+        " changes of scale, position, angle, brightness, contrast, blur and noise; strong, larger changes with"
+        " elastic deformation and missing blocks; or a list of steps, each with a name of albumentations and its"
+        ' parameters, such as [{name = "Rotate", limit = 30, p = 0.5}], or DimProtein, which dims the protein'
+        " channel alone.",
     )
     random_crop: RandomCrop = Field(
         default="none",
@@ -237,6 +328,11 @@ class ClassifySection(Section):
         description="Number of epochs from one validation on the fold's images to the next; the last epoch is always"
         " validated.",
     )
+    log_samples: bool = Field(
+        default=False,
+        description="At every validation, write probabilities, truth and loss of each training and validation crop to"
+        " samples/ beside history.csv; `classify curves` draws them.",
+    )
     checkpoint: Literal["last", "best"] = Field(
         default="last",
         description="Weights that are kept: of the last epoch, or of the validated epoch with the highest mean average"
@@ -244,8 +340,21 @@ class ClassifySection(Section):
     )
     test_views: Views = Field(
         default="one",
-        description="Views that are scored: each crop as it is, or its eight dihedral views, by their mean or maximum"
+        description="Views that are scored: each crop as it is, or several views of it, by their mean or maximum"
         " probability.",
+    )
+    view_kinds: tuple[ViewKind, ...] = Field(
+        default=("dihedral",),
+        min_length=1,
+        description="With several test_views, which: the eight dihedral ones; flips, as it is and mirrored in both"
+        " directions; scales, as it is and by view_scales; five_crops, its corners and its centre. Several kinds are"
+        " combined.",
+    )
+    view_scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field(
+        default=(0.8, 1.25), min_length=1, description="With `scales`: factors by which crops are enlarged."
+    )
+    view_side: float = Field(
+        default=0.75, gt=0, le=1, description="With `five_crops`: their side, as a fraction of the crop's."
     )
     nearest_crops: int = Field(
         default=0,
@@ -267,6 +376,41 @@ class ClassifySection(Section):
         if isinstance(pretrained, bool):
             raise ValueError('"imagenet" is what true was, "none" what false was')
         return pretrained
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_epochs(cls, values: Any) -> Any:
+        """Set `epochs` to the sum over phases if that says it all."""
+        phases = values.get("phases") if isinstance(values, dict) else None
+        if not isinstance(phases, list | tuple) or not phases:
+            return values
+        counts = [
+            phase.get("epochs", 0) if isinstance(phase, dict) else getattr(phase, "epochs", "") for phase in phases
+        ]
+        if not all(isinstance(count, int) for count in counts) or not counts[-1]:
+            return values
+        if values.get("epochs", sum(counts)) != sum(counts):
+            raise ValueError(f"expected epochs = {sum(counts)}, the sum over the phases, or no such key")
+        return values | {"epochs": sum(counts)}
+
+    @model_validator(mode="after")
+    def _fits_phases(self) -> Self:
+        check_phases(self.phases)
+        if self.trainable == "heads":
+            for phase in self.phases:
+                if not {"all", "new", "heads"} & set(phase.trainable) or phase.input_px >= 0:
+                    raise ValueError(
+                        'expected phases of heads, without input_px, with trainable = "heads"; set phases = [] or'
+                        ' trainable = "all"'
+                    )
+        if list(self.feature_stages) != sorted(set(self.feature_stages)) or min(self.feature_stages, default=1) < 1:
+            raise ValueError(f"expected feature_stages in rising order from 1, found {list(self.feature_stages)}")
+        return self
+
+    @property
+    def training_phases(self) -> list[TrainingPhase]:
+        """The phases with nothing left open."""
+        return resolve_phases(self.phases, self.epochs, self.learning_rate, self.schedule, self.input_px)
 
     @model_validator(mode="after")
     def _fits_frozen_features(self) -> Self:
@@ -307,6 +451,60 @@ class ClassifySection(Section):
         """Return the seed of training, which is that of the data unless the section has its own."""
         return data.seed if self.seed < 0 else self.seed
 
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _parse_loss(cls, loss: Any) -> Any:
+        terms = [{"name": loss}] if isinstance(loss, str) else loss
+        if not isinstance(terms, list | tuple) or not terms:
+            raise ValueError('expected a name or a list of {name = "...", weight = 1.0}')
+        for term in terms:
+            values = term.model_dump() if isinstance(term, LossTerm) else term
+            try:
+                LossTerm.model_validate(values)
+            except ValidationError as error:
+                problem = error.errors()[0]
+                key = ".".join(map(str, problem["loc"])) or "name and weight"
+                raise ValueError(f"{key}: {problem['msg'].removeprefix('Value error, ')}") from None
+        return loss
+
+    @field_validator("view_kinds")
+    @classmethod
+    def _distinct_kinds(cls, kinds: tuple[ViewKind, ...]) -> tuple[ViewKind, ...]:
+        if len(set(kinds)) < len(kinds) or {"dihedral", "flips"} <= set(kinds):
+            raise ValueError("expected no kind of view twice; flips are among the dihedral views")
+        return kinds
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _parse_augment(cls, augment: Any) -> Any:
+        if isinstance(augment, list | tuple):
+            for step in augment:
+                if not isinstance(step, dict) or not isinstance(step.get("name"), str):
+                    raise ValueError('expected steps such as {name = "Rotate", limit = 30}')
+                for key, value in step.items():
+                    if not _is_plain(value):
+                        raise ValueError(f"expected numbers, texts and lists of them as parameters, found {key}")
+        elif augment not in get_args(Preset):
+            raise ValueError(f"expected {', '.join(get_args(Preset))} or a list of steps")
+        return augment
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _parse_class_weights(cls, weights: Any) -> Any:
+        if isinstance(weights, str) and weights not in get_args(ClassWeights):
+            raise ValueError(f"expected {', '.join(get_args(ClassWeights))} or a list of numbers")
+        if isinstance(weights, list | tuple):
+            if not all(isinstance(w, int | float) and not isinstance(w, bool) and w >= 0 for w in weights):
+                raise ValueError("expected numbers of at least 0")
+            if not any(weights):
+                raise ValueError("expected at least one weight above 0")
+        return weights
+
+    @property
+    def loss_terms(self) -> tuple[LossTerm, ...]:
+        """The losses that are added to the class loss, with their weights."""
+        return (LossTerm(name=self.loss),) if isinstance(self.loss, str) else self.loss
+
     @property
     def starts_from(self) -> str:
         """What `pretrained` means for the backbone: ``"atlas"``, ``"imagenet"``, ``"none"`` or a path."""
@@ -327,6 +525,12 @@ class ClassifySection(Section):
         if len(self.channels) > 5:
             raise ValueError(f"expected at most 5 channels, found {len(self.channels)}")
         return self
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def shipped_weights(backbone: str) -> Path:

@@ -1,46 +1,52 @@
-"""Runs of the classify stage: train one model per fold on a store of crops, and write the table of probabilities."""
+"""Run of the training: one model per fold, for every window that a recipe trains on."""
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from classify.cell_targets import CELL_TARGETS, cell_targets_path, read_cell_targets, train_on_cells
 from classify.config import ClassifySection
-from classify.data.crops import CropLabels, CropSource, FeatureSource, label_crops, select_channels
+from classify.data.augmentation import check_augment
+from classify.data.crops import CropLabels, CropSource, FeatureSource, select_channels
 from classify.data.normalisation import Statistics
 from classify.inference.evaluate import uses_bfloat16
-from classify.inference.features import FeatureRun, digest, kept_features
-from classify.inference.predict import ScoredCrops, predict_fold
-from classify.inference.transfer import transfer_fold
-from classify.network.checkpoint import Checkpoint, load_checkpoints
+from classify.inference.features import FeatureRun, kept_features
+from classify.inference.views import five_crop_px
+from classify.losses.classification import check_loss
+from classify.models import (
+    CHECKPOINT,
+    checkpoint_path,
+    features_folder,
+    read_labelled_crops,
+    run_folds,
+    stage_inputs,
+    trained_checkpoints,
+)
+from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, check_input, new_network
 from classify.network.start import read_start, start_path
-from classify.probabilities import KEY, write_probabilities
-from classify.trained_pooling import TrainedPooling, write_pooling
+from classify.own_code import code_files, code_sums
+from classify.training.optimizer import parameter_groups
 from crops.config import CropsSection, Window
-from crops.store import CropStore, open_store, store_folder
+from crops.store import store_folder
 from hpa.config import DataSection
 from hpa.errors import UserError
-from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.work.device import Computation, computing_threads, resolve_device, warn_if_busy
 from hpa.work.files import sha256
 from hpa.work.folder import WorkFolder, open_work
 from hpa.work.processes import available_processors
-from hpa.work.stage import StageRun, begin, is_being_replaced
+from hpa.work.stage import StageRun, begin
 
-CHECKPOINT: Final = "checkpoint.pt"
 _RECORDED = ("cellwise", "torch", "torchvision", "lightning", "pytorch-metric-learning")
 
 
@@ -87,7 +93,7 @@ def train(
     for fold in folds or ():
         if fold not in available:
             raise UserError(f"expected folds among {', '.join(map(str, available))}, found {fold}")
-    here = _computation(section, chosen, threads)
+    here = computation_of(section, chosen, threads)
     # All begin before the first is trained: a fault shows early, and a killed run with --overwrite that is resumed
     # without it replaces the later folds too.
     begun = [
@@ -109,7 +115,7 @@ def _begin_folds(
     overwrite: bool,
 ) -> list[tuple[int, StageRun]]:
     data = work.data
-    inputs = stage_inputs(work, window) | {"folds.parquet": work.folds}
+    inputs = stage_inputs(work, window) | {"folds.parquet": work.folds} | code_files(section)
     if section.labels == "cells":
         inputs[CELL_TARGETS] = cell_targets_path(work)
     command = f"python -m classify train {work.root}"
@@ -160,12 +166,13 @@ def start_file(work: WorkFolder, window: Window, section: ClassifySection, fold:
     return checkpoint_path(other, window, fold)
 
 
-def _computation(section: ClassifySection, device: torch.device, threads: int | None) -> Computation:
+def computation_of(section: ClassifySection, device: torch.device, threads: int | None) -> Computation:
+    """Return how a new run would compute, of which a resumed one keeps what it began with."""
     return Computation.here(str(device), threads, bfloat16=uses_bfloat16(section.precision, device, section.backbone))
 
 
 @contextmanager
-def _computing(stage: StageRun, section: ClassifySection) -> Iterator[ClassifySection]:
+def computing(stage: StageRun, section: ClassifySection) -> Iterator[ClassifySection]:
     """Compute as the stage does from its first start, and yield the section with the precision that this means."""
     computation = stage.computation
     assert computation is not None, "the stage was begun with one"
@@ -205,15 +212,19 @@ def _train_fold(
             crops = train_on_cells(crops, read_cell_targets(cell_targets_path(work)), data.classes)
         start = read_start(section, data.channels, data.classes.classes, start_file(work, window, section, fold))
         statistics = start_statistics(crops, section, start)
-        with _computing(stage, section) as resolved:
+        with computing(stage, section) as resolved:
             if section.trainable == "heads":
                 network = new_network(
                     *(section, seed, statistics.mean, statistics.std, np.full(len(data.classes), 0.5), start)
                 )
                 own = start is None or start.statistics is None or (start_path(section) or work.root).is_dir()
                 folder = features_folder(work, window, fold if own else None)
-                features = _features(network, resolved, statistics, folder, crops.source, labels, device, work, window)
+                features = features_of_window(
+                    network, resolved, statistics, folder, crops.source, labels, device, work, window
+                )
                 crops = replace(crops, source=FeatureSource(features))
+            # Augmentation finds the protein by the names of the channels.
+            resolved = resolved.model_copy(update={"channels": section.channels or tuple(data.channels)})
             trained = fit(crops, resolved, seed, fold, stage.folder, device, workers, start, statistics)
         Checkpoint(
             state_dict=trained.state_dict,
@@ -229,12 +240,13 @@ def _train_fold(
             seed=seed,
             versions={package: version(package) for package in _RECORDED},
             sources=trained.statistics.sources,
+            code=code_sums(section),
         ).save(path)
         stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)}, [path])
     remove_resume_files(stage.final)
 
 
-def _features(
+def features_of_window(
     network: Network,
     section: ClassifySection,
     statistics: Statistics,
@@ -254,12 +266,6 @@ def _features(
     return kept_features(run, source, labels, device)
 
 
-def features_folder(work: WorkFolder, window: Window, fold: int | None = None) -> Path:
-    """Return the folder of the features of a window's crops: of one backbone, or of the backbone of a fold."""
-    folder = work.root / "backbone_features" / window
-    return folder if fold is None else folder / f"fold-{fold}"
-
-
 def model_to_check(section: ClassifySection, crops: CropsSection) -> Path | None:
     """Return one of the models that a recipe starts from, None unless it names a work folder.
 
@@ -276,7 +282,7 @@ def model_to_check(section: ClassifySection, crops: CropsSection) -> Path | None
 
 
 def check_network(section: ClassifySection, data: DataSection, size_px: int, model: Path | None = None) -> None:
-    """Check that the network of a recipe can be made, with the weights it starts from, and accepts the crops.
+    """Check that the network of a recipe can be made, with the weights it starts from, accepts the crops, and its loss.
 
     Parameters
     ----------
@@ -290,257 +296,21 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
     Raises
     ------
     UserError
-        If there is no such backbone, its weights are missing, damaged or not downloadable, or the crops are too small
-        for it.
+        If there is no such backbone, its weights are missing, damaged or not downloadable, the crops are too small for
+        it, it lacks stages that the recipe names, or the loss cannot be computed
+        (`classify.losses.classification.check_loss`).
     """
+    check_loss(section, len(data.classes))
+    side = size_px if section.random_crop == "none" else section.random_crop_px
+    check_augment(section, side, section.channels or data.channels)
     flat = np.ones(len(section.channels or data.channels))
     start = read_start(section, data.channels, data.classes.classes, model)
     network = new_network(section, section.training_seed(data), flat, flat, np.full(len(data.classes), 0.5), start)
-    for side in {size_px, size_px if section.random_crop == "none" else section.random_crop_px}:
-        check_input(network, len(flat), side)
-
-
-def predict(
-    work: WorkFolder,
-    *,
-    device: str = "auto",
-    overwrite: bool = False,
-    model: WorkFolder | None = None,
-    embeddings: bool = False,
-    threads: int | None = None,
-) -> int:
-    """Score every crop with the models that did not see its image in training, for every window of the recipe.
-
-    Parameters
-    ----------
-    work
-        The work folder whose crops are scored.
-    device, threads
-        As for `train`.
-    overwrite
-        Discard existing results and start over.
-    model
-        A work folder or bundle whose models score all images of `work` as test images; None uses the models of `work`,
-        each on the test images and on the images of its own fold.
-    embeddings
-        Whether to write the features and embeddings of every crop too.
-
-    Returns
-    -------
-    int
-        The exit code 0.
-
-    Raises
-    ------
-    UserError
-        If there are no crops or models, the models do not fit the crops, or the inputs of an earlier run have changed.
-    """
-    chosen = torch.device(resolve_device(device))
-    trained = model or work
-    for window in work.section("crops", CropsSection).windows:
-        _predict_window(work, trained, window, chosen, threads, overwrite=overwrite, embeddings=embeddings)
-    return 0
-
-
-def _predict_window(
-    work: WorkFolder,
-    trained: WorkFolder,
-    window: Window,
-    device: torch.device,
-    threads: int | None,
-    *,
-    overwrite: bool,
-    embeddings: bool,
-) -> None:
-    data = work.data
-    # The recipe of the trained run may use models of another window for this one.
-    source = trained.section("crops", CropsSection).train_window_for(window)
-    paths = trained_checkpoints(trained, source)
-    for fold, path in paths.items():
-        if is_being_replaced(path.parent):
-            raise UserError(
-                f"expected fold {fold} to be trained in {path.parent}, found an unfinished run with --overwrite; finish"
-                f" it with `python -m classify train {trained.root}`"
-            )
-    checkpoints = load_checkpoints(paths)
-    store, labels = read_labelled_crops(work, window, data)
-    inputs = stage_inputs(work, window)
-    if trained.root == work.root:
-        inputs |= {"folds.parquet": work.folds}
-    else:
-        labels = labels.as_unseen()
-    for fold, checkpoint in checkpoints.items():
-        _check_fits(checkpoint, paths[fold], data, store)
-    inputs |= {f"fold-{fold}/checkpoint.pt": path for fold, path in paths.items()}
-    # The section that the models were trained with, even if the recipe has changed since.
-    section = next(iter(checkpoints.values())).section
-    folder = stage_folder(work, window)
-    command = f"python -m classify predict {work.root}"
-    here = _computation(section, device, threads)
-    place = folder / "predict"
-    stage = begin(place, command, data, section, inputs, overwrite=overwrite, beside=True, computation=here)
-    scored = ScoredCrops(store, labels, data.classes)
-    with _computing(stage, section) as resolved:
-        features = _features_of_models(checkpoints, resolved, scored, device, work, window)
-        parts = [
-            predict_fold(
-                replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}),
-                scored,
-                stage.folder / f"fold-{fold}",
-                device,
-                embeddings=embeddings,
-                features=features.get(fold),
-            )
-            for fold, checkpoint in checkpoints.items()
-        ]
-    table = pd.concat(parts, ignore_index=True).sort_values(KEY, ignore_index=True)
-    outputs = [folder / "probabilities.parquet"]
-    pooling = folder / "pooling.json"
-    if section.objective != "cell":
-        write_pooling(pooling, trained_pooling(checkpoints))
-        outputs.append(pooling)
-    else:
-        pooling.unlink(missing_ok=True)  # it may be left from earlier models that pooled in training
-    write_probabilities(outputs[0], table, data.classes)
-    neighbours = folder / "neighbours" / "probabilities.parquet"
-    if section.nearest_crops and trained.root == work.root:
-        with _computing(stage, section) as resolved:
-            own = [
-                transfer_fold(
-                    replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}),
-                    scored,
-                    part,
-                    stage.folder / f"fold-{fold}",
-                    device,
-                    features=features.get(fold),
-                )
-                for (fold, checkpoint), part in zip(checkpoints.items(), parts, strict=True)
-            ]
-        write_probabilities(neighbours, pd.concat(own).sort_values(KEY, ignore_index=True), data.classes)
-        outputs.append(neighbours)
-    else:
-        neighbours.unlink(missing_ok=True)
-    stage.finish({"rows": len(table), "oof_rows": int((table["origin"] == "oof").sum())}, outputs)
-
-
-def _features_of_models(
-    checkpoints: Mapping[int, Checkpoint],
-    section: ClassifySection,
-    scored: ScoredCrops,
-    device: torch.device,
-    work: WorkFolder,
-    window: Window,
-) -> dict[int, NDArray[np.float32]]:
-    """Return the features that trained heads are applied to, by fold; none of networks that were trained as a whole."""
-    if section.trainable != "heads" or section.test_views != "one":
-        return {}
-    networks = {fold: checkpoint.network(device) for fold, checkpoint in checkpoints.items()}
-    shared = len({digest(network) for network in networks.values()}) == 1
-    features: dict[int, NDArray[np.float32]] = {}
-    for fold, network in networks.items():
-        checkpoint = checkpoints[fold]
-        source = select_channels(scored.source, section.channels, checkpoint.channels)
-        folder = features_folder(work, window, None if shared else fold)
-        features[fold] = (
-            next(iter(features.values()))
-            if shared and features
-            else _features(network, section, checkpoint.statistics, folder, source, scored.labels, device, work, window)
-        )
-    return features
-
-
-def trained_pooling(checkpoints: Mapping[int, Checkpoint]) -> TrainedPooling:
-    """Return how the models of a run pooled in training, with the parameters they learned; `checkpoints` is by fold."""
-    section = next(iter(checkpoints.values())).section
-    learned = {fold: checkpoint.state_dict.get("alpha") for fold, checkpoint in checkpoints.items()}
-    alpha = {fold: values.tolist() for fold, values in learned.items() if values is not None}
-    power = section.completeness_power
-    return TrainedPooling(section.pooling, section.top_k, section.sharpness, power, alpha)
-
-
-def _check_fits(checkpoint: Checkpoint, path: Path, data: DataSection, store: CropStore) -> None:
-    section = checkpoint.section
-    # A convolutional network trained on random crops accepts other sizes too.
-    trained_px = store.shape[1] if section.random_crop != "none" else checkpoint.size_px
-    pairs = {
-        "vocabulary": (checkpoint.vocabulary, data.classes.name),
-        "classes": (checkpoint.classes, list(data.classes.classes)),
-        "channels": (checkpoint.channels, list(data.channels)),
-        "crop size in px": (trained_px, store.shape[1]),
-    }
-    for what, (trained, given) in pairs.items():
-        if trained != given:
-            raise UserError(f"expected the {what} that {path} was trained with ({trained}), found {given}")
-
-
-def stage_folder(work: WorkFolder, window: Window) -> Path:
-    """Return the folder of a window: ``classify/<window>``."""
-    return work.root / "classify" / window
-
-
-def checkpoint_path(work: WorkFolder, window: Window, fold: int) -> Path:
-    """Return the path of a fold's model."""
-    return stage_folder(work, window) / f"fold-{fold}" / CHECKPOINT
-
-
-def run_folds(work: WorkFolder) -> list[int]:
-    """Return the numbers of the folds that models are trained for.
-
-    Raises
-    ------
-    UserError
-        If there is no fold.
-    """
-    folds = sorted({int(fold) for fold in read_folds(work.folds)["fold"] if fold >= 0})
-    if not folds:
-        raise UserError(f"expected train images with known labels in {work.root}, found none to train or to score on")
-    return folds
-
-
-def trained_checkpoints(trained: WorkFolder, window: Window) -> dict[int, Path]:
-    """Return the paths of the models of a work folder or a bundle for a window, by fold.
-
-    Raises
-    ------
-    UserError
-        If there is no fold, or a bundle has no model for the window.
-    """
-    folds = run_folds(trained) if trained.folds.exists() else bundle_folds(trained, window)
-    return {fold: checkpoint_path(trained, window, fold) for fold in folds}
-
-
-def bundle_folds(bundle: WorkFolder, window: Window) -> list[int]:
-    """Return the folds of a bundle, which has checkpoints but no images.
-
-    Raises
-    ------
-    UserError
-        If there is no model for the window.
-    """
-    names = (
-        path.parent.name.removeprefix("fold-") for path in stage_folder(bundle, window).glob(f"fold-*/{CHECKPOINT}")
-    )
-    folds = sorted(int(name) for name in names if name.isdecimal())
-    if not folds:
-        raise UserError(f"expected a model for the window {window} in {bundle.root}, found none")
-    return folds
-
-
-def stage_inputs(work: WorkFolder, window: Window) -> dict[str, Path]:
-    """Return the tables that both `train` and `predict` read, by the name that messages use.
-
-    Raises
-    ------
-    UserError
-        If there are no crops.
-    """
-    crops = store_folder(work, window) / "crops.parquet"
-    if not crops.exists():
-        raise UserError(f"expected crops (made by `python -m crops run {work.root}`), found none at {crops.parent}")
-    return {"images.parquet": work.images, f"crops/{window}/crops.parquet": crops}
-
-
-def read_labelled_crops(work: WorkFolder, window: Window, data: DataSection) -> tuple[CropStore, CropLabels]:
-    """Open the store of a window and look up the labels of its crops."""
-    store = open_store(work, window)
-    return store, label_crops(store.table, read_images(work.images), read_folds(work.folds), data.classes)
+    sides = {size_px, side}
+    if section.test_views != "one" and "five_crops" in section.view_kinds:
+        sides.add(five_crop_px(section, size_px))
+    for seen_px in sides:
+        check_input(network, len(flat), seen_px, [phase.input_px for phase in section.training_phases])
+    for phase in section.training_phases:
+        network.parameters_of(phase.trainable)
+    parameter_groups(network, section)

@@ -3,6 +3,7 @@
     python -m hpa synthesize OUT --images 400 --test 100 --seed 0
     python -m hpa montage OUT atlas.png
     python -m hpa patterns patterns.png
+    python -m hpa check DATA
     python -m hpa leaks WORK
     python -m hpa explore WORK
     python -m hpa split-folder DIR OUT --files 1000
@@ -12,6 +13,8 @@ synthesize    writes OUT in the Kaggle 2018 layout: train/, test/, train.csv,
               sample_submission.csv, antibodies.csv, and truth/
 montage       reads  OUT; writes a PNG of composites of its train images
 patterns      writes a PNG of the 28 protein patterns of the atlas
+check         reads  the tables and file headers of a data folder; prints what is
+              there and what is missing
 leaks         reads  a work folder and its images; writes its folders scan/
               and leaks/ and prints a table
 explore       reads  a work folder and its images; writes its folders scan/
@@ -74,6 +77,23 @@ def patterns(out: Annotated[Path, typer.Argument(help="The PNG to write.")]) -> 
     from hpa.atlas.montage import draw_patterns
 
     draw_patterns(out)
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="A data folder of any layout.")],
+    layout: Annotated[str, typer.Option(help="Its layout, as data.layout in a recipe.")] = "auto",
+) -> None:
+    """Count the images of a data folder, their sizes and missing files; exit code 1 if some are missing."""
+    from hpa.errors import UserError
+    from hpa.layouts.index import LAYOUTS
+    from hpa.reports.check import check_data
+
+    if layout != "auto" and layout not in LAYOUTS:
+        raise UserError(f"expected --layout auto, {', '.join(LAYOUTS)}, found {layout!r}")
+    found = check_data(data, layout)
+    print("\n".join(found.lines()))
+    raise typer.Exit(1 if found.missing or found.unlike_published or not found.complete else 0)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,6 +27,15 @@ Threads = Annotated[
     ),
 ]
 """The option ``--threads`` of every command that trains or predicts."""
+
+Code = Annotated[
+    Path | None,
+    typer.Option(
+        help='Folder of your Python files that the recipe names, as in classify.loss = "my_module:my_loss". Their code'
+        " is run, so use files that you trust; none is taken from anywhere else.",
+    ),
+]
+"""The option ``--code`` of every command that makes or trains a network."""
 
 _INTERRUPTED = 128 + 2  # by Ctrl+C
 

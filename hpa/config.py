@@ -12,7 +12,7 @@ from hpa.channels import CHANNELS, Channel
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28, VOCABULARIES, Vocabulary
 
-LayoutName = Literal["auto", "table", "kaggle2018", "kaggle2021", "hpa_v18", "jovian", "folder"]
+LayoutName = Literal["auto", "table", "kaggle2018", "kaggle2021", "hpa_v18", "jovian", "pattern", "folder"]
 
 S = TypeVar("S", bound="Section")
 
@@ -32,6 +32,16 @@ class DataSection(Section):
     layout: LayoutName = Field("auto", description="Layout of the data folders; auto recognises it.")
     source_layouts: dict[str, LayoutName] = Field(
         {}, description="Layouts of single sources, by name, where they differ or are not recognised."
+    )
+    pattern: str = Field(
+        "",
+        description="With files named in another way: a path below the data folder with fields in braces, such as"
+        " {well}_f{field}_d{channel}.tif. The fields but the channel make the id, plate and well the group.",
+    )
+    file_channels: dict[str, Channel] = Field(
+        {},
+        description="With `pattern`: the channel for each text of its field {channel}; without that field, for each"
+        " plane of a file, counted from 0.",
     )
     train_only: tuple[str, ...] = Field(
         (),

@@ -10,6 +10,8 @@
     python -m pipeline sweep work/my --vary classify.seed=1,2         one run per value, and their comparison
     python -m pipeline relabel work/my work/relabelled                a second model on labels of single cells
     python -m pipeline picture work/my picture.png                    one image on its way through the pipeline
+    python -m pipeline report work/my                                 one HTML page about the run
+    python -m pipeline view work/my ID                                one image in napari, masks and predictions
 
 init    reads data folders and a recipe.
         Writes recipe.toml (resolved), images.parquet and folds.parquet; where they apply, also conflicts.csv (sources
@@ -24,8 +26,10 @@ export  reads a trained work folder and those it joins.
 compare reads finished work folders; prints tables, and writes a CSV and a figure on request.
 sweep   reads a work folder; writes one for each combination of values to WORK-sweep/, and what compare does.
 relabel reads a finished work folder; writes a second one that shares with it, and cell_labels.parquet in that.
-demo    writes an atlas, a work folder and demo.json.
+demo    writes an atlas, a work folder, demo.json and report.html.
 picture reads a finished work folder; writes a PNG.
+report  reads a work folder, finished or not; writes a page that needs no network and no other file.
+view    reads a work folder; with --corrected it also writes masks that `segment import` reads.
 """
 
 from collections.abc import Sequence
@@ -34,13 +38,25 @@ from typing import Annotated
 
 import typer
 
-from hpa.command import Threads, call, new_app
+from hpa.command import Code, Threads, call, new_app
 
 app = new_app(__doc__)
 
 Work = Annotated[Path, typer.Argument(help="Work folder.")]
 Data = Annotated[list[str], typer.Option(help="Data folder, PATH or NAME=PATH; may be given several times.")]
 RecipeName = Annotated[str | None, typer.Option(help="TOML file, or name of a shipped recipe such as cells.")]
+Pattern = Annotated[
+    str,
+    typer.Option(help="Names of the files, such as {well}_f{field}_d{channel}.tif."),
+]
+ChannelNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--channel",
+        help="With --pattern: TEXT=CHANNEL for each text of {channel}, or for each plane of a file without that field;"
+        " for example 0=blue.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device of the networks: auto, cpu, cuda.")]
 Workers = Annotated[int, typer.Option(help="Processes that work on images; 0 lets each stage choose.", min=0)]
 Dask = Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers process the images.")]
@@ -69,24 +85,32 @@ def init(
         typer.Option("--from", help="Instead of data: a work folder whose images, folds and valid stages are shared."),
     ] = None,
     recipe: RecipeName = None,
+    pattern: Pattern = "",
+    channel: ChannelNames = None,
     limit: Annotated[int, typer.Option(help="Use about this many images of each split; 0 uses all.", min=0)] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; overrides the recipe.")] = None,
     workers: Workers = 0,
+    code: Code = None,
 ) -> None:
     """Make a work folder from one or more data folders, or one that shares with another what stays the same."""
+    from classify.own_code import code_from
     from hpa.errors import UserError
     from pipeline.init import init as init_work
+    from pipeline.naming import parse_naming, with_naming
     from pipeline.recipe import read_recipe
     from pipeline.share import init_from
 
     if bool(data) == bool(from_):
         raise UserError("expected either --data or --from, found " + ("both" if data else "neither"))
-    if from_:
-        if limit:
-            raise UserError("expected --limit with --data, found it with --from, which shares all images")
-        init_from(work, from_, recipe, set_ or ())
-        return
-    init_work(work, data or [], read_recipe(recipe, set_ or ()), limit=limit, workers=workers)
+    with code_from(code):
+        if from_:
+            for flag, value in {"--limit": limit, "--pattern": pattern, "--channel": channel}.items():
+                if value:
+                    raise UserError(f"expected {flag} with --data, found it with --from, which shares all images")
+            init_from(work, from_, recipe, set_ or ())
+            return
+        named = with_naming(read_recipe(recipe, set_ or ()), parse_naming(pattern, channel or ()))
+        init_work(work, data or [], named, limit=limit, workers=workers)
 
 
 @app.command()
@@ -97,14 +121,16 @@ def run(
     workers: Workers = 0,
     dask: Dask = "",
     overwrite: Overwrite = False,
+    code: Code = None,
 ) -> None:
     """Run every stage, resuming what is unfinished."""
     from aggregate.scoring.terminal import print_metrics
+    from classify.own_code import code_from
     from hpa.work.folder import locked, open_work
     from pipeline.stages import run_stages
 
     folder = open_work(work)
-    with locked(work):
+    with locked(work), code_from(code):
         outcome = run_stages(folder, device=device, workers=workers, dask=dask, threads=threads, overwrite=overwrite)
         print_metrics(folder)
     raise typer.Exit(outcome.code)
@@ -155,18 +181,27 @@ def apply(
     work: Annotated[Path, typer.Argument(help="Trained work folder, or a bundle.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Work folder to make for the new images.")],
+    pattern: Pattern = "",
+    channel: ChannelNames = None,
     device: Device = "auto",
     threads: Threads = None,
     workers: Workers = 0,
     dask: Dask = "",
+    code: Code = None,
 ) -> None:
     """Apply a trained work folder, or a bundle of one, to new images; nothing is trained or tuned."""
+    from classify.own_code import code_from
     from pipeline.apply import apply as apply_model
     from pipeline.apply import open_model
+    from pipeline.naming import parse_naming
 
-    code = apply_model(open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads)
+    naming = parse_naming(pattern, channel or ())
+    with code_from(code):
+        outcome = apply_model(
+            open_model(work), data, out, device=device, workers=workers, dask=dask, threads=threads, naming=naming
+        )
     print(f"submission: {out}/aggregate/submission.csv")
-    raise typer.Exit(code)
+    raise typer.Exit(outcome)
 
 
 @app.command()
@@ -200,16 +235,19 @@ def sweep(
     markdown: Markdown = False,
     csv: Csv = None,
     figure: FigureFile = None,
+    code: Code = None,
 ) -> None:
     """Run one work folder for each value of some keys, sharing the rest with WORK, and compare them."""
+    from classify.own_code import code_from
     from pipeline.compare import check_figure, compare, report
     from pipeline.sweep import sweep as run_sweep
 
     if figure:
         check_figure(figure)
-    roots, code = run_sweep(work, vary, out, device=device, workers=workers, threads=threads)
+    with code_from(code):
+        roots, outcome = run_sweep(work, vary, out, device=device, workers=workers, threads=threads)
     report(compare(roots, truth=truth, resamples=resamples), markdown=markdown, csv=csv, figure=figure)
-    raise typer.Exit(code)
+    raise typer.Exit(outcome)
 
 
 @app.command()
@@ -244,6 +282,36 @@ def picture(
     from pipeline.picture import draw_journey
 
     draw_journey(open_work(work), image_id, out)
+
+
+@app.command()
+def report(
+    work: Work,
+    output: Annotated[Path | None, typer.Option(help="HTML file to write; by default WORK/report.html.")] = None,
+) -> None:
+    """Write one HTML page about a work folder, finished or not."""
+    from hpa.work.folder import open_work
+    from pipeline.report.page import write_report
+
+    out = output or work / "report.html"
+    size = write_report(open_work(work), out)
+    print(f"report: {out} ({size / 1e6:.1f} MB)")
+
+
+@app.command()
+def view(
+    work: Work,
+    image_id: Annotated[str, typer.Argument(metavar="ID", help="An image.")],
+    corrected: Annotated[
+        Path | None,
+        typer.Option(help="Folder of corrected masks, begun as a copy of all; changes are written there at the end."),
+    ] = None,
+) -> None:
+    """Open one image in napari: channels, nuclei, cells and their classes."""
+    from hpa.work.folder import open_work
+    from pipeline.view import view as open_viewer
+
+    open_viewer(open_work(work), image_id, corrected)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Use a trained run on new images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def apply(
     workers: int = 0,
     dask: str = "",
     threads: int | None = None,
+    naming: Mapping[str, object] | None = None,
 ) -> int:
     """Apply a trained run, and those joined with it, to new images; nothing is trained or tuned.
 
@@ -52,6 +53,8 @@ def apply(
         earlier, killed call made of the same images is resumed. Every run segments and crops by its own recipe.
     device, workers, dask, threads
         As for `pipeline.stages.run_stages`.
+    naming
+        As for `pipeline.init.init_apply`.
 
     Returns
     -------
@@ -64,14 +67,14 @@ def apply(
         If a stage cannot run, or ranks are joined and there are too few images to rank.
     """
     names = [Path("joined") / str(place) for place in range(len(model.joined))]
-    folder = init_apply(out, data, with_joined(model.recipe, model.work.root, names))
+    folder = init_apply(out, data, with_joined(model.recipe, model.work.root, names), naming)
     _check_ranked(model, len(read_images(folder.images)))
     run_part = partial(run_stages, device=device, workers=workers, dask=dask, threads=threads)
     code = 0
     with locked(out):
         for name, part in zip(names, model.joined, strict=True):
             print(f"apply: {part.work.root}, which {model.work.root} joins")
-            other = init_apply(out / name, data, part.recipe)
+            other = init_apply(out / name, data, part.recipe, naming)
             ran = run_part(other, model=part.work, ends_with="predict")
             code = max(code, ran.code)
         print(f"apply: {model.work.root}")

@@ -96,7 +96,7 @@ def export_bundle(model: Model, bundle: Path) -> int:
 
 def _pack(work: WorkFolder, recipe: Recipe, folder: Path) -> _Part:
     """Copy the recipe, the checkpoints and a network file, and describe them."""
-    from classify.run import checkpoint_path, run_folds
+    from classify.models import checkpoint_path, run_folds
     from segment.network.weights import find_weights
 
     folds = {window: run_folds(work) for window in recipe.crops.train_windows}

@@ -1,7 +1,7 @@
 """Make a work folder: the image table, the folds and the resolved recipe."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +75,19 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
     return work
 
 
-def init_apply(root: Path, data: Sequence[str | Path], recipe: Recipe) -> WorkFolder:
+def init_apply(
+    root: Path, data: Sequence[str | Path], recipe: Recipe, naming: Mapping[str, object] | None = None
+) -> WorkFolder:
     """Make a work folder of test images for a trained recipe, or resume one made of the same images.
+
+    Parameters
+    ----------
+    root, data
+        As for `init`.
+    recipe
+        The trained recipe.
+    naming
+        How the new files are named, the keys ``pattern`` and ``file_channels`` of `[data]`; None for a known layout.
 
     Raises
     ------
@@ -85,7 +96,9 @@ def init_apply(root: Path, data: Sequence[str | Path], recipe: Recipe) -> WorkFo
     """
     work = WorkFolder(root)
     # The new images may come from another camera.
-    own = {"layout": "auto", "source_layouts": {}, "train_only": (), "bit_depth": 0}
+    own: dict[str, object] = {"layout": "auto", "source_layouts": {}, "train_only": (), "bit_depth": 0}
+    own |= {"pattern": "", "file_channels": {}}
+    own |= naming or {}
     section = recipe.data.model_copy(update=own)
     images, _ = _index(data, section)
     all_known = pd.Series([()] * len(images), index=images.index, dtype=object)
@@ -119,7 +132,8 @@ def _with_vocabulary(data: Sequence[str | Path], recipe: Recipe) -> Recipe:
     section, aggregate = recipe.data, recipe.aggregate
     layouts = find_layouts(parse_sources(data), section)
     scored = [layout for name, layout in layouts.items() if name not in section.train_only] or list(layouts.values())
-    vocabulary = LAYOUTS[scored[0]].vocabulary
+    layout = LAYOUTS.get(scored[0])  # none for a pattern of names
+    vocabulary = layout and layout.vocabulary
     if section.vocabulary == "auto":
         chosen = vocabulary or section.classes
         section = section.model_copy(update={"vocabulary": chosen.name})

@@ -69,6 +69,7 @@ def run_stages(
         If a stage cannot run.
     """
     import aggregate.run
+    import classify.prediction
     import classify.run
     import crops.run
 
@@ -77,7 +78,9 @@ def run_stages(
     stages: dict[str, Callable[[], int]] = {
         "crops": lambda: crops.run.run(work, windows, workers=workers, dask=dask, overwrite=overwrite),
         "train": lambda: classify.run.train(work, device=device, threads=threads, overwrite=overwrite),
-        "predict": lambda: classify.run.predict(work, device=device, threads=threads, overwrite=overwrite, model=model),
+        "predict": lambda: classify.prediction.predict(
+            work, device=device, threads=threads, overwrite=overwrite, model=model
+        ),
         "aggregate": lambda: aggregate.run.run(work, model=model, overwrite=overwrite),
     }
     if model:

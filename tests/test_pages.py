@@ -1,10 +1,6 @@
 """Run every command of the README, the guide, docs/results.md and the recipe headers on small data, in order."""
 
 import json
-import shutil
-import subprocess
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,88 +12,14 @@ from classify.probabilities import class_columns
 from hpa.channels import CHANNELS
 from hpa.pixels import read_plane
 from hpa.vocabulary import HPA28
-from tests.support.pages import ROOT, commands, python_blocks, recipe_commands
-
-SMALL_INIT = ("--set", "classify.epochs=1", "--set", "crops.size_px=32", "--set", "data.folds=2")
-SMALLEST_INIT = ("--limit", "8", "--set", "classify.batch_size=512")
-"""Eight images and a batch of all their crops: one step of training in each fold."""
-
-
-BENCH_ARGUMENTS: dict[str, list[str]] = {
-    "bench.aggregate": ["--tiny"],
-    "bench.backbone": ["--tiny"],
-    "bench.classify": ["triplets", "--tiny"],
-    "bench.crops": ["--tiny"],
-    "bench.data": ["--tiny"],
-    "bench.kept": ["--tiny"],
-    "bench.kills": ["--tiny"],
-    "bench.reading": ["--tiny"],
-    "bench.realism": [],
-    "bench.segment": ["--tiny", "accuracy", "real", "sizes", "speed", "memory", "gpu"],
-    "bench.thresholds": ["1"],
-}
-
-
-def _shrink(command: list[str], data: Path, new: Path) -> list[str]:
-    """Return a command that runs quickly and on the data at hand."""
-    paths = {"/data/hpaic": str(data), "/data/new": str(new), "../shared/real/images512": str(new)}
-    command = [paths.get(word, word) for word in command]
-    if command[:2] in (["pipeline", "init"], ["cellwise", "init"]) and "--from" not in command:
-        command += SMALL_INIT
-    if command[:2] in (["pipeline", "demo"], ["cellwise", "demo"]):
-        command += ["--tiny"]
-    if command[:2] == ["classify", "train-backbone"]:
-        command[3:] = ["--cells", "128", "--crops-seen", "256", "--size-px", "32"]
-    if command[:2] == ["hpa", "synthesize"]:
-        command += ["--images", "4", "--size-px", "128"]
-    if command[:2] == ["crops", "synthesize"]:
-        command += ["--cells", "20"]
-    if command[:2] == ["aggregate", "submit"]:
-        sample = data / "sample_submission.csv"
-        np.save("scores.npy", np.random.default_rng(0).random((len(pd.read_csv(sample)), 28)))
-        command[2:] = ["scores.npy", "--sample", str(sample), "--thresholds", "0.5", "--out", "submission.csv"]
-    if command[:2] == ["aggregate", "evaluate"]:
-        command[2:] = ["submission.csv", "submission.csv"]
-    if command[:2] == ["pipeline", "picture"]:
-        command = command[:4]  # the image of the page is not among those of a small demo
-    if command[:2] in (["pipeline", "compare"], ["pipeline", "sweep"], ["pipeline", "relabel"]):
-        command += ["--resamples", "10"]
-    if command[:2] == ["segment", "score"]:
-        # Real masks may be missing, so the masks of the atlas are scored against themselves.
-        command[2:] = [str(data / "truth" / "cells")] * 2
-    return command
-
-
-def _run(command: list[str]) -> int:
-    if command[0] == "bench.kills":  # it forks itself, which must not be a process of pytest's
-        return subprocess.run([sys.executable, "-m", *command[:1], "--tiny"], cwd=ROOT, check=False).returncode
-    if command[0].startswith("bench."):
-        import_module(command[0]).main(BENCH_ARGUMENTS[command[0]])
-        return 0
-    module = import_module(f"{command[0]}.__main__")
-    code = module.main(command[1:])
-    assert isinstance(code, int)
-    return code
-
-
-def _run_page(page: Path, folder: Path) -> None:
-    """Run the commands of a page in a folder that has the shipped recipes, as a clone has them."""
-    shutil.copytree(ROOT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
-    new, atlas = folder / "new", folder / "work" / "demo" / "atlas"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for command in commands(page):
-            if command[1] == "apply" and not new.exists():
-                shutil.copytree(atlas / "test", new)
-            small = _shrink(command, atlas, new)
-            assert _run(small) == 0, " ".join(small)
+from tests.support.pages import ROOT, commands, python_blocks, run_page
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which the commands of the guide have been run."""
     folder = tmp_path_factory.mktemp("clone")
-    _run_page(ROOT / "docs" / "guide.md", folder)
+    run_page(ROOT / "docs" / "guide.md", folder)
     return folder
 
 
@@ -108,7 +30,7 @@ def _submission(folder: Path) -> pd.DataFrame:
 def test_the_readme_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [" ".join(command[:2]) for command in commands(ROOT / "README.md")]
     assert shown == ["pipeline demo", "cellwise demo", "cellwise init", "cellwise run", "cellwise apply"]
-    _run_page(ROOT / "README.md", tmp_path)
+    run_page(ROOT / "README.md", tmp_path)
     assert len(_submission(tmp_path / "work" / "new")) == 8
     monkeypatch.chdir(tmp_path)
     image = next((tmp_path / "work" / "demo" / "atlas" / "test").glob("*_red.png")).name.removesuffix("_red.png")
@@ -131,6 +53,7 @@ def test_the_guide_shows_every_step() -> None:
         "aggregate run",
         "pipeline run",
         "pipeline picture",
+        "pipeline report",
         *model,
         *second,
         "aggregate submit",
@@ -245,50 +168,3 @@ def test_the_every_class_baseline_matches_its_closed_form(folder: Path) -> None:
     figures = json.loads((folder / "work" / "demo" / "demo.json").read_text())
     assert figures["baseline_every_class"] == pytest.approx(np.mean(2 * share / (1 + share)))
     assert figures["baseline_most_frequent"] >= figures["baseline_every_class"] - 1e-12
-
-
-def _results_commands() -> list[list[str]]:
-    return [*commands(ROOT / "docs" / "results.md"), *commands(ROOT / "docs" / "architecture.md")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bench", sorted(BENCH_ARGUMENTS))
-def test_the_benches_of_the_results_page_run(bench: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Run each bench with the same small arguments, whichever of its parts the page names."""
-    assert bench in {command[0] for command in _results_commands()}
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CELLWISE_REAL_DATA", str(tmp_path / "none"))  # benchmarks then report the missing data and end
-    assert _run([bench]) == 0
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_results_page_run(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    (tmp_path / "docs").mkdir()
-    shown = _results_commands()
-    assert {command[0] for command in shown if command[0].startswith("bench.")} == set(BENCH_ARGUMENTS)
-    for command in shown:
-        if command[0] in BENCH_ARGUMENTS:
-            continue
-        small = _shrink(command, folder / "work" / "demo" / "atlas", folder / "new")
-        assert _run(small) == 0, f"python -m {' '.join(small)}"
-    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"atlas.png", "patterns.png", "pipeline.png"}
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_recipes_run(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    shown = recipe_commands()
-    recipes = {Path(word).stem for command in shown for word in command if word.endswith(".toml")}
-    assert recipes | {"demo"} == {path.stem for path in (ROOT / "recipes").glob("*.toml")}
-    for command in shown:
-        small = _shrink(command, folder / "work" / "demo" / "atlas", folder / "new")
-        small += SMALLEST_INIT if command[1] == "init" else ()
-        assert _run(small) == 0, f"python -m {' '.join(small)}"
-    for work in {command[2] for command in shown}:
-        images = pd.read_parquet(tmp_path / work / "images.parquet")
-        assert len(_submission(tmp_path / work)) == (images["split"] == "test").sum() > 0
-        metrics = pd.read_json(tmp_path / work / "aggregate" / "metrics.json", typ="series")
-        assert 0 <= metrics["macro_f1"] <= 1

@@ -35,7 +35,7 @@ def test_tests_with_their_real_images_run_and_are_counted(tmp_path: Path) -> Non
 
 def test_no_test_looks_for_real_images_on_its_own() -> None:
     """A test gets them from the fixture `real_data`, which asks for the marker."""
-    known = {"conftest.py", "test_support.py", "test_pages.py", "real_images.py"}
+    known = {"conftest.py", "test_support.py", "test_benches.py", "pages.py", "real_images.py"}
     for path in sorted((ROOT / "tests").rglob("*.py")):
         if path.name not in known:
             text = path.read_text()

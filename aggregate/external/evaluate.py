@@ -1,5 +1,6 @@
 """Score predictions of images or of single cells against a table of their true labels."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from aggregate.cell_labels import read_cells
-from aggregate.external.tables import parse_labels, read_groups, read_label_table
+from aggregate.external.tables import cell_labels, parse_labels, read_groups, read_label_table
 from aggregate.labels import Labels
 from aggregate.scoring.metrics import class_table, summary
 from classify.probabilities import class_columns
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.vocabulary import Vocabulary
-from hpa.work.files import first_line, read_csv_or_parquet
+from hpa.work.files import read_csv_or_parquet
 from hpa.work.folder import WorkFolder
 
 
@@ -34,8 +35,8 @@ def evaluate_images(
     Parameters
     ----------
     predictions, truth
-        Tables with a column of ids and one of labels (`aggregate.external.tables.read_label_table`); they may be the
-        same file.
+        Tables with a column of ids and one of labels (`aggregate.external.tables.read_label_table`), both of images or
+        both of cells; they may be the same file.
     vocabulary
         The classes.
     columns
@@ -50,8 +51,9 @@ def evaluate_images(
     Returns
     -------
     dict
-        As returned by `aggregate.scoring.metrics.summary`, with unscored, the number of predictions without a label,
-        and unpredicted, the number of labels without a prediction; neither are scored.
+        As returned by `aggregate.scoring.metrics.summary`, where images counts cells if the tables are of cells, with
+        unscored, the number of predictions without a label, and unpredicted, the number of labels without a prediction;
+        neither are scored.
 
     Raises
     ------
@@ -60,19 +62,24 @@ def evaluate_images(
     """
     predicted = read_label_table(predictions, vocabulary, truth=False, column=columns[0])
     targets = read_label_table(truth, vocabulary, truth=True, column=columns[1])
-    unpredicted = sorted(targets.keys() - predicted.keys())
+    unpredicted = targets.keys() - predicted.keys()
     if len(unpredicted) == len(targets):
-        raise UserError(f"expected predictions of the images of {truth} in {predictions}, found none")
-    targets = {image_id: target for image_id, target in targets.items() if image_id in predicted}
-    numbers, over = np.arange(len(targets), dtype=np.int32), "images"
+        raise UserError(f"expected predictions of the {_kind(targets)} of {truth} in {predictions}, found none")
+    targets = {key: target for key, target in targets.items() if key in predicted}
+    image_ids = [image_id for image_id, _ in targets]
+    numbers, over = pd.factorize(np.array(image_ids, dtype=object))[0].astype(np.int32), "images"
     if groups:
-        numbers, column = read_groups(groups, list(targets), groups_column)
+        numbers, column = read_groups(groups, image_ids, groups_column)
         over = f"groups of images ({column} in {groups.name})"
     labels = Labels.all_known(vocabulary.multi_hot(targets.values()), numbers)
-    hot = vocabulary.multi_hot(predicted[image_id] for image_id in targets)
+    hot = vocabulary.multi_hot(predicted[key] for key in targets)
     classes = class_table(labels, hot, vocabulary)
     metrics = summary(labels, hot, classes, over=over, resamples=resamples, seed=seed)
     return metrics | {"unscored": len(predicted.keys() - targets.keys()), "unpredicted": len(unpredicted)}
+
+
+def _kind(targets: Mapping[tuple[str, int], tuple[int, ...]]) -> str:
+    return "cells" if any(cell for _, cell in targets) else "images"
 
 
 def evaluate_cells(work: WorkFolder, truth: Path, *, resamples: int = 1000) -> dict[str, Any]:
@@ -123,12 +130,7 @@ def evaluate_cells(work: WorkFolder, truth: Path, *, resamples: int = 1000) -> d
 def _read_cell_table(path: Path) -> pd.DataFrame:
     needed = ["image_id", "cell_label", "target"]
     table = read_csv_or_parquet(path, needed)
-    try:
-        labels = table["cell_label"].map(int).astype(np.int64)
-    except (ValueError, TypeError, OverflowError) as error:  # the latter beyond 64 bit
-        raise UserError(f"expected whole numbers as cell_label in {path}, found: {first_line(error)}") from None
-    if any(isinstance(label, float) and label != int(label) for label in table["cell_label"]):
-        raise UserError(f"expected whole numbers as cell_label in {path}, found fractions")
+    labels = cell_labels(table, path)
     table = table[needed].astype({"image_id": str}).assign(cell_label=labels)
     repeated = table[table.duplicated(["image_id", "cell_label"])]
     if len(repeated):

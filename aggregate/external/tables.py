@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from hpa.errors import UserError
 from hpa.splitting.groups import join_groups
 from hpa.vocabulary import VOCABULARIES, Vocabulary
-from hpa.work.files import read_csv_or_parquet
+from hpa.work.files import first_line, read_csv_or_parquet
 
 ID_COLUMNS: Final = ("Id", "ID", "id", "image_id", "Image", "image")
+CELL_COLUMN: Final = "cell_label"
 _PREDICTED: Final = ("Predicted", "predicted", "prediction", "Label", "label", "labels", "Target", "target")
 _GROUPS: Final = ("group", "Group", "antibody", "Antibody", "well", "Well")
 _TRUTH: Final = ("Target", "target", "Label", "label", "labels", "truth", "Predicted", "predicted")
@@ -53,33 +54,66 @@ def id_column(table: pd.DataFrame, path: Path) -> str:
 
 def read_label_table(
     path: Path, vocabulary: Vocabulary, *, truth: bool, column: str = ""
-) -> dict[str, tuple[int, ...]]:
-    """Read the labels of images: class numbers or names, separated by spaces, ``|``, ``;`` or commas.
+) -> dict[tuple[str, int], tuple[int, ...]]:
+    """Read the labels of images or cells: class numbers or names, separated by spaces, ``|``, ``;`` or commas.
 
     Parameters
     ----------
     path
-        A table with a column of ids and one of labels.
+        A table with a column of ids and one of labels; a column cell_label makes it one of cells.
     vocabulary
         The classes.
     truth
-        If the table has both, take the column of targets rather than that of predictions.
+        If the table has both, take the column of targets rather than that of predictions. Of ``aggregate/images.csv``,
+        only the images with out-of-fold predictions count then: the labels of the others are unknown.
     column
         The column of labels; empty looks for its usual names.
+
+    Returns
+    -------
+    dict
+        The class numbers by image id and cell label; the cell label of an image is 0.
 
     Raises
     ------
     UserError
-        If the table cannot be read, a column is missing or a label is unknown.
+        If the table cannot be read, a column is missing, a label is unknown or a cell label is no whole number.
     """
     table = read_csv_or_parquet(path)
-    ids = id_column(table, path)
+    if truth and {"origin", "labels"} <= set(table.columns):
+        table = table[table["origin"] == "oof"]
+    if CELL_COLUMN in table.columns:
+        ids, cells = first_column(table, ID_COLUMNS, path), cell_labels(table, path)
+    else:
+        ids, cells = id_column(table, path), np.zeros(len(table), dtype=np.int64)
     usual = _TRUTH if truth else _PREDICTED
     labels = first_column(table.drop(columns=ids), (column,) if column else usual, path)
+    keys = list(zip(table[ids].astype(str), cells.tolist(), strict=True))
+    repeated = pd.Index(keys).duplicated()
+    if repeated.any():
+        image_id, cell = keys[int(repeated.argmax())]
+        raise UserError(f"expected every cell once in {path}, found cell {cell} of image {image_id} twice")
     return {
-        str(image_id): parse_labels(value, vocabulary, f"{path}, {image_id}")
-        for image_id, value in zip(table[ids], table[labels], strict=True)
+        key: parse_labels(value, vocabulary, f"{path}, {key[0]}")
+        for key, value in zip(keys, table[labels], strict=True)
     }
+
+
+def cell_labels(table: pd.DataFrame, path: Path) -> NDArray[np.int64]:
+    """Return the column cell_label of a table as whole numbers, shape (N,).
+
+    Raises
+    ------
+    UserError
+        If there are others.
+    """
+    try:
+        labels = table[CELL_COLUMN].map(int).astype(np.int64)
+    except (ValueError, TypeError, OverflowError) as error:  # the latter beyond 64 bit
+        raise UserError(f"expected whole numbers as cell_label in {path}, found: {first_line(error)}") from None
+    if any(isinstance(label, float) and label != int(label) for label in table[CELL_COLUMN]):
+        raise UserError(f"expected whole numbers as cell_label in {path}, found fractions")
+    return np.asarray(labels, dtype=np.int64)
 
 
 def parse_labels(value: Any, vocabulary: Vocabulary, where: str) -> tuple[int, ...]:

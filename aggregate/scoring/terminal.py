@@ -63,6 +63,22 @@ def print_summary(metrics: dict[str, Any], title: str) -> None:
         console.print(f"warning: {line}", markup=False)
 
 
+def print_cells_2021(metrics: dict[str, Any], title: str) -> None:
+    """Print one line per class of Kaggle 2021, then the mean average precision."""
+    console = Console(width=118)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("class", no_wrap=True)
+    for name in ("cells", "entries", "AP at IoU 0.6"):
+        table.add_column(name, justify="right")
+    for row in metrics["classes"]:
+        table.add_row(row["class"], *(_number(row[key]) for key in ("cells", "entries", "average_precision")))
+    console.print(table)
+    low_high = metrics.get("interval")
+    interval = f"  ({low_high[0]:.4f} to {low_high[1]:.4f}, over images)" if low_high else ""
+    console.print(f"over {metrics['cells']} cells of {metrics['images']} images")
+    console.print(f"  {'mean AP of the classes with cells':34s} {metrics['mean_average_precision']:.4f}{interval}")
+
+
 def _classes(rows: list[dict[str, Any]], title: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("class", no_wrap=True)

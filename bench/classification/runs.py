@@ -1,5 +1,6 @@
 """Run the classifier over the folds of an atlas, for `bench.classify`."""
 
+import hashlib
 import json
 import shutil
 import time
@@ -12,17 +13,22 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from aggregate.pooling.formulas import pool_as_trained
 from bench.classification.world import FOLDS
 from classify.config import ClassifySection
-from classify.data.crops import CropLabels, FoldCrops, label_crops, select_channels
+from classify.data.crops import CropLabels, FeatureSource, FoldCrops, label_crops, select_channels
+from classify.data.normalisation import Statistics
+from classify.inference.features import FeatureRun, kept_features
 from classify.inference.predict import ScoredCrops, predict_fold
 from classify.network.checkpoint import Checkpoint
+from classify.network.model import Network, new_network
+from classify.network.start import read_start, start_path
+from classify.prediction import trained_pooling
 from classify.probabilities import ATTENTION, class_columns
-from classify.run import trained_pooling
 from classify.trained_pooling import TrainedPooling
-from classify.training.fit import fit, remove_resume_files
+from classify.training.fit import fit, remove_resume_files, start_statistics
 from crops.store import CropStore
 from hpa.channels import CHANNELS
 from hpa.images import read_images
@@ -84,7 +90,8 @@ class Ran:
     folders
         The folder of each fold.
     seconds
-        Processor time of training all folds, which other programs on the machine hardly affect.
+        Processor time of training all folds, which other programs on the machine hardly affect; without that of frozen
+        features, which are computed once for all systems.
     table
         Probabilities of the crops by the models of all folds (`classify.probabilities`).
     pooling
@@ -106,14 +113,15 @@ def run(job: Job, *, embeddings: bool = False) -> Ran:
     device = torch.device(resolve_device("auto"))
     folders, checkpoints, tables, seconds = [], {}, [], 0.0
     for fold in range(FOLDS):
-        folder = job.folder / f"fold-{fold}"
-        record = folder / "bench.json"
-        if not record.is_file():
-            _train(job, fold, folder)
-        seconds += float(json.loads(record.read_text())["seconds"])
+        folder = train(job, fold)
+        seconds += float(json.loads((folder / "bench.json").read_text())["seconds"])
         checkpoints[fold] = Checkpoint.load(folder / "checkpoint.pt")
         scored = ScoredCrops(store, labels, HPA28)
-        tables.append(predict_fold(checkpoints[fold], scored, folder / "predict", device, embeddings=embeddings))
+        features = None
+        if job.section.trainable == "heads":
+            features = _features(checkpoints[fold].network(device), job.section, checkpoints[fold].statistics, job)
+        part = folder / "predict"
+        tables.append(predict_fold(checkpoints[fold], scored, part, device, embeddings=embeddings, features=features))
         folders.append(folder)
     pooling = trained_pooling(checkpoints)
     if job.section.objective == "cell":
@@ -121,11 +129,25 @@ def run(job: Job, *, embeddings: bool = False) -> Ran:
     return Ran(folders, seconds, pd.concat(tables, ignore_index=True), pooling)
 
 
-def _train(job: Job, fold: int, folder: Path) -> None:
+def train(job: Job, fold: int) -> Path:
+    """Train the model of one fold unless that is done, and return the folder of ``checkpoint.pt``."""
+    folder = job.folder / f"fold-{fold}"
+    if (folder / "bench.json").is_file():
+        return folder
     shutil.rmtree(folder, ignore_errors=True)
     source = job.crops(fold)
+    device = torch.device(resolve_device("auto"))
+    path = start_path(job.section)
+    model = path / "checkpoint.pt" if path is not None and path.is_dir() else None
+    start = read_start(job.section, CHANNELS, HPA28.classes, model)
+    statistics = start_statistics(source, job.section, start)
+    size_px = source.source.pixels(source.training[:1]).shape[2]
+    if job.section.trainable == "heads":
+        even = np.full(len(HPA28), 0.5)
+        network = new_network(job.section, job.seed, statistics.mean, statistics.std, even, start)
+        source = replace(source, source=FeatureSource(_features(network, job.section, statistics, job)))
     started = time.process_time()
-    fitted = fit(source, job.section, job.seed, fold, folder, torch.device(resolve_device("auto")))
+    fitted = fit(source, job.section, job.seed, fold, folder, device, start=start, statistics=statistics)
     seconds = round(time.process_time() - started, 1)
     statistics = fitted.statistics
     Checkpoint(
@@ -134,7 +156,7 @@ def _train(job: Job, fold: int, folder: Path) -> None:
         vocabulary=HPA28.name,
         classes=list(HPA28.classes),
         channels=list(CHANNELS),
-        size_px=source.source.pixels(source.training[:1]).shape[2],
+        size_px=size_px,
         mean=statistics.mean,
         std=statistics.std,
         fold=fold,
@@ -146,6 +168,17 @@ def _train(job: Job, fold: int, folder: Path) -> None:
     remove_resume_files(folder)
     record = {"seconds": seconds, "threads": torch.get_num_threads(), "section": job.section.model_dump(mode="json")}
     write_json(folder / "bench.json", record)
+    return folder
+
+
+def _features(network: Network, section: ClassifySection, statistics: Statistics, job: Job) -> NDArray[np.float32]:
+    """Return the features of all crops that a job trains on and scores, computed once for all jobs."""
+    work, window = job.scored_on
+    weights = hashlib.sha256(section.pretrained.encode()).hexdigest()[:8]
+    device = torch.device(resolve_device("auto"))
+    folder = work.root / "bench" / f"features-{weights}"
+    run = FeatureRun(network.eval().to(device), section, statistics, folder, {"window": window})
+    return kept_features(run, *read(work, window), device)
 
 
 def image_probabilities(ran: Ran) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Make the atlases of `bench.classify` and their work folders."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +35,8 @@ class Size:
         Number of epochs of the baseline, cells with inherited labels.
     backbone
         Backbone of all systems.
+    pretraining
+        Number of further images, drawn from another seed, that backbones of the bench's own are trained on.
     """
 
     train: int
@@ -43,17 +45,24 @@ class Size:
     crop_px: int
     epochs: int
     backbone: str
+    pretraining: int
 
     @property
     def section(self) -> ClassifySection:
-        """The settings that all experiments start from."""
+        """The settings of all experiments that start from nothing."""
         return ClassifySection(
-            backbone=self.backbone, precision="auto", epochs=self.epochs, batch_size=32, validate_every=1000
+            backbone=self.backbone, pretrained="none", epochs=self.epochs, batch_size=32, validate_every=1000
+        )
+
+    def heads(self, pretrained: str = "atlas") -> ClassifySection:
+        """The settings of all experiments with frozen features (recipes/cells_frozen.toml)."""
+        return ClassifySection(
+            backbone=self.backbone, pretrained=pretrained, trainable="heads", learning_rate=0.01, validate_every=1000
         )
 
 
-FULL: Final = Size(400, 200, 256, 64, 5, "shufflenet_v2_x0_5")
-TINY: Final = Size(20, 6, 256, 32, 1, "cnn3")
+FULL: Final = Size(400, 200, 256, 64, 4, "resnet18_half", 900)
+TINY: Final = Size(20, 6, 256, 32, 1, "resnet18_half", 20)
 
 
 @dataclass(frozen=True)
@@ -68,16 +77,28 @@ class World:
         Size of the atlas.
     penetrance
         Factor of the share of cells that show a label of their image.
+    seed
+        Seed of the atlas.
+    folds
+        Number of folds of every work folder.
     """
 
     root: Path
     size: Size
     penetrance: float = 1.0
+    seed: int = 0
+    folds: int = FOLDS
 
     @classmethod
     def of(cls, size: Size, penetrance: float = 1.0) -> "World":
         """Return the atlas of a size and penetrance, below `ROOT`."""
         return cls(ROOT / f"{size.train}-{penetrance}", size, penetrance)
+
+    @classmethod
+    def for_pretraining(cls, size: Size) -> "World":
+        """Return an atlas of another seed, nearly all of which is trained on."""
+        own = replace(size, train=size.pretraining, test=1)
+        return cls(ROOT / f"pretraining-{own.train}", own, seed=1_000_000, folds=10)
 
     @property
     def atlas(self) -> Path:
@@ -92,13 +113,14 @@ class World:
         UserError
             If there is no such window.
         """
-        settings = [f'crops.windows=["{window}"]', f"crops.size_px={size_px}", f"data.folds={FOLDS}"]
+        settings = [f'crops.windows=["{window}"]', f"crops.size_px={size_px}", f"data.folds={self.folds}"]
         recipe = read_recipe(None, settings)
         if not self.atlas.exists():
             unfinished = self.root / "unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             size = self.size
-            synthesize(unfinished, size.train, size.test, 0, size_px=size.image_px, penetrance=self.penetrance)
+            counts = size.train, size.test
+            synthesize(unfinished, *counts, self.seed, size_px=size.image_px, penetrance=self.penetrance)
             unfinished.rename(self.atlas)
         work = WorkFolder(self.root / f"{window}-{size_px}")
         if not work.recipe.exists():

@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     ORDER = 1
     AUGMENTATION = 2
     PRETRAINING = 3
+    DROPOUT = 4
 
 
 def derive_seed(purpose: Purpose, seed: int, fold: int, epoch: int = 0, row: int = 0) -> int:

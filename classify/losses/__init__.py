@@ -1,4 +1,4 @@
-"""The training objective, triplets, and differentiable pooling.
+"""The class losses, the training objective, triplets, and differentiable pooling.
 
 `classify.inference` and `classify.training` import it.
 """

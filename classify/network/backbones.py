@@ -15,6 +15,7 @@ from torchvision.models.resnet import BasicBlock
 
 from classify.network import subcell
 from classify.network.tokens import ANY_SIZE, TokenMap
+from classify.own_code import describe, is_code, load_function
 from hpa.errors import UserError
 
 TIMM: Final = "timm:"
@@ -45,8 +46,11 @@ def new_backbone(name: str) -> nn.Sequential:
     Raises
     ------
     UserError
-        If there is no such model, it does not end in a feature map, or it is one of timm's and timm is not installed.
+        If there is no such model, it does not end in a feature map, it is one of timm's and timm is not installed, or
+        it is a function of the user that cannot be called (`classify.own_code`).
     """
+    if is_code(name):
+        return nn.Sequential(OrderedDict(model=_own_model(name)))
     if name == _SMALL:
         return _three_convolutions()
     if name in _WIDTHS:
@@ -113,6 +117,24 @@ def _three_convolutions() -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
+def _own_model(name: str) -> nn.Module:
+    """Return the backbone that a function of the user builds."""
+    build = load_function(name)
+    try:
+        model = build()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise UserError(f"expected a backbone from {name}, found {describe(error)}") from None
+    if not isinstance(model, nn.Module):
+        raise UserError(f"expected a torch module from {name}, found {type(model).__name__}")
+    if not any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
+        raise UserError(f"expected a backbone with a convolution, its stem, from {name}, found none")
+    if feature_map_shape(model) is None:
+        raise UserError(f"expected a backbone from {name} that turns (N, 3, H, W) into a feature map, found another")
+    return model
+
+
 def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
     try:
         import timm
@@ -168,11 +190,17 @@ def feature_map_shape(model: nn.Module) -> tuple[int, int, int] | None:
     return int(out.shape[1]), int(out.shape[2]), int(out.shape[3])
 
 
-@cache
 def has_depthwise_convolutions(name: str) -> bool:
     """Return whether a backbone convolves channels in groups, which bfloat16 makes slower on processors."""
+    return _any_depthwise(name) if is_code(name) else _any_depthwise_of_library(name)
+
+
+def _any_depthwise(name: str) -> bool:
     with torch.random.fork_rng(devices=[]):
         return any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in new_backbone(name).modules())
+
+
+_any_depthwise_of_library: Final = cache(_any_depthwise)
 
 
 def library_weights(name: str) -> dict[str, Any]:
@@ -183,7 +211,7 @@ def library_weights(name: str) -> dict[str, Any]:
     UserError
         If there are none (cnn3), they are neither on the disk nor downloadable, or the file is damaged.
     """
-    if name in (_SMALL, subcell.NAME, *_WIDTHS):
+    if name in (_SMALL, subcell.NAME, *_WIDTHS) or is_code(name):
         raise UserError(f"expected a backbone with ImageNet weights, found {name}, of which there are none")
     if name.startswith(TIMM):
         model = _timm_model(name.removeprefix(TIMM), pretrained=True)

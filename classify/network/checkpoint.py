@@ -17,6 +17,7 @@ from torch import Tensor
 from classify.config import ClassifySection
 from classify.data.normalisation import Statistics
 from classify.network.model import Network
+from classify.own_code import check_code, is_code
 from hpa.config import parse_section
 from hpa.errors import UserError
 from hpa.work.files import first_line, write_bytes
@@ -61,6 +62,8 @@ class Checkpoint:
     sources
         Mean and standard deviation per channel over the training crops of each source, for
         ``normalise = "sources"``.
+    code
+        SHA-256 of each file of the user's code that the recipe names (`classify.own_code`), by file name.
     """
 
     state_dict: dict[str, Tensor]
@@ -78,6 +81,7 @@ class Checkpoint:
     sources: dict[str, Annotated[list[list[FiniteFloat]], Field(min_length=2, max_length=2)]] = field(
         default_factory=dict
     )
+    code: dict[str, str] = field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -106,8 +110,11 @@ class Checkpoint:
         Raises
         ------
         UserError
-            If the weights do not fit the network that the other fields describe.
+            If the weights do not fit the network that the other fields describe, or the backbone is code of the user
+            and its file is not that of the training.
         """
+        if is_code(self.section.backbone):
+            check_code(self.section.backbone, self.code)
         network = Network(self.section, len(self.mean), len(self.classes), self.mean, self.std)
         try:
             network.load_state_dict(self.state_dict)

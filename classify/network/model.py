@@ -1,5 +1,7 @@
 """The network: a backbone with a stem of C channels, a class head, and optional embedding and attention heads."""
 
+from collections.abc import Iterable
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from classify.network.layers import (
     replace_stem,
     widen_stem,
 )
+from classify.network.parts import Stages, check_feature_stages, find_stages, stage_maps
 from classify.network.pretrained import Start
 from hpa.errors import UserError
 
@@ -81,14 +84,15 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self._normalise_by = section.normalise
-        self._input_px = section.input_px
+        self._name = section.backbone
+        self.input_px = self.training_px = section.input_px
         backbone = new_backbone(section.backbone)
         shape = feature_map_shape(backbone)
         assert shape is not None, "new_backbone returns no other backbones"
         filters = None if start is None else load_weights(backbone, start.backbone, section.backbone)
         backbone = add_cbam(backbone) if section.attention == "cbam" else backbone
         self.adapter = new_adapter(channels) if section.stem == "adapter" else None
-        self._stem_is_new = filters is not None and (start is None or start.stem is None) and filters.shape[1] == 3
+        stem_is_new = filters is not None and (start is None or start.stem is None) and filters.shape[1] == 3
         if self.adapter is None:
             first = first_convolution(backbone).state_dict()
             stem = replace_stem(backbone, channels)
@@ -99,7 +103,9 @@ class Network(nn.Module):
         if start is not None and start.features == section.features:
             learned = {name.removeprefix("features."): w for name, w in start.heads.items() if "features." in name}
             self.features.load_state_dict(learned)
-        width = self.features.width(shape[0])
+        self._pretrained = frozenset[str]() if start is None else _pretrained_names(backbone, stem_is_new=stem_is_new)
+        self._feature_stages = section.feature_stages
+        width = self.features.width(self._measure_stages() if self._feature_stages else shape[0])
         self.head = nn.Linear(width, classes)
         self.embedding = nn.Linear(width, section.embedding_dim) if section.embedding_dim else None
         pooling = section.pooling if section.objective != "cell" else None
@@ -124,34 +130,107 @@ class Network(nn.Module):
             Offset and divisor of each crop and channel, shape (N, 2, C), if the recipe's normalisation depends on more
             than the crop itself (`classify.data.normalisation.crop_levels`).
         """
-        if pixels.ndim == 2:
-            return self._outputs(pixels)
+        return self.outputs(pixels if pixels.ndim == 2 else self.prepare(pixels, levels))
+
+    def prepare(self, pixels: Tensor, levels: Tensor | None = None) -> Tensor:
+        """Normalise and resize crops, as `forward` does, to (N, C, h, w), float32."""
         x = self._normalise(pixels.float(), levels)
-        if self._input_px:
-            x = interpolate(x, (self._input_px, self._input_px), mode="bilinear", antialias=True, align_corners=False)
-        x = x.contiguous(memory_format=torch.channels_last)
-        return self._outputs(self.features(self.backbone(x if self.adapter is None else self.adapter(x))))
+        side = self.training_px if self.training else self.input_px
+        if side:
+            x = interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def outputs(self, x: Tensor) -> Outputs:
+        """Compute the outputs for prepared crops, (N, C, h, w), or for features, (N, F)."""
+        return self._outputs(x if x.ndim == 2 else self._pooled(x if self.adapter is None else self.adapter(x)))
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        if not self._feature_stages:
+            pooled: Tensor = self.features(self.backbone(x))
+            return pooled
+        maps = stage_maps(self.backbone, self.stages, self._feature_stages, x)
+        return torch.cat([self.features(one) for one in maps], dim=1)
 
     def _outputs(self, features: Tensor) -> Outputs:
         embeddings = None if self.embedding is None else normalize(self.embedding(features).float(), dim=1)
         attention = None if self.attention is None else self.attention(features).float()
         return Outputs(self.head(features), embeddings, features, attention)
 
-    def freeze(self, frozen: bool) -> None:
-        """Freeze or unfreeze the backbone except its attention and a stem for other channels than the weights have.
+    @cached_property
+    def stages(self) -> Stages:
+        """The stages of the backbone."""
+        return find_stages(self.backbone)
 
-        Frozen batch norms keep their statistics.
+    def _measure_stages(self) -> int:
+        """Return the number of channels of the feature maps that are joined."""
+        check_feature_stages(self.stages, self._feature_stages, self._name)
+        training, x = self.training, torch.zeros(1, first_convolution(self.backbone).in_channels, 128, 128)
+        with torch.inference_mode():
+            maps = stage_maps(self.backbone.eval(), self.stages, self._feature_stages, x)
+        self.backbone.train(training)
+        return sum(one.shape[1] for one in maps)
+
+    def part_of(self, name: str) -> str:
+        """Return which part of the network a parameter belongs to: ``"heads"``, ``"stem"``, ``"stage1"`` and so on."""
+        if name.startswith("adapter."):
+            return "stem"
+        if not name.startswith("backbone.") or "cbam" in name:
+            return "heads"
+        stage = self.stages.of_parameters[name.removeprefix("backbone.")]
+        return f"stage{stage}" if stage else "stem"
+
+    @property
+    def starts_pretrained(self) -> bool:
+        """Whether the backbone started from pretrained weights."""
+        return bool(self._pretrained)
+
+    def is_pretrained(self, name: str) -> bool:
+        """Return whether a parameter of the backbone started from pretrained weights."""
+        return name in self._pretrained
+
+    def parameters_of(self, parts: Iterable[str]) -> set[str]:
+        """Return the names of the parameters of some parts.
+
+        Parameters
+        ----------
+        parts
+            As in `classify.phases.Phase.trainable`.
+
+        Raises
+        ------
+        UserError
+            If the backbone has fewer stages.
         """
-        for name, child in self.backbone.named_modules():
-            if "cbam" in name:
-                continue
-            for parameter in child.parameters(recurse=False):
-                parameter.requires_grad_(not frozen)
-            if isinstance(child, _BatchNorm):
-                child.train(self.training and not frozen)
-        if self.adapter is None and self._stem_is_new:
-            for parameter in first_convolution(self.backbone).parameters():
-                parameter.requires_grad_(True)
+        names = {name for name, _ in self.named_parameters()}
+        chosen = set[str]()
+        for part in parts:
+            if part == "all":
+                chosen |= names
+            elif part == "new":
+                chosen |= {name for name in names if not self.is_pretrained(name)}
+            elif part == "stages":
+                chosen |= {name for name in names if self.part_of(name).startswith("stage")}
+            elif part in ("heads", "stem") or int(part.removeprefix("stage")) <= self.stages.count:
+                chosen |= {name for name in names if self.part_of(name) == part}
+            else:
+                raise UserError(
+                    f"expected parts of {self._name} in classify.phases, which has {self.stages.count} stages, found"
+                    f' "{part}"'
+                )
+        return chosen
+
+    def train_only(self, names: Iterable[str]) -> None:
+        """Freeze all parameters but those named."""
+        trained = set(names)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in trained)
+
+    def train_mode(self) -> None:
+        """Switch to training, in which the batch norms of frozen parts keep their statistics."""
+        self.train()
+        for module in self.modules():
+            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+                module.eval()
 
     def train_only_heads(self) -> None:
         """Freeze all that leads to the features, for good."""
@@ -168,6 +247,14 @@ class Network(nn.Module):
             return (pixels - self.mean) / self.std
         variance, mean = torch.var_mean(pixels, dim=(2, 3), keepdim=True, correction=0)
         return (pixels - mean) / (variance.sqrt() + FLOOR * self.std)
+
+
+def _pretrained_names(backbone: nn.Sequential, *, stem_is_new: bool) -> frozenset[str]:
+    """Return the parameters that start from pretrained weights: not those of attention, nor a stem of new channels."""
+    first = {id(parameter) for parameter in first_convolution(backbone).parameters()} if stem_is_new else set()
+    return frozenset(
+        f"backbone.{name}" for name, p in backbone.named_parameters() if "cbam" not in name and id(p) not in first
+    )
 
 
 def _per_channel(values: ArrayLike) -> Tensor:
@@ -228,24 +315,40 @@ def new_network(
     return network
 
 
-def check_input(network: Network, channels: int, side_px: int) -> None:
+def check_input(network: Network, channels: int, side_px: int, training_px: Iterable[int] = ()) -> None:
     """Check that the network accepts crops of a size.
+
+    Parameters
+    ----------
+    network
+        The network.
+    channels
+        Number of channels.
+    side_px
+        Side of the crops.
+    training_px
+        Sides that they are resized to in training, 0 for their own.
 
     Raises
     ------
     UserError
         If the crops are too small for its backbone.
     """
-    training = network.training
+    training, own = network.training, network.input_px
     try:
-        with torch.inference_mode():
-            network.eval()(torch.zeros(1, channels, side_px, side_px, dtype=torch.uint8), _flat_levels(channels))
+        for side in {own, *training_px}:
+            network.input_px = side
+            with torch.inference_mode():
+                pixels = torch.zeros(1, channels, side_px, side_px, dtype=torch.uint8)
+                network.eval()(pixels, _flat_levels(channels))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"expected crops large enough for the backbone, found {side_px} px (set classify.input_px; {reason})"
+            f"expected crops large enough for the backbone, found {side or side_px} px (set classify.input_px;"
+            f" {reason})"
         ) from None
     finally:
+        network.input_px = own
         network.train(training)
 
 

@@ -63,6 +63,11 @@ def read_start(
             f'expected classify.normalise = "{start.normalise}", with which the frozen weights were trained, found'
             f' "{section.normalise}"'
         )
+    if section.heads == "pretrained" and section.feature_stages:
+        raise UserError(
+            'expected no classify.feature_stages with classify.heads = "pretrained", which are on the last feature map,'
+            f" found {list(section.feature_stages)}"
+        )
     if section.heads == "pretrained" and ("head.weight" not in start.heads or start.features != section.features):
         raise UserError(
             'expected weights with heads of the same classes and classify.features with classify.heads = "pretrained",'

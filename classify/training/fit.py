@@ -15,7 +15,7 @@ from classify.network.checkpoint import load_plain
 from classify.network.model import Network, check_input
 from classify.network.pretrained import Start
 from classify.training.history import BEST, History, remove_best
-from classify.training.loop import RESUME, FoldTraining, run_epochs
+from classify.training.loop import PHASE, RESUME, FoldTraining, run_epochs
 from hpa.errors import UserError
 
 
@@ -123,7 +123,8 @@ def _discard_damaged(folder: Path, section: ClassifySection) -> None:
     if not (folder / RESUME).exists():
         return
     try:
-        validated = load_plain(folder / RESUME)["epoch"] + 1 >= section.validate_every
+        phase = load_plain(folder / RESUME)[PHASE]
+        validated = phase["first_epoch"] + phase["epochs"] >= section.validate_every
         if section.checkpoint == "best" and validated:
             load_plain(folder / BEST)
     except (UserError, KeyError, TypeError):
@@ -138,7 +139,7 @@ def _train(training: FoldTraining, statistics: Statistics) -> tuple[Network, His
     while True:
         network = training.new_network(statistics)
         if not isinstance(crops.source, FeatureSource):
-            _check_crop_sizes(network, crops, section.random_crop_px if section.random_crop != "none" else 0)
+            _check_crop_sizes(network, crops, section)
         history = History(crops, section, training.folder, training.device)
         try:
             run_epochs(network, history, training, parts)
@@ -153,10 +154,10 @@ def _train(training: FoldTraining, statistics: Statistics) -> tuple[Network, His
             gc.collect()
 
 
-def _check_crop_sizes(network: Network, crops: FoldCrops, random_crop_px: int) -> None:
-    """Check that the network accepts crops in their full size and in that of random crops (0 for none)."""
+def _check_crop_sizes(network: Network, crops: FoldCrops, section: ClassifySection) -> None:
+    """Check that the network accepts crops in their full size and in those of random crops and of phases."""
     shape = crops.source.pixels(crops.training[:1]).shape
-    for side in {shape[2], random_crop_px or shape[2]}:
+    for side in {shape[2], section.random_crop_px if section.random_crop != "none" else shape[2]}:
         if side > shape[2]:
             raise UserError(f"expected classify.random_crop_px of at most {shape[2]}, the crops' side, found {side}")
-        check_input(network, shape[1], side)
+        check_input(network, shape[1], side, [phase.input_px for phase in section.training_phases])

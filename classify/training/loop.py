@@ -16,8 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import Parameter
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from classify.config import ClassifySection
@@ -27,13 +26,15 @@ from classify.data.crops import FoldCrops
 from classify.data.normalisation import Statistics
 from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import uses_bfloat16
+from classify.losses.classification import class_weights
 from classify.losses.objective import batch_loss
 from classify.losses.triplets import arcface_loss, new_arcface
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network, new_network
 from classify.network.pretrained import Start
 from classify.training.history import History
-from classify.training.optimizer import new_optimizer
+from classify.training.optimizer import new_optimizer, parameter_groups, start_schedule
+from classify.training.samples import SeenCrops
 from hpa.errors import UserError
 from hpa.work.files import write_bytes, write_csv
 from hpa.work.progress import progress
@@ -51,6 +52,9 @@ RESUME: Final = "resume.ckpt"
 """File that an interrupted training resumes from, written after the last epoch and after those that are worth it."""
 
 _SAVING_SHARE: Final = 0.03  # at most this share of the time goes into the files to resume from
+
+PHASE: Final = "cellwise_phase"
+"""Key of the file to resume from: number of the phase, of the epochs before it, and of its finished epochs."""
 
 _PLATEAU: Final = "plateau"  # key of the schedule's state in the file to resume from
 _TERMINATED: Final = 128 + 15
@@ -131,26 +135,71 @@ class _Module(LightningModule):
         self.network = network
         self.section = training.section
         self.losses: list[Tensor] = []  # of the epoch's batches so far, on the device
+        self.seen = SeenCrops()  # in the epoch's batches so far
         self.learning_rate = 0.0  # of the last step
         self._fold_training = training
         self._parts = parts
         self._unchecked_rows: list[Tensor] = []  # rows of each batch whose loss has not been checked yet
         self.accumulate = training.section.accumulate * parts  # batches whose gradients make one step
-        self.steps = training.section.epochs * -(-len(training.batches(0, parts)) // self.accumulate)
-        fresh, pretrained = _trained_parameters(network, starts_pretrained=training.start is not None)
-        self._optimizer, self._schedule = new_optimizer(fresh, training.section, self.steps, pretrained)
+        self.steps_per_epoch = -(-len(training.batches(0, parts)) // self.accumulate)
+        self.phases = training.section.training_phases
+        self.steps = self.steps_per_epoch * sum(phase.epochs for phase in self.phases)
+        self.phase = self.first_epoch = 0  # number of the present phase, and of its first epoch
+        self._trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        self._optimizer = new_optimizer(parameter_groups(network, training.section), training.section)
+        self._schedule: LRScheduler | None = None
+        self._scheduled = -1  # the phase whose schedule it is
         self._held = _held_heads(training)
+        self._class_weights = class_weights(training.section, training.crops)
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch in the whole training, from 0."""
+        return self.first_epoch + self.current_epoch
+
+    def begin_phase(self, number: int, first_epoch: int) -> None:
+        """Freeze and unfreeze, and start the schedule of the learning rate unless the one before continues.
+
+        The optimizer keeps what it knows of earlier gradients.
+
+        Parameters
+        ----------
+        number
+            Number of the phase, from 0.
+        first_epoch
+            Number of epochs before it.
+        """
+        phase, self.phase, self.first_epoch = self.phases[number], number, first_epoch
+        trained = self.network.parameters_of(phase.trainable) & self._trainable
+        if not trained:
+            parts = ", ".join(phase.trainable)
+            raise UserError(f"expected something to train in phase {number + 1} of classify.phases, found no {parts}")
+        self.network.train()
+        self.network.train_only(trained)
+        self.network.training_px = phase.input_px
+        self._optimizer.zero_grad(set_to_none=True)  # a gradient of zero would still decay what is frozen now
+        first = max(i for i in range(number + 1) if self.phases[i].schedule is not None)
+        if first != self._scheduled:
+            after = [i for i in range(first + 1, len(self.phases)) if self.phases[i].schedule is not None]
+            epochs = sum(phase.epochs for phase in self.phases[first : min(after, default=len(self.phases))])
+            chosen = self.phases[first].schedule
+            assert chosen is not None, "the phase starts a schedule"
+            self._schedule = start_schedule(
+                *(self._optimizer, self.section, chosen),
+                learning_rate=self.phases[first].learning_rate,
+                steps=self.steps_per_epoch * epochs,
+            )
+            self._scheduled = first
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of the current epoch; Lightning calls this at the start of every epoch."""
-        return self._fold_training.loader(self.current_epoch, self._parts)
+        return self._fold_training.loader(self.epoch, self._parts)
 
     def on_train_epoch_start(self) -> None:
-        """Switch to training mode, which validation ends, and freeze the backbone for the recipe's first epochs."""
-        self.network.train()
-        if self.section.trainable == "all":
-            pretrained = self._fold_training.start is not None
-            self.network.freeze(pretrained and self.current_epoch < self.section.freeze_epochs)
+        """Switch to training mode, which validation ends, and draw dropout by the epoch alone."""
+        self.network.train_mode()
+        training = self._fold_training
+        torch.manual_seed(derive_seed(Purpose.DROPOUT, training.seed, training.fold, self.epoch))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Compute the loss of a batch, a scalar.
@@ -161,7 +210,7 @@ class _Module(LightningModule):
             If an earlier loss, or on a CPU this one, is not finite.
         """
         outputs = self.network(batch.pixels, batch.levels)
-        loss = batch_loss(outputs, batch, self.section, self.network.alpha)
+        loss = batch_loss(outputs, batch, self.section, self.network.alpha, self._class_weights)
         if self.network.arcface is not None:
             assert outputs.embeddings is not None, "the recipe has an embedding"
             antibodies = arcface_loss(self.network.arcface, outputs.embeddings, batch.antibodies)
@@ -170,6 +219,7 @@ class _Module(LightningModule):
             parameter = self.network.get_parameter(name)
             loss = loss + self.section.hold * (parameter - start.to(parameter.device)).square().sum()
         self.losses.append(loss.detach())
+        self.seen.add(batch.rows, outputs)
         self._unchecked_rows.append(batch.rows)
         # On a GPU, reading the newest losses would wait for the device.
         self.check_finite(skip_newest=0 if loss.device.type == "cpu" else 2)
@@ -195,7 +245,7 @@ class _Module(LightningModule):
         keys = pd.DataFrame({"image_id": labels.image_ids[rows], "cell_label": labels.cell_labels[rows]})
         write_csv(path, keys)
         raise UserError(
-            f"expected a finite loss in epoch {self.current_epoch + 1}, found {loss}; the crops of its batch are in"
+            f"expected a finite loss in epoch {self.epoch + 1}, found {loss}; the crops of its batch are in"
             f" {path}; a lower classify.learning_rate or a classify.clip_norm may help"
         )
 
@@ -211,7 +261,8 @@ class _Module(LightningModule):
             self._schedule.step(validation_loss)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state of a schedule that Lightning does not know to the file to resume from."""
+        """Add to the file to resume from what Lightning does not know: the phase and a schedule by validations."""
+        checkpoint[PHASE] = {"number": self.phase, "first_epoch": self.first_epoch, "epochs": self.current_epoch + 1}
         if isinstance(self._schedule, ReduceLROnPlateau):
             checkpoint[_PLATEAU] = self._schedule.state_dict()
 
@@ -219,16 +270,6 @@ class _Module(LightningModule):
         """Restore what `on_save_checkpoint` added."""
         if isinstance(self._schedule, ReduceLROnPlateau):
             self._schedule.load_state_dict(checkpoint[_PLATEAU])
-
-
-def _trained_parameters(network: Network, *, starts_pretrained: bool) -> tuple[list[Parameter], list[Parameter]]:
-    """Return the parameters that are trained: those with random, and those with pretrained weights."""
-    fresh, pretrained = list[Parameter](), list[Parameter]()
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            within = name.startswith(("backbone.", "features.")) and "cbam" not in name
-            (pretrained if within and starts_pretrained else fresh).append(parameter)
-    return fresh, pretrained
 
 
 def _held_heads(training: FoldTraining) -> dict[str, Tensor]:
@@ -257,6 +298,7 @@ class _Epochs(Callback):
         self._advance = advance
         self._saved = time.monotonic()
         self._cost_s = 0.0  # of the last file to resume from
+        self._has_begun = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history for the file to resume from."""
@@ -268,8 +310,10 @@ class _Epochs(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move the progress bar to the end of an earlier run."""
-        self._advance(trainer.global_step)
-        self._step = trainer.global_step
+        assert isinstance(pl_module, _Module)
+        if not self._has_begun:
+            self._advance(pl_module.first_epoch * pl_module.steps_per_epoch + trainer.global_step)
+        self._has_begun, self._step = True, trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Move the progress bar; a step may take several batches."""
@@ -282,12 +326,14 @@ class _Epochs(Callback):
         pl_module.check_finite()
         train_loss = torch.stack(pl_module.losses).mean().item()
         pl_module.losses.clear()
-        epoch, learning_rate = trainer.current_epoch + 1, pl_module.learning_rate
-        validation_loss = self._history.close_epoch(pl_module.network, epoch, train_loss, learning_rate)
+        epoch, learning_rate = pl_module.epoch + 1, pl_module.learning_rate
+        seen = pl_module.seen.take()
+        validation_loss = self._history.close_epoch(pl_module.network, epoch, train_loss, learning_rate, seen)
         if validation_loss is not None:
             pl_module.follow_plateau(validation_loss)
         began = time.monotonic()
-        if epoch == pl_module.section.epochs or _SAVING_SHARE * (began - self._saved) >= self._cost_s:
+        is_last = epoch == sum(phase.epochs for phase in pl_module.phases)
+        if is_last or _SAVING_SHARE * (began - self._saved) >= self._cost_s:
             trainer.save_checkpoint(self._folder / RESUME)  # last, because the epoch counts as finished with it
             self._saved = time.monotonic()
             self._cost_s = self._saved - began
@@ -330,38 +376,65 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
     """
     module = _Module(network, training, parts)
     resume = training.folder / RESUME
-    device, section = training.device, training.section
-    if device.type == "cuda":
+    number, first_epoch, epochs = _read_phase(resume)
+    if training.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # otherwise cuBLAS sums in any order
-    with _quiet(), progress(f"train fold {training.fold}", module.steps) as advance:
-        trainer = Trainer(
-            accelerator=device.type,
-            devices=1 if device.index is None else [device.index],
-            precision="bf16-mixed" if uses_bfloat16(section.precision, device, section.backbone) else "32-true",
-            deterministic="warn" if device.type == "cuda" else None,
-            max_epochs=section.epochs,
-            gradient_clip_val=section.clip_norm or None,
-            accumulate_grad_batches=module.accumulate,
-            reload_dataloaders_every_n_epochs=1,
-            callbacks=[_Epochs(history, training.folder, advance)],
-            plugins=[_PlainFiles()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=training.folder,
-        )
-        try:
-            trainer.fit(module, ckpt_path=resume if resume.exists() else None, weights_only=True)
-        except SIGTERMException:
-            saved = "a finished epoch is saved" if resume.exists() else "no epoch is saved yet"
-            print(f"train fold {training.fold}: terminated; {saved}, the same command resumes", file=sys.stderr)
-            raise SystemExit(_TERMINATED) from None
-        except (SystemExit, RuntimeError) as error:
-            # Lightning turns Ctrl+C into an exit with code 1, or fails to clean up before the first batch.
-            if trainer.interrupted and isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-            raise
+    with (
+        _quiet(),
+        torch.random.fork_rng(devices=[]),
+        progress(f"train fold {training.fold}", module.steps) as advance,
+    ):
+        callback = _Epochs(history, training.folder, advance)
+        for phase in range(number, len(module.phases)):
+            module.begin_phase(phase, first_epoch)
+            trainer = _new_trainer(training, module, callback)
+            _fit(trainer, module, training, resume if epochs else None)
+            first_epoch, epochs = first_epoch + module.phases[phase].epochs, 0
+
+
+def _read_phase(resume: Path) -> tuple[int, int, int]:
+    """Return the phase that a training resumes in, the number of epochs before it, and that of its finished ones."""
+    if not resume.exists():
+        return 0, 0, 0
+    stored = load_plain(resume)[PHASE]
+    return stored["number"], stored["first_epoch"], stored["epochs"]
+
+
+def _new_trainer(training: FoldTraining, module: _Module, callback: Callback) -> Trainer:
+    device, section = training.device, training.section
+    return Trainer(
+        accelerator=device.type,
+        devices=1 if device.index is None else [device.index],
+        precision="bf16-mixed" if uses_bfloat16(section.precision, device, section.backbone) else "32-true",
+        deterministic="warn" if device.type == "cuda" else None,
+        max_epochs=module.phases[module.phase].epochs,
+        gradient_clip_val=section.clip_norm or None,
+        accumulate_grad_batches=module.accumulate,
+        reload_dataloaders_every_n_epochs=1,
+        callbacks=[callback],
+        plugins=[_PlainFiles()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=training.folder,
+    )
+
+
+def _fit(trainer: Trainer, module: _Module, training: FoldTraining, resume: Path | None) -> None:
+    """Train one phase, and let signals end the process in their ways."""
+    try:
+        trainer.fit(module, ckpt_path=resume, weights_only=True)
+    except SIGTERMException:
+        exists = (training.folder / RESUME).exists()
+        saved = "a finished epoch is saved" if exists else "no epoch is saved yet"
+        print(f"train fold {training.fold}: terminated; {saved}, the same command resumes", file=sys.stderr)
+        raise SystemExit(_TERMINATED) from None
+    except (SystemExit, RuntimeError) as error:
+        # Lightning turns Ctrl+C into an exit with code 1, or fails to clean up before the first batch.
+        if trainer.interrupted and isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 @contextmanager

@@ -113,7 +113,19 @@ def index_dataset(data: Path, layout: str, vocabulary: Vocabulary, channels: Seq
         If the folder is missing or contains no image, or its tables are wrong.
     """
     layout = find_layout(data, layout)
-    listing = LAYOUTS[layout].list_images(data.resolve(), vocabulary)
+    return index_listing(LAYOUTS[layout].list_images(data.resolve(), vocabulary), data, layout, vocabulary, channels)
+
+
+def index_listing(
+    listing: DatasetListing, data: Path, layout: str, vocabulary: Vocabulary, channels: Sequence[Channel]
+) -> IndexedDataset:
+    """Build the image table of what a layout has listed; the parameters are those of `index_dataset`.
+
+    Raises
+    ------
+    UserError
+        If there is no image.
+    """
     if listing.rows.empty:
         raise UserError(f"expected images {{Id}}_{{color}}{listing.suffix} in {data} (layout {layout}), found none")
     images = _convert_labels(listing, vocabulary).assign(source=data.resolve().name)

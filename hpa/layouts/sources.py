@@ -12,7 +12,8 @@ import pandas as pd
 from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.layouts.conversion import ConvertedLabels, join_labels
-from hpa.layouts.index import find_layout, index_dataset
+from hpa.layouts.index import IndexedDataset, find_layout, index_dataset, index_listing
+from hpa.layouts.pattern import list_by_pattern
 from hpa.layouts.table import NAMES
 from hpa.vocabulary import Vocabulary
 
@@ -96,10 +97,15 @@ def find_layouts(sources: Sequence[Source], section: DataSection) -> dict[str, s
     if unknown:
         names = ", ".join(source.name for source in sources)
         raise UserError(f"expected sources named in [data] among {names}, found {min(unknown)!r}")
-    return {
-        source.name: find_layout(source.path, section.source_layouts.get(source.name, section.layout))
-        for source in sources
-    }
+    return {source.name: _find_layout(source, section) for source in sources}
+
+
+def _find_layout(source: Source, section: DataSection) -> str:
+    layout = section.source_layouts.get(source.name, section.layout)
+    if layout == "pattern" or (layout == "auto" and section.pattern):
+        find_layout(source.path, "folder")  # checks the folder
+        return "pattern"
+    return find_layout(source.path, layout)
 
 
 def index_sources(sources: Sequence[Source], section: DataSection) -> JoinedDataset:
@@ -119,7 +125,7 @@ def index_sources(sources: Sequence[Source], section: DataSection) -> JoinedData
     tables: list[pd.DataFrame] = []
     notices: list[str] = []
     for source in sources:
-        indexed = index_dataset(source.path, layouts[source.name], section.classes, section.channels)
+        indexed = _index(source, layouts[source.name], section)
         tables.append(indexed.images.assign(source=source.name))
         notices += indexed.notices
     images, conflicts = join_images(pd.concat(tables, ignore_index=True), section)
@@ -129,6 +135,14 @@ def index_sources(sources: Sequence[Source], section: DataSection) -> JoinedData
     if len(conflicts):
         notices.append(f"the sources contradict each other on {len(conflicts)} of them (conflicts.csv)")
     return JoinedDataset(images, conflicts, tuple(notices))
+
+
+def _index(source: Source, layout: str, section: DataSection) -> IndexedDataset:
+    if layout != "pattern":
+        return index_dataset(source.path, layout, section.classes, section.channels)
+    path = source.path.resolve()
+    listing = list_by_pattern(path, section.pattern, section.file_channels, section.classes)
+    return index_listing(listing, source.path, layout, section.classes, section.channels)
 
 
 def join_images(images: pd.DataFrame, section: DataSection) -> tuple[pd.DataFrame, pd.DataFrame]:

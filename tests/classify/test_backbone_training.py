@@ -17,11 +17,10 @@ from classify.training.backbone import (
     BackboneTraining,
     drop_channels,
     learning_rate,
-    predict,
-    score,
     train_backbone,
     training_crops,
 )
+from classify.training.backbone_scores import predict, score
 from classify.training.rounds import Cells, Rounds, draw_part, drawing
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28

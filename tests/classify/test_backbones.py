@@ -126,11 +126,12 @@ def test_weights_are_read_from_a_file(tmp_path: Path) -> None:
         read_start(section, channels, ["one"])
 
 
-def test_freeze_spares_an_extended_stem_attention_and_heads() -> None:
+def test_new_parts_are_an_extended_stem_attention_and_heads() -> None:
     start = Start(new_backbone("resnet18").state_dict())
     section = ClassifySection(backbone="resnet18", attention="cbam", embedding_dim=2)
     network = Network(section, 4, 3, [0.0] * 4, [1.0] * 4, start=start).train()
-    network.freeze(True)
+    network.train_only(network.parameters_of(["new"]))
+    network.train_mode()
     moving = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert {name for name in moving if "cbam" not in name} == {
         *("backbone.conv1.weight", "head.weight", "head.bias", "embedding.weight", "embedding.bias")
@@ -139,7 +140,8 @@ def test_freeze_spares_an_extended_stem_attention_and_heads() -> None:
     before = network.backbone.state_dict()["layer1.0.bn1.running_mean"].clone()
     network(_pixels(4))
     assert torch.equal(network.backbone.state_dict()["layer1.0.bn1.running_mean"], before)
-    network.freeze(False)
+    network.train_only(network.parameters_of(["all"]))
+    network.train_mode()
     assert all(parameter.requires_grad for parameter in network.parameters())
     network(_pixels(4))
     assert not torch.equal(network.backbone.state_dict()["layer1.0.bn1.running_mean"], before)

@@ -12,9 +12,10 @@ import torch
 from classify.config import ClassifySection
 from classify.data.crops import FoldCrops
 from classify.data.normalisation import crop_levels
-from classify.losses.objective import class_loss
+from classify.losses.classification import class_loss
 from classify.network.model import Network
 from classify.network.pretrained import Start
+from classify.phases import Phase
 from classify.training import loop
 from classify.training.fit import TrainedModel, fit, remove_resume_files
 from hpa.errors import UserError
@@ -83,10 +84,15 @@ def test_every_schedule_resumes_from_every_epoch(tmp_path: Path, schedule: str) 
         assert (folder / "history.csv").read_bytes() == (tmp_path / "uninterrupted" / "history.csv").read_bytes()
 
 
+PHASES = (
+    Phase(epochs=1, trainable=("heads",)),
+    Phase(epochs=1, trainable=("heads", "stem"), schedule="continue"),
+    Phase(learning_rate=1e-3, schedule="cosine", input_px=12),
+)
 EVERYTHING = [
     {"schedule": "plateau", "optimizer": "sgd", "learning_rate": 0.5, "validate_every": 1, "epochs": 6},
     {"schedule": "cosine", "accumulate": 3, "clip_norm": 0.5, "optimizer": "adam"},
-    {"freeze_epochs": 2, "sampling": "classes", "augment": "strong", "features": "gem"},
+    {"phases": PHASES, "sampling": "classes", "augment": "strong", "features": "gem"},
     {"objective": "dual", "pooling": "auto", "bag_size": 2, "normalise": "percentiles", "triplet_mining": "semi-hard"},
     {"normalise": "sources", "random_crop": "crop", "random_crop_px": 8, "triplet_positives": "antibody"},
     {"arcface_weight": 0.5, "embedding_dim": 3, "triplet_weight": 0.0, "checkpoint": "best"},
@@ -140,7 +146,8 @@ def test_number_of_workers_does_not_change_the_result(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny_backbone")
 def test_frozen_layers_change_only_after_the_frozen_epochs(tmp_path: Path) -> None:
     def norm(freeze: int, epochs: int) -> torch.Tensor:
-        section = SECTION.model_copy(update={"freeze_epochs": freeze, "epochs": epochs, "schedule": "constant"})
+        phases = (Phase(epochs=freeze, trainable=("new",)), Phase(schedule="continue"))
+        section = SECTION.model_copy(update={"phases": phases, "epochs": epochs, "schedule": "constant"})
         start = Start(Network(section, 4, 3, [0.0] * 4, [1.0] * 4).backbone.state_dict())
         fitted = fit(bright_fold(), section, 0, 0, tmp_path / f"{freeze}-{epochs}", CPU, start=start)
         return fitted.state_dict["backbone.bn1.bias"]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from classify.config import ClassifySection, Pooling
-from classify.losses.objective import batch_loss, class_loss, focal_loss, pool_bags
+from classify.losses.classification import class_loss
+from classify.losses.objective import batch_loss, pool_bags
 from classify.losses.triplets import triplet_loss
 from classify.network.model import Outputs
 from tests.support.bright_crops import batch_of
@@ -23,6 +24,10 @@ def _naive_focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float, alph
         weight = 1.0 if alpha < 0 else alpha if y else 1 - alpha
         losses.append(-weight * (1 - q) ** gamma * math.log(q))
     return float(np.mean(losses))
+
+
+def focal_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float, alpha: float = -1.0) -> torch.Tensor:
+    return class_loss(logits, targets, ClassifySection(focal_gamma=gamma, focal_alpha=alpha))
 
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, -1.0), (0.5, 0.25), (0.0, 0.9)])

@@ -8,13 +8,14 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from classify.config import ClassifySection
-from classify.training.optimizer import new_optimizer
+from classify.training.optimizer import decay_groups, new_optimizer, start_schedule
 
 
 def _rates(schedule: str, steps: int, **change: Any) -> list[float]:
     """Return the learning rate of each step of a training with the highest rate 0.5."""
     section = ClassifySection.model_validate({"learning_rate": 0.5, "schedule": schedule} | change)
-    optimizer, scheduler = new_optimizer([torch.nn.Parameter(torch.zeros(1))], section, steps)
+    optimizer = new_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}], section)
+    scheduler = start_schedule(optimizer, section, section.schedule, section.learning_rate, steps)
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -43,7 +44,8 @@ def test_one_cycle_rises_for_a_quarter_of_the_steps_and_falls_to_zero(steps: int
 def test_one_cycle_leaves_momentum_alone() -> None:
     for name, key, value in [("adamw", "betas", (0.9, 0.999)), ("sgd", "momentum", 0.9)]:
         section = ClassifySection.model_validate({"optimizer": name})
-        optimizer, _ = new_optimizer([torch.nn.Parameter(torch.zeros(1))], section, 8)
+        optimizer = new_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}], section)
+        start_schedule(optimizer, section, "one-cycle", 0.1, 8)
         assert optimizer.param_groups[0][key] == value
 
 
@@ -57,9 +59,9 @@ def test_constant_rate() -> None:
 
 
 def test_plateau_drops_after_every_three_validations_without_progress() -> None:
-    optimizer, scheduler = new_optimizer(
-        [torch.nn.Parameter(torch.zeros(1))], ClassifySection(learning_rate=0.5, schedule="plateau"), 10
-    )
+    section = ClassifySection(learning_rate=0.5, schedule="plateau")
+    optimizer = new_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}], section)
+    scheduler = start_schedule(optimizer, section, "plateau", 0.5, 10)
     assert isinstance(scheduler, ReduceLROnPlateau)
     rates, lowest, waited, expected = [], inf, 0, [0.5]
     for loss in [3.0, 2.0, 2.0, 2.5, 2.1, 2.0, 1.99999, 1.99999, float("nan"), 2.0]:
@@ -81,8 +83,8 @@ def test_norms_and_biases_do_not_decay(name: Literal["adamw", "adam", "sgd"]) ->
         torch.nn.init.ones_(parameter)
         parameter.grad = torch.zeros_like(parameter)
     section = ClassifySection(optimizer=name, weight_decay=0.1, learning_rate=0.1, schedule="constant")
-    optimizer, scheduler = new_optimizer(layers.parameters(), section, steps=1)
-    assert scheduler is None
+    optimizer = new_optimizer(decay_groups(layers.parameters(), section.weight_decay), section)
+    assert start_schedule(optimizer, section, "constant", 0.1, 1) is None
     optimizer.step()
     moved = {key for key, parameter in layers.named_parameters() if (parameter < 1).all()}
     still = {key for key, parameter in layers.named_parameters() if (parameter == 1).all()}

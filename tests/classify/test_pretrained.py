@@ -23,8 +23,9 @@ from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, new_network
 from classify.network.pretrained import FORMAT, Description, Pretrained
 from classify.network.start import read_start
+from classify.prediction import predict
 from classify.probabilities import class_columns, read_probabilities
-from classify.run import predict, train
+from classify.run import train
 from classify.training.history import History
 from crops.store import open_store
 from hpa.channels import CHANNELS
@@ -340,7 +341,7 @@ def test_all_trains_the_backbone_at_a_lower_rate(file: Path, tmp_path: Path) -> 
             "weight_decay": 0.0,
             "epochs": 1,
         }
-        change |= {"schedule": "constant", "freeze_epochs": 0, "backbone_rate": rate, "augment": "none"}
+        change |= {"schedule": "constant", "phases": [], "backbone_rate": rate, "augment": "none"}
         work = _work(tmp_path / str(rate), **change)
         train(work, folds=[0])
         state = Checkpoint.load(work.root / "classify/cells/fold-0/checkpoint.pt").state_dict

@@ -16,8 +16,9 @@ from classify.inference import predict as predicting_module
 from classify.inference.evaluate import sigmoid
 from classify.network.backbones import new_backbone
 from classify.network.checkpoint import Checkpoint
+from classify.prediction import predict
 from classify.probabilities import class_columns, read_probabilities
-from classify.run import predict, train
+from classify.run import train
 from classify.trained_pooling import read_pooling
 from classify.training.history import History
 from crops.store import CropStore

@@ -206,6 +206,32 @@ def test_new_images_have_their_own_depth(tmp_path: Path) -> None:
     assert set(read_images(tmp_path / "said" / "images.parquet")["bit_depth"]) == {12}
 
 
+def test_init_runs_code_only_from_the_folder_on_the_command_line(
+    atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.py").write_text(
+        "from torch import nn\n"
+        "def build(): return nn.Conv2d(3, 4, 9)\n"
+        "def loss(logits, targets, weights): return (logits - targets) ** 2\n"
+        "def rows(logits, targets, weights): return logits.mean(1)\n"
+    )
+    given = ["init", str(tmp_path / "w"), "--data", str(atlas), "--set", "classify.backbone=own:build"]
+    mine = ["--code", str(tmp_path / "mine")]
+    for arguments, sentence in (
+        (["--set", "classify.loss=own:loss"], "expected --code FOLDER, the folder of own.py, for 'own:loss'"),
+        (["--set", "classify.loss=own:rows", *mine], "expected a scalar or a loss of the shape (8, 28) from own:rows"),
+        (["--set", "classify.loss=own:lost", *mine], "expected a function lost"),
+        (["--code", str(tmp_path / "gone")], "expected a folder of Python files as --code"),
+    ):
+        assert main([*given, *arguments]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+    assert main([*given, "--set", "classify.loss=own:loss", *mine]) == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
@@ -224,6 +250,22 @@ def test_new_images_have_their_own_depth(tmp_path: Path) -> None:
         (["aggregate.empty=Cytosole"], "aggregate.empty .* or a class of hpa28, found 'Cytosole'"),
         (["aggregate.class_fractions=[0.1, 0.2]"], "class_fractions for each of 28 classes, found 2"),
         (["classify.learning_rate=inf"], "learning_rate"),
+        (['classify.augment=[{name="Rotate", limt=3}]'], "parameters of Rotate .*found 'limt'"),
+        (['classify.augment=[{name="Resize", height=8, width=8}]'], "found 8 x 8 px after Resize"),
+        (
+            [
+                *("classify.backbone=densenet121", "classify.test_views=mean"),
+                *('classify.view_kinds=["five_crops"]', "classify.view_side=0.1"),
+            ],
+            "expected crops large enough .*, found 13 px",
+        ),
+        (
+            ['crops.windows=["five_crop"]', "crops.train_window=random", "crops.window_px={five_crop=64}"],
+            r"expected crops of 128 px for five_crop, .*, found 64 \(crops.window_px\)",
+        ),
+        (["classify.augment=wild"], "expected none, light, standard, strong or a list of steps"),
+        (["classify.augment=[3]"], "expected steps such as"),
+        (["classify.class_weights=[1.0, 2.0]"], "class_weights for 28 classes, found 2 numbers"),
     ],
 )
 def test_what_would_stop_a_later_stage_stops_init(
