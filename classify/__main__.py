@@ -4,6 +4,7 @@
     python -m classify predict work/my
     python -m classify curves work/my
     python -m classify neighbours work/my
+    python -m classify explain work/my --worst 20
     python -m classify train-backbone work/backbone --cells 1000000
 
 train reads recipe.toml, images.parquet, folds.parquet and crops/<window>/; it writes checkpoint.pt, history.csv and
@@ -18,6 +19,9 @@ curves draws loss, scores and learning rate over the epochs to classify/<window>
 
 neighbours needs the embeddings; it reports how often the nearest crops and images share labels (precision@1, MAP@R),
 and lists and draws some of them in classify/<window>/.
+
+explain needs the predictions and the package grad-cam; it draws where images show their classes, and which cell gave
+them to the image, to classify/<window>/explain/.
 
 train-backbone trains a backbone on drawn cells with true labels, which takes an hour or more and made the shipped
 weights; it writes <backbone>.safetensors, a record and a model card to a folder of its own. A run that was killed goes
@@ -109,6 +113,28 @@ def neighbours(
     folder = open_work(work)
     with locked(work):
         raise typer.Exit(find(folder, queries=queries, shown=shown))
+
+
+@app.command()
+def explain(
+    work: Work,
+    image_ids: Annotated[list[str] | None, typer.Argument(help="Ids of images.")] = None,
+    worst: Annotated[int, typer.Option(min=0, help="Also draw this many images: those that were most wrong.")] = 0,
+    class_: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Class to explain, again for more; by default those that are true or predicted."),
+    ] = None,
+    device: Device = "auto",
+    code: Code = None,
+) -> None:
+    """Draw where images show their classes, and in which cell."""
+    from classify.inspect.explain import explain as run_explain
+    from classify.own_code import code_from
+    from hpa.work.folder import locked, open_work
+
+    folder = open_work(work)
+    with locked(work), code_from(code):
+        raise typer.Exit(run_explain(folder, image_ids or [], worst=worst, classes=class_ or [], device=device))
 
 
 @app.command("train-backbone")

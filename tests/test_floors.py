@@ -29,6 +29,7 @@ ONE_PLACE = (
     "safetensors",
     "pytorch_metric_learning",
     "lightning",
+    "pytorch_grad_cam",
     "dask",
     "anndata",
     "h5py",
