@@ -35,11 +35,11 @@ from hpa.work.files import write_csv
 from hpa.work.folder import WorkFolder
 
 FOLDER: Final = "explain"
-_TILE_PX: Final = 260
+_TILE_PX: Final = 300
 _IMAGE_PX: Final = 512  # side to which large images are reduced before they are drawn
 _CLASSES: Final = 4  # drawn for an image, unless some are asked for
 _CELLS: Final = 3  # drawn for each class
-_LINE: Final = 38  # letters above a tile
+_LINE: Final = 46  # letters above a tile
 _BOX: Final = ["min_row_px", "min_col_px", "max_row_px", "max_col_px"]
 _RIGHT: Final[Color] = (90, 220, 90)
 _WRONG: Final[Color] = (90, 90, 255)
@@ -298,7 +298,7 @@ class _Window:
                     "fold": image.fold,
                     "loss": image.loss,
                     "true": _names(image.targets, vocabulary),
-                    "predicted": _names(image.predicted, vocabulary),
+                    "predicted": _predicted(image, vocabulary),
                     "most_wrong": vocabulary.classes[number],
                     "probability": image.image[number],
                 }
@@ -317,7 +317,7 @@ class _Window:
         weighted = maps * image.cells[:, number, None, None].astype(np.float32)
         best = image.best_cells(number)
         title = f"{image.image_id}\nis {_names(image.targets, vocabulary) if image.known.any() else 'not known'}"
-        says = f"says {_names(image.predicted, vocabulary)}\n{vocabulary.classes[number]} {image.image[number]:.2f}"
+        says = f"says {_predicted(image, vocabulary)}\n{vocabulary.classes[number]} {image.image[number]:.2f}"
         agrees = not image.known[number] or (image.image[number] > 0.5) == image.targets[number]
         color = _RIGHT if agrees else _WRONG
         plain, hot = self._image(image, weighted, rows, best[0])
@@ -372,6 +372,12 @@ class _Window:
 def _drawn_classes(image: ScoredImage) -> list[int]:
     chosen = np.flatnonzero(image.predicted | (image.targets & image.known))
     return [int(c) for c in chosen[np.argsort(-image.image[chosen], kind="stable")][:_CLASSES]]
+
+
+def _predicted(image: ScoredImage, vocabulary: Vocabulary) -> str:
+    """Return the predicted classes, the most probable first."""
+    chosen = np.flatnonzero(image.predicted)
+    return ", ".join(vocabulary.classes[c] for c in chosen[np.argsort(-image.image[chosen], kind="stable")])
 
 
 def _names(hot: NDArray[np.bool_], vocabulary: Vocabulary) -> str:

@@ -24,7 +24,8 @@ from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
 from tests.support.bright_crops import SIZE, bright_crops, make_work
 
-SOURCE = bright_crops(np.random.default_rng(0).random((5, 3)) < 0.5)
+CROPS = np.tile(bright_crops(np.random.default_rng(0).random((5, 3)) < 0.5).crops, (1, 1, 1, 4))
+CROPS = np.concatenate([CROPS, *[np.zeros_like(CROPS)] * 3], axis=2)  # 64 px: three halvings leave 8 x 8 places
 
 
 @pytest.mark.parametrize("keys", [{}, {"trainable": "heads"}, {"normalise": "sources"}, {"stem": "adapter"}])
@@ -37,17 +38,32 @@ def test_grad_cam_of_average_pooling_is_the_class_activation_map(keys: dict[str,
     network = new_network(section, 0, np.full(4, 60.0), np.full(4, 50.0), [0.5, 0.5, 0.5]).eval()
     levels = np.stack([np.full((5, 4), 50.0), np.full((5, 4), 40.0)], axis=1).astype(np.float32)
     own = levels if keys.get("normalise") == "sources" else None
-    found = class_maps(network, SOURCE.crops, own, 2)
+    found = class_maps(network, CROPS, own, 2)
     with torch.no_grad():
-        x = network.prepare(torch.from_numpy(SOURCE.crops), None if own is None else torch.from_numpy(own))
+        x = network.prepare(torch.from_numpy(CROPS), None if own is None else torch.from_numpy(own))
         maps = network.backbone(x if network.adapter is None else network.adapter(x))
         expected = torch.einsum("f,nfhw->nhw", network.head.weight[2], maps).clamp(min=0).numpy()
     assert expected.max() > 0
     for one, raw in zip(found, expected, strict=True):
         scaled = raw - raw.min()
-        scaled = cv2.resize(scaled / (scaled.max() + 1e-7), (SIZE, SIZE))
+        scaled = cv2.resize(scaled / (scaled.max() + 1e-7), (64, 64))
         scaled = (scaled - scaled.min()) / (scaled.max() - scaled.min() + 1e-7)
         np.testing.assert_allclose(one, scaled, atol=1e-3)
+
+
+def test_small_crops_are_explained_by_the_deepest_map_of_seven_places() -> None:
+    """Of a crop of 64 px a ResNet's second stage has 8 x 8 places: its gradients by autograd, without hooks."""
+    network = new_network(ClassifySection(backbone="resnet18_half"), 0, [60.0] * 4, [50.0] * 4, [0.5, 0.5]).eval()
+    found = class_maps(network, CROPS, None, 1)
+    x = network.prepare(torch.from_numpy(CROPS))
+    stage_2 = network.backbone[:6](x)
+    logits = network.outputs(network.pooled([network.backbone[6:](stage_2)])).logits
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), stage_2)
+    assert stage_2.shape[2:] == (8, 8)
+    expected = (gradient.mean((2, 3), keepdim=True) * stage_2).sum(1).clamp(min=0).detach().numpy()
+    for one, raw in zip(found, expected, strict=True):
+        scaled = cv2.resize((raw - raw.min()) / (np.ptp(raw) + 1e-7), (64, 64))
+        np.testing.assert_allclose(one, (scaled - scaled.min()) / (np.ptp(scaled) + 1e-7), atol=2e-3)
 
 
 def test_grad_cam_works_on_joined_stages() -> None:
