@@ -14,7 +14,7 @@ probabilities; row_px, col_px (centre of the cell's window in the source image);
 border, no nucleus, several nuclei); image_labels.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -54,7 +54,6 @@ def write_images_csv(
     work: WorkFolder,
     images: pd.DataFrame,
     scored: pd.DataFrame,
-    predicted: Mapping[str, NDArray[np.bool_]],
 ) -> None:
     """Write ``images.csv``.
 
@@ -68,13 +67,11 @@ def write_images_csv(
         The image table.
     scored
         ``aggregate/images.parquet``, row by row as `images`.
-    predicted
-        The classes of each decided image, shape (K,), by image_id.
     """
     vocabulary = work.data.classes
     named = [
-        _predictions(np.flatnonzero(predicted[image_id]), row, vocabulary) if image_id in predicted else ("", "")
-        for image_id, row in zip(scored["image_id"], scored[class_columns(vocabulary)].to_numpy(), strict=True)
+        _predictions(vocabulary.parse(text), row, vocabulary)
+        for text, row in zip(scored["predicted"], scored[class_columns(vocabulary)].to_numpy(), strict=True)
     ]
     ids = images["image_id"]
     fold = pd.Series(dtype="int64")

@@ -142,7 +142,7 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
         )
     counts = {"images": len(table), "prior": n_prior, "submission_rows": n_rows}
     predictions = _predictions_by_image(oof, test)
-    write_images_csv(folder / "images.csv", work, images, table, predictions)
+    write_images_csv(folder / "images.csv", work, images, table)
     if cells := next((source for source in sources if source.work is work and source.window == "cells"), None):
         path = folder / "cells.parquet"
         counts["cells"] = write_cells(path, cells.probabilities, predictions, data.classes, section.cell_share)

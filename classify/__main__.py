@@ -2,9 +2,11 @@
 
     python -m classify train work/my
     python -m classify predict work/my
+    python -m classify find-lr work/my
     python -m classify curves work/my
     python -m classify neighbours work/my
     python -m classify explain work/my --worst 20
+    python -m classify embed work/my
     python -m classify train-backbone work/backbone --cells 1000000
 
 train reads recipe.toml, images.parquet, folds.parquet and crops/<window>/; it writes checkpoint.pt, history.csv and
@@ -15,6 +17,9 @@ classify/<window>/probabilities.parquet, and the parts of each fold and run.json
 --embeddings it also writes features.npy and, if the network has an embedding head, embedding.npy, whose rows are
 those of keys.parquet.
 
+find-lr trains an untrained network for some steps with rising learning rates, writes the losses to
+classify/<window>/find-lr/fold-<k>.csv and draws them beside it; no model changes.
+
 curves draws loss, scores and learning rate over the epochs to classify/<window>/figures/.
 
 neighbours needs the embeddings; it reports how often the nearest crops and images share labels (precision@1, MAP@R),
@@ -22,6 +27,10 @@ and lists and draws some of them in classify/<window>/.
 
 explain needs the predictions and the package grad-cam; it draws where images show their classes, and which cell gave
 them to the image, to classify/<window>/explain/.
+
+embed runs the shipped backbone over all crops, so that those of all folds share one space, and draws a map of them
+(UMAP with the extra `cellwise[umap]`, else principal components); it writes features, map.csv and figures/map.png to
+embedding/<window>/.
 
 train-backbone trains a backbone on drawn cells with true labels, which takes an hour or more and made the shipped
 weights; it writes <backbone>.safetensors, a record and a model card to a folder of its own. A run that was killed goes
@@ -89,6 +98,32 @@ def predict(
         raise typer.Exit(outcome)
 
 
+@app.command("find-lr")
+def find_lr(
+    work: Work,
+    device: Device = "auto",
+    threads: Threads = None,
+    fold: Annotated[int, typer.Option(min=0, help="The fold whose model would be trained.")] = 0,
+    phase: Annotated[
+        int, typer.Option(min=0, help="Number of the phase whose parts are trained, from 1; 0 means the last.")
+    ] = 0,
+    steps: Annotated[int, typer.Option(min=10, help="Number of steps.")] = 100,
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1.0,
+    code: Code = None,
+) -> None:
+    """Draw the loss of a new network over rising learning rates."""
+    from classify.own_code import code_from
+    from classify.rate_search import RateRange
+    from classify.rate_search import find_lr as run
+    from hpa.work.folder import locked, open_work
+
+    folder = open_work(work)
+    with locked(work), code_from(code):
+        rates = RateRange(lowest, highest, steps)
+        raise typer.Exit(run(folder, rates, device=device, threads=threads, fold=fold, phase=phase))
+
+
 @app.command()
 def curves(work: Work) -> None:
     """Draw loss, scores and learning rate over the epochs."""
@@ -135,6 +170,26 @@ def explain(
     folder = open_work(work)
     with locked(work), code_from(code):
         raise typer.Exit(run_explain(folder, image_ids or [], worst=worst, classes=class_ or [], device=device))
+
+
+@app.command()
+def embed(
+    work: Work,
+    device: Device = "auto",
+    threads: Threads = None,
+    crops: Annotated[int, typer.Option(min=2, help="Crops on the map; of more, a sample is drawn.")] = 20_000,
+) -> None:
+    """Embed all crops in the space of the shipped backbone, and draw a map of them."""
+    from classify.inspect.embedding import embed as run_embed
+    from classify.inspect.embedding import embedding_folder
+    from crops.config import CropsSection
+    from hpa.work.folder import locked, open_work
+
+    folder = open_work(work)
+    with locked(work):
+        for window in folder.section("crops", CropsSection).windows:
+            made = run_embed(folder, window, max_crops=crops, device=device, threads=threads)
+            print(f"embed: {len(made.places)} crops of {window} by {made.method}: {embedding_folder(folder, window)}")
 
 
 @app.command("train-backbone")

@@ -24,7 +24,8 @@ Preset = Literal["none", "light", "standard", "strong"]
 RandomCrop = Literal["none", "crop", "resized"]
 Views = Literal["one", "mean", "maximum"]
 ViewKind = Literal["dihedral", "flips", "scales", "five_crops"]
-Precision = Literal["32", "bf16", "auto"]
+Precision = Literal["32", "bf16", "16", "auto"]
+Monitor = Literal["mean_ap", "macro_f1", "loss"]
 LossName = Literal[
     "bce",
     "focal",
@@ -147,6 +148,11 @@ class ClassifySection(Section):
         description="What the class loss is computed on: crops with the labels of their image, images pooled over their"
         " crops, or images and, with a small weight, crops.",
     )
+    labels: Literal["images", "cells"] = Field(
+        default="images",
+        description="Labels that crops are trained on: those of their image; or those of single cells, where"
+        " cell_labels.parquet has other ones (made by `pipeline relabel`).",
+    )
     bag_size: int = Field(
         default=16, ge=1, description="Maximum number of crops per image in a training step, if images are pooled."
     )
@@ -211,7 +217,8 @@ class ClassifySection(Section):
     embedding_dim: int = Field(
         default=0,
         ge=0,
-        description="Length of the embedding that the triplet loss trains; 0 for no embedding and no triplet loss.",
+        description="Length of the embedding that the triplet and ArcFace losses train; 0 for no embedding and neither"
+        " loss.",
     )
     triplet_weight: float = Field(default=0.1, ge=0, description="Factor of the triplet loss beside the class loss.")
     triplet_margin: float = Field(
@@ -231,6 +238,21 @@ class ClassifySection(Section):
         default="all",
         description="Triplets that count: all within the margin; those whose negative is farther than the positive yet"
         " within the margin; or each anchor's farthest positive with its nearest negative.",
+    )
+    arcface_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Factor of the ArcFace loss beside the class loss: a second head tells the antibodies apart in the"
+        " embedding; 0 for none.",
+    )
+    arcface_margin: float = Field(
+        default=28.6,
+        ge=0,
+        lt=90,
+        description="Angle, in degrees, by which a crop must be nearer to its own antibody than to the others.",
+    )
+    arcface_scale: float = Field(
+        default=64.0, gt=0, description="Factor of the cosines before the softmax over antibodies."
     )
     epochs: int = Field(
         default=20, ge=1, description="Number of passes over the training crops; with bags, over the images."
@@ -301,6 +323,18 @@ class ClassifySection(Section):
         description="Cut training crops at random: a square of a fixed side, or one of random side resized to it.",
     )
     random_crop_px: int = Field(default=64, ge=8, description="With `random_crop`: side of the square.")
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        description="Mix every crop with another of its batch, in a proportion drawn from the beta distribution with"
+        " this parameter; 0 for no mixing.",
+    )
+    cutmix: float = Field(
+        default=0.0,
+        ge=0,
+        description="Replace a rectangle of every crop by that of another of its batch, of a size drawn likewise; with"
+        " `mixup`, each batch gets one of the two.",
+    )
     validate_every: int = Field(
         default=5,
         ge=1,
@@ -314,8 +348,34 @@ class ClassifySection(Section):
     )
     checkpoint: Literal["last", "best"] = Field(
         default="last",
-        description="Weights that are kept: of the last epoch, or of the validated epoch with the highest mean average"
-        " precision on the fold's own images (its out-of-fold probabilities are then slightly optimistic).",
+        description="Weights that are kept: of the last epoch, or of the validated epoch that is best by `monitor` on"
+        " the fold's own images (its out-of-fold probabilities are then slightly optimistic).",
+    )
+    monitor: Monitor = Field(
+        default="mean_ap",
+        description="Score of the fold's own images that decides which epoch is best, and whether there is progress:"
+        " mean average precision or macro F1 at 0.5, the higher the better, or the loss, the lower the better.",
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="Epochs without progress of `monitor` after which a phase of the training ends; 0 for no such end.",
+    )
+    keep_epochs: bool = Field(
+        default=False, description="Keep a checkpoint of every epoch (fold-<k>/epochs/), as large as the model each."
+    )
+    ema_decay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Decay per step of an exponential moving average of the weights, which is validated and kept in"
+        " place of them; 0 for none.",
+    )
+    swa_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="Last epochs whose weights are averaged (stochastic weight averaging), validated and kept; 0 for"
+        " none.",
     )
     test_views: Views = Field(
         default="one",
@@ -335,11 +395,19 @@ class ClassifySection(Section):
     view_side: float = Field(
         default=0.75, gt=0, le=1, description="With `five_crops`: their side, as a fraction of the crop's."
     )
+    nearest_crops: int = Field(
+        default=0,
+        ge=0,
+        description="Number of nearest training crops, in the embedding (without one, by the features), whose labels"
+        " are transferred to a crop: scores of their own, in classify/<window>/neighbours, which aggregate.join ="
+        ' [".:cells/neighbours"] joins; 0 for none.',
+    )
     precision: Precision = Field(
         default="auto",
         description="Arithmetic: float32; bfloat16 where it is safe (twice as fast on processors with instructions for"
-        " it, many times slower on others); or auto, which uses bfloat16 where there are such instructions and the"
-        " backbone has no depthwise convolutions, which it would slow down.",
+        " it, many times slower on others); 16, which is float16 where it is safe, for GPUs; or auto, which uses"
+        " bfloat16 where there are such instructions and the backbone has no depthwise convolutions, which it would"
+        " slow down.",
     )
 
     @field_validator("pretrained", mode="before")
@@ -356,9 +424,9 @@ class ClassifySection(Section):
         phases = values.get("phases") if isinstance(values, dict) else None
         if not isinstance(phases, list | tuple) or not phases:
             return values
-        counts = [
-            phase.get("epochs", 0) if isinstance(phase, dict) else getattr(phase, "epochs", "") for phase in phases
-        ]
+        counts: list[Any] = []
+        for phase in phases:
+            counts.append(phase.get("epochs", 0) if isinstance(phase, dict) else getattr(phase, "epochs", ""))
         if not all(isinstance(count, int) for count in counts) or not counts[-1]:
             return values
         if values.get("epochs", sum(counts)) != sum(counts):
@@ -379,6 +447,20 @@ class ClassifySection(Section):
             raise ValueError(f"expected feature_stages in rising order from 1, found {list(self.feature_stages)}")
         return self
 
+    @model_validator(mode="after")
+    def _fits_averages_and_mixing(self) -> Self:
+        if self.swa_epochs:
+            for key, value in {"ema_decay": 0, "patience": 0, "checkpoint": "last"}.items():
+                if getattr(self, key) != value:
+                    raise ValueError(f"expected {key} = {value!r} with swa_epochs, found {getattr(self, key)!r}")
+            if self.swa_epochs > sum(phase.epochs for phase in self.training_phases):
+                raise ValueError(f"expected at most as many swa_epochs as epochs, found {self.swa_epochs}")
+        if self.mixup or self.cutmix:
+            for key, value in {"objective": "cell", "embedding_dim": 0, "trainable": "all"}.items():
+                if getattr(self, key) != value:
+                    raise ValueError(f"expected {key} = {value!r} with mixup or cutmix, found {getattr(self, key)!r}")
+        return self
+
     @property
     def training_phases(self) -> list[TrainingPhase]:
         """The phases with nothing left open."""
@@ -390,6 +472,18 @@ class ClassifySection(Section):
             for key, value in {"attention": "none", "random_crop": "none"}.items():
                 if getattr(self, key) != value:
                     raise ValueError(f'expected {key} = "{value}" with trainable = "heads"')
+        return self
+
+    @model_validator(mode="after")
+    def _has_embedding(self) -> Self:
+        if self.arcface_weight and not self.embedding_dim:
+            raise ValueError("expected an embedding_dim above 0 with an arcface_weight above 0, found 0")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_single_crops(self) -> Self:
+        if self.labels == "cells" and self.objective != "cell":
+            raise ValueError(f'expected objective = "cell" with labels = "cells", found "{self.objective}"')
         return self
 
     @model_validator(mode="after")

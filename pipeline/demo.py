@@ -10,18 +10,24 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from classify.inspect.embedding import embed
 from hpa.atlas import synthesize
 from hpa.images import read_images
 from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder, locked, open_work
 from pipeline.init import init
 from pipeline.recipe import read_recipe
+from pipeline.report.page import write_report
 from pipeline.stages import run_stages
 from pipeline.truth import score_against_truth
 from segment.masks import read_masks
 
 TINY: Final = ("classify.epochs=1", "crops.size_px=32", "data.folds=2")
 """Settings of `--tiny`: every part runs, but hardly anything is learned."""
+
+
+_MAP_CROPS: Final = 3000
+"""Crops on the map; UMAP, where it is installed, takes half a minute for so many."""
 
 
 def demo(
@@ -41,7 +47,8 @@ def demo(
     Parameters
     ----------
     root
-        The work folder; the atlas goes to its folder ``atlas``, the scores to ``demo.json``.
+        The work folder; the atlas goes to its folder ``atlas``, the scores to ``demo.json``, the report to
+        ``report.html``.
     recipe
         The recipe: a file, or the name of a shipped one.
     images, test
@@ -78,6 +85,9 @@ def demo(
         figures = _figures(work, atlas / "truth")
         figures["seconds"] = seconds | ran.seconds | {"all": round(time.monotonic() - started, 1)}
         write_json(root / "demo.json", figures)
+        for window in settings.crops.windows:
+            embed(work, window, max_crops=_MAP_CROPS, device=device, threads=threads)
+        write_report(open_work(root), root / "report.html")
     _print(root, figures)
     return ran.code
 
@@ -110,5 +120,5 @@ def _print(root: Path, figures: dict[str, Any]) -> None:
         table.add_row(name, value)
     console = Console(width=110)
     console.print(table)
-    seen = f"{root}/segment/figures, " if "cells" in figures else ""
-    console.print(f"look at {seen}{root}/aggregate/metrics.json and {root}/aggregate/submission.csv")
+    for line in (f"report, to open in a browser: {root}/report.html", f"submission: {root}/aggregate/submission.csv"):
+        console.print(line, soft_wrap=True, markup=False)

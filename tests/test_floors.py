@@ -21,6 +21,7 @@ ROOMS = {
     "segment": ("network", "postprocess", "inference", "training"),
     "classify": ("data", "network", "losses", "inference", "training", "inspect"),
     "aggregate": ("pooling", "thresholds", "scoring", "submission", "external"),
+    "pipeline": ("report",),
 }
 """The rooms of each package, from the lowest to the highest: a room imports only from rooms before it."""
 ONE_PLACE = (
@@ -33,6 +34,7 @@ ONE_PLACE = (
     "dask",
     "anndata",
     "h5py",
+    "umap",
 )
 
 

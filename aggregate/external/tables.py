@@ -113,7 +113,7 @@ def cell_labels(table: pd.DataFrame, path: Path) -> NDArray[np.int64]:
         raise UserError(f"expected whole numbers as cell_label in {path}, found: {first_line(error)}") from None
     if any(isinstance(label, float) and label != int(label) for label in table[CELL_COLUMN]):
         raise UserError(f"expected whole numbers as cell_label in {path}, found fractions")
-    return labels.to_numpy()
+    return np.asarray(labels, dtype=np.int64)
 
 
 def parse_labels(value: Any, vocabulary: Vocabulary, where: str) -> tuple[int, ...]:

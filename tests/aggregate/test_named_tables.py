@@ -46,8 +46,9 @@ def test_images_have_the_names_of_their_numbers(work: WorkFolder) -> None:
         assert row["fold"] == (str(fold[row["image_id"]]) if row["split"] == "train" else "")
         assert row["labels"] == "; ".join(HPA28.classes[c] for c in targets[row["image_id"]])
         probabilities = [float(text) for text in row["probabilities"].split("; ")]
-        expected = [by_id.at[row["image_id"], f"p_{name}"] for name in row["predicted"].split("; ")]
-        np.testing.assert_allclose(probabilities, expected, atol=5.1e-5)
+        columns = [f"p_{name}" for name in row["predicted"].split("; ")]
+        expected = by_id.loc[row["image_id"], columns].to_numpy(np.float64)
+        np.testing.assert_allclose(np.array(probabilities), expected, atol=5.1e-5)
         assert probabilities == sorted(probabilities, reverse=True)
     assert images.set_index("image_id").at["i00003", "flags"] == "blue: damaged, <b>cut</b>"
 
@@ -56,7 +57,7 @@ def test_test_images_are_predicted_as_in_the_submission(work: WorkFolder) -> Non
     images = _read(work, "images.csv").set_index("image_id")
     submission = pd.read_csv(work.root / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
     for image_id, text in zip(submission["Id"], submission["Predicted"], strict=True):
-        names = images.at[image_id, "predicted"].split("; ")
+        names = str(images.at[image_id, "predicted"]).split("; ")
         assert sorted(names) == sorted(HPA28.classes[c] for c in HPA28.parse(text))
 
 

@@ -116,7 +116,8 @@ classify.asymmetric_margin=0,0.999|-0.001,1 classify.view_side=0.001,1|0,1.001
 classify.embedding_dim=0|-1 classify.triplet_weight=0,9|-0.001 classify.triplet_margin=0.001|0
 classify.triplet_jaccard=0.001,1|0,1.001 classify.epochs=1|0 classify.batch_size=2|1 classify.accumulate=1|0
 classify.learning_rate=0.001|0 classify.momentum=0,0.999|-0.001,1 classify.weight_decay=0,9|-0.001
-classify.clip_norm=0,9|-0.001 classify.rise=0.001,0.999|0,1 classify.plateau_patience=0|-1 classify.layer_rates=0.001|0 classify.random_crop_px=8|7 classify.validate_every=1|0
+classify.clip_norm=0,9|-0.001 classify.rise=0.001,0.999|0,1 classify.plateau_patience=0|-1
+classify.layer_rates=0.001|0 classify.random_crop_px=8|7 classify.validate_every=1|0
 aggregate.top_k=1|0 aggregate.quantile=0,1|-0.001,1.001 aggregate.sharpness=0.001|0 aggregate.min_quality=0,9|-0.001
 aggregate.fixed_threshold=0,1|-0.001,1.001 aggregate.shrinkage=0,9|-0.001 aggregate.repeats=1,1000|0,1001
 aggregate.min_images=2|1 aggregate.cell_share=0,1|-0.001,1.001 aggregate.bootstrap=0,100000|-1,100001
