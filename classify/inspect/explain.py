@@ -354,8 +354,8 @@ class _Window:
     def _rows(self, image: ScoredImage) -> NDArray[np.int64]:
         """Return the rows of the store in the order of the image's cells."""
         own = np.flatnonzero(self.labels.image_ids == image.image_id)
-        order = pd.Series(own, index=self.labels.cell_labels[own])
-        return order.loc[image.cell_labels].to_numpy(dtype=np.int64)
+        own = own[np.argsort(self.labels.cell_labels[own])]
+        return own[np.searchsorted(self.labels.cell_labels[own], image.cell_labels)]
 
     def _maps(self, image: ScoredImage, number: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if image.fold not in self.networks:

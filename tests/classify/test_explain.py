@@ -201,7 +201,9 @@ def test_an_image_that_is_gone_is_drawn_from_its_crops(trained: WorkFolder, caps
     (trained.root / "train5_red.png").unlink()
     assert main(["explain", str(trained.root), "train5"]) == 0
     assert "train5: drawn without its image" in capsys.readouterr().out
-    assert cv2.imread(str(trained.root / "classify/cells/explain/train5.png")).std() > 10
+    picture = cv2.imread(str(trained.root / "classify/cells/explain/train5.png"))
+    assert picture is not None
+    assert picture.std() > 10
 
 
 @pytest.mark.parametrize(
