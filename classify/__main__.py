@@ -73,6 +73,13 @@ def train(
         ),
     ] = 1,
     wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the other nodes.")] = 600,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="csv or tensorboard: also log every epoch, with the memory of a GPU and how busy it is, to"
+            " fold-<k>/logs/; may be given several times."
+        ),
+    ] = None,
     code: Code = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -91,8 +98,17 @@ def train(
     if chosen is not None and chosen.node:  # node 0 holds the lock and writes
         raise typer.Exit(join_training(folder, chosen, workers, code))
     with locked(work), code_from(code):
-        options = {"device": device, "workers": workers, "overwrite": overwrite}
-        raise typer.Exit(run_train(folder, **options, folds=fold, threads=threads, devices=chosen))
+        outcome = run_train(
+            folder,
+            device=device,
+            workers=workers,
+            overwrite=overwrite,
+            folds=fold,
+            threads=threads,
+            devices=chosen,
+            logs=log or (),
+        )
+        raise typer.Exit(outcome)
 
 
 @app.command()

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -52,6 +53,9 @@ from hpa.work.folder import WorkFolder, open_work
 from hpa.work.processes import available_processors
 from hpa.work.stage import StageRun, begin
 
+if TYPE_CHECKING:
+    from classify.training.loop import LogName
+
 EPOCHS: Final = "epochs"
 """Folder of the checkpoints of all epochs of a fold, if the recipe keeps them."""
 
@@ -67,6 +71,7 @@ def train(
     folds: Sequence[int] | None = None,
     threads: int | None = None,
     devices: Devices | None = None,
+    logs: Sequence[str] = (),
 ) -> int:
     """Train one model per fold, for every window that the recipe trains on.
 
@@ -88,6 +93,8 @@ def train(
     devices
         Several devices that train one model together, each on a part of every batch (`choose_devices`); None uses
         `device`.
+    logs
+        Logs of the epochs that are written beside ``history.csv``: ``"csv"``, ``"tensorboard"``.
 
     Returns
     -------
@@ -107,6 +114,7 @@ def train(
     for fold in folds or ():
         if fold not in available:
             raise UserError(f"expected folds among {', '.join(map(str, available))}, found {fold}")
+    chosen_logs = _check_logs(logs)
     if devices is not None:
         _check_devices(work, section, devices, available if folds is None else folds)
     here = computation_of(section, chosen, threads)
@@ -118,7 +126,7 @@ def train(
         for fold, stage in _begin_folds(work, window, section, available if folds is None else folds, here, overwrite)
     ]
     for window, fold, stage in begun:
-        _train_fold(work, window, section, fold, stage, chosen, loading_workers(workers, chosen), devices)
+        _train_fold(work, window, section, fold, stage, chosen, loading_workers(workers, chosen), devices, chosen_logs)
     return 0
 
 
@@ -140,6 +148,15 @@ def join_training(work: WorkFolder, devices: Devices, workers: int | None = None
     count = loading_workers(workers, torch.device(devices.kind))
     run_on_devices(devices, partial(_train_part, work.root, count, code), "", default_threads())
     return 0
+
+
+def _check_logs(logs: Sequence[str]) -> tuple["LogName", ...]:
+    for log in logs:
+        if log not in ("csv", "tensorboard"):
+            raise UserError(f"expected --log csv or tensorboard, found {log}")
+        if log == "tensorboard" and find_spec("tensorboard") is None:
+            raise UserError("expected TensorBoard to be installed for --log tensorboard (the extra cellwise[logs])")
+    return tuple(dict.fromkeys(logs))  # type: ignore[arg-type]
 
 
 def _check_devices(work: WorkFolder, section: ClassifySection, devices: Devices, folds: Sequence[int]) -> None:
@@ -250,6 +267,7 @@ def _train_fold(
     device: torch.device,
     workers: int,
     devices: Devices | None,
+    logs: tuple["LogName", ...],
 ) -> None:
     # Imported here, because Lightning takes seconds to import and `predict` does not need it.
     from classify.training.fit import discard_damaged, fit, remove_resume_files
@@ -276,11 +294,12 @@ def _train_fold(
                     "section": resolved.model_dump(mode="json"),
                 }
                 kept = keep if section.keep_epochs else None
-                train_part = partial(_train_part, work.root, workers, folder_in_force(), keep=kept)
+                train_part = partial(_train_part, work.root, workers, folder_in_force(), keep=kept, logs=logs)
                 run_on_devices(devices, train_part, json.dumps(task), torch.get_num_threads())
             trained = fit(
                 *(crops, resolved, seed, fold, stage.folder, device, workers, start, statistics),
                 keep=keep if section.keep_epochs else None,
+                logs=logs if devices is None else (),
             )
         describe(trained.state_dict, trained.epoch).save(path)
         stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)}, [path])
@@ -295,6 +314,7 @@ def _train_part(
     task: str,
     *,
     keep: Callable[[dict[str, Tensor], int], None] | None = None,
+    logs: tuple["LogName", ...] = (),
 ) -> None:
     """Train in one of several processes; the last epoch leaves all in the file to resume from."""
     from classify.training.fit import fit_part
@@ -310,6 +330,7 @@ def _train_part(
             start=start,
             keep=keep,
             rank=rank,
+            logs=logs,
         )
         fit_part(training, statistics)
 

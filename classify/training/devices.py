@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from classify.data.batches import Batch
 from classify.network.model import Outputs
@@ -119,7 +120,7 @@ def choose_devices(
         raise UserError(f"expected every device once, found {twice} twice in --devices {devices}")
     if listed == [1] and nodes == 1:
         return None
-    if device.type not in ("cpu", "cuda") or device.index is not None:
+    if str(device) not in ("cpu", "cuda"):
         raise UserError(f"expected --device cpu or cuda with --devices and --nodes, found {device}")
     indices = tuple(range(listed[0]) if len(listed) == 1 else listed)
     if device.type == "cpu" and len(listed) > 1:
@@ -143,7 +144,7 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
-        return port
+    return port
 
 
 def run_on_devices(devices: Devices, train: Callable[[Rank, str], None], task: str, threads: int) -> None:
@@ -188,7 +189,7 @@ def _run_rank(rank: Rank, train: Callable[[Rank, str], None], task: str, threads
     if devices.kind == "cuda":
         torch.cuda.set_device(rank.device)
     try:
-        store = distributed.TCPStore(
+        store = TCPStore(
             devices.address,
             devices.port,
             devices.world,

@@ -15,7 +15,7 @@ from classify.network.checkpoint import inference_weights, load_plain
 from classify.network.model import Network, check_input
 from classify.network.pretrained import Start
 from classify.training.history import BEST, History, remove_best
-from classify.training.loop import PHASE, RESUME, FoldTraining, run_epochs
+from classify.training.loop import PHASE, RESUME, FoldTraining, LogName, run_epochs
 from hpa.errors import UserError
 
 
@@ -49,6 +49,7 @@ def fit(
     start: Start | None = None,
     statistics: Statistics | None = None,
     keep: Callable[[dict[str, Tensor], int], None] | None = None,
+    logs: tuple[LogName, ...] = (),
 ) -> TrainedModel:
     """Train the network of one fold, resuming after the last finished epoch of an earlier run.
 
@@ -80,6 +81,8 @@ def fit(
         What `start_statistics` returns, if it is known; needed with features in place of crops.
     keep
         Function that keeps the weights after every epoch, from 1; None keeps none.
+    logs
+        Logs of the epochs that are written beside the history: ``"csv"``, ``"tensorboard"``.
 
     Raises
     ------
@@ -93,7 +96,8 @@ def fit(
     check_enough(crops, fold)
     discard_damaged(folder, section)
     statistics = statistics or start_statistics(crops, section, start)
-    training = FoldTraining(crops, section, seed, fold, folder, device, workers, start, keep).with_levels(statistics)
+    training = FoldTraining(crops, section, seed, fold, folder, device, workers, start, keep, logs=logs)
+    training = training.with_levels(statistics)
     network, history = _train(training, statistics)
     weights, epoch = history.final_weights(network)
     return TrainedModel(inference_weights(weights), epoch, statistics)

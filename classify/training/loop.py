@@ -2,15 +2,16 @@
 
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, Literal, NoReturn, Self
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,7 @@ from classify.network.model import Network, new_network
 from classify.network.pretrained import Start
 from classify.training.averaging import WeightAverage
 from classify.training.devices import Rank, gather_batch
+from classify.training.gpu import GpuWatch
 from classify.training.history import History, copy_weights
 from classify.training.mixing import run_network
 from classify.training.optimizer import new_optimizer, parameter_groups, start_schedule
@@ -45,8 +47,9 @@ from hpa.work.progress import progress
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # Lightning 2.6 uses a deprecated torch class
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch import Callback, LightningModule, Trainer
-    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
     from lightning.pytorch.plugins.io import TorchCheckpointIO
     from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -56,6 +59,11 @@ NOT_FINITE: Final = "not_finite.csv"
 
 RESUME: Final = "resume.ckpt"
 """File that an interrupted training resumes from, written after the last epoch and after those that are worth it."""
+
+LOGS: Final = "logs"
+"""Folder of the logs that are written beside the history."""
+
+LogName = Literal["csv", "tensorboard"]
 
 _SAVING_SHARE: Final = 0.03  # at most this share of the time goes into the files to resume from
 
@@ -93,6 +101,8 @@ class FoldTraining:
         Function that keeps the weights after an epoch, from 1; None keeps none.
     rank
         The place of this process among several that train together, None for one alone.
+    logs
+        Logs of the epochs that are written beside the history: ``"csv"``, ``"tensorboard"``.
     """
 
     crops: FoldCrops
@@ -105,6 +115,7 @@ class FoldTraining:
     start: Start | None = None
     keep: Callable[[dict[str, Tensor], int], None] | None = None
     rank: Rank | None = None
+    logs: tuple[LogName, ...] = ()
 
     @property
     def writes(self) -> bool:
@@ -364,6 +375,8 @@ class _Epochs(Callback):
         self._advance = advance
         self._saved = time.monotonic()
         self._cost_s = 0.0  # of the last file to resume from
+        self._gpu = GpuWatch(training.device)
+        self._loggers: list[Logger] = []
         self._has_begun = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -378,6 +391,9 @@ class _Epochs(Callback):
         """Move the progress bar to the end of an earlier run."""
         assert isinstance(pl_module, _Module)
         if not self._has_begun:
+            self._loggers = new_loggers(self._training.folder, self._training.logs) if self._training.writes else []
+            for row in self._history.rows:
+                self._log(row)
             self._advance(pl_module.first_epoch * pl_module.steps_per_epoch + trainer.global_step)
         self._has_begun, self._step = True, trainer.global_step
 
@@ -386,6 +402,7 @@ class _Epochs(Callback):
         assert isinstance(pl_module, _Module)
         if trainer.global_step > self._step:
             pl_module.average.after_step(pl_module.network)
+        self._gpu.sample()
         self._advance(trainer.global_step - self._step)
         self._step = trainer.global_step
 
@@ -407,6 +424,7 @@ class _Epochs(Callback):
             seen = pl_module.seen.take()
             score = self._history.close_epoch(network, epoch, train_loss, pl_module.learning_rate, seen)
             stalled = self._history.has_stalled(epoch)
+            self._log(self._history.rows[-1] | self._gpu.take())
             if self._training.keep is not None:
                 self._training.keep(copy_weights(network), epoch)
         began = time.monotonic()
@@ -423,6 +441,19 @@ class _Epochs(Callback):
             trainer.save_checkpoint(self._training.folder / RESUME)
             self._saved = time.monotonic()
             self._cost_s = self._saved - began
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        for logger in self._loggers:
+            logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
+            logger.save()
+
+
+def new_loggers(folder: Path, logs: Sequence[LogName]) -> list[Logger]:
+    """Return Lightning's loggers, which begin anew in ``logs/csv`` and ``logs/tensorboard`` of a folder."""
+    kinds: dict[LogName, Any] = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}
+    for log in logs:
+        shutil.rmtree(folder / LOGS / log, ignore_errors=True)
+    return [kinds[log](folder / LOGS, name="", version=log) for log in logs]
 
 
 class _PlainFiles(TorchCheckpointIO):
