@@ -61,6 +61,11 @@ class History:
         self._best = self._best_of_phase = -inf  # of the monitored score, negative where lower is better
         self._last_progress = 0  # epoch
 
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """The rows of ``history.csv`` so far."""
+        return self._rows
+
     def state(self) -> dict[str, Any]:
         """Return the state that a resumed training needs, as plain values."""
         return {
