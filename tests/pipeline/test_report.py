@@ -12,6 +12,7 @@ import pytest
 
 import hpa.images
 from aggregate.scoring.curves import calibration_bins, confusion, f1_by_threshold, precision_recall_curve
+from classify.__main__ import main as classify_main
 from hpa.metrics import average_precision, f1_per_class
 from hpa.vocabulary import HPA28, VOCABULARIES, Vocabulary
 from hpa.work.folder import open_work
@@ -71,6 +72,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         options = [part for setting in settings for part in ("--set", setting)]
         assert main(["init", str(work), "--data", str(data), *options]) == 0
         assert main(["run", str(work)]) == 1  # one image failed
+        assert classify_main(["embed", str(work)]) == 0
         assert main(["report", str(work)]) == 0
         yield work
 
@@ -119,9 +121,9 @@ def test_what_the_page_says_is_what_the_run_did(hostile: Path) -> None:
     ("removed", "said"),
     [
         (["aggregate"], "nothing has been scored here"),
-        (["aggregate", "classify", "backbone_features"], "no fold has been trained here"),
-        (["aggregate", "classify", "backbone_features", "crops"], "made by `python -m crops run`"),
-        (["aggregate", "classify", "backbone_features", "crops", "segment"], "made by `python -m segment run"),
+        (["aggregate", "classify"], "no fold has been trained here"),
+        (["aggregate", "classify", "crops"], "made by `python -m crops run`"),
+        (["aggregate", "classify", "crops", "segment"], "made by `python -m segment run"),
     ],
 )
 def test_stages_may_be_missing(hostile: Path, tmp_path: Path, removed: list[str], said: str) -> None:
