@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationError, field_validator, model_validator
 
@@ -23,6 +23,7 @@ Mining = Literal["all", "semi-hard", "batch-hard"]
 Preset = Literal["none", "light", "standard", "strong"]
 RandomCrop = Literal["none", "crop", "resized"]
 Views = Literal["one", "mean", "maximum"]
+ViewKind = Literal["dihedral", "flips", "scales", "five_crops"]
 Precision = Literal["32", "bf16", "auto"]
 LossName = Literal[
     "bce",
@@ -146,6 +147,11 @@ class ClassifySection(Section):
         description="What the class loss is computed on: crops with the labels of their image, images pooled over their"
         " crops, or images and, with a small weight, crops.",
     )
+    labels: Literal["images", "cells"] = Field(
+        default="images",
+        description="Labels that crops are trained on: those of their image; or those of single cells, where"
+        " cell_labels.parquet has other ones (made by `pipeline relabel`).",
+    )
     bag_size: int = Field(
         default=16, ge=1, description="Maximum number of crops per image in a training step, if images are pooled."
     )
@@ -210,7 +216,8 @@ class ClassifySection(Section):
     embedding_dim: int = Field(
         default=0,
         ge=0,
-        description="Length of the embedding that the triplet loss trains; 0 for no embedding and no triplet loss.",
+        description="Length of the embedding that the triplet and ArcFace losses train; 0 for no embedding and neither"
+        " loss.",
     )
     triplet_weight: float = Field(default=0.1, ge=0, description="Factor of the triplet loss beside the class loss.")
     triplet_margin: float = Field(
@@ -230,6 +237,21 @@ class ClassifySection(Section):
         default="all",
         description="Triplets that count: all within the margin; those whose negative is farther than the positive yet"
         " within the margin; or each anchor's farthest positive with its nearest negative.",
+    )
+    arcface_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Factor of the ArcFace loss beside the class loss: a second head tells the antibodies apart in the"
+        " embedding; 0 for none.",
+    )
+    arcface_margin: float = Field(
+        default=28.6,
+        ge=0,
+        lt=90,
+        description="Angle, in degrees, by which a crop must be nearer to its own antibody than to the others.",
+    )
+    arcface_scale: float = Field(
+        default=64.0, gt=0, description="Factor of the cosines before the softmax over antibodies."
     )
     epochs: int = Field(
         default=20, ge=1, description="Number of passes over the training crops; with bags, over the images."
@@ -306,6 +328,11 @@ class ClassifySection(Section):
         description="Number of epochs from one validation on the fold's images to the next; the last epoch is always"
         " validated.",
     )
+    log_samples: bool = Field(
+        default=False,
+        description="At every validation, write probabilities, truth and loss of each training and validation crop to"
+        " samples/ beside history.csv; `classify curves` draws them.",
+    )
     checkpoint: Literal["last", "best"] = Field(
         default="last",
         description="Weights that are kept: of the last epoch, or of the validated epoch with the highest mean average"
@@ -313,8 +340,28 @@ class ClassifySection(Section):
     )
     test_views: Views = Field(
         default="one",
-        description="Views that are scored: each crop as it is, or its eight dihedral views, by their mean or maximum"
+        description="Views that are scored: each crop as it is, or several views of it, by their mean or maximum"
         " probability.",
+    )
+    view_kinds: tuple[ViewKind, ...] = Field(
+        default=("dihedral",),
+        min_length=1,
+        description="With several test_views, which: the eight dihedral ones; flips, as it is and mirrored in both"
+        " directions; scales, as it is and by view_scales; five_crops, its corners and its centre. Several kinds are"
+        " combined.",
+    )
+    view_scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field(
+        default=(0.8, 1.25), min_length=1, description="With `scales`: factors by which crops are enlarged."
+    )
+    view_side: float = Field(
+        default=0.75, gt=0, le=1, description="With `five_crops`: their side, as a fraction of the crop's."
+    )
+    nearest_crops: int = Field(
+        default=0,
+        ge=0,
+        description="Number of nearest training crops, in the embedding (without one, by the features), whose labels"
+        " are transferred to a crop: scores of their own, in classify/<window>/neighbours, which aggregate.join ="
+        ' [".:cells/neighbours"] joins; 0 for none.',
     )
     precision: Precision = Field(
         default="auto",
@@ -374,6 +421,18 @@ class ClassifySection(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_embedding(self) -> Self:
+        if self.arcface_weight and not self.embedding_dim:
+            raise ValueError("expected an embedding_dim above 0 with an arcface_weight above 0, found 0")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_single_crops(self) -> Self:
+        if self.labels == "cells" and self.objective != "cell":
+            raise ValueError(f'expected objective = "cell" with labels = "cells", found "{self.objective}"')
+        return self
+
+    @model_validator(mode="after")
     def _fits_subcell(self) -> Self:
         if self.backbone != "subcell":
             return self
@@ -407,6 +466,13 @@ class ClassifySection(Section):
                 key = ".".join(map(str, problem["loc"])) or "name and weight"
                 raise ValueError(f"{key}: {problem['msg'].removeprefix('Value error, ')}") from None
         return loss
+
+    @field_validator("view_kinds")
+    @classmethod
+    def _distinct_kinds(cls, kinds: tuple[ViewKind, ...]) -> tuple[ViewKind, ...]:
+        if len(set(kinds)) < len(kinds) or {"dihedral", "flips"} <= set(kinds):
+            raise ValueError("expected no kind of view twice; flips are among the dihedral views")
+        return kinds
 
     @field_validator("augment", mode="before")
     @classmethod

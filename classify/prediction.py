@@ -13,6 +13,7 @@ from classify.config import ClassifySection
 from classify.data.crops import select_channels
 from classify.inference.features import digest
 from classify.inference.predict import ScoredCrops, predict_fold
+from classify.inference.transfer import transfer_fold
 from classify.models import features_folder, read_labelled_crops, stage_folder, stage_inputs, trained_checkpoints
 from classify.network.checkpoint import Checkpoint, load_checkpoints
 from classify.probabilities import KEY, write_probabilities
@@ -129,6 +130,20 @@ def _predict_window(
     else:
         pooling.unlink(missing_ok=True)  # it may be left from earlier models that pooled in training
     write_probabilities(outputs[0], table, data.classes)
+    neighbours = folder / "neighbours" / "probabilities.parquet"
+    if section.nearest_crops and trained.root == work.root:
+        with computing(stage, section) as resolved:
+            own = [
+                transfer_fold(
+                    *(replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}), scored, part),
+                    *(stage.folder / f"fold-{fold}", device, section.nearest_crops, features.get(fold)),
+                )
+                for (fold, checkpoint), part in zip(checkpoints.items(), parts, strict=True)
+            ]
+        write_probabilities(neighbours, pd.concat(own).sort_values(KEY, ignore_index=True), data.classes)
+        outputs.append(neighbours)
+    else:
+        neighbours.unlink(missing_ok=True)
     stage.finish({"rows": len(table), "oof_rows": int((table["origin"] == "oof").sum())}, outputs)
 
 

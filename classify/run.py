@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from classify.cell_targets import CELL_TARGETS, cell_targets_path, read_cell_targets, train_on_cells
 from classify.config import ClassifySection
 from classify.data.augmentation import check_augment
 from classify.data.crops import CropLabels, CropSource, FeatureSource, select_channels
 from classify.data.normalisation import Statistics
 from classify.inference.evaluate import uses_bfloat16
 from classify.inference.features import FeatureRun, kept_features
+from classify.inference.views import five_crop_px
 from classify.losses.classification import check_loss
 from classify.models import (
     CHECKPOINT,
@@ -114,6 +116,8 @@ def _begin_folds(
 ) -> list[tuple[int, StageRun]]:
     data = work.data
     inputs = stage_inputs(work, window) | {"folds.parquet": work.folds} | code_files(section)
+    if section.labels == "cells":
+        inputs[CELL_TARGETS] = cell_targets_path(work)
     command = f"python -m classify train {work.root}"
 
     weights = {fold: start_file(work, window, section, fold) for fold in folds}
@@ -204,6 +208,8 @@ def _train_fold(
     if not (stage.finished and path.is_file()):
         store, labels = read_labelled_crops(work, window, data)
         crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
+        if section.labels == "cells":
+            crops = train_on_cells(crops, read_cell_targets(cell_targets_path(work)), data.classes)
         start = read_start(section, data.channels, data.classes.classes, start_file(work, window, section, fold))
         statistics = start_statistics(crops, section, start)
         with computing(stage, section) as resolved:
@@ -300,7 +306,10 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
     flat = np.ones(len(section.channels or data.channels))
     start = read_start(section, data.channels, data.classes.classes, model)
     network = new_network(section, section.training_seed(data), flat, flat, np.full(len(data.classes), 0.5), start)
-    for seen_px in {size_px, side}:
+    sides = {size_px, side}
+    if section.test_views != "one" and "five_crops" in section.view_kinds:
+        sides.add(five_crop_px(section, size_px))
+    for seen_px in sides:
         check_input(network, len(flat), seen_px, [phase.input_px for phase in section.training_phases])
     for phase in section.training_phases:
         network.parameters_of(phase.trainable)

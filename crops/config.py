@@ -1,6 +1,6 @@
 """The `[crops]` section of a recipe."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,7 +28,12 @@ class CropsSection(Section):
         description="The window to train on if it differs from the windows to predict on, for example random with"
         " five_crop.",
     )
-    size_px: int = Field(128, ge=8, le=1024, description="Height and width of a crop, in crop pixels.")
+    size_px: int = Field(128, ge=8, le=4096, description="Height and width of a crop, in crop pixels.")
+    window_px: dict[Window, Annotated[int, Field(ge=8, le=4096)]] = Field(
+        {},
+        description="Height and width of the crops of single kinds of windows, where they differ from size_px, such as"
+        " {full_frame = 1536}.",
+    )
     scale: Literal["fit", "fixed"] = Field(
         "fit",
         description="How cells are scaled. fit: each cell fills its crop; fixed: the same number of source pixels per"
@@ -89,6 +94,8 @@ class CropsSection(Section):
     def _distinct(self) -> Self:
         if len(set(self.windows)) != len(self.windows):
             raise ValueError("windows must not repeat")
+        if unused := self.window_px.keys() - set(self.stores):
+            raise ValueError(f"window_px: expected windows that the recipe cuts, found {min(unused)}")
         return self
 
     @property
@@ -110,6 +117,11 @@ class CropsSection(Section):
         """Return the window whose models predict on `window`."""
         return window if self.train_window == "same" else self.train_window
 
+    def size_px_of(self, window: Window) -> int:
+        """Return the height and width of the crops of a window."""
+        return self.window_px.get(window, self.size_px)
+
     def of(self, window: Window) -> Self:
         """Return the settings that affect the store of one window; other windows of the recipe do not make it stale."""
-        return self.model_copy(update={"windows": (window,), "train_window": "same"})
+        own = {"windows": (window,), "train_window": "same", "size_px": self.size_px_of(window), "window_px": {}}
+        return self.model_copy(update=own)

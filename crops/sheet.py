@@ -129,7 +129,7 @@ def _border(store: CropStore, crops: pd.DataFrame, channels: tuple[Channel, ...]
 
 def _dropped(work: WorkFolder, store: CropStore) -> dict[str, list[Picture]]:
     """Draw some dropped cells of each reason, cut from their images because the store does not contain them."""
-    section = work.section("crops", CropsSection)
+    section = work.section("crops", CropsSection).of("cells")
     images = read_images(work.images).set_index("image_id")
     lines = {}
     for reason, cells in read_dropped(store.folder).groupby("reason"):

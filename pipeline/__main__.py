@@ -8,6 +8,7 @@
     python -m pipeline export work/my my.bundle                       all that apply needs, in one folder
     python -m pipeline compare work/my work/second                    scores side by side, with intervals
     python -m pipeline sweep work/my --vary classify.seed=1,2         one run per value, and their comparison
+    python -m pipeline relabel work/my work/relabelled                a second model on labels of single cells
     python -m pipeline picture work/my picture.png                    one image on its way through the pipeline
     python -m pipeline report work/my                                 one HTML page about the run
     python -m pipeline view work/my ID                                one image in napari, masks and predictions
@@ -24,6 +25,7 @@ export  reads a trained work folder and those it joins.
         Writes a bundle: recipes, checkpoints and thresholds, but no images.
 compare reads finished work folders; prints tables, and writes a CSV and a figure on request.
 sweep   reads a work folder; writes one for each combination of values to WORK-sweep/, and what compare does.
+relabel reads a finished work folder; writes a second one that shares with it, and cell_labels.parquet in that.
 demo    writes an atlas, a work folder, demo.json and report.html.
 picture reads a finished work folder; writes a PNG.
 report  reads a work folder, finished or not; writes a page that needs no network and no other file.
@@ -246,6 +248,25 @@ def sweep(
         roots, outcome = run_sweep(work, vary, out, device=device, workers=workers, threads=threads)
     report(compare(roots, truth=truth, resamples=resamples), markdown=markdown, csv=csv, figure=figure)
     raise typer.Exit(outcome)
+
+
+@app.command()
+def relabel(
+    work: Work,
+    second: Annotated[Path, typer.Argument(help="Work folder of the second model.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value for the second model.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    truth: Truth = None,
+    resamples: Resamples = 1000,
+) -> None:
+    """Label the cells of a finished run by its own probabilities, train a second model on them, and compare both."""
+    from pipeline.compare import compare, print_comparison
+    from pipeline.relabel import relabel as run_relabel
+
+    code = run_relabel(work, second, tuple(set_ or ()), device=device, threads=threads)
+    print_comparison(compare([work, second], truth=truth, resamples=resamples))
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from aggregate.pooling.sources import open_joined
+from hpa.errors import UserError
 from hpa.work.folder import WorkFolder, open_work
 from pipeline.recipe import Recipe, read_recipe
 
@@ -35,10 +36,15 @@ class Model:
         Raises
         ------
         UserError
-            If one of them is not a work folder.
+            If one of them is not a work folder, or labels of nearest crops are joined.
         """
         work = open_work(root)
         recipe = read_recipe(work.recipe)
+        if any(window.endswith("/neighbours") for _, window in recipe.aggregate.joined(root)):
+            raise UserError(
+                f"expected runs that are joined by their class heads, to be applied to new images, found neighbours in"
+                f" aggregate.join of {work.recipe}: they need the training crops"
+            )
         others = [open_joined(work, path) for path in joined_roots(recipe, root)]
         return cls(
             work, recipe, tuple(cls(other, with_joined(read_recipe(other.recipe), other.root, [])) for other in others)

@@ -94,18 +94,26 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if "brightest" in recipe.crops.stores and "green" not in data.channels:
         raise UserError("expected green among data.channels for windows where most protein is, found none")
+    for window in recipe.crops.windows:
+        sizes = [recipe.crops.size_px_of(name) for name in (recipe.crops.train_window_for(window), window)]
+        if section.random_crop == "none" and sizes[0] != sizes[1]:
+            raise UserError(
+                f"expected crops of {sizes[0]} px for {window}, as the models that score them are trained on, found"
+                f" {sizes[1]} (crops.window_px)"
+            )
     if isinstance(section.class_weights, tuple):
         from classify.losses.classification import check_class_weights
 
         check_class_weights(section, len(data.classes))
-    network = {"backbone", "pretrained", "trainable", "heads", "normalise", "stem"}
+    network = {"backbone", "pretrained", "trainable", "heads", "normalise", "stem", "view_kinds"}
     network |= {"phases", "feature_stages", "layer_rates", "input_px"}
     listed = bool(code_names(section)) or not isinstance(section.augment, str)
     if listed or section.model_dump(include=network) != ClassifySection().model_dump(include=network):
         # Imported here, because torch takes seconds to import and the default network needs no check.
         from classify.run import check_network, model_to_check
 
-        check_network(section, data, recipe.crops.size_px, model_to_check(section, recipe.crops))
+        for window in recipe.crops.train_windows:
+            check_network(section, data, recipe.crops.size_px_of(window), model_to_check(section, recipe.crops))
 
 
 def read_recipe(recipe: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:

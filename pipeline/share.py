@@ -24,7 +24,7 @@ from pipeline.recipe import Recipe, check_recipe, read_recipe, write_recipe
 RECORD: Final = "shared.json"
 """What a second model shares with the first: its folder at that time, and each shared stage, linked or copied."""
 
-_TABLES: Final = ("images.parquet", "folds.parquet", "conflicts.csv", "dropped.csv", "scan")
+_TABLES: Final = ("images.parquet", "folds.parquet", "conflicts.csv", "dropped.csv", "scan", "cell_labels.parquet")
 _UNFINISHED: Final = ".unfinished"
 _FEATURE_KEYS: Final = (
     *("backbone", "pretrained", "trainable", "channels", "outside_cell", "normalise", "input_px", "features", "stem"),

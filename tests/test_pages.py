@@ -47,6 +47,7 @@ def test_the_guide_shows_every_step() -> None:
     crops = ["crops sheet", "crops export", "crops synthesize"]
     model = ["pipeline apply", "pipeline export", "pipeline apply"]
     second = ["pipeline init", "pipeline run", "pipeline compare", "pipeline sweep", "pipeline init", "pipeline run"]
+    second += ["pipeline relabel"]
     assert shown == [
         *stages,
         "aggregate run",
@@ -130,6 +131,10 @@ def test_second_models_share_crops_and_are_compared(folder: Path) -> None:
     crops = "crops/cells/shard-00000.npy"
     for name in ("second", "both", "my-sweep/weight_decay=0.01"):
         assert (folder / "work" / name / crops).samefile(folder / "work" / "my" / crops)
+    relabelled = pd.read_parquet(folder / "work" / "relabelled" / "cell_labels.parquet")
+    train = pd.read_parquet(folder / "work" / "my" / "folds.parquet")["image_id"]
+    assert len(relabelled) > 0
+    assert set(relabelled["image_id"]) <= set(train)
     table = pd.read_csv(folder / "comparison.csv")
     assert list(table["run"][:2]) == ["my", "second"]
     pooled = [

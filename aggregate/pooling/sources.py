@@ -33,7 +33,7 @@ class ScoredRun:
     work
         Its work folder.
     window
-        How its crops are placed.
+        How its crops are placed; ``cells/neighbours`` are the labels transferred from the nearest crops.
     """
 
     name: str
@@ -53,7 +53,7 @@ class ScoredRun:
     @property
     def crops(self) -> Path:
         """Path of the table of crops."""
-        return self.work.root / "crops" / self.window / "crops.parquet"
+        return self.work.root / "crops" / self.window.removesuffix("/neighbours") / "crops.parquet"
 
     @property
     def chose_on_scored_rows(self) -> bool:

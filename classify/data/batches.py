@@ -131,7 +131,7 @@ def training_batches(
     rng = np.random.default_rng(derive_seed(Purpose.ORDER, seed, fold, epoch))
     image_rows = _rows_by_image(crops)
     n = len(image_rows) if section.objective != "cell" else len(crops.training)
-    targets = crops.labels.targets[[rows[0] for rows in image_rows]]
+    targets = np.stack([crops.labels.targets[rows].any(axis=0) for rows in image_rows])
     images = draw_by_class(targets, n, rng) if by_class else rng.permutation(len(image_rows))
     if section.objective == "cell":
         drawn = np.array([rng.choice(image_rows[image]) for image in images])

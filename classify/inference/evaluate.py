@@ -1,6 +1,6 @@
 """Running a network over crops, as they are or in eight views, and scoring it on the images of its fold."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from classify.config import ClassifySection, Precision, Views
+from classify.config import ClassifySection, Precision
 from classify.data.crops import CropSource, FoldCrops, blocks, read_crops
+from classify.inference.views import predict_views
 from classify.losses.classification import class_loss, class_weights
 from classify.losses.objective import pool_bags
 from classify.network.backbones import has_depthwise_convolutions
@@ -26,6 +26,7 @@ BATCH: Final = 128
 """Crops per forward pass; fixed, because a convolution gives other bits at another batch size."""
 
 _IMAGES: Final = 256  # bags that are pooled at a time
+_ACCURACY_AT: Final = 0.2  # threshold of the accuracy, as fastai's users of the competition reported it
 
 
 class CropOutputs(NamedTuple):
@@ -113,7 +114,7 @@ def _run(
     ):
         on_device = pixels.to(device)
         own = None if levels is None else levels.to(device)
-        outputs, probabilities = predict_views(lambda view: _float(network(view, own)), on_device, section.test_views)
+        outputs, probabilities = predict_views(lambda view: _float(network(view, own)), on_device, section)
     return CropOutputs(
         outputs.logits.cpu().numpy(),
         probabilities.cpu().numpy(),
@@ -125,48 +126,6 @@ def _run(
 
 def _float(outputs: Outputs) -> Outputs:
     return Outputs(*(None if part is None else part.float() for part in outputs))  # type: ignore[arg-type]
-
-
-def dihedral(pixels: Tensor) -> list[Tensor]:
-    """Return the eight views of crops of shape (N, C, S, S): four turns, then their mirror images."""
-    turned = [torch.rot90(pixels, k, (2, 3)) for k in range(4)]
-    return turned + [view.flip(3) for view in turned]
-
-
-def predict_views(network: Callable[[Tensor], Outputs], pixels: Tensor, views: Views) -> tuple[Outputs, Tensor]:
-    """Run a network on crops, and on their other dihedral views if the recipe asks for them.
-
-    Parameters
-    ----------
-    network
-        Function from pixels to float32 outputs.
-    pixels
-        Shape (N, C, S, S).
-    views
-        ``"one"``, or how the probabilities of the eight views are combined: ``"mean"`` or ``"maximum"``.
-
-    Returns
-    -------
-    outputs
-        Logits of the crops as they are; features, embeddings and attention averaged over the views.
-    probabilities
-        Shape (N, K).
-    """
-    outputs = network(pixels)
-    if views == "one":
-        return outputs, torch.sigmoid(outputs.logits)
-    every = [outputs] + [network(view) for view in dihedral(pixels)[1:]]
-    stacked = torch.stack([torch.sigmoid(one.logits) for one in every])
-    probabilities = stacked.mean(0) if views == "mean" else stacked.amax(0)
-    embeddings = None
-    if outputs.embeddings is not None:
-        embeddings = normalize(_mean([one.embeddings for one in every]), dim=1)
-    attention = None if outputs.attention is None else _mean([one.attention for one in every])
-    return Outputs(outputs.logits, embeddings, _mean([one.features for one in every]), attention), probabilities
-
-
-def _mean(parts: Sequence[Tensor | None]) -> Tensor:
-    return torch.stack([part for part in parts if part is not None]).mean(0)
 
 
 def uses_bfloat16(precision: Precision, device: torch.device, backbone: str) -> bool:
@@ -194,23 +153,47 @@ def _evaluation_mode(network: Network) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ImageScores:
+    """Scores of a network on images.
+
+    Parameters
+    ----------
+    macro_f1
+        Macro F1 of images at the threshold 0.5, pooled over their crops: by the maximum, or as in training if the
+        recipe pools there.
+    mean_ap
+        Mean average precision of images, pooled likewise, over the classes that occur (0 if none does).
+    accuracy
+        Share of the known classes of images whose pooled probability is on the right side of 0.2.
+    """
+
+    macro_f1: float
+    mean_ap: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Evaluation(ImageScores):
     """Scores of a network on the images of its fold.
 
     Parameters
     ----------
     loss
         Mean class loss of crops against inherited labels.
-    macro_f1
-        Macro F1 of images at the threshold 0.5, pooled over their crops: by the maximum, or as in training if the
-        recipe pools there.
-    mean_ap
-        Mean average precision of images, pooled likewise, over the classes that occur (0 if none does).
     """
 
     loss: float
-    macro_f1: float
-    mean_ap: float
+
+
+class ScoredRows(NamedTuple):
+    """Output of a network for some crops of a fold, on the CPU."""
+
+    rows: NDArray[np.int64]
+    """Positions of the crops in the table of crops, shape (n,)."""
+    logits: NDArray[np.float32]
+    """Shape (n, K)."""
+    attention: NDArray[np.float32] | None
+    """Shape (n,), or None."""
 
 
 def evaluate(network: Network, crops: FoldCrops, section: ClassifySection, device: torch.device) -> Evaluation:
@@ -227,42 +210,68 @@ def evaluate(network: Network, crops: FoldCrops, section: ClassifySection, devic
     device
         Device to run on.
     """
+    return score_rows(network, run_validation(network, crops, section, device), crops, section)
+
+
+def run_validation(network: Network, crops: FoldCrops, section: ClassifySection, device: torch.device) -> ScoredRows:
+    """Run a network over the validation crops of its fold, each in one view; as for `evaluate`."""
     one_view = section.model_copy(update={"test_views": "one"})
-    rows, labels = crops.validation, crops.labels
-    outputs = list(predict_batches(network, crops.source, rows, one_view, device, crops.levels))
-    logits = np.concatenate([part.logits for part in outputs])
-    targets = torch.from_numpy(labels.soft_targets(rows))
-    loss = class_loss(torch.from_numpy(logits), targets, section, classes=class_weights(section, crops))
+    outputs = list(predict_batches(network, crops.source, crops.validation, one_view, device, crops.levels))
+    attention = None
+    if outputs[0].attention is not None:
+        attention = np.concatenate([part.attention for part in outputs if part.attention is not None])
+    return ScoredRows(crops.validation, np.concatenate([part.logits for part in outputs]), attention)
+
+
+def score_rows(network: Network, scored: ScoredRows, crops: FoldCrops, section: ClassifySection) -> Evaluation:
+    """Score the output of a network for crops of its fold; as for `score_images`, and by the class loss."""
+    targets = torch.from_numpy(crops.labels.soft_targets(scored.rows))
+    loss = class_loss(torch.from_numpy(scored.logits), targets, section, classes=class_weights(section, crops))
+    of_images = score_images(network, scored, crops, section)
+    return Evaluation(of_images.macro_f1, of_images.mean_ap, of_images.accuracy, float(loss))
+
+
+def score_images(network: Network, scored: ScoredRows, crops: FoldCrops, section: ClassifySection) -> ImageScores:
+    """Score the images that crops pool to.
+
+    Parameters
+    ----------
+    network
+        The network, which may pool.
+    scored
+        Its output; every crop once.
+    crops
+        Crops of the fold.
+    section
+        Recipe section.
+    """
+    rows, logits, labels = scored.rows, scored.logits, crops.labels
     if section.objective == "cell":
         _, first, image = np.unique(labels.images[rows], return_index=True, return_inverse=True)
         pooled = np.zeros((len(first), logits.shape[1]), dtype=np.float32)
         np.maximum.at(pooled, image, sigmoid(logits))
         heads = rows[first]
     else:
-        attention = None
-        if outputs[0].attention is not None:
-            attention = np.concatenate([part.attention for part in outputs if part.attention is not None])
-        pooled, heads = _pool_as_trained(network, logits, attention, crops, section)
+        pooled, heads = _pool_as_trained(network, scored, crops, section)
     # An unknown class gets probability 0: it ranks last and is not predicted, so it is neither hit, wrong nor missed.
-    pooled = pooled * labels.known[heads]
+    known = labels.known[heads]
+    pooled = pooled * known
     hot = labels.targets[heads]
-    return Evaluation(float(loss), macro_f1(hot, pooled > 0.5), mean_average_precision(hot, pooled))
+    right = ((pooled > _ACCURACY_AT) == hot)[known]
+    accuracy = float(right.mean()) if right.size else 0.0
+    return ImageScores(macro_f1(hot, pooled > 0.5), mean_average_precision(hot, pooled), accuracy)
 
 
 def _pool_as_trained(
-    network: Network,
-    logits: NDArray[np.float32],
-    attention: NDArray[np.float32] | None,
-    crops: FoldCrops,
-    section: ClassifySection,
+    network: Network, scored: ScoredRows, crops: FoldCrops, section: ClassifySection
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Pool the validation images and return their probabilities and one row of each image.
+    """Pool the images of crops and return their probabilities and one row of each image.
 
     Some images are pooled at a time, so that one with many crops does not pad them all.
     """
-    labels = crops.labels
-    order = np.argsort(labels.images[crops.validation], kind="stable")
-    rows = crops.validation[order]
+    labels, logits, attention = crops.labels, scored.logits, scored.attention
+    order = np.argsort(labels.images[scored.rows], kind="stable")
+    rows = scored.rows[order]
     weights = crop_weights(labels.completeness[rows], section.completeness_power)
     edges = np.append(np.flatnonzero(np.diff(labels.images[rows], prepend=-1)), len(rows))
     pooled = []

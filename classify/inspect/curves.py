@@ -1,4 +1,4 @@
-"""The command `curves`: loss, scores and learning rate over the epochs of every fold.
+"""The command `curves`: loss, scores and learning rate over the epochs of every fold, and single crops if logged.
 
 The scores are named by what they cover, because those of `aggregate run` cover something else: each fold's model is
 scored here on its own images at the threshold 0.5, over the classes that they have, and there on the images of all
@@ -6,11 +6,14 @@ folds together, with tuned thresholds.
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import pandas as pd
 
+from classify.inspect.samples import draw_samples
 from classify.training.history import HISTORY
+from crops.config import Window
+from crops.store import CropStore, open_store
 from hpa.errors import UserError
 from hpa.pictures import save_figure
 from hpa.work.folder import WorkFolder
@@ -21,12 +24,19 @@ _PANELS: Final[dict[str, dict[str, tuple[str, str | None]]]] = {  # columns, eac
         "validation_macro_f1": ("o-", "macro F1 at 0.5"),
         "validation_mean_ap": ("s--", "mean AP, classes of the fold"),
     },
+    "training images, crops as augmented": {
+        "train_macro_f1": ("-", "macro F1 at 0.5"),
+        "train_mean_ap": ("--", "mean AP"),
+    },
+    "accuracy at 0.2": {"train_accuracy": ("-", "train"), "validation_accuracy": ("o--", "validation")},
     "learning rate": {"learning_rate": ("-", None)},
 }
 
 
 def curves(work: WorkFolder) -> int:
     """Draw ``classify/<window>/figures/curves.png`` for every trained window and print the state of training.
+
+    Where the recipe logs samples, it draws ``losses.png`` and ``hardest.png`` too, and lists ``hardest.csv``.
 
     Returns
     -------
@@ -48,7 +58,17 @@ def curves(work: WorkFolder) -> int:
         for fold, history in histories.items():
             print(f"{folder.name}, fold {fold}: {summarise_history(history)}")
         print(f"see {picture}")
+        for path in draw_samples(folder, _store(work, folder.name), work.data.classes, work.data.channels):
+            print(f"see {path}")
     return 0
+
+
+def _store(work: WorkFolder, window: str) -> CropStore | None:
+    """Return the crops of a window, None if they were removed or cut anew since."""
+    try:
+        return open_store(work, cast(Window, window))
+    except (UserError, FileNotFoundError):
+        return None
 
 
 def read_histories(folder: Path) -> dict[int, pd.DataFrame]:
@@ -58,7 +78,7 @@ def read_histories(folder: Path) -> dict[int, pd.DataFrame]:
 
 
 def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
-    """Draw three panels with one colour per fold into a PNG.
+    """Draw a row of panels with one colour per fold into a PNG.
 
     Parameters
     ----------
@@ -69,11 +89,13 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(_PANELS), 3.6), layout="constrained")
     axes = figure.subplots(1, len(_PANELS), sharex=True)
     for panel, (title, columns) in zip(axes, _PANELS.items(), strict=True):
         for fold, history in histories.items():
             for column, (style, name) in columns.items():
+                if column not in history:  # written before these scores were
+                    continue
                 points = history.dropna(subset=[column])
                 label = name if fold == min(histories) else None
                 panel.plot(points["epoch"], points[column], style, color=f"C{fold % 10}", label=label, markersize=4)

@@ -1,13 +1,19 @@
-"""Triplet loss for crops with several labels each; the only module that imports pytorch-metric-learning."""
+"""Losses of the embedding: triplets of crops with several labels each, and ArcFace over antibodies.
+
+The only module that imports pytorch-metric-learning.
+"""
 
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_metric_learning.distances import LpDistance
-from pytorch_metric_learning.losses import TripletMarginLoss
-from torch import Tensor
+from pytorch_metric_learning.losses import ArcFaceLoss, TripletMarginLoss
+from torch import Tensor, nn
 
 from classify.config import ClassifySection, Mining
+from hpa.errors import UserError
 
 Triplets = tuple[Tensor, Tensor, Tensor]
 _DISTANCE: Final = LpDistance()  # Euclidean on the unit sphere, the default of the loss
@@ -128,4 +134,61 @@ def triplet_loss(embeddings: Tensor, targets: Tensor, antibodies: Tensor, sectio
     margin = section.triplet_margin
     triplets = mine_triplets(embeddings.float(), positive, negative, section.triplet_mining, margin)
     loss: Tensor = TripletMarginLoss(margin=margin)(embeddings.float(), indices_tuple=triplets)
+    return loss
+
+
+def new_arcface(antibodies: NDArray[np.int64], section: ClassifySection, seed: int) -> nn.Module:
+    """Return the second head: a direction in the embedding for every antibody, and the ArcFace loss over them.
+
+    Parameters
+    ----------
+    antibodies
+        Number of the antibody of each crop, -1 where unknown.
+    section
+        Recipe section: length of the embedding, margin and scale.
+    seed
+        Seed of the directions; the random state of the process does not change.
+
+    Raises
+    ------
+    UserError
+        If no antibody is known.
+    """
+    count = int(antibodies.max(initial=-1)) + 1
+    if not count:
+        raise UserError(
+            "expected images with antibodies for classify.arcface_weight, found none (data.md says how to give them)"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head: nn.Module = ArcFaceLoss(
+            count, section.embedding_dim, margin=section.arcface_margin, scale=section.arcface_scale
+        )
+    return head
+
+
+def arcface_loss(head: nn.Module, embeddings: Tensor, antibodies: Tensor) -> Tensor:
+    """Compute the ArcFace loss of the crops with a known antibody (Deng et al. 2019, https://arxiv.org/abs/1801.07698).
+
+    The mean over crops of ``-log softmax`` of the cosines between embedding and directions, times the scale, where the
+    angle to the crop's own antibody is enlarged by the margin.
+
+    Parameters
+    ----------
+    head
+        `new_arcface`.
+    embeddings
+        Shape (N, D).
+    antibodies
+        Shape (N,), -1 where unknown.
+
+    Returns
+    -------
+    Tensor
+        Scalar; a differentiable zero if no antibody is known.
+    """
+    known = antibodies >= 0
+    if not known.any():
+        return embeddings.sum() * 0
+    loss: Tensor = head(embeddings[known].float(), antibodies[known])
     return loss

@@ -113,6 +113,8 @@ class Network(nn.Module):
         # AutoPool's sharpness of each class: 0 gives the mean over crops, infinity the maximum.
         self.alpha = nn.Parameter(torch.ones(classes)) if pooling == "auto" else None
         self.to(memory_format=torch.channels_last)  # a third faster in bfloat16, no slower in float32
+        # The head over antibodies, which training adds and leaves out of what it returns.
+        self.arcface: nn.Module | None = None
         # The checkpoint stores these in fields of their own, not among the weights.
         self.register_buffer("mean", _per_channel(mean), persistent=False)
         self.register_buffer("std", _per_channel(std), persistent=False)

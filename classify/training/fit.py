@@ -101,6 +101,7 @@ def fit(
     training = FoldTraining(crops, section, seed, fold, folder, device, workers, start)
     network, history = _train(training, statistics)
     weights, epoch = history.final_weights(network)
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("arcface.")}
     return TrainedModel(weights, epoch, statistics)
 
 

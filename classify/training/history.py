@@ -9,9 +9,10 @@ from torch import Tensor
 
 from classify.config import ClassifySection
 from classify.data.crops import FoldCrops
-from classify.inference.evaluate import evaluate
+from classify.inference.evaluate import ScoredRows, run_validation, score_images, score_rows
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network
+from classify.training.samples import write_samples
 from hpa.work.files import write_bytes, write_csv
 
 HISTORY: Final = "history.csv"
@@ -23,14 +24,19 @@ _COLUMNS: Final = [
     "validation_loss",
     "validation_macro_f1",
     "validation_mean_ap",
+    "validation_accuracy",
+    "train_macro_f1",
+    "train_mean_ap",
+    "train_accuracy",
 ]
 
 
 class History:
     """The epochs of one fold's training: ``history.csv``, and the best weights if the recipe keeps them.
 
-    ``history.csv`` has the columns epoch (from 1), train_loss (mean over the steps), learning_rate (of the last step)
-    and, for validated epochs, validation_loss, validation_macro_f1 and validation_mean_ap
+    ``history.csv`` has the columns epoch (from 1), train_loss (mean over the steps), learning_rate (of the last step),
+    train_macro_f1, train_mean_ap and train_accuracy (of the augmented crops as the steps of the epoch saw them) and,
+    for validated epochs, validation_loss, validation_macro_f1, validation_mean_ap and validation_accuracy
     (`classify.inference.evaluate.Evaluation`).
 
     Parameters
@@ -62,8 +68,17 @@ class History:
         self._rows = list(state["rows"])
         self._best = state["best"]
 
-    def close_epoch(self, network: Network, epoch: int, train_loss: float, learning_rate: float) -> float | None:
+    def close_epoch(
+        self,
+        network: Network,
+        epoch: int,
+        train_loss: float,
+        learning_rate: float,
+        seen: ScoredRows | None = None,
+    ) -> float | None:
         """Validate if the epoch (from 1) is one of those to validate, and write ``history.csv``.
+
+        `seen` is the output for the training crops of the epoch, each once; None leaves their scores empty.
 
         Returns
         -------
@@ -71,16 +86,26 @@ class History:
             The validation loss; None if the epoch was not validated.
         """
         row: dict[str, float] = {"epoch": epoch, "train_loss": train_loss, "learning_rate": learning_rate}
+        if seen is not None:
+            scores = score_images(network, seen, self._crops, self._section)
+            row |= {
+                "train_macro_f1": scores.macro_f1,
+                "train_mean_ap": scores.mean_ap,
+                "train_accuracy": scores.accuracy,
+            }
         if epoch % self._section.validate_every == 0 or epoch == sum(
             phase.epochs for phase in self._section.training_phases
         ):
-            row |= self._validate(network, epoch)
+            row |= self._validate(network, epoch, seen)
         self._rows.append(row)
         write_csv(self._folder / HISTORY, pd.DataFrame(self._rows, columns=_COLUMNS))
         return row.get("validation_loss")
 
-    def _validate(self, network: Network, epoch: int) -> dict[str, float]:
-        result = evaluate(network, self._crops, self._section, self._device)
+    def _validate(self, network: Network, epoch: int, seen: ScoredRows | None) -> dict[str, float]:
+        scored = run_validation(network, self._crops, self._section, self._device)
+        result = score_rows(network, scored, self._crops, self._section)
+        if self._section.log_samples:
+            write_samples(self._folder, epoch, self._crops.labels, seen, scored)
         if self._section.checkpoint == "best" and result.mean_ap > self._best:
             self._best = result.mean_ap
             best = {"state_dict": copy_weights(network), "epoch": epoch}
@@ -89,6 +114,7 @@ class History:
             "validation_loss": result.loss,
             "validation_macro_f1": result.macro_f1,
             "validation_mean_ap": result.mean_ap,
+            "validation_accuracy": result.accuracy,
         }
 
     def final_weights(self, network: Network) -> tuple[dict[str, Tensor], int]:

@@ -28,11 +28,13 @@ from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import uses_bfloat16
 from classify.losses.classification import class_weights
 from classify.losses.objective import batch_loss
+from classify.losses.triplets import arcface_loss, new_arcface
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network, new_network
 from classify.network.pretrained import Start
 from classify.training.history import History
 from classify.training.optimizer import new_optimizer, parameter_groups, start_schedule
+from classify.training.samples import SeenCrops
 from hpa.errors import UserError
 from hpa.work.files import write_bytes, write_csv
 from hpa.work.progress import progress
@@ -96,7 +98,11 @@ class FoldTraining:
         rows, labels = self.crops.training, self.crops.labels
         frequencies = labels.targets[rows].sum(axis=0) / np.maximum(labels.known[rows].sum(axis=0), 1)
         seed = derive_seed(Purpose.WEIGHTS, self.seed, self.fold)
-        return new_network(self.section, seed, statistics.mean, statistics.std, frequencies, self.start)
+        network = new_network(self.section, seed, statistics.mean, statistics.std, frequencies, self.start)
+        if self.section.arcface_weight:
+            own_seed = derive_seed(Purpose.WEIGHTS, self.seed, self.fold, row=1)
+            network.arcface = new_arcface(labels.antibodies, self.section, own_seed)
+        return network
 
     def batches(self, epoch: int, parts: int) -> list[NDArray[np.int64]]:
         """Return the rows of every batch of an epoch (from 0), each batch split into `parts`."""
@@ -129,6 +135,7 @@ class _Module(LightningModule):
         self.network = network
         self.section = training.section
         self.losses: list[Tensor] = []  # of the epoch's batches so far, on the device
+        self.seen = SeenCrops()  # in the epoch's batches so far
         self.learning_rate = 0.0  # of the last step
         self._fold_training = training
         self._parts = parts
@@ -204,10 +211,15 @@ class _Module(LightningModule):
         """
         outputs = self.network(batch.pixels, batch.levels)
         loss = batch_loss(outputs, batch, self.section, self.network.alpha, self._class_weights)
+        if self.network.arcface is not None:
+            assert outputs.embeddings is not None, "the recipe has an embedding"
+            antibodies = arcface_loss(self.network.arcface, outputs.embeddings, batch.antibodies)
+            loss = loss + self.section.arcface_weight * antibodies
         for name, start in self._held.items():
             parameter = self.network.get_parameter(name)
             loss = loss + self.section.hold * (parameter - start.to(parameter.device)).square().sum()
         self.losses.append(loss.detach())
+        self.seen.add(batch.rows, outputs)
         self._unchecked_rows.append(batch.rows)
         # On a GPU, reading the newest losses would wait for the device.
         self.check_finite(skip_newest=0 if loss.device.type == "cpu" else 2)
@@ -315,7 +327,8 @@ class _Epochs(Callback):
         train_loss = torch.stack(pl_module.losses).mean().item()
         pl_module.losses.clear()
         epoch, learning_rate = pl_module.epoch + 1, pl_module.learning_rate
-        validation_loss = self._history.close_epoch(pl_module.network, epoch, train_loss, learning_rate)
+        seen = pl_module.seen.take()
+        validation_loss = self._history.close_epoch(pl_module.network, epoch, train_loss, learning_rate, seen)
         if validation_loss is not None:
             pl_module.follow_plateau(validation_loss)
         began = time.monotonic()

@@ -11,13 +11,13 @@ from sklearn.metrics import average_precision_score, f1_score
 from classify.config import ClassifySection
 from classify.inference.evaluate import (
     BATCH,
-    dihedral,
     evaluate,
     predict_batches,
     uses_bfloat16,
 )
+from classify.inference.views import dihedral, predict_views, rescaled, scored_views
 from classify.losses.classification import class_loss
-from classify.network.model import Network, new_network
+from classify.network.model import Network, Outputs, new_network
 from hpa.errors import UserError
 from tests.support.bright_crops import bright_crops, bright_fold, predict_logits
 
@@ -73,6 +73,8 @@ def test_scores_of_images_pooled_by_the_maximum() -> None:
         f1.append(2 * both / either if either else 0.0)
     assert result.macro_f1 == pytest.approx(np.mean(f1))
     present = np.array(targets).any(axis=0)
+    right = [(p > 0.2) == t for one, hot in zip(pooled, targets, strict=True) for p, t in zip(one, hot, strict=True)]
+    assert result.accuracy == pytest.approx(np.mean(right))
     ap = average_precision_score(np.array(targets)[:, present], np.array(pooled)[:, present], average="macro")
     assert result.mean_ap == pytest.approx(ap)
     targets = torch.from_numpy(crops.labels.targets[crops.validation])
@@ -123,6 +125,72 @@ def test_views_equal_rotations_and_flips_of_numpy() -> None:
     assert {view[0].numpy().tobytes() for view in views} == expected
     assert len(expected) == 8
     np.testing.assert_array_equal(views[0][0].numpy(), crop)
+
+
+def _section(*kinds: Any, **keys: Any) -> ClassifySection:
+    return ClassifySection(test_views="mean", view_kinds=kinds, **keys)
+
+
+def test_flips_are_the_four_mirror_images() -> None:
+    pixels = torch.from_numpy(SOURCE.crops)
+    views = scored_views(pixels, _section("flips"))
+    expected = [SOURCE.crops, SOURCE.crops[..., ::-1], SOURCE.crops[:, :, ::-1], SOURCE.crops[:, :, ::-1, ::-1]]
+    assert len(views) == 4
+    for view, mirrored in zip(views, expected, strict=True):
+        np.testing.assert_array_equal(view.numpy(), mirrored)
+    assert views[0] is pixels
+
+
+def test_five_crops_are_the_corners_and_the_centre() -> None:
+    numbered = torch.arange(2 * 49, dtype=torch.uint8).reshape(1, 2, 7, 7)
+    views = scored_views(numbered, _section("five_crops", view_side=0.43))
+    corners = [tuple(view[0, 0, [0, -1], [0, -1]].tolist()) for view in views]
+    assert corners == [(0, 16), (4, 20), (28, 44), (32, 48), (16, 32)]  # first and last pixel of 3 x 3, row by row
+    assert all(view.shape == (1, 2, 3, 3) for view in views)
+
+
+@pytest.mark.parametrize(("scale", "side"), [(0.5, 8), (0.8, 13), (1.25, 20), (2.0, 32)])
+def test_scales_are_about_the_centre_and_keep_the_size_of_what_they_show(scale: float, side: int) -> None:
+    """A centred square of 8 px becomes one of 8 times the scale, by its area, still in the centre."""
+    pixels = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+    pixels[:, :, 12:20, 12:20] = 200
+    view = rescaled(pixels, scale)[0, 0].double() / 200
+    assert view.shape == (32, 32)
+    assert view.sum().sqrt().item() == pytest.approx(8 * round(32 * scale) / 32, rel=0.05)
+    for axis in (0, 1):
+        centre = (view.sum(axis) * torch.arange(32)).sum() / view.sum()
+        assert centre.item() == pytest.approx(15.5, abs=0.51)
+    assert rescaled(torch.full((1, 1, 16, 16), 9, dtype=torch.uint8), scale).sum() == 9 * min(side, 16) ** 2
+
+
+def test_kinds_of_views_are_combined() -> None:
+    pixels = torch.from_numpy(SOURCE.crops)
+    section = _section("dihedral", "five_crops", "scales", view_scales=(0.8, 1.25), view_side=0.5)
+    views = scored_views(pixels, section)
+    assert len(views) == 3 * 5 * 8
+    assert {view.shape[2] for view in views} == {8}
+    expected = torch.rot90(rescaled(pixels, 0.8)[:, :, :8, 8:], 1, (2, 3))
+    assert any(torch.equal(view, expected) for view in views)
+
+
+@pytest.mark.parametrize("rule", ["mean", "maximum"])
+def test_every_view_is_scored_once_and_counts_alike(rule: Any) -> None:
+    """A network of one number: the mean brightness of the top left pixel."""
+    seen = []
+
+    def network(view: torch.Tensor) -> Outputs:
+        seen.append(view)
+        logits = view[:, 0, :1, 0].float() / 100
+        return Outputs(logits, None, logits, None)
+
+    section = ClassifySection(test_views=rule, view_kinds=("flips",))
+    outputs, probabilities = predict_views(network, torch.from_numpy(SOURCE.crops), section)
+    corners = SOURCE.crops[:, 0][:, [0, 0, -1, -1], [0, -1, 0, -1]] / 100
+    single = 1 / (1 + np.exp(-corners))
+    expected = single.mean(1) if rule == "mean" else single.max(1)
+    np.testing.assert_allclose(probabilities[:, 0].numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(outputs.logits[:, 0].numpy(), corners[:, 0], rtol=1e-6)
+    assert len(seen) == 4
 
 
 def _predict(views: Any, crops: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

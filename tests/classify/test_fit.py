@@ -95,6 +95,7 @@ EVERYTHING = [
     {"phases": PHASES, "sampling": "classes", "augment": "strong", "features": "gem"},
     {"objective": "dual", "pooling": "auto", "bag_size": 2, "normalise": "percentiles", "triplet_mining": "semi-hard"},
     {"normalise": "sources", "random_crop": "crop", "random_crop_px": 8, "triplet_positives": "antibody"},
+    {"arcface_weight": 0.5, "embedding_dim": 3, "triplet_weight": 0.0, "checkpoint": "best"},
 ]
 
 
@@ -109,6 +110,17 @@ def test_every_kind_of_training_resumes_to_the_same_result(tmp_path: Path, chang
         _fit_killed(crops, section, folder, after, when)
         assert _equal(uninterrupted, fit(crops, section, 0, 1, folder, CPU)), f"killed {when} the end of epoch {after}"
         assert (folder / "history.csv").read_bytes() == (tmp_path / "uninterrupted" / "history.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_arcface_changes_the_embedding_and_leaves_no_head_behind(tmp_path: Path) -> None:
+    keys = {"embedding_dim": 3, "triplet_weight": 0.0}
+    plain, with_arcface = (
+        fit(bright_fold(), SECTION.model_copy(update=keys | more), 0, 1, tmp_path / name, CPU).state_dict
+        for name, more in (("plain", {}), ("arcface", {"arcface_weight": 0.5}))
+    )
+    assert plain.keys() == with_arcface.keys(), "directions of training antibodies are of no use to others"
+    assert not torch.equal(plain["embedding.weight"], with_arcface["embedding.weight"])
 
 
 @pytest.mark.usefixtures("tiny_backbone")

@@ -13,7 +13,8 @@ from classify.losses.classification import check_loss, class_loss
 from classify.network.backbones import has_depthwise_convolutions, new_backbone
 from classify.network.checkpoint import Checkpoint
 from classify.own_code import check_code, code_from, code_names, code_sums, load_function
-from classify.run import predict, train
+from classify.prediction import predict
+from classify.run import train
 from hpa.errors import UserError
 from tests.support.bright_crops import make_work
 from tests.support.pages import ROOT, python_blocks

@@ -1,4 +1,4 @@
-"""Triplets and their loss against naive loops."""
+"""Triplets and their loss against naive loops, and ArcFace against its formula."""
 
 import itertools
 
@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from classify.config import ClassifySection, Mining
-from classify.losses.triplets import antibody_pairs, label_pairs, mine_triplets, multi_label_triplets, triplet_loss
+from classify.losses.triplets import (
+    antibody_pairs,
+    arcface_loss,
+    label_pairs,
+    mine_triplets,
+    multi_label_triplets,
+    new_arcface,
+    triplet_loss,
+)
+from hpa.errors import UserError
 
 
 def _naive_triplets(targets: np.ndarray, jaccard: float) -> list[tuple[int, int, int]]:
@@ -162,3 +171,41 @@ def test_crops_of_one_antibody_without_labels_are_no_anchors(mining: Mining) -> 
     embeddings = torch.nn.functional.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=1)
     targets = torch.tensor([[0.0, 0], [0, 0], [1, 0], [0, 1]])
     assert triplet_loss(embeddings, targets, torch.tensor([5, 5, 6, 7]), section).item() == 0
+
+
+def test_arcface_matches_its_formula() -> None:
+    rng = np.random.default_rng(0)
+    section = ClassifySection(embedding_dim=3, arcface_weight=1, arcface_margin=20, arcface_scale=8)
+    antibodies = np.array([0, 2, -1, 1, 2, 2])
+    head = new_arcface(antibodies, section, seed=1)
+    (directions,) = head.parameters()
+    embeddings = torch.from_numpy(rng.normal(size=(6, 3)).astype(np.float32)).requires_grad_()
+    loss = arcface_loss(head, embeddings, torch.from_numpy(antibodies))
+    w = directions.detach().numpy().astype(np.float64)
+    w /= np.linalg.norm(w, axis=0)
+    expected = []
+    for x, own in zip(embeddings.detach().numpy().astype(np.float64), antibodies, strict=True):
+        if own < 0:
+            continue
+        angles = np.arccos(x @ w / np.linalg.norm(x))
+        assert angles[own] + np.radians(20) < np.pi, "the formula holds below 180 degrees"
+        angles[own] += np.radians(20)
+        logits = 8 * np.cos(angles)
+        expected.append(np.log(np.exp(logits).sum()) - logits[own])
+    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
+    loss.backward()
+    assert embeddings.grad is not None
+    assert (embeddings.grad[2] == 0).all(), "the crop of an unknown antibody does not count"
+    assert torch.equal(next(new_arcface(antibodies, section, seed=1).parameters()), directions)
+
+
+def test_arcface_without_antibodies() -> None:
+    section = ClassifySection(embedding_dim=3, arcface_weight=1)
+    embeddings = torch.ones(2, 3, requires_grad=True)
+    head = new_arcface(np.array([0, 1]), section, seed=0)
+    arcface_loss(head, embeddings, torch.tensor([-1, -1])).backward()
+    assert (embeddings.grad == 0).all()
+    with pytest.raises(UserError, match="expected images with antibodies"):
+        new_arcface(np.array([-1, -1]), section, seed=0)
+    with pytest.raises(ValueError, match="embedding_dim above 0"):
+        ClassifySection(arcface_weight=1)

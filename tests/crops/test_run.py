@@ -294,3 +294,38 @@ def test_overwrite_checks_before_it_deletes(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"expected room for [\d,]+ bytes of crops"):
         run(work, workers=1, overwrite=True)
     assert data_files(store_folder(work, "cells")) == before
+
+
+def test_every_window_has_its_own_size_beyond_1024_too(tmp_path: Path) -> None:
+    """A frame of 60 px in a crop of 1,500 px is each pixel 25 times, whatever the interpolation does at the edges."""
+    recipe = (
+        '[crops]\nwindows = ["full_frame", "five_crop"]\nsize_px = 12\nwindow_px = {full_frame = 1500}\nside = 0.25\n'
+    )
+    work = make_work(tmp_path, worlds(), recipe)
+    for window in ("full_frame", "five_crop"):
+        assert run(work, [window], workers=1) == 0
+    full, five = open_store(work, "full_frame"), open_store(work, "five_crop")
+    assert full.shape[1:] == (1500, 1500)
+    assert five.shape[1:] == (12, 12)
+    row = full.table.iloc[0]
+    side = int(row["max_row_px"] - row["min_row_px"])
+    assert row["scale"] == pytest.approx(1500 / side)
+    step = 1500 // side
+    centres = full.pixels(np.array([0]))[0][:, step // 2 :: step, step // 2 :: step]
+    small = make_work(tmp_path / "same", worlds(), f'[crops]\nwindows = ["full_frame"]\nsize_px = {side}\n')
+    run(small, workers=1)
+    source = open_store(small, "full_frame").pixels(np.array([0]))[0]
+    assert np.abs(centres.astype(int) - source.astype(int)).mean() < 3
+
+
+def test_the_size_of_another_window_does_not_make_a_store_stale(tmp_path: Path) -> None:
+    text = '[crops]\nwindows = ["five_crop", "full_frame"]\nsize_px = 12\n'
+    work = make_work(tmp_path, worlds(), text)
+    run(work, ["five_crop"], workers=1)
+    work.recipe.write_text(
+        work.recipe.read_text().replace("size_px = 12\n", "size_px = 12\nwindow_px = {full_frame = 20}\n")
+    )
+    assert open_store(WorkFolder(work.root), "five_crop").shape[1:] == (12, 12)
+    work.recipe.write_text(work.recipe.read_text().replace("full_frame = 20", "full_frame = 20, five_crop = 9"))
+    with pytest.raises(UserError, match=r"made from the \[crops\] of"):
+        open_store(WorkFolder(work.root), "five_crop")

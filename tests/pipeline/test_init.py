@@ -252,6 +252,17 @@ def test_init_runs_code_only_from_the_folder_on_the_command_line(
         (["classify.learning_rate=inf"], "learning_rate"),
         (['classify.augment=[{name="Rotate", limt=3}]'], "parameters of Rotate .*found 'limt'"),
         (['classify.augment=[{name="Resize", height=8, width=8}]'], "found 8 x 8 px after Resize"),
+        (
+            [
+                *("classify.backbone=densenet121", "classify.test_views=mean"),
+                *('classify.view_kinds=["five_crops"]', "classify.view_side=0.1"),
+            ],
+            "expected crops large enough .*, found 13 px",
+        ),
+        (
+            ['crops.windows=["five_crop"]', "crops.train_window=random", "crops.window_px={five_crop=64}"],
+            r"expected crops of 128 px for five_crop, .*, found 64 \(crops.window_px\)",
+        ),
         (["classify.augment=wild"], "expected none, light, standard, strong or a list of steps"),
         (["classify.augment=[3]"], "expected steps such as"),
         (["classify.class_weights=[1.0, 2.0]"], "class_weights for 28 classes, found 2 numbers"),

@@ -1,13 +1,14 @@
 """Recipes: the shipped files, writing and reading, and wrong settings."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from hpa.config import read_toml
 from hpa.errors import UserError
-from pipeline.recipe import Recipe, find_recipe, format_recipe, read_recipe, shipped_recipes, write_recipe
-from tests.support.pages import ROOT
+from pipeline.recipe import Recipe, find_recipe, format_recipe, parse_recipe, read_recipe, shipped_recipes, write_recipe
+from tests.support.pages import ROOT, blocks
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 SECTIONS = {name: type(section) for name, section in Recipe()}
@@ -45,6 +46,13 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
     assert written["data"]["channels"] == ["green", "blue"]
 
 
+def test_the_sections_that_the_guide_shows_are_recipes() -> None:
+    shown = blocks(ROOT / "docs" / "guide.md", "toml")
+    assert len(shown) >= 4
+    for text in shown:
+        parse_recipe(tomllib.loads(text))
+
+
 def test_lists_of_losses_and_of_weights_read_back_the_same(tmp_path: Path) -> None:
     loss = '[{name = "focal"}, {name = "soft-f1-macro", weight = 0.5}]'
     recipe = read_recipe(None, [f"classify.loss={loss}", f"classify.class_weights={[1] * 27 + [2.5]}"])
@@ -66,12 +74,18 @@ def test_lists_of_losses_and_of_weights_read_back_the_same(tmp_path: Path) -> No
             'crops.windows=["full_frame"] aggregate.submission=kaggle2021',
             "expected cells among crops.windows .*found full_frame",
         ),
+        ("crops.window_px={cells=7}", "window_px"),
+        ("crops.window_px={cell=64}", "window_px"),
+        ("crops.window_px={grid=64}", "window_px: expected windows that the recipe cuts, found grid"),
         ("classify.loss=dice", r"loss \(.*expected bce, .*, asymmetric or my_module:my_loss\), found 'dice'"),
         ('classify.loss=[{name="bce"},{weight=2}]', r"loss \(.*name: Field required"),
         ('classify.loss=[{name="bce",weight=0}]', r"loss \(.*weight: Input should be greater than 0"),
         ('classify.loss=[{name="bce",power=2}]', r"loss \(.*power: Extra inputs are not permitted"),
         ("classify.loss=[]", r"loss \(.*expected a name or a list"),
         ("classify.loss=3", r"loss \(.*expected a name or a list"),
+        ('classify.view_kinds=["flips","dihedral"]', "view_kinds .*flips are among the dihedral views"),
+        ("classify.view_kinds=[]", "view_kinds"),
+        ("classify.view_scales=[5]", "view_scales"),
         ("classify.class_weights=even", "class_weights .*expected none, inverse, effective or a list .*found 'even'"),
         ("classify.class_weights=[1,-1]", "class_weights .*expected numbers of at least 0"),
         ("classify.class_weights=[0,0]", "class_weights .*expected at least one weight above 0"),
@@ -90,7 +104,7 @@ data.max_failures=0|-1
 segment.diameter_px=0,4096|-1,4097 segment.cell_threshold=0,0.999|-0.001,1 segment.nucleus_threshold=0.001,0.999|0,1
 segment.min_nucleus_area=0,0.999|-0.001,1 segment.min_visible_nucleus=0,0.999|-0.001,1
 segment.min_cell_area=0,0.999|-0.001,1 segment.flow_error=0,9|-0.001 segment.crowded=1|0
-crops.size_px=8,1024|7,1025 crops.source_px=0.001,64|0,65 crops.margin=0,2|-0.001,2.001 crops.side=0.001,1|0,1.001
+crops.size_px=8,4096|7,4097 crops.source_px=0.001,64|0,65 crops.margin=0,2|-0.001,2.001 crops.side=0.001,1|0,1.001
 crops.count=1,1000|0,1001 crops.grid=1,100|0,101 crops.overlap=0,0.9|-0.001,0.901 crops.min_area=0,0.999|-0.001,1
 crops.min_completeness=0,1|-0.001,1.001 crops.min_focus=0,9|-0.001 crops.low_percentile=0,49.999|-0.001,50
 crops.high_percentile=50.001,100|50,100.001
@@ -98,11 +112,12 @@ classify.input_px=0|-1 classify.bag_size=1|0 classify.top_k=1|0 classify.sharpne
 classify.cell_weight=0,9|-0.001 classify.completeness_power=0,9|-0.001 classify.focal_gamma=0,9|-0.001
 classify.focal_alpha=1|1.001
 classify.effective_beta=0,0.999|-0.001,1 classify.label_smoothing=0,0.999|-0.001,1
-classify.asymmetric_margin=0,0.999|-0.001,1
+classify.asymmetric_margin=0,0.999|-0.001,1 classify.view_side=0.001,1|0,1.001
 classify.embedding_dim=0|-1 classify.triplet_weight=0,9|-0.001 classify.triplet_margin=0.001|0
 classify.triplet_jaccard=0.001,1|0,1.001 classify.epochs=1|0 classify.batch_size=2|1 classify.accumulate=1|0
 classify.learning_rate=0.001|0 classify.momentum=0,0.999|-0.001,1 classify.weight_decay=0,9|-0.001
-classify.clip_norm=0,9|-0.001 classify.rise=0.001,0.999|0,1 classify.plateau_patience=0|-1 classify.layer_rates=0.001|0 classify.random_crop_px=8|7 classify.validate_every=1|0
+classify.clip_norm=0,9|-0.001 classify.rise=0.001,0.999|0,1 classify.plateau_patience=0|-1
+classify.layer_rates=0.001|0 classify.random_crop_px=8|7 classify.validate_every=1|0
 aggregate.top_k=1|0 aggregate.quantile=0,1|-0.001,1.001 aggregate.sharpness=0.001|0 aggregate.min_quality=0,9|-0.001
 aggregate.fixed_threshold=0,1|-0.001,1.001 aggregate.shrinkage=0,9|-0.001 aggregate.repeats=1,1000|0,1001
 aggregate.min_images=2|1 aggregate.cell_share=0,1|-0.001,1.001 aggregate.bootstrap=0,100000|-1,100001

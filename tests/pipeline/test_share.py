@@ -6,9 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from classify.probabilities import class_columns
+from hpa.vocabulary import HPA28
 from hpa.work.folder import open_work
 from pipeline.__main__ import main
 from pipeline.demo import demo
@@ -166,6 +169,25 @@ def test_joined_runs_keep_their_place(world: Path, tmp_path: Path) -> None:
     assert main(["run", str(again.root)]) == 0
     joined = tmp_path / "both/aggregate/images.parquet"
     assert (again.root / "aggregate/images.parquet").read_bytes() == joined.read_bytes()
+
+
+def test_labels_of_nearest_crops_are_joined_as_scores_of_their_own(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(world / "old", tmp_path / "old")
+    words = ["--set", "classify.nearest_crops=3", "--set", "classify.embedding_dim=8"]
+    assert main(["init", str(tmp_path / "near"), "--from", str(tmp_path / "old"), *words]) == 0
+    assert main(["run", str(tmp_path / "near")]) == 0
+    join = ["--set", 'aggregate.join=[".:five_crop/neighbours"]', "--set", "aggregate.join_weights=[0, 1]"]
+    assert main(["init", str(tmp_path / "both"), "--from", str(tmp_path / "near"), *join]) == 0
+    assert main(["run", str(tmp_path / "both")]) == 0
+    p = class_columns(HPA28)
+    table = pd.read_parquet(tmp_path / "near/classify/five_crop/neighbours/probabilities.parquet")
+    expected = table.groupby(["image_id", "fold"])[p].max().groupby("image_id").mean()
+    found = pd.read_parquet(tmp_path / "both/aggregate/images.parquet").set_index("image_id")[p]
+    np.testing.assert_allclose(found, expected.loc[found.index], rtol=1e-5)
+    assert main(["export", str(tmp_path / "both"), str(tmp_path / "bundle")]) == 2
+    assert "they need the training crops" in " ".join(capsys.readouterr().err.split())
 
 
 def test_mistakes_are_explained(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,6 @@ from hpa.atlas import synthesize
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL_INIT = ("--set", "classify.epochs=1", "--set", "crops.size_px=32", "--set", "data.folds=2")
-SMALLEST_INIT = ("--limit", "8", "--set", "classify.batch_size=512")
-"""Eight images and a batch of all their crops: one step of training in each fold."""
 
 
 _OURS = r"(?:hpa|segment|crops|classify|aggregate|pipeline|cellwise) .+|bench\.\w+.*"
@@ -42,9 +40,9 @@ def blocks(page: Path, *languages: str) -> list[str]:
     return [block.replace("\\\n", " ") for language, block in fenced if language in languages]
 
 
-def recipe_commands() -> list[list[str]]:
-    """Return the arguments after ``python -m`` of each command in the headers of the shipped recipes."""
-    lines = [line for recipe in sorted((ROOT / "recipes").glob("*.toml")) for line in recipe.read_text().splitlines()]
+def recipe_commands(name: str) -> list[list[str]]:
+    """Return the arguments after ``python -m`` of each command in the header of a shipped recipe."""
+    lines = (ROOT / "recipes" / f"{name}.toml").read_text().splitlines()
     matches = [re.match(r"#\s+uv run python -m (.*)", line) for line in lines]
     return [shlex.split(match[1]) for match in matches if match]
 
@@ -71,7 +69,7 @@ def shrink(command: list[str], data: Path, new: Path) -> list[str]:
         command[2:] = ["submission.csv", "submission.csv"]
     if command[:2] == ["pipeline", "picture"]:
         command = command[:4]  # the image of the page is not among those of a small demo
-    if command[:2] in (["pipeline", "compare"], ["pipeline", "sweep"]):
+    if command[:2] in (["pipeline", "compare"], ["pipeline", "sweep"], ["pipeline", "relabel"]):
         command += ["--resamples", "10"]
     if command[:2] == ["segment", "score"]:
         # Real masks may be missing, so the masks of the atlas are scored against themselves.

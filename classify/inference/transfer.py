@@ -1,0 +1,140 @@
+"""Label transfer: a crop gets the classes of its nearest neighbours among the crops that a model was trained on.
+
+The model of a fold knows the labels of its training folds only, so the images of its own fold get out-of-fold
+probabilities, as they do from its class head.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from classify.data.crops import FeatureSource, blocks, select_channels
+from classify.data.normalisation import crop_levels
+from classify.inference.evaluate import predict_batches
+from classify.inference.predict import ScoredCrops, scored_rows
+from classify.network.checkpoint import Checkpoint
+from classify.probabilities import class_columns
+from hpa.work.files import write_parquet
+from hpa.work.mapping import read_part
+
+TEMPERATURE: Final = 0.07
+"""Of the weights of neighbours, as in Wu et al. 2018, https://arxiv.org/abs/1805.01978."""
+
+_QUERIES: Final = 256  # crops whose similarities to all others are in memory at a time
+
+
+def transfer_labels(
+    queries: NDArray[np.float32],
+    references: NDArray[np.float32],
+    targets: NDArray[np.bool_],
+    known: NDArray[np.bool_],
+    k: int,
+) -> NDArray[np.float32]:
+    """Return the weighted share of each class among the nearest references of each query.
+
+    Parameters
+    ----------
+    queries
+        Shape (N, D), rows of unit length.
+    references
+        Shape (M, D), rows of unit length, M at least 1.
+    targets, known
+        Labels of the references, shape (M, K), and whether they are known.
+    k
+        Number of neighbours by cosine similarity, each with the weight exp(similarity / `TEMPERATURE`).
+
+    Returns
+    -------
+    ndarray
+        Shape (N, K). A class that is unknown for all neighbours of a query gets its share of all references.
+    """
+    shares = (targets & known).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    all_references = torch.from_numpy(np.ascontiguousarray(references)).T
+    found = np.empty((len(queries), targets.shape[1]), dtype=np.float32)
+    for rows in blocks(np.arange(len(queries)), _QUERIES):
+        similarity = torch.from_numpy(queries[rows]) @ all_references
+        nearest = similarity.topk(min(k, len(references)), dim=1)
+        weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp().numpy()
+        places = nearest.indices.numpy()
+        of_known = weights[:, :, None] * known[places]
+        total = of_known.sum(axis=1)
+        hits = (of_known * targets[places]).sum(axis=1)
+        found[rows] = np.where(total > 0, hits / np.maximum(total, np.finfo(np.float32).tiny), shares)
+    return found.clip(0, 1)
+
+
+def transfer_fold(
+    checkpoint: Checkpoint,
+    scored: ScoredCrops,
+    table: pd.DataFrame,
+    folder: Path,
+    device: torch.device,
+    k: int,
+    features: NDArray[np.float32] | None = None,
+) -> pd.DataFrame:
+    """Transfer the labels of a fold's training crops to the crops that its model scores.
+
+    Parameters
+    ----------
+    checkpoint
+        The model; neighbours are searched in its embedding, or in its features if it has none.
+    scored
+        The crops.
+    table
+        What `classify.inference.predict.predict_fold` returns for this model.
+    folder
+        Folder of the fold, where the result is kept (``neighbours.parquet``).
+    device
+        Device to run on.
+    k
+        Number of neighbours.
+    features
+        Features of all crops of the store, shape (n, F), if the model's backbone has been run over them already.
+
+    Returns
+    -------
+    DataFrame
+        The rows of `table` with the transferred labels as probabilities.
+    """
+    path = folder / "neighbours.parquet"
+    kept = read_part(path)
+    if kept is not None and kept[["image_id", "cell_label"]].equals(table[["image_id", "cell_label"]]):
+        return kept
+    labels = scored.labels
+    queries = scored_rows(labels, checkpoint.fold)
+    references = labels.fold_crops(scored.source, checkpoint.fold).training
+    vectors = _vectors(checkpoint, scored, np.union1d(queries, references), device, features)
+    place = np.full(len(labels.images), -1)
+    place[np.union1d(queries, references)] = np.arange(len(vectors))
+    transferred = transfer_labels(
+        vectors[place[queries]], vectors[place[references]], labels.targets[references], labels.known[references], k
+    )
+    columns = class_columns(scored.vocabulary)
+    own = table.drop(columns=[name for name in table if name not in ("image_id", "cell_label", "fold", "origin")])
+    result = pd.concat([own, pd.DataFrame(transferred, columns=columns, index=own.index)], axis=1)
+    write_parquet(path, result)
+    return result
+
+
+def _vectors(
+    checkpoint: Checkpoint,
+    scored: ScoredCrops,
+    rows: NDArray[np.int64],
+    device: torch.device,
+    features: NDArray[np.float32] | None,
+) -> NDArray[np.float32]:
+    """Return the embeddings, or without any the features, of some crops, rows of unit length."""
+    section, labels = checkpoint.section, scored.labels
+    source, levels = select_channels(scored.source, section.channels, checkpoint.channels), None
+    if features is not None:
+        source = FeatureSource(features)
+    else:
+        levels = crop_levels(source, np.arange(len(labels.images)), labels, checkpoint.statistics, section.normalise)
+    network = checkpoint.network(device)
+    batches = predict_batches(network, source, rows, section, device, levels)
+    found = np.concatenate([one.features if one.embeddings is None else one.embeddings for one in batches])
+    return (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)).astype(np.float32)

@@ -1,0 +1,81 @@
+"""Labels of nearest crops against a naive loop, without leaks, and as scores that the last stage joins."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from classify.inference.transfer import TEMPERATURE, transfer_labels
+from classify.probabilities import class_columns, read_probabilities
+from classify.run import predict, train
+from hpa.images import read_images, write_images
+from hpa.vocabulary import HPA28
+from hpa.work.folder import WorkFolder
+from tests.support.bright_crops import make_work
+
+FOLDS = [0, 1, 0, 1, 0, 1, -1, 0, 1, 1]
+RECIPE = {"classify": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "embedding_dim": 4, "nearest_crops": 5}}
+P = class_columns(HPA28)
+
+
+def test_transfer_equals_a_naive_loop() -> None:
+    rng = np.random.default_rng(0)
+    queries, references = (rng.normal(size=(n, 6)).astype(np.float32) for n in (300, 40))
+    queries, references = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, references))
+    targets, known = rng.random((40, 5)) < 0.3, rng.random((40, 5)) < 0.8
+    known[:, 4] = np.arange(40) == 0  # known for hardly any neighbour
+    found = transfer_labels(queries, references, targets, known, 7)
+    for query, row in zip(queries, found, strict=True):
+        similarity = references @ query
+        nearest = np.argsort(-similarity)[:7]
+        weights = np.exp(similarity[nearest] / TEMPERATURE)
+        for c in range(5):
+            own = known[nearest, c]
+            share = (targets & known)[:, c].sum() / known[:, c].sum()
+            expected = np.average(targets[nearest[own], c], weights=weights[own]) if own.any() else share
+            assert row[c] == pytest.approx(expected, abs=1e-5)
+
+
+def test_few_references_are_all_neighbours() -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    targets = np.array([[True], [False], [True]])
+    found = transfer_labels(np.zeros((1, 3), np.float32), vectors, targets, np.ones_like(targets), 50)
+    assert found.tolist() == [[pytest.approx(2 / 3)]]
+
+
+def _transferred(work: WorkFolder) -> pd.DataFrame:
+    return read_probabilities(work.root / "classify" / "cells" / "neighbours" / "probabilities.parquet", HPA28)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_an_image_gets_no_label_of_its_own_fold(tmp_path: Path) -> None:
+    """Relabel the images of fold 0 after training: only what is transferred from them may change."""
+    work = make_work(tmp_path / "work", FOLDS, recipe=RECIPE)
+    train(work)
+    predict(work)
+    before = _transferred(work)
+    scored = read_probabilities(work.root / "classify" / "cells" / "probabilities.parquet", HPA28)
+    pd.testing.assert_frame_equal(before.drop(columns=P), scored.drop(columns=P))
+    images = read_images(work.images)
+    fold_0 = {f"train{i}" for i, fold in enumerate(FOLDS) if fold == 0}
+    images["target"] = [(9,) if i in fold_0 else t for i, t in zip(images["image_id"], images["target"], strict=True)]
+    write_images(work.images, images, HPA28, work.data.channels)
+    for fold in (0, 1):  # the models stay as they are
+        record = work.root / "classify" / "cells" / f"fold-{fold}" / "run.json"
+        record.unlink()
+    predict(work, overwrite=True)
+    after = _transferred(work)
+    of_model_0 = (before["fold"] == 0).to_numpy()
+    pd.testing.assert_frame_equal(before[of_model_0], after[of_model_0])
+    assert (after.loc[of_model_0, P[9]] == 0).all()
+    assert (after.loc[~of_model_0, P[9]] > 0).any()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_without_the_key_there_are_no_such_scores(tmp_path: Path) -> None:
+    recipe = {"classify": {**RECIPE["classify"], "nearest_crops": 0}}
+    work = make_work(tmp_path / "work", FOLDS, recipe=recipe)
+    train(work)
+    predict(work)
+    assert not (work.root / "classify" / "cells" / "neighbours" / "probabilities.parquet").exists()
