@@ -364,3 +364,23 @@ def test_dark_mode_is_dark_and_legible(opened: "Page") -> None:
             low, high = sorted([luminance(text), luminance(back)])
             assert (high + 0.05) / (low + 0.05) > 4.5, f"{selector} in {scheme}"  # WCAG 2.2, level AA
     assert pages["dark"] < 0.1 < 0.8 < pages["light"]
+
+
+def test_the_cells_as_anndata(hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        import anndata  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        assert main(["export", str(hostile), str(tmp_path / "cells.h5ad"), "--to", "anndata"]) == 2
+        assert "install cellwise[anndata]" in capsys.readouterr().err
+        return
+    assert main(["export", str(hostile), str(tmp_path / "cells.h5ad"), "--to", "anndata"]) == 0
+    data, cells = anndata.read_h5ad(tmp_path / "cells.h5ad"), pd.read_csv(hostile / "aggregate" / "cells.csv")
+    numbers = pd.read_parquet(hostile / "aggregate" / "cells.parquet")
+    np.testing.assert_array_equal(data.X, numbers[[f"p_{name}" for name in data.var_names]].to_numpy())
+    assert list(data.obs["image_id"]) == list(cells["image_id"])
+    np.testing.assert_array_equal(data.obsm["spatial"], cells[["col_px", "row_px"]].to_numpy(np.float32))
+    places = pd.read_csv(hostile / "embedding" / "cells" / "map.csv").set_index(["image_id", "cell_label"])
+    on_map = places.loc[list(zip(cells["image_id"], cells["cell_label"], strict=True)), ["map_1", "map_2"]]
+    found = data.obsm["X_umap" if "X_umap" in data.obsm else "X_pca"]
+    np.testing.assert_allclose(found, on_map.to_numpy(), atol=1e-3)
+    assert data.obsm["X_embedding"].shape[0] == len(cells)
