@@ -2,6 +2,7 @@
 
     python -m classify train work/my
     python -m classify predict work/my
+    python -m classify find-lr work/my
     python -m classify curves work/my
     python -m classify neighbours work/my
     python -m classify embed work/my
@@ -14,6 +15,9 @@ predict reads the same tables and classify/<window>/fold-<k>/checkpoint.pt; it w
 classify/<window>/probabilities.parquet, and the parts of each fold and run.json to classify/<window>/predict/. With
 --embeddings it also writes features.npy and, if the network has an embedding head, embedding.npy, whose rows are
 those of keys.parquet.
+
+find-lr trains an untrained network for some steps with rising learning rates, writes the losses to
+classify/<window>/find-lr/fold-<k>.csv and draws them beside it; no model changes.
 
 curves draws loss, scores and learning rate over the epochs to classify/<window>/figures/.
 
@@ -88,6 +92,30 @@ def predict(
     with locked(work), code_from(code):
         outcome = run_predict(folder, device=device, overwrite=overwrite, embeddings=embeddings, threads=threads)
         raise typer.Exit(outcome)
+
+
+@app.command("find-lr")
+def find_lr(
+    work: Work,
+    device: Device = "auto",
+    threads: Threads = None,
+    fold: Annotated[int, typer.Option(min=0, help="The fold whose model would be trained.")] = 0,
+    phase: Annotated[
+        int, typer.Option(min=0, help="Number of the phase whose parts are trained, from 1; 0 means the last.")
+    ] = 0,
+    steps: Annotated[int, typer.Option(min=10, help="Number of steps.")] = 100,
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1.0,
+) -> None:
+    """Draw the loss of a new network over rising learning rates."""
+    from classify.rate_search import RateRange
+    from classify.rate_search import find_lr as run
+    from hpa.work.folder import locked, open_work
+
+    folder = open_work(work)
+    with locked(work):
+        rates = RateRange(lowest, highest, steps)
+        raise typer.Exit(run(folder, rates, device=device, threads=threads, fold=fold, phase=phase))
 
 
 @app.command()

@@ -24,7 +24,8 @@ Preset = Literal["none", "light", "standard", "strong"]
 RandomCrop = Literal["none", "crop", "resized"]
 Views = Literal["one", "mean", "maximum"]
 ViewKind = Literal["dihedral", "flips", "scales", "five_crops"]
-Precision = Literal["32", "bf16", "auto"]
+Precision = Literal["32", "bf16", "16", "auto"]
+Monitor = Literal["mean_ap", "macro_f1", "loss"]
 LossName = Literal[
     "bce",
     "focal",
@@ -322,6 +323,18 @@ class ClassifySection(Section):
         description="Cut training crops at random: a square of a fixed side, or one of random side resized to it.",
     )
     random_crop_px: int = Field(default=64, ge=8, description="With `random_crop`: side of the square.")
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        description="Mix every crop with another of its batch, in a proportion drawn from the beta distribution with"
+        " this parameter; 0 for no mixing.",
+    )
+    cutmix: float = Field(
+        default=0.0,
+        ge=0,
+        description="Replace a rectangle of every crop by that of another of its batch, of a size drawn likewise; with"
+        " `mixup`, each batch gets one of the two.",
+    )
     validate_every: int = Field(
         default=5,
         ge=1,
@@ -335,8 +348,34 @@ class ClassifySection(Section):
     )
     checkpoint: Literal["last", "best"] = Field(
         default="last",
-        description="Weights that are kept: of the last epoch, or of the validated epoch with the highest mean average"
-        " precision on the fold's own images (its out-of-fold probabilities are then slightly optimistic).",
+        description="Weights that are kept: of the last epoch, or of the validated epoch that is best by `monitor` on"
+        " the fold's own images (its out-of-fold probabilities are then slightly optimistic).",
+    )
+    monitor: Monitor = Field(
+        default="mean_ap",
+        description="Score of the fold's own images that decides which epoch is best, and whether there is progress:"
+        " mean average precision or macro F1 at 0.5, the higher the better, or the loss, the lower the better.",
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="Epochs without progress of `monitor` after which a phase of the training ends; 0 for no such end.",
+    )
+    keep_epochs: bool = Field(
+        default=False, description="Keep a checkpoint of every epoch (fold-<k>/epochs/), as large as the model each."
+    )
+    ema_decay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Decay per step of an exponential moving average of the weights, which is validated and kept in"
+        " place of them; 0 for none.",
+    )
+    swa_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="Last epochs whose weights are averaged (stochastic weight averaging), validated and kept; 0 for"
+        " none.",
     )
     test_views: Views = Field(
         default="one",
@@ -366,8 +405,9 @@ class ClassifySection(Section):
     precision: Precision = Field(
         default="auto",
         description="Arithmetic: float32; bfloat16 where it is safe (twice as fast on processors with instructions for"
-        " it, many times slower on others); or auto, which uses bfloat16 where there are such instructions and the"
-        " backbone has no depthwise convolutions, which it would slow down.",
+        " it, many times slower on others); 16, which is float16 where it is safe, for GPUs; or auto, which uses"
+        " bfloat16 where there are such instructions and the backbone has no depthwise convolutions, which it would"
+        " slow down.",
     )
 
     @field_validator("pretrained", mode="before")
@@ -384,9 +424,9 @@ class ClassifySection(Section):
         phases = values.get("phases") if isinstance(values, dict) else None
         if not isinstance(phases, list | tuple) or not phases:
             return values
-        counts = [
-            phase.get("epochs", 0) if isinstance(phase, dict) else getattr(phase, "epochs", "") for phase in phases
-        ]
+        counts: list[Any] = []
+        for phase in phases:
+            counts.append(phase.get("epochs", 0) if isinstance(phase, dict) else getattr(phase, "epochs", ""))
         if not all(isinstance(count, int) for count in counts) or not counts[-1]:
             return values
         if values.get("epochs", sum(counts)) != sum(counts):
@@ -405,6 +445,20 @@ class ClassifySection(Section):
                     )
         if list(self.feature_stages) != sorted(set(self.feature_stages)) or min(self.feature_stages, default=1) < 1:
             raise ValueError(f"expected feature_stages in rising order from 1, found {list(self.feature_stages)}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_averages_and_mixing(self) -> Self:
+        if self.swa_epochs:
+            for key, value in {"ema_decay": 0, "patience": 0, "checkpoint": "last"}.items():
+                if getattr(self, key) != value:
+                    raise ValueError(f"expected {key} = {value!r} with swa_epochs, found {getattr(self, key)!r}")
+            if self.swa_epochs > sum(phase.epochs for phase in self.training_phases):
+                raise ValueError(f"expected at most as many swa_epochs as epochs, found {self.swa_epochs}")
+        if self.mixup or self.cutmix:
+            for key, value in {"objective": "cell", "embedding_dim": 0, "trainable": "all"}.items():
+                if getattr(self, key) != value:
+                    raise ValueError(f"expected {key} = {value!r} with mixup or cutmix, found {getattr(self, key)!r}")
         return self
 
     @property

@@ -108,7 +108,7 @@ def _predict_window(
     place = folder / "predict"
     stage = begin(place, command, data, section, inputs, overwrite=overwrite, beside=True, computation=here)
     scored = ScoredCrops(store, labels, data.classes)
-    with computing(stage, section) as resolved:
+    with computing(stage.computation, section) as resolved:
         features = _features_of_models(checkpoints, resolved, scored, device, work, window)
         parts = [
             predict_fold(
@@ -132,11 +132,16 @@ def _predict_window(
     write_probabilities(outputs[0], table, data.classes)
     neighbours = folder / "neighbours" / "probabilities.parquet"
     if section.nearest_crops and trained.root == work.root:
-        with computing(stage, section) as resolved:
+        with computing(stage.computation, section) as resolved:
             own = [
                 transfer_fold(
-                    *(replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}), scored, part),
-                    *(stage.folder / f"fold-{fold}", device, section.nearest_crops, features.get(fold)),
+                    replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}),
+                    scored,
+                    part,
+                    stage.folder / f"fold-{fold}",
+                    device,
+                    section.nearest_crops,
+                    features.get(fold),
                 )
                 for (fold, checkpoint), part in zip(checkpoints.items(), parts, strict=True)
             ]

@@ -2,21 +2,23 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from classify.cell_targets import CELL_TARGETS, cell_targets_path, read_cell_targets, train_on_cells
 from classify.config import ClassifySection
 from classify.data.augmentation import check_augment
-from classify.data.crops import CropLabels, CropSource, FeatureSource, select_channels
+from classify.data.crops import CropLabels, CropSource, FeatureSource, FoldCrops, select_channels
 from classify.data.normalisation import Statistics
 from classify.inference.evaluate import uses_bfloat16
 from classify.inference.features import FeatureRun, kept_features
@@ -31,13 +33,14 @@ from classify.models import (
     stage_inputs,
     trained_checkpoints,
 )
-from classify.network.checkpoint import Checkpoint
+from classify.network.checkpoint import Checkpoint, inference_weights
 from classify.network.model import Network, check_input, new_network
+from classify.network.pretrained import Start
 from classify.network.start import read_start, start_path
 from classify.own_code import code_files, code_sums
 from classify.training.optimizer import parameter_groups
 from crops.config import CropsSection, Window
-from crops.store import store_folder
+from crops.store import open_store, store_folder
 from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.splitting.folds import read_folds
@@ -46,6 +49,9 @@ from hpa.work.files import sha256
 from hpa.work.folder import WorkFolder, open_work
 from hpa.work.processes import available_processors
 from hpa.work.stage import StageRun, begin
+
+EPOCHS: Final = "epochs"
+"""Folder of the checkpoints of all epochs of a fold, if the recipe keeps them."""
 
 _RECORDED = ("cellwise", "torch", "torchvision", "lightning", "pytorch-metric-learning")
 
@@ -89,6 +95,8 @@ def train(
     """
     section = work.section("classify", ClassifySection)
     chosen = torch.device(resolve_device(device))
+    if section.precision == "16" and chosen.type != "cuda":
+        raise UserError(f'expected a CUDA GPU with classify.precision = "16", found {chosen}; "auto" fits any device')
     available = run_folds(work)
     for fold in folds or ():
         if fold not in available:
@@ -102,7 +110,7 @@ def train(
         for fold, stage in _begin_folds(work, window, section, available if folds is None else folds, here, overwrite)
     ]
     for window, fold, stage in begun:
-        _train_fold(work, window, section, fold, stage, chosen, _workers(workers, chosen))
+        _train_fold(work, window, section, fold, stage, chosen, loading_workers(workers, chosen))
     return 0
 
 
@@ -172,17 +180,18 @@ def computation_of(section: ClassifySection, device: torch.device, threads: int 
 
 
 @contextmanager
-def computing(stage: StageRun, section: ClassifySection) -> Iterator[ClassifySection]:
-    """Compute as the stage does from its first start, and yield the section with the precision that this means."""
-    computation = stage.computation
+def computing(computation: Computation | None, section: ClassifySection) -> Iterator[ClassifySection]:
+    """Compute as a stage does from its first start, and yield the section with the precision that this means."""
     assert computation is not None, "the stage was begun with one"
     if computation.device == "cpu":
         warn_if_busy(os.cpu_count() or 1, computation.threads)
     with computing_threads(computation.threads):
-        yield section.model_copy(update={"precision": "bf16" if computation.bfloat16 else "32"})
+        full = "16" if section.precision == "16" else "32"
+        yield section.model_copy(update={"precision": "bf16" if computation.bfloat16 else full})
 
 
-def _workers(requested: int | None, device: torch.device) -> int:
+def loading_workers(requested: int | None, device: torch.device) -> int:
+    """Return the number of processes that read and augment crops."""
     if requested is not None:
         return requested
     return (
@@ -200,50 +209,87 @@ def _train_fold(
     workers: int,
 ) -> None:
     # Imported here, because Lightning takes seconds to import and `predict` does not need it.
-    from classify.training.fit import fit, remove_resume_files, start_statistics
+    from classify.training.fit import fit, remove_resume_files
 
     data, path = work.data, stage.folder / CHECKPOINT
     seed = section.training_seed(data)
     stage = replace(stage, started=time.monotonic())
     if not (stage.finished and path.is_file()):
-        store, labels = read_labelled_crops(work, window, data)
-        crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
-        if section.labels == "cells":
-            crops = train_on_cells(crops, read_cell_targets(cell_targets_path(work)), data.classes)
-        start = read_start(section, data.channels, data.classes.classes, start_file(work, window, section, fold))
-        statistics = start_statistics(crops, section, start)
-        with computing(stage, section) as resolved:
-            if section.trainable == "heads":
-                network = new_network(
-                    *(section, seed, statistics.mean, statistics.std, np.full(len(data.classes), 0.5), start)
-                )
-                own = start is None or start.statistics is None or (start_path(section) or work.root).is_dir()
-                folder = features_folder(work, window, fold if own else None)
-                features = features_of_window(
-                    network, resolved, statistics, folder, crops.source, labels, device, work, window
-                )
-                crops = replace(crops, source=FeatureSource(features))
+        with computing(stage.computation, section) as resolved:
+            crops, start, statistics = prepare_fold(work, window, resolved, fold, device)
             # Augmentation finds the protein by the names of the channels.
             resolved = resolved.model_copy(update={"channels": section.channels or tuple(data.channels)})
-            trained = fit(crops, resolved, seed, fold, stage.folder, device, workers, start, statistics)
-        Checkpoint(
-            state_dict=trained.state_dict,
-            config=section.model_dump(mode="json"),
-            vocabulary=data.classes.name,
-            classes=list(data.classes.classes),
-            channels=list(data.channels),
-            size_px=store.shape[1],
-            mean=trained.statistics.mean,
-            std=trained.statistics.std,
-            fold=fold,
-            epoch=trained.epoch,
-            seed=seed,
-            versions={package: version(package) for package in _RECORDED},
-            sources=trained.statistics.sources,
-            code=code_sums(section),
-        ).save(path)
+            size_px = open_store(work, window).shape[1]
+            describe = partial(
+                _checkpoint, section=section, data=data, size_px=size_px, statistics=statistics, fold=fold
+            )
+            keep = partial(_keep_epoch, folder=stage.folder / EPOCHS, describe=describe)
+            trained = fit(
+                *(crops, resolved, seed, fold, stage.folder, device, workers, start, statistics),
+                keep=keep if section.keep_epochs else None,
+            )
+        describe(trained.state_dict, trained.epoch).save(path)
         stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)}, [path])
     remove_resume_files(stage.final)
+
+
+def prepare_fold(
+    work: WorkFolder, window: Window, section: ClassifySection, fold: int, device: torch.device
+) -> tuple[FoldCrops, Start | None, Statistics]:
+    """Return the crops of a fold, or their features if only heads are trained, and what its training starts from."""
+    from classify.training.fit import start_statistics
+
+    data = work.data
+    store, labels = read_labelled_crops(work, window, data)
+    crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
+    if section.labels == "cells":
+        crops = train_on_cells(crops, read_cell_targets(cell_targets_path(work)), data.classes)
+    start = read_start(section, data.channels, data.classes.classes, start_file(work, window, section, fold))
+    statistics = start_statistics(crops, section, start)
+    if section.trainable == "heads":
+        network = new_network(
+            *(section, section.training_seed(data), statistics.mean, statistics.std),
+            *(np.full(len(data.classes), 0.5), start),
+        )
+        own = start is None or start.statistics is None or (start_path(section) or work.root).is_dir()
+        folder = features_folder(work, window, fold if own else None)
+        features = features_of_window(network, section, statistics, folder, crops.source, labels, device, work, window)
+        crops = replace(crops, source=FeatureSource(features))
+    return crops, start, statistics
+
+
+def _checkpoint(
+    weights: dict[str, Tensor],
+    epoch: int,
+    *,
+    section: ClassifySection,
+    data: DataSection,
+    size_px: int,
+    statistics: Statistics,
+    fold: int,
+) -> Checkpoint:
+    return Checkpoint(
+        state_dict=inference_weights(weights),
+        config=section.model_dump(mode="json"),
+        vocabulary=data.classes.name,
+        classes=list(data.classes.classes),
+        channels=list(data.channels),
+        size_px=size_px,
+        mean=statistics.mean,
+        std=statistics.std,
+        fold=fold,
+        epoch=epoch,
+        seed=section.training_seed(data),
+        versions={package: version(package) for package in _RECORDED},
+        sources=statistics.sources,
+        code=code_sums(section),
+    )
+
+
+def _keep_epoch(
+    weights: dict[str, Tensor], epoch: int, *, folder: Path, describe: Callable[[dict[str, Tensor], int], Checkpoint]
+) -> None:
+    describe(weights, epoch).save(folder / f"epoch-{epoch:03d}.pt")
 
 
 def features_of_window(

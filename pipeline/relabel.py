@@ -84,9 +84,9 @@ def label_cells(work: WorkFolder) -> pd.DataFrame:
         cells = part.take(part.is_oof & (part.cell_labels > 0))
         if not len(cells.image_ids):
             continue
-        targets = vocabulary.multi_hot(images.loc[cells.image_ids[cells.first_rows], "target"])
+        targets = vocabulary.multi_hot(images["target"].loc[list(cells.image_ids[cells.first_rows])])
         shown = decide_cells(cells.scores, cells.first_rows, targets, share)
-        inherited = vocabulary.multi_hot(images.loc[cells.image_ids, "target"])
+        inherited = vocabulary.multi_hot(images["target"].loc[list(cells.image_ids)])
         for i in np.flatnonzero((shown != inherited).any(axis=1)):
             target = tuple(np.flatnonzero(shown[i]).tolist())
             rows.append({"image_id": cells.image_ids[i], "cell_label": cells.cell_labels[i], "target": target})

@@ -95,7 +95,7 @@ def compare_runs(labels: Labels, runs: Sequence[Scored], resamples: int, seed: i
     """
     values = [_scores(labels, run) for run in runs]
     drawn = _resampled(labels, runs, resamples, seed)
-    compared = []
+    compared: list[dict[str, Compared]] = []
     for r, own in enumerate(values):
         compared.append({})
         for m, name in enumerate(METRICS):

@@ -19,7 +19,7 @@ from classify.data.normalisation import measure_statistics
 from classify.inference.evaluate import BATCH, predict_batches, uses_bfloat16
 from classify.losses.objective import batch_loss
 from classify.network.model import Network, new_network
-from classify.training.optimizer import new_optimizer
+from classify.training.optimizer import new_optimizer, parameter_groups
 from hpa.work.device import resolve_device
 
 
@@ -36,7 +36,7 @@ class Steps:
         )
         frequencies = crops.labels.targets[crops.training].mean(axis=0)
         self.network = new_network(section, 0, statistics.mean, statistics.std, frequencies).to(self.device).train()
-        self._optimizer, _ = new_optimizer(self.network.parameters(), section, 100)
+        self._optimizer = new_optimizer(parameter_groups(self.network, section), section)
         self._batches = self._endless()
         self._one = next(self._batches)
 

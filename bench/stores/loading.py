@@ -14,7 +14,7 @@ from classify.data.batches import Batch, TrainingCrops, epoch_batches, epoch_loa
 from classify.data.crops import CropLabels, FoldCrops
 from classify.losses.objective import batch_loss
 from classify.network.model import new_network
-from classify.training.optimizer import new_optimizer
+from classify.training.optimizer import new_optimizer, parameter_groups
 from crops.store import CropStore
 from hpa.atlas.scene import Scene
 
@@ -75,7 +75,7 @@ def waits(crops: FoldCrops, steps: int, n_workers: int) -> tuple[float, float]:
     """Train some steps; return the fraction of time spent waiting, and crops per second."""
     section = ClassifySection()
     network = new_network(section, 0, np.full(4, 30.0), np.full(4, 30.0), np.full(28, 0.06))
-    optimizer, _ = new_optimizer(network.parameters(), section, steps + 1)
+    optimizer = new_optimizer(parameter_groups(network, section), section)
     batches = iter(load(crops, min(64, len(crops.training) // 4), n_workers))
     waited, n, start = 0.0, 0, time.perf_counter()
     for step in range(steps + 1):

@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 2
     PRETRAINING = 3
     DROPOUT = 4
+    MIXING = 5
 
 
 def derive_seed(purpose: Purpose, seed: int, fold: int, epoch: int = 0, row: int = 0) -> int:

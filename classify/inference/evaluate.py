@@ -107,10 +107,11 @@ def _run_in_parts(
 def _run(
     network: Network, pixels: Tensor, levels: Tensor | None, section: ClassifySection, device: torch.device
 ) -> CropOutputs:
+    reduced = autocast_type(section.precision, device, section.backbone)
     # Entered for every batch: a context held open across a yield would leak into the caller.
     with (
         torch.inference_mode(),
-        torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(section.precision, device, section.backbone)),
+        torch.autocast(device.type, reduced or torch.bfloat16, enabled=reduced is not None),
     ):
         on_device = pixels.to(device)
         own = None if levels is None else levels.to(device)
@@ -135,6 +136,16 @@ def uses_bfloat16(precision: Precision, device: torch.device, backbone: str) -> 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and has_bf16_instructions() and not has_depthwise_convolutions(backbone)
+
+
+def autocast_type(precision: Precision, device: torch.device, backbone: str) -> torch.dtype | None:
+    """Return the type that a recipe's precision means on a device, None for float32.
+
+    float16 needs a GPU; a model that was trained with it predicts in float32 elsewhere.
+    """
+    if precision == "16":
+        return torch.float16 if device.type == "cuda" else None
+    return torch.bfloat16 if uses_bfloat16(precision, device, backbone) else None
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

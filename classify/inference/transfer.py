@@ -137,4 +137,7 @@ def _vectors(
     network = checkpoint.network(device)
     batches = predict_batches(network, source, rows, section, device, levels)
     found = np.concatenate([one.features if one.embeddings is None else one.embeddings for one in batches])
-    return (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    units: NDArray[np.float32] = (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)).astype(
+        np.float32
+    )
+    return units

@@ -183,6 +183,11 @@ def to_bytes(content: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
+def inference_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without those of ArcFace, which only training needs."""
+    return {name: tensor for name, tensor in weights.items() if not name.startswith("arcface.")}
+
+
 def load_plain(path: Path) -> Any:
     """Read a file of tensors and plain values onto the CPU; code in it is not executed.
 

@@ -5,7 +5,8 @@ from 1; the stem lies before them.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ _SHRINKS: Final = 0.75  # a smaller factor of the side begins a stage; layers wi
 _PROBE_PX: Final = 128
 
 
-class Stages(NamedTuple):
+@dataclass(frozen=True)
+class Stages:
     """The stages of a backbone.
 
     Parameters

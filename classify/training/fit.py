@@ -1,17 +1,17 @@
 """Training the network of one fold, resumable, and with smaller steps where device memory is short."""
 
 import gc
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from classify.config import ClassifySection
 from classify.data.crops import FeatureSource, FoldCrops
-from classify.data.normalisation import Statistics, crop_levels, measure_statistics
-from classify.network.checkpoint import load_plain
+from classify.data.normalisation import Statistics, measure_statistics
+from classify.network.checkpoint import inference_weights, load_plain
 from classify.network.model import Network, check_input
 from classify.network.pretrained import Start
 from classify.training.history import BEST, History, remove_best
@@ -48,6 +48,7 @@ def fit(
     workers: int = 0,
     start: Start | None = None,
     statistics: Statistics | None = None,
+    keep: Callable[[dict[str, Tensor], int], None] | None = None,
 ) -> TrainedModel:
     """Train the network of one fold, resuming after the last finished epoch of an earlier run.
 
@@ -77,6 +78,8 @@ def fit(
         the recipe normalises in the same way.
     statistics
         What `start_statistics` returns, if it is known; needed with features in place of crops.
+    keep
+        Function that keeps the weights after every epoch, from 1; None keeps none.
 
     Raises
     ------
@@ -87,22 +90,28 @@ def fit(
     SystemExit
         With code 143, on SIGTERM; the last finished epoch is saved.
     """
+    check_enough(crops, fold)
+    _discard_damaged(folder, section)
+    statistics = statistics or start_statistics(crops, section, start)
+    training = FoldTraining(crops, section, seed, fold, folder, device, workers, start, keep).with_levels(statistics)
+    network, history = _train(training, statistics)
+    weights, epoch = history.final_weights(network)
+    return TrainedModel(inference_weights(weights), epoch, statistics)
+
+
+def check_enough(crops: FoldCrops, fold: int) -> None:
+    """Check that there is something to train and to validate on.
+
+    Raises
+    ------
+    UserError
+        If there is not.
+    """
     if len(crops.training) < 2 or not len(crops.validation):
         raise UserError(
             f"expected at least 2 crops to train fold {fold} on and 1 to validate it, "
             f"found {len(crops.training)} and {len(crops.validation)}"
         )
-    _discard_damaged(folder, section)
-    statistics = statistics or start_statistics(crops, section, start)
-    if not isinstance(crops.source, FeatureSource):
-        rows = np.concatenate([crops.training, crops.validation])
-        levels = crop_levels(crops.source, rows, crops.labels, statistics, section.normalise)
-        crops = replace(crops, levels=levels)
-    training = FoldTraining(crops, section, seed, fold, folder, device, workers, start)
-    network, history = _train(training, statistics)
-    weights, epoch = history.final_weights(network)
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("arcface.")}
-    return TrainedModel(weights, epoch, statistics)
 
 
 def start_statistics(crops: FoldCrops, section: ClassifySection, start: Start | None) -> Statistics:
@@ -142,8 +151,7 @@ def _train(training: FoldTraining, statistics: Statistics) -> tuple[Network, His
             _check_crop_sizes(network, crops, section)
         history = History(crops, section, training.folder, training.device)
         try:
-            run_epochs(network, history, training, parts)
-            return network, history
+            return run_epochs(network, history, training, parts), history
         except torch.OutOfMemoryError:
             parts *= 2
             reason = f"too little memory on {training.device}"

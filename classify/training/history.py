@@ -1,5 +1,6 @@
 """The history of a training: scores of every epoch, and the best weights so far."""
 
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -7,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from classify.config import ClassifySection
+from classify.config import ClassifySection, Monitor
 from classify.data.crops import FoldCrops
 from classify.inference.evaluate import ScoredRows, run_validation, score_images, score_rows
 from classify.network.checkpoint import load_plain, to_bytes
@@ -57,16 +58,31 @@ class History:
         self._folder = folder
         self._device = device
         self._rows: list[dict[str, float]] = []
-        self._best = -1.0
+        self._best = self._best_of_phase = -inf  # of the monitored score, negative where lower is better
+        self._last_progress = 0  # epoch
 
     def state(self) -> dict[str, Any]:
         """Return the state that a resumed training needs, as plain values."""
-        return {"rows": self._rows, "best": self._best}
+        return {
+            "rows": self._rows,
+            "best": self._best,
+            "best_of_phase": self._best_of_phase,
+            "last_progress": self._last_progress,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a state that `state` returned."""
         self._rows = list(state["rows"])
-        self._best = state["best"]
+        self._best, self._best_of_phase = state["best"], state["best_of_phase"]
+        self._last_progress = state["last_progress"]
+
+    def begin_phase(self, first_epoch: int) -> None:
+        """Judge progress anew, in a phase after so many epochs."""
+        self._best_of_phase, self._last_progress = -inf, first_epoch
+
+    def has_stalled(self, epoch: int) -> bool:
+        """Return whether a phase ends with an epoch, for lack of progress."""
+        return bool(self._section.patience) and epoch - self._last_progress >= self._section.patience
 
     def close_epoch(
         self,
@@ -83,7 +99,7 @@ class History:
         Returns
         -------
         float or None
-            The validation loss; None if the epoch was not validated.
+            The monitored score; None if the epoch was not validated.
         """
         row: dict[str, float] = {"epoch": epoch, "train_loss": train_loss, "learning_rate": learning_rate}
         if seen is not None:
@@ -99,23 +115,24 @@ class History:
             row |= self._validate(network, epoch, seen)
         self._rows.append(row)
         write_csv(self._folder / HISTORY, pd.DataFrame(self._rows, columns=_COLUMNS))
-        return row.get("validation_loss")
+        return row.get(f"validation_{self._section.monitor}")
 
     def _validate(self, network: Network, epoch: int, seen: ScoredRows | None) -> dict[str, float]:
         scored = run_validation(network, self._crops, self._section, self._device)
         result = score_rows(network, scored, self._crops, self._section)
         if self._section.log_samples:
             write_samples(self._folder, epoch, self._crops.labels, seen, scored)
-        if self._section.checkpoint == "best" and result.mean_ap > self._best:
-            self._best = result.mean_ap
-            best = {"state_dict": copy_weights(network), "epoch": epoch}
-            write_bytes(self._folder / BEST, to_bytes(best))
-        return {
-            "validation_loss": result.loss,
-            "validation_macro_f1": result.macro_f1,
-            "validation_mean_ap": result.mean_ap,
-            "validation_accuracy": result.accuracy,
-        }
+        scores = {"loss": result.loss, "macro_f1": result.macro_f1, "mean_ap": result.mean_ap}
+        monitored = scores[self._section.monitor] * (1 if rises(self._section.monitor) else -1)
+        if monitored > self._best_of_phase:
+            self._best_of_phase, self._last_progress = monitored, epoch
+        if monitored > self._best:
+            self._best = monitored
+            if self._section.checkpoint == "best":
+                best = {"state_dict": copy_weights(network), "epoch": epoch}
+                write_bytes(self._folder / BEST, to_bytes(best))
+        scores["accuracy"] = result.accuracy
+        return {f"validation_{name}": score for name, score in scores.items()}
 
     def final_weights(self, network: Network) -> tuple[dict[str, Tensor], int]:
         """Return the weights that the recipe keeps after the last epoch, and the number of epochs behind them."""
@@ -123,6 +140,11 @@ class History:
             best = load_plain(self._folder / BEST)
             return best["state_dict"], best["epoch"]
         return copy_weights(network), int(self._rows[-1]["epoch"])
+
+
+def rises(monitor: Monitor) -> bool:
+    """Return whether a higher score is better."""
+    return monitor != "loss"
 
 
 def copy_weights(network: Network) -> dict[str, Tensor]:

@@ -7,9 +7,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Self
 
 import numpy as np
 import pandas as pd
@@ -22,17 +22,19 @@ from torch.utils.data import DataLoader
 from classify.config import ClassifySection
 from classify.data.augmentation import Augmentation
 from classify.data.batches import Batch, TrainingCrops, epoch_loader, split_batches, training_batches
-from classify.data.crops import FoldCrops
-from classify.data.normalisation import Statistics
+from classify.data.crops import FeatureSource, FoldCrops
+from classify.data.normalisation import Statistics, crop_levels
 from classify.data.seeds import Purpose, derive_seed
-from classify.inference.evaluate import uses_bfloat16
+from classify.inference.evaluate import autocast_type
 from classify.losses.classification import class_weights
 from classify.losses.objective import batch_loss
 from classify.losses.triplets import arcface_loss, new_arcface
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network, new_network
 from classify.network.pretrained import Start
-from classify.training.history import History
+from classify.training.averaging import WeightAverage
+from classify.training.history import History, copy_weights
+from classify.training.mixing import run_network
 from classify.training.optimizer import new_optimizer, parameter_groups, start_schedule
 from classify.training.samples import SeenCrops
 from hpa.errors import UserError
@@ -56,7 +58,8 @@ _SAVING_SHARE: Final = 0.03  # at most this share of the time goes into the file
 PHASE: Final = "cellwise_phase"
 """Key of the file to resume from: number of the phase, of the epochs before it, and of its finished epochs."""
 
-_PLATEAU: Final = "plateau"  # key of the schedule's state in the file to resume from
+_PLATEAU: Final = "plateau"  # keys of the states of the schedule and of the average of the weights
+_AVERAGE: Final = "average"
 _TERMINATED: Final = 128 + 15
 
 
@@ -67,7 +70,7 @@ class FoldTraining:
     Parameters
     ----------
     crops
-        Training and validation crops, with their levels.
+        Training and validation crops, with their levels (`with_levels`).
     section
         Recipe section.
     seed
@@ -82,6 +85,8 @@ class FoldTraining:
         Number of processes that read and augment crops; 0 does so in this process.
     start
         The weights that the network starts from; None for random ones.
+    keep
+        Function that keeps the weights after an epoch, from 1; None keeps none.
     """
 
     crops: FoldCrops
@@ -92,6 +97,16 @@ class FoldTraining:
     device: torch.device
     workers: int
     start: Start | None = None
+    keep: Callable[[dict[str, Tensor], int], None] | None = None
+
+    def with_levels(self, statistics: Statistics) -> Self:
+        """Return the training with the levels of its crops, if its normalisation depends on more than the crop."""
+        crops = self.crops
+        if isinstance(crops.source, FeatureSource):
+            return self
+        rows = np.concatenate([crops.training, crops.validation])
+        levels = crop_levels(crops.source, rows, crops.labels, statistics, self.section.normalise)
+        return replace(self, crops=replace(crops, levels=levels))
 
     def new_network(self, statistics: Statistics) -> Network:
         """Return the untrained network, its head at the frequencies of the classes among the known labels."""
@@ -145,6 +160,9 @@ class _Module(LightningModule):
         self.phases = training.section.training_phases
         self.steps = self.steps_per_epoch * sum(phase.epochs for phase in self.phases)
         self.phase = self.first_epoch = 0  # number of the present phase, and of its first epoch
+        self.finished = 0  # epochs of the present phase
+        self.ended = False  # whether the phase ended before its last epoch
+        self.average = WeightAverage(network, training.section, sum(phase.epochs for phase in self.phases))
         self._trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         self._optimizer = new_optimizer(parameter_groups(network, training.section), training.section)
         self._schedule: LRScheduler | None = None
@@ -170,6 +188,7 @@ class _Module(LightningModule):
             Number of epochs before it.
         """
         phase, self.phase, self.first_epoch = self.phases[number], number, first_epoch
+        self.finished, self.ended = 0, False
         trained = self.network.parameters_of(phase.trainable) & self._trainable
         if not trained:
             parts = ", ".join(phase.trainable)
@@ -201,7 +220,11 @@ class _Module(LightningModule):
         training = self._fold_training
         torch.manual_seed(derive_seed(Purpose.DROPOUT, training.seed, training.fold, self.epoch))
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def on_train_start(self) -> None:
+        """Move the average of the weights to where they are."""
+        self.average.to(self.device)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
         """Compute the loss of a batch, a scalar.
 
         Raises
@@ -209,7 +232,9 @@ class _Module(LightningModule):
         UserError
             If an earlier loss, or on a CPU this one, is not finite.
         """
-        outputs = self.network(batch.pixels, batch.levels)
+        training = self._fold_training
+        seed = derive_seed(Purpose.MIXING, training.seed, training.fold, self.epoch, index)
+        outputs, batch = run_network(self.network, batch, self.section, seed)
         loss = batch_loss(outputs, batch, self.section, self.network.alpha, self._class_weights)
         if self.network.arcface is not None:
             assert outputs.embeddings is not None, "the recipe has an embedding"
@@ -219,7 +244,8 @@ class _Module(LightningModule):
             parameter = self.network.get_parameter(name)
             loss = loss + self.section.hold * (parameter - start.to(parameter.device)).square().sum()
         self.losses.append(loss.detach())
-        self.seen.add(batch.rows, outputs)
+        if not (self.section.mixup or self.section.cutmix):  # outputs for mixtures are not those of their crops
+            self.seen.add(batch.rows, outputs)
         self._unchecked_rows.append(batch.rows)
         # On a GPU, reading the newest losses would wait for the device.
         self.check_finite(skip_newest=0 if loss.device.type == "cpu" else 2)
@@ -255,19 +281,27 @@ class _Module(LightningModule):
             return self._optimizer
         return {"optimizer": self._optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
 
-    def follow_plateau(self, validation_loss: float) -> None:
+    def follow_plateau(self, score: float) -> None:
         """Advance a schedule that goes by validations; Lightning would do so after the file to resume from is saved."""
         if isinstance(self._schedule, ReduceLROnPlateau):
-            self._schedule.step(validation_loss)
+            self._schedule.step(score)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add to the file to resume from what Lightning does not know: the phase and a schedule by validations."""
-        checkpoint[PHASE] = {"number": self.phase, "first_epoch": self.first_epoch, "epochs": self.current_epoch + 1}
+        checkpoint[PHASE] = {
+            "number": self.phase,
+            "first_epoch": self.first_epoch,
+            "epochs": self.finished,
+            "ended": self.ended,
+        }
+        checkpoint[_AVERAGE] = self.average.state()
         if isinstance(self._schedule, ReduceLROnPlateau):
             checkpoint[_PLATEAU] = self._schedule.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` added."""
+        self.finished, self.ended = checkpoint[PHASE]["epochs"], checkpoint[PHASE]["ended"]
+        self.average.restore(checkpoint[_AVERAGE])
         if isinstance(self._schedule, ReduceLROnPlateau):
             self._schedule.load_state_dict(checkpoint[_PLATEAU])
 
@@ -286,15 +320,16 @@ class _Epochs(Callback):
     ----------
     history
         The history, which also validates.
-    folder
-        Folder of the file to resume from.
+    training
+        Data, settings and place.
     advance
         Function that moves the progress bar by a number of steps.
     """
 
-    def __init__(self, history: History, folder: Path, advance: Callable[[int], None]) -> None:
+    def __init__(self, history: History, training: FoldTraining, advance: Callable[[int], None]) -> None:
         self._history = history
-        self._folder = folder
+        self._folder = training.folder
+        self._keep = training.keep
         self._advance = advance
         self._saved = time.monotonic()
         self._cost_s = 0.0  # of the last file to resume from
@@ -315,8 +350,11 @@ class _Epochs(Callback):
             self._advance(pl_module.first_epoch * pl_module.steps_per_epoch + trainer.global_step)
         self._has_begun, self._step = True, trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Move the progress bar; a step may take several batches."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Average the weights and move the progress bar after a step, which may take several batches."""
+        assert isinstance(pl_module, _Module)
+        if trainer.global_step > self._step:
+            pl_module.average.after_step(pl_module.network)
         self._advance(trainer.global_step - self._step)
         self._step = trainer.global_step
 
@@ -326,13 +364,22 @@ class _Epochs(Callback):
         pl_module.check_finite()
         train_loss = torch.stack(pl_module.losses).mean().item()
         pl_module.losses.clear()
-        epoch, learning_rate = pl_module.epoch + 1, pl_module.learning_rate
+        epoch, phase = pl_module.epoch + 1, pl_module.phases[pl_module.phase]
+        average, pl_module.finished = pl_module.average, trainer.current_epoch + 1
+        is_last = pl_module.phase + 1 == len(pl_module.phases) and pl_module.finished == phase.epochs
+        if average.after_epoch(pl_module.network, epoch) and is_last:
+            average.measure_norms(pl_module.train_dataloader())
+        network = average.of(pl_module.network)
         seen = pl_module.seen.take()
-        validation_loss = self._history.close_epoch(pl_module.network, epoch, train_loss, learning_rate, seen)
-        if validation_loss is not None:
-            pl_module.follow_plateau(validation_loss)
+        score = self._history.close_epoch(network, epoch, train_loss, pl_module.learning_rate, seen)
+        if self._keep is not None:
+            self._keep(copy_weights(network), epoch)
+        if score is not None:
+            pl_module.follow_plateau(score)
+        if self._history.has_stalled(epoch) and pl_module.finished < phase.epochs:
+            pl_module.ended = trainer.should_stop = True
+            is_last = pl_module.phase + 1 == len(pl_module.phases)
         began = time.monotonic()
-        is_last = epoch == sum(phase.epochs for phase in pl_module.phases)
         if is_last or _SAVING_SHARE * (began - self._saved) >= self._cost_s:
             trainer.save_checkpoint(self._folder / RESUME)  # last, because the epoch counts as finished with it
             self._saved = time.monotonic()
@@ -351,7 +398,7 @@ class _PlainFiles(TorchCheckpointIO):
         return load_plain(Path(path))
 
 
-def run_epochs(network: Network, history: History, training: FoldTraining, parts: int) -> None:
+def run_epochs(network: Network, history: History, training: FoldTraining, parts: int) -> Network:
     """Train a network in place, resuming after the last finished epoch of an earlier run.
 
     Parameters
@@ -365,6 +412,11 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
     parts
         Number of parts that every batch is split into.
 
+    Returns
+    -------
+    Network
+        The network whose weights the last epoch leaves: the same, or the average of its weights.
+
     Raises
     ------
     UserError
@@ -376,7 +428,7 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
     """
     module = _Module(network, training, parts)
     resume = training.folder / RESUME
-    number, first_epoch, epochs = _read_phase(resume)
+    place = load_plain(resume)[PHASE] if resume.exists() else {"number": 0, "first_epoch": 0, "ended": False}
     if training.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # otherwise cuBLAS sums in any order
     with (
@@ -384,30 +436,27 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
         torch.random.fork_rng(devices=[]),
         progress(f"train fold {training.fold}", module.steps) as advance,
     ):
-        callback = _Epochs(history, training.folder, advance)
-        for phase in range(number, len(module.phases)):
-            module.begin_phase(phase, first_epoch)
-            trainer = _new_trainer(training, module, callback)
-            _fit(trainer, module, training, resume if epochs else None)
-            first_epoch, epochs = first_epoch + module.phases[phase].epochs, 0
+        callback, first_epoch = _Epochs(history, training, advance), place["first_epoch"]
+        for number in range(place["number"], len(module.phases)):
+            module.begin_phase(number, first_epoch)
+            history.begin_phase(first_epoch)
+            resumes = resume.exists() and number == place["number"]
+            epochs = place["epochs"] if resumes and place["ended"] else module.phases[number].epochs
+            _fit(_new_trainer(training, module, callback, epochs), module, training, resume if resumes else None)
+            first_epoch += module.finished
+    return module.average.of(network)
 
 
-def _read_phase(resume: Path) -> tuple[int, int, int]:
-    """Return the phase that a training resumes in, the number of epochs before it, and that of its finished ones."""
-    if not resume.exists():
-        return 0, 0, 0
-    stored = load_plain(resume)[PHASE]
-    return stored["number"], stored["first_epoch"], stored["epochs"]
-
-
-def _new_trainer(training: FoldTraining, module: _Module, callback: Callback) -> Trainer:
+def _new_trainer(training: FoldTraining, module: _Module, callback: Callback, epochs: int) -> Trainer:
     device, section = training.device, training.section
+    reduced = autocast_type(section.precision, device, section.backbone)
+    names: dict[torch.dtype | None, Any] = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", None: "32-true"}
     return Trainer(
         accelerator=device.type,
         devices=1 if device.index is None else [device.index],
-        precision="bf16-mixed" if uses_bfloat16(section.precision, device, section.backbone) else "32-true",
+        precision=names[reduced],
         deterministic="warn" if device.type == "cuda" else None,
-        max_epochs=module.phases[module.phase].epochs,
+        max_epochs=epochs,
         gradient_clip_val=section.clip_norm or None,
         accumulate_grad_batches=module.accumulate,
         reload_dataloaders_every_n_epochs=1,

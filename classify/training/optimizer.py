@@ -1,7 +1,7 @@
 """The optimizer, its groups of parameters, and the schedule of its learning rate."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 from classify.config import ClassifySection
 from classify.network.model import Network
 from classify.phases import Schedule
+from classify.training.history import rises
 from hpa.errors import UserError
 
 FACTOR = "factor"
@@ -122,5 +123,6 @@ def start_schedule(
     if schedule == "cosine":
         return CosineAnnealingLR(optimizer, steps)
     if schedule == "plateau":
-        return ReduceLROnPlateau(optimizer, patience=section.plateau_patience, threshold=0)
+        mode: Literal["min", "max"] = "max" if rises(section.monitor) else "min"
+        return ReduceLROnPlateau(optimizer, mode, patience=section.plateau_patience, threshold=0)
     return None

@@ -77,8 +77,8 @@ def test_scores_of_images_pooled_by_the_maximum() -> None:
     assert result.accuracy == pytest.approx(np.mean(right))
     ap = average_precision_score(np.array(targets)[:, present], np.array(pooled)[:, present], average="macro")
     assert result.mean_ap == pytest.approx(ap)
-    targets = torch.from_numpy(crops.labels.targets[crops.validation])
-    expected = class_loss(torch.from_numpy(logits), targets, ClassifySection(focal_gamma=1.0))
+    truth = torch.from_numpy(crops.labels.targets[crops.validation])
+    expected = class_loss(torch.from_numpy(logits), truth, ClassifySection(focal_gamma=1.0))
     assert result.loss == pytest.approx(expected.item())
 
 

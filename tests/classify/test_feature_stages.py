@@ -75,7 +75,7 @@ def test_the_last_stage_of_a_densenet_is_its_feature_map() -> None:
         last = network(PIXELS).features
         both = joined(PIXELS).features
     torch.testing.assert_close(both[:, -last.shape[1] :], last)
-    assert both.shape[1] == last.shape[1] + 512
+    assert both.shape[1] == 1024 + 1024
 
 
 def test_stages_that_a_model_of_timm_lacks_are_refused() -> None:

@@ -59,7 +59,7 @@ def test_constant_rate() -> None:
 
 
 def test_plateau_drops_after_every_three_validations_without_progress() -> None:
-    section = ClassifySection(learning_rate=0.5, schedule="plateau")
+    section = ClassifySection(learning_rate=0.5, schedule="plateau", monitor="loss")
     optimizer = new_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}], section)
     scheduler = start_schedule(optimizer, section, "plateau", 0.5, 10)
     assert isinstance(scheduler, ReduceLROnPlateau)

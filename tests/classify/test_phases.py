@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 BASE: dict[str, Any] = {"backbone": "cnn3", "batch_size": 8, "learning_rate": 0.02, "validate_every": 1}
 
 
-def _section(phases: Sequence[dict[str, Any]], **change: Any) -> ClassifySection:
+def _section(phases: Sequence[Any], **change: Any) -> ClassifySection:
     return parse_section(ClassifySection, "classify", BASE | {"phases": list(phases)} | change)
 
 
@@ -116,7 +116,8 @@ def test_training_crops_are_resized_by_the_phase_and_validation_by_the_recipe(
 
     def watched(chain: nn.Sequential, x: Tensor) -> Tensor:
         sides.append((chain.training, x.shape[2]))
-        return forward(chain, x)
+        output: Tensor = forward(chain, x)  # type: ignore[no-untyped-call]
+        return output
 
     phases = [{"epochs": 1, "input_px": 8}, {"epochs": 1, "input_px": 12}, {"epochs": 1, "input_px": 0}]
     section = _section(phases, input_px=24)

@@ -32,7 +32,7 @@ from tests.support.processes import data_files
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
 FOLDS = [0, 1, 0, 1, 0, 1, -1, 0, 1, 1]
-RECIPE = {"classify": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01}}
+RECIPE: dict[str, dict[str, Any]] = {"classify": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01}}
 
 
 @pytest.fixture
@@ -323,3 +323,22 @@ def test_a_training_that_could_not_begin_does_not_fix_the_recipe(
     assert not (work.root / "classify" / "cells" / "fold-0").exists()
     work.recipe.write_text(work.recipe.read_text().replace("resnet19", "cnn3"))
     assert train(WorkFolder(work.root), folds=[0]) == 0
+
+
+def test_a_checkpoint_of_every_epoch_is_kept(tmp_path: Path) -> None:
+    recipe = {"classify": RECIPE["classify"] | {"keep_epochs": True, "epochs": 3}}
+    work = make_work(tmp_path / "kept", FOLDS, recipe=recipe)
+    assert train(work, folds=[0]) == 0
+    folder = work.root / "classify" / "cells" / "fold-0"
+    kept = [Checkpoint.load(path) for path in sorted((folder / "epochs").iterdir())]
+    assert [checkpoint.epoch for checkpoint in kept] == [1, 2, 3]
+    last = Checkpoint.load(folder / "checkpoint.pt").state_dict
+    assert all(torch.equal(tensor, kept[2].state_dict[name]) for name, tensor in last.items())
+    assert not torch.equal(kept[0].state_dict["head.weight"], kept[1].state_dict["head.weight"])
+
+
+def test_float16_is_for_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = make_work(tmp_path, FOLDS, recipe={"classify": RECIPE["classify"] | {"precision": "16"}})
+    assert main(["train", str(work.root), "--device", "cpu"]) == 2
+    assert 'expected a CUDA GPU with classify.precision = "16", found cpu' in capsys.readouterr().err
+    assert not (work.root / "classify").exists(), "nothing has begun"

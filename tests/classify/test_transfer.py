@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from classify.inference.transfer import TEMPERATURE, transfer_labels
+from classify.prediction import predict
 from classify.probabilities import class_columns, read_probabilities
-from classify.run import predict, train
+from classify.run import train
 from hpa.images import read_images, write_images
 from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
