@@ -143,6 +143,7 @@ def run(
     with locked(work), code_from(code):
         outcome = run_stages(folder, device=device, workers=workers, dask=dask, threads=threads, overwrite=overwrite)
         print_metrics(folder)
+    print(f"for a page about this run: python -m pipeline report {work}")
     raise typer.Exit(outcome.code)
 
 
