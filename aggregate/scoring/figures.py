@@ -175,10 +175,9 @@ def draw_confusion(data: FigureData) -> Figure:
     counts, support = confusion(data.labels, data.predictions), data.labels.support
     rows = np.argsort(-support, kind="stable")
     rows = rows[support[rows] > 0]
-    k = len(rows)
-    table = counts[np.ix_(rows, [*rows, len(data.classes)])]
-    outside = counts[rows][:, np.setdiff1d(np.arange(len(data.classes)), rows)].sum(axis=1)
-    table = np.column_stack([table[:, :k], outside, table[:, k]])
+    k, own = len(rows), counts[rows]
+    absent = np.setdiff1d(np.arange(len(data.classes)), rows)
+    table = np.column_stack([own[:, rows], own[:, absent].sum(axis=1), own[:, -1]])
     share = table / np.maximum(support[rows], 1)[:, None]
     figure = Figure(figsize=(_WIDTH, max(2.6, 0.165 * k + 2.1)), layout="constrained")
     axes = figure.subplots()
