@@ -38,6 +38,11 @@ def relabel(
     int
         The highest exit code of the stages.
 
+    Notes
+    -----
+    A first model labels cells that it did not see, but it saw those that a second model is scored on. Out-of-fold
+    scores of the second run are therefore too high, and show nothing.
+
     Raises
     ------
     UserError
@@ -58,7 +63,12 @@ def relabel(
             table = label_cells(old)
             write_cell_targets(root / CELL_TARGETS, table)
             print(f"relabel: {len(table)} cells lose some labels of their image ({root / CELL_TARGETS})")
-        return run_stages(work, device=device, threads=threads).code
+        code = run_stages(work, device=device, threads=threads).code
+    print(
+        "relabel: the labels of cells were made by models that knew the folds which the second models are scored on, so"
+        f" the out-of-fold scores and thresholds of {root} are too optimistic; judge it by test images"
+    )
+    return code
 
 
 def label_cells(work: WorkFolder) -> pd.DataFrame:

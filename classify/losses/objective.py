@@ -45,7 +45,7 @@ def batch_loss(
         loss = bag_loss(outputs, batch, section, alpha, classes)
     if section.objective == "dual":
         loss = loss + section.cell_weight * class_loss(outputs.logits, batch.targets, section, weights, classes)
-    if outputs.embeddings is None:
+    if outputs.embeddings is None or not section.triplet_weight:
         return loss
     triplets = triplet_loss(outputs.embeddings, batch.targets, batch.antibodies, section)
     return loss + section.triplet_weight * triplets

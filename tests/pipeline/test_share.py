@@ -33,6 +33,12 @@ bootstrap = 10
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no figures of scores: they take most of the time of these small runs."""
+    monkeypatch.setattr("aggregate.scoring.figures.draw_figures", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a finished run, ``old``, whose windows need no masks."""
