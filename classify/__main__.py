@@ -64,17 +64,54 @@ def train(
     ] = None,
     threads: Threads = None,
     fold: Annotated[list[int] | None, typer.Option(help="Train only this fold; may be given several times.")] = None,
+    devices: Annotated[
+        str,
+        typer.Option(help="Number of devices of each node that train one model together, or GPUs as in 0,1."),
+    ] = "1",
+    nodes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Number of nodes that train one model together; each runs this command, with MASTER_ADDR, MASTER_PORT"
+            " and NODE_RANK in its environment.",
+        ),
+    ] = 1,
+    wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the other nodes.")] = 600,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="csv or tensorboard: also log every epoch, with the memory of a GPU and how busy it is, to"
+            " fold-<k>/logs/; may be given several times."
+        ),
+    ] = None,
     code: Code = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train one model per fold."""
+    import torch
+
     from classify.own_code import code_from
+    from classify.run import join_training
     from classify.run import train as run_train
+    from classify.training.devices import choose_devices
+    from hpa.work.device import resolve_device
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
+    chosen = choose_devices(devices, nodes, torch.device(resolve_device(device)), wait_s)
+    if chosen is not None and chosen.node:  # node 0 holds the lock and writes
+        raise typer.Exit(join_training(folder, chosen, workers, code))
     with locked(work), code_from(code):
-        outcome = run_train(folder, device=device, workers=workers, overwrite=overwrite, folds=fold, threads=threads)
+        outcome = run_train(
+            folder,
+            device=device,
+            workers=workers,
+            overwrite=overwrite,
+            folds=fold,
+            threads=threads,
+            devices=chosen,
+            logs=log or (),
+        )
         raise typer.Exit(outcome)
 
 
