@@ -25,7 +25,7 @@ from hpa.pixels import read_plane
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10, Vocabulary
 from hpa.work.folder import WorkFolder
 from pipeline.recipe import read_recipe
-from tests.support.pages import ROOT, recipe_commands, run_command
+from tests.support.pages import ROOT, commands, recipe_commands, run_command
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
 SIDE = 64
@@ -132,13 +132,13 @@ def _is_variant(command: list[str]) -> bool:
 def _at_hand(command: list[str], name: str, data: Folders) -> list[str]:
     command = [str(data.paths.get(word, word)) for word in command]
     if _is_new(command):
-        command += _small(name) if command[-1] != "2000" else []
         if "--limit" in command:
             place = command.index("--limit")
             command[place : place + 2] = []
-            command += _small(name)
-        command += ["--limit", "8"]
-    if _is_variant(command):
+        command += [*_small(name), "--limit", "8"]
+    if _is_variant(command) and "--recipe" in command:
+        command += _small(name)[2:]  # images and folds are shared
+    elif _is_variant(command):
         settings = {"crops.size_px": "48", "classify.random_crop_px": str(SIDE // 2)}
         settings["crops.window_px"] = _window_px(["full_frame", "five_crop"])
         keys = [word.split("=")[0] for word in command]
@@ -155,6 +155,30 @@ def _at_hand(command: list[str], name: str, data: Folders) -> list[str]:
     return command
 
 
+def _run_shown(shown: list[list[str]], data: Folders, name: str = "") -> None:
+    """Run the commands of a page or header; variants in a header have no command that runs them."""
+    for command in shown:
+        if command[:2] == ["aggregate", "evaluate-2021"]:
+            shutil.copyfile(command[2], "truth.csv")  # its own cells, all found
+        recipe = next((Path(word).stem for word in command if word.endswith(".toml")), name)
+        small = _at_hand(command, recipe, data)
+        counts = command[:2] == ["hpa", "check"]  # ends with 1, because these are not as many images as published
+        assert run_command(small) == int(counts), f"python -m {' '.join(small)}"
+        if _is_variant(command) and ["pipeline", "run", command[2]] not in shown:
+            work = WorkFolder(Path(command[2]))
+            if work.section("crops", CropsSection).needs_masks:
+                segment.run.run(work)
+            crops.run.run(work)
+            assert classify.run.train(work, folds=[0]) == 0
+
+
+def _check_outputs(root: Path) -> None:
+    images = pd.read_parquet(root / "images.parquet")
+    submission = pd.read_csv(root / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
+    assert len(submission) == (images["split"] == "test").sum() > 0
+    assert 0 <= json.loads((root / "aggregate" / "metrics.json").read_text())["macro_f1"] <= 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_from_its_header(
@@ -164,25 +188,21 @@ def test_a_recipe_runs_from_its_header(
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     shown = recipe_commands(name)
     assert shown, "a header shows its command"
-    new = [command[2] for command in shown if _is_new(command)]
+    _run_shown(shown, data, name)
     for command in shown:
-        if command[:2] == ["aggregate", "evaluate-2021"]:
-            shutil.copyfile(command[2], tmp_path / "truth.csv")  # its own cells, all found
-        small = _at_hand(command, name, data)
-        counts = command[:2] == ["hpa", "check"]  # ends with 1, because these are not as many images as published
-        assert run_command(small) == int(counts), f"python -m {' '.join(small)}"
-        if _is_variant(command):
-            work = WorkFolder(tmp_path / command[2])
-            if work.section("crops", CropsSection).needs_masks:
-                segment.run.run(work)
-            crops.run.run(work)
-            assert classify.run.train(work, folds=[0]) == 0
-    for work_name in new:
-        root = tmp_path / work_name
-        images = pd.read_parquet(root / "images.parquet")
-        submission = pd.read_csv(root / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
-        assert len(submission) == (images["split"] == "test").sum() > 0
-        assert 0 <= json.loads((root / "aggregate" / "metrics.json").read_text())["macro_f1"] <= 1
+        if _is_new(command) or command[:2] == ["pipeline", "run"]:
+            _check_outputs(tmp_path / command[2])
+
+
+@pytest.mark.slow
+def test_the_kaggle_page_runs(data: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shown = commands(ROOT / "docs" / "kaggle.md")
+    _run_shown(shown, data)
+    for command in shown:
+        if command[:2] == ["pipeline", "run"]:
+            _check_outputs(tmp_path / command[2])
 
 
 def test_headers_name_the_recipe_they_are_in() -> None:

@@ -518,7 +518,7 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
     return module.average.of(network)
 
 
-def _nothing(_: int) -> None:
+def _nothing(steps: int, note: str = "") -> None:
     """Show no progress: another process does."""
 
 
