@@ -473,6 +473,10 @@ class ClassifySection(Section):
             for key, value in {"attention": "none", "random_crop": "none"}.items():
                 if getattr(self, key) != value:
                     raise ValueError(f'expected {key} = "{value}" with trainable = "heads"')
+            if not isinstance(self.augment, str):
+                raise ValueError(
+                    'expected no list of steps in augment with trainable = "heads": features are not varied'
+                )
         return self
 
     @model_validator(mode="after")

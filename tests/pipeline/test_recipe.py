@@ -53,9 +53,11 @@ def test_the_sections_that_the_guide_shows_are_recipes() -> None:
         parse_recipe(tomllib.loads(text))
 
 
-def test_lists_of_losses_and_of_weights_read_back_the_same(tmp_path: Path) -> None:
+def test_lists_and_tables_of_values_read_back_the_same(tmp_path: Path) -> None:
     loss = '[{name = "focal"}, {name = "soft-f1-macro", weight = 0.5}]'
-    recipe = read_recipe(None, [f"classify.loss={loss}", f"classify.class_weights={[1] * 27 + [2.5]}"])
+    augment = '[{name = "Rotate", limit = [10, 20]}, {name = "DimProtein"}]'
+    settings = [f"classify.loss={loss}", f"classify.class_weights={[1] * 27 + [2.5]}", f"classify.augment={augment}"]
+    recipe = read_recipe(None, [*settings, "crops.window_px={cells = 1536}"])
     write_recipe(tmp_path / "recipe.toml", recipe)
     assert read_recipe(tmp_path / "recipe.toml") == recipe
     assert [(term.name, term.weight) for term in recipe.classify.loss_terms] == [("focal", 1), ("soft-f1-macro", 0.5)]
@@ -86,6 +88,10 @@ def test_lists_of_losses_and_of_weights_read_back_the_same(tmp_path: Path) -> No
         ('classify.view_kinds=["flips","dihedral"]', "view_kinds .*flips are among the dihedral views"),
         ("classify.view_kinds=[]", "view_kinds"),
         ("classify.view_scales=[5]", "view_scales"),
+        (
+            'classify.trainable=heads classify.augment=[{name="D4"}]',
+            r"expected no list of steps in augment with trainable = \"heads\"",
+        ),
         ("classify.class_weights=even", "class_weights .*expected none, inverse, effective or a list .*found 'even'"),
         ("classify.class_weights=[1,-1]", "class_weights .*expected numbers of at least 0"),
         ("classify.class_weights=[0,0]", "class_weights .*expected at least one weight above 0"),
