@@ -10,7 +10,7 @@ pairs       all pairs of 100,000 hashes, 1,000 of them near-duplicates of others
 duplicates  fraction of shifted, cropped, brightened and recompressed copies that the hashes find, and number of pairs
             of different images that they wrongly match
 many        20,000 images of 64 px, eight drawn ones under many ids: seconds and peak memory of init without and with
-            near-duplicates, and of segment and crops until their first chunk is on disk and until the end
+            near-duplicates, and of segment and crops on 1,000 of them until the first chunk is on disk and the end
 competition
             31,072 train and 11,702 test images of 512 px, eight drawn ones under many ids: seconds and peak memory of
             init with near-duplicates; then 4,000 of them through segment, killed half-way and resumed by two Dask
@@ -230,18 +230,20 @@ def many(folder: Path, n_images: int) -> None:
     write_atlas(folder / "data", n_images, 8, size_px=64)
     print(f"\nmany: {n_images:,} images of 64 px, 8 of them different, one process and one thread")
     data = ["--data", str(folder / "data"), "--workers", "1"]
-    runs = {
-        "init": ("pipeline", "init", [*data]),
-        "init with near-duplicates": ("pipeline", "init", [*data, "--set", "data.near_duplicates=true"]),
-        "segment": ("segment", "run", ["--workers", "1"]),
-        "crops": ("crops", "run", ["--workers", "1"]),
-    }
-    for name, (package, verb, flags) in runs.items():
-        work = folder / ("similar" if "near" in name else "work")
-        chunks = {"segment": "segment/parts", "crops": "crops/cells/parts"}.get(package, "scan/parts")
-        first, total, peak = measured(package, [verb, str(work), *flags], work / chunks)
-        until = "" if first is None else f"first chunk after {first:.1f} s, "
-        print(f"  {name:26s} {until}{total:.1f} s, {1e3 * total / n_images:.2f} ms per image, {peak:,.0f} MiB")
+    _cost("init", n_images, "pipeline", ["init", str(folder / "all"), *data])
+    flags = [*data, "--set", "data.near_duplicates=true"]
+    _cost("init with near-duplicates", n_images, "pipeline", ["init", str(folder / "similar"), *flags], "scan/parts")
+    part, work = n_images // 20, str(folder / "work")
+    write_atlas(folder / "part", part, 8, size_px=64)
+    measured("pipeline", ["init", work, "--data", str(folder / "part")])
+    _cost(f"segment {part:,} of them", part, "segment", ["run", work, "--workers", "1"], "segment/parts")
+    _cost(f"crops {part:,} of them", part, "crops", ["run", work, "--workers", "1"], "crops/cells/parts")
+
+
+def _cost(name: str, n_images: int, package: str, words: list[str], parts: str = "") -> None:
+    first, total, peak = measured(package, words, Path(words[1]) / parts if parts else None)
+    until = "" if first is None else f"first chunk after {first:.1f} s, "
+    print(f"  {name:26s} {until}{total:.1f} s, {1e3 * total / n_images:.2f} ms per image, {peak:,.0f} MiB")
 
 
 def competition(folder: Path, train: int, test: int, through: int) -> None:

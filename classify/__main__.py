@@ -5,6 +5,7 @@
     python -m classify find-lr work/my
     python -m classify curves work/my
     python -m classify neighbours work/my
+    python -m classify explain work/my --worst 20
     python -m classify embed work/my
     python -m classify train-backbone work/backbone --cells 1000000
 
@@ -23,6 +24,9 @@ curves draws loss, scores and learning rate over the epochs to classify/<window>
 
 neighbours needs the embeddings; it reports how often the nearest crops and images share labels (precision@1, MAP@R),
 and lists and draws some of them in classify/<window>/.
+
+explain needs the predictions and the package grad-cam; it draws where images show their classes, and which cell gave
+them to the image, to classify/<window>/explain/.
 
 embed runs the shipped backbone over all crops, so that those of all folds share one space, and draws a map of them
 (UMAP with the extra `cellwise[umap]`, else principal components); it writes features, map.csv and figures/map.png to
@@ -60,17 +64,54 @@ def train(
     ] = None,
     threads: Threads = None,
     fold: Annotated[list[int] | None, typer.Option(help="Train only this fold; may be given several times.")] = None,
+    devices: Annotated[
+        str,
+        typer.Option(help="Number of devices of each node that train one model together, or GPUs as in 0,1."),
+    ] = "1",
+    nodes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Number of nodes that train one model together; each runs this command, with MASTER_ADDR, MASTER_PORT"
+            " and NODE_RANK in its environment.",
+        ),
+    ] = 1,
+    wait_s: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the other nodes.")] = 600,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="csv or tensorboard: also log every epoch, with the memory of a GPU and how busy it is, to"
+            " fold-<k>/logs/; may be given several times."
+        ),
+    ] = None,
     code: Code = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train one model per fold."""
+    import torch
+
     from classify.own_code import code_from
+    from classify.run import join_training
     from classify.run import train as run_train
+    from classify.training.devices import choose_devices
+    from hpa.work.device import resolve_device
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
+    chosen = choose_devices(devices, nodes, torch.device(resolve_device(device)), wait_s)
+    if chosen is not None and chosen.node:  # node 0 holds the lock and writes
+        raise typer.Exit(join_training(folder, chosen, workers, code))
     with locked(work), code_from(code):
-        outcome = run_train(folder, device=device, workers=workers, overwrite=overwrite, folds=fold, threads=threads)
+        outcome = run_train(
+            folder,
+            device=device,
+            workers=workers,
+            overwrite=overwrite,
+            folds=fold,
+            threads=threads,
+            devices=chosen,
+            logs=log or (),
+        )
         raise typer.Exit(outcome)
 
 
@@ -106,14 +147,16 @@ def find_lr(
     steps: Annotated[int, typer.Option(min=10, help="Number of steps.")] = 100,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1.0,
+    code: Code = None,
 ) -> None:
     """Draw the loss of a new network over rising learning rates."""
+    from classify.own_code import code_from
     from classify.rate_search import RateRange
     from classify.rate_search import find_lr as run
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
-    with locked(work):
+    with locked(work), code_from(code):
         rates = RateRange(lowest, highest, steps)
         raise typer.Exit(run(folder, rates, device=device, threads=threads, fold=fold, phase=phase))
 
@@ -142,6 +185,28 @@ def neighbours(
     folder = open_work(work)
     with locked(work):
         raise typer.Exit(find(folder, queries=queries, shown=shown))
+
+
+@app.command()
+def explain(
+    work: Work,
+    image_ids: Annotated[list[str] | None, typer.Argument(help="Ids of images.")] = None,
+    worst: Annotated[int, typer.Option(min=0, help="Also draw this many images: those that were most wrong.")] = 0,
+    class_: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Class to explain, again for more; by default those that are true or predicted."),
+    ] = None,
+    device: Device = "auto",
+    code: Code = None,
+) -> None:
+    """Draw where images show their classes, and in which cell."""
+    from classify.inspect.explain import explain as run_explain
+    from classify.own_code import code_from
+    from hpa.work.folder import locked, open_work
+
+    folder = open_work(work)
+    with locked(work), code_from(code):
+        raise typer.Exit(run_explain(folder, image_ids or [], worst=worst, classes=class_ or [], device=device))
 
 
 @app.command()

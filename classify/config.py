@@ -25,7 +25,6 @@ RandomCrop = Literal["none", "crop", "resized"]
 Views = Literal["one", "mean", "maximum"]
 ViewKind = Literal["dihedral", "flips", "scales", "five_crops"]
 Precision = Literal["32", "bf16", "16", "auto"]
-Monitor = Literal["mean_ap", "macro_f1", "loss"]
 LossName = Literal[
     "bce",
     "focal",
@@ -38,6 +37,7 @@ LossName = Literal[
     "asymmetric",
 ]
 ClassWeights = Literal["none", "inverse", "effective"]
+Monitor = Literal["mean_ap", "macro_f1", "loss"] | LossName
 
 CODE: Final = re.compile(r"[A-Za-z_]\w*:[A-Za-z_]\w*", re.ASCII)
 """Name of a function in a file of the user: ``my_module:my_loss`` (`classify.code`)."""
@@ -354,7 +354,8 @@ class ClassifySection(Section):
     monitor: Monitor = Field(
         default="mean_ap",
         description="Score of the fold's own images that decides which epoch is best, and whether there is progress:"
-        " mean average precision or macro F1 at 0.5, the higher the better, or the loss, the lower the better.",
+        " mean average precision or macro F1 at 0.5, the higher the better; or the loss, or another one by its name,"
+        " the lower the better.",
     )
     patience: int = Field(
         default=0,

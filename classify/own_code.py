@@ -57,6 +57,12 @@ def code_from(folder: Path | None) -> Iterator[None]:
         _IN_FORCE.reset(token)
 
 
+def folder_in_force() -> Path | None:
+    """Return the folder that functions are taken from, for the processes that train together; None if there is none."""
+    folder = _IN_FORCE.get()
+    return None if folder is None else folder.path
+
+
 def is_code(name: str) -> bool:
     """Return whether the name of a loss or a backbone is that of a function of the user."""
     return CODE.fullmatch(name) is not None and not name.startswith("timm:")

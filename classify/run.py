@@ -1,5 +1,6 @@
 """Run of the training: one model per fold, for every window that a recipe trains on."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -7,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -37,18 +39,22 @@ from classify.network.checkpoint import Checkpoint, inference_weights
 from classify.network.model import Network, check_input, new_network
 from classify.network.pretrained import Start
 from classify.network.start import read_start, start_path
-from classify.own_code import code_files, code_sums
+from classify.own_code import code_files, code_from, code_sums, folder_in_force
+from classify.training.devices import Devices, Rank, run_on_devices
 from classify.training.optimizer import parameter_groups
 from crops.config import CropsSection, Window
 from crops.store import open_store, store_folder
-from hpa.config import DataSection
+from hpa.config import DataSection, parse_section
 from hpa.errors import UserError
 from hpa.splitting.folds import read_folds
-from hpa.work.device import Computation, computing_threads, resolve_device, warn_if_busy
+from hpa.work.device import Computation, computing_threads, default_threads, resolve_device, warn_if_busy
 from hpa.work.files import sha256
 from hpa.work.folder import WorkFolder, open_work
 from hpa.work.processes import available_processors
 from hpa.work.stage import StageRun, begin
+
+if TYPE_CHECKING:
+    from classify.training.loop import LogName
 
 EPOCHS: Final = "epochs"
 """Folder of the checkpoints of all epochs of a fold, if the recipe keeps them."""
@@ -64,6 +70,8 @@ def train(
     overwrite: bool = False,
     folds: Sequence[int] | None = None,
     threads: int | None = None,
+    devices: Devices | None = None,
+    logs: Sequence[str] = (),
 ) -> int:
     """Train one model per fold, for every window that the recipe trains on.
 
@@ -82,6 +90,11 @@ def train(
         Folds to train; None trains all.
     threads
         Threads of a new run (`hpa.work.device.Computation.here`); a run that is resumed keeps its own number.
+    devices
+        Several devices that train one model together, each on a part of every batch (`choose_devices`); None uses
+        `device`.
+    logs
+        Logs of the epochs that are written beside ``history.csv``: ``"csv"``, ``"tensorboard"``.
 
     Returns
     -------
@@ -101,6 +114,9 @@ def train(
     for fold in folds or ():
         if fold not in available:
             raise UserError(f"expected folds among {', '.join(map(str, available))}, found {fold}")
+    chosen_logs = _check_logs(logs)
+    if devices is not None:
+        _check_devices(work, section, devices, available if folds is None else folds)
     here = computation_of(section, chosen, threads)
     # All begin before the first is trained: a fault shows early, and a killed run with --overwrite that is resumed
     # without it replaces the later folds too.
@@ -110,8 +126,51 @@ def train(
         for fold, stage in _begin_folds(work, window, section, available if folds is None else folds, here, overwrite)
     ]
     for window, fold, stage in begun:
-        _train_fold(work, window, section, fold, stage, chosen, loading_workers(workers, chosen))
+        _train_fold(work, window, section, fold, stage, chosen, loading_workers(workers, chosen), devices, chosen_logs)
     return 0
+
+
+def join_training(work: WorkFolder, devices: Devices, workers: int | None = None, code: Path | None = None) -> int:
+    """Train a part of every batch on this node, for the run of `train` on node 0, which writes all files.
+
+    Parameters
+    ----------
+    work, devices, workers
+        As for `train`.
+    code
+        The folder that the recipe's own functions are taken from.
+
+    Raises
+    ------
+    UserError
+        If node 0 does not come.
+    """
+    count = loading_workers(workers, torch.device(devices.kind))
+    run_on_devices(devices, partial(_train_part, work.root, count, code), "", default_threads())
+    return 0
+
+
+def _check_logs(logs: Sequence[str]) -> tuple["LogName", ...]:
+    for log in logs:
+        if log not in ("csv", "tensorboard"):
+            raise UserError(f"expected --log csv or tensorboard, found {log}")
+        if log == "tensorboard" and find_spec("tensorboard") is None:
+            raise UserError("expected TensorBoard to be installed for --log tensorboard (the extra cellwise[logs])")
+    return tuple(dict.fromkeys(logs))  # type: ignore[arg-type]
+
+
+def _check_devices(work: WorkFolder, section: ClassifySection, devices: Devices, folds: Sequence[int]) -> None:
+    if section.trainable == "heads":
+        raise UserError('expected one device with classify.trainable = "heads", whose training is short, found several')
+    if devices.world > section.batch_size // 2:
+        raise UserError(
+            f"expected at most half as many devices as crops in a batch ({section.batch_size}), found {devices.world}"
+        )
+    windows = work.section("crops", CropsSection).train_windows
+    if devices.nodes > 1 and (len(folds) > 1 or len(windows) > 1):
+        raise UserError(
+            f"expected one fold (--fold) of one window with --nodes, found {len(folds)} folds of {len(windows)} windows"
+        )
 
 
 def _begin_folds(
@@ -207,9 +266,11 @@ def _train_fold(
     stage: StageRun,
     device: torch.device,
     workers: int,
+    devices: Devices | None,
+    logs: tuple["LogName", ...],
 ) -> None:
     # Imported here, because Lightning takes seconds to import and `predict` does not need it.
-    from classify.training.fit import fit, remove_resume_files
+    from classify.training.fit import discard_damaged, fit, remove_resume_files
 
     data, path = work.data, stage.folder / CHECKPOINT
     seed = section.training_seed(data)
@@ -224,13 +285,54 @@ def _train_fold(
                 _checkpoint, section=section, data=data, size_px=size_px, statistics=statistics, fold=fold
             )
             keep = partial(_keep_epoch, folder=stage.folder / EPOCHS, describe=describe)
+            if devices is not None:
+                discard_damaged(stage.folder, resolved)
+                task = {
+                    "window": window,
+                    "fold": fold,
+                    "folder": str(stage.folder),
+                    "section": resolved.model_dump(mode="json"),
+                }
+                kept = keep if section.keep_epochs else None
+                train_part = partial(_train_part, work.root, workers, folder_in_force(), keep=kept, logs=logs)
+                run_on_devices(devices, train_part, json.dumps(task), torch.get_num_threads())
             trained = fit(
                 *(crops, resolved, seed, fold, stage.folder, device, workers, start, statistics),
                 keep=keep if section.keep_epochs else None,
+                logs=logs if devices is None else (),
             )
         describe(trained.state_dict, trained.epoch).save(path)
         stage.finish({"trained_crops": len(crops.training), "validated_crops": len(crops.validation)}, [path])
     remove_resume_files(stage.final)
+
+
+def _train_part(
+    root: Path,
+    workers: int,
+    code: Path | None,
+    rank: Rank,
+    task: str,
+    *,
+    keep: Callable[[dict[str, Tensor], int], None] | None = None,
+    logs: tuple["LogName", ...] = (),
+) -> None:
+    """Train in one of several processes; the last epoch leaves all in the file to resume from."""
+    from classify.training.fit import fit_part
+    from classify.training.loop import FoldTraining
+
+    work, told = WorkFolder(root), json.loads(task)
+    section = parse_section(ClassifySection, "classify", told["section"])
+    with code_from(code):
+        crops, start, statistics = prepare_fold(work, told["window"], section, told["fold"], rank.device)
+        training = FoldTraining(
+            *(crops, section, section.training_seed(work.data), told["fold"], Path(told["folder"]), rank.device),
+            workers=workers,
+            start=start,
+            keep=keep,
+            rank=rank,
+            logs=logs,
+        )
+        fit_part(training, statistics)
 
 
 def prepare_fold(

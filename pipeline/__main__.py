@@ -277,14 +277,17 @@ def relabel(
     threads: Threads = None,
     truth: Truth = None,
     resamples: Resamples = 1000,
+    code: Code = None,
 ) -> None:
     """Label the cells of a finished run by its own probabilities, train a second model on them, and compare both."""
+    from classify.own_code import code_from
     from pipeline.compare import compare, print_comparison
     from pipeline.relabel import relabel as run_relabel
 
-    code = run_relabel(work, second, tuple(set_ or ()), device=device, threads=threads)
+    with code_from(code):
+        outcome = run_relabel(work, second, tuple(set_ or ()), device=device, threads=threads)
     print_comparison(compare([work, second], truth=truth, resamples=resamples))
-    raise typer.Exit(code)
+    raise typer.Exit(outcome)
 
 
 @app.command()

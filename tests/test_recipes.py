@@ -5,7 +5,7 @@ The variants of a recipe (``init --from``) are checked by `init` and one trainin
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     rows = pd.read_csv(root / "hpaic" / "truth" / "images.csv", dtype=str, keep_default_na=False)
     _write_jovian(root / "jovian", root / "hpaic", rows)
     _write_2021(root / "hpa2021", root / "hpaic", rows)
-    return Folders({f"/data/{name}": root / name for name in ("hpaic", "jovian", "hpa2021")})
+    _write_v18(root / "v18", root / "hpaic", rows)
+    paths = {f"/data/{name}": root / name for name in ("hpaic", "jovian", "hpa2021")}
+    return Folders(paths | {"v18=/data/v18": Path(f"v18={root / 'v18'}")})
 
 
 def _labels(rows: pd.DataFrame, vocabulary: Vocabulary, separator: str) -> Iterator[tuple[str, str, str]]:
@@ -79,9 +81,22 @@ def _write_2021(folder: Path, atlas: Path, rows: pd.DataFrame) -> None:
     sample.to_csv(folder / "sample_submission.csv", index=False)
 
 
+def _write_v18(folder: Path, atlas: Path, rows: pd.DataFrame) -> None:
+    folder.mkdir()
+    listed = []
+    for number, (image_id, target) in enumerate(rows[["image_id", "target"]][:6].itertuples(index=False)):
+        name = f"{9_000 + number}_1_A1_1"
+        for color in CHANNELS:
+            plane = read_plane(atlas / "train" / f"{image_id}_{color}.png")
+            cv2.imwrite(str(folder / f"{name}_{color}.jpg"), np.roll(plane, 40, axis=1))
+        listed.append((name, target))
+    pd.DataFrame(listed, columns=["Id", "Target"]).to_csv(folder / "HPAv18.csv", index=False)
+
+
 def _small(name: str) -> list[str]:
     """Return settings that make a recipe small and need no download, phase by phase."""
-    section = read_recipe(str(ROOT / "recipes" / f"{name}.toml"), []).classify
+    recipe = read_recipe(str(ROOT / "recipes" / f"{name}.toml"), [])
+    section = recipe.classify
     settings = {"data.folds": "2", "crops.size_px": str(SIDE), "classify.batch_size": "512"}
     phases = [phase.model_dump(mode="json") for phase in section.phases]
     for phase in phases:
@@ -94,9 +109,16 @@ def _small(name: str) -> list[str]:
     settings |= {"classify.phases": f"[{inline}]", "classify.epochs": str(max(1, len(phases)))}
     if section.pretrained == "imagenet":
         settings["classify.pretrained"] = "none"
+    if recipe.crops.window_px:
+        settings["crops.window_px"] = _window_px(recipe.crops.window_px)
     if section.random_crop != "none":
         settings["classify.random_crop_px"] = str(SIDE // 2)
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+def _window_px(sizes: Iterable[str]) -> str:
+    """Return small sizes of windows as TOML: random crops of half a side are cut from the frame."""
+    return "{" + ", ".join(f"{name} = {SIDE if name == 'full_frame' else SIDE // 2}" for name in sizes) + "}"
 
 
 def _is_new(command: list[str]) -> bool:
@@ -117,7 +139,12 @@ def _at_hand(command: list[str], name: str, data: Folders) -> list[str]:
             command += _small(name)
         command += ["--limit", "8"]
     if _is_variant(command):
-        command = ["crops.size_px=48" if word.startswith("crops.size_px=") else word for word in command]
+        settings = {"crops.size_px": "48", "classify.random_crop_px": str(SIDE // 2)}
+        settings["crops.window_px"] = _window_px(["full_frame", "five_crop"])
+        keys = [word.split("=")[0] for word in command]
+        command = [
+            f"{key}={settings[key]}" if key in settings else word for key, word in zip(keys, command, strict=True)
+        ]
         kept = [word for word in command if "phases" in word]
         if kept:
             command += ["--set", "classify.epochs=1"]

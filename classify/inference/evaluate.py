@@ -242,6 +242,13 @@ def score_rows(network: Network, scored: ScoredRows, crops: FoldCrops, section: 
     return Evaluation(of_images.macro_f1, of_images.mean_ap, of_images.accuracy, float(loss))
 
 
+def loss_of_rows(scored: ScoredRows, crops: FoldCrops, section: ClassifySection, name: str) -> float:
+    """Return another class loss than the recipe's, by its name, with unweighted classes and unsmoothed targets."""
+    other = section.model_copy(update={"loss": name, "class_weights": "none", "label_smoothing": 0.0})
+    targets = torch.from_numpy(crops.labels.soft_targets(scored.rows))
+    return float(class_loss(torch.from_numpy(scored.logits), targets, other))
+
+
 def score_images(network: Network, scored: ScoredRows, crops: FoldCrops, section: ClassifySection) -> ImageScores:
     """Score the images that crops pool to.
 

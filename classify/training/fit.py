@@ -15,7 +15,7 @@ from classify.network.checkpoint import inference_weights, load_plain
 from classify.network.model import Network, check_input
 from classify.network.pretrained import Start
 from classify.training.history import BEST, History, remove_best
-from classify.training.loop import PHASE, RESUME, FoldTraining, run_epochs
+from classify.training.loop import PHASE, RESUME, FoldTraining, LogName, run_epochs
 from hpa.errors import UserError
 
 
@@ -49,6 +49,7 @@ def fit(
     start: Start | None = None,
     statistics: Statistics | None = None,
     keep: Callable[[dict[str, Tensor], int], None] | None = None,
+    logs: tuple[LogName, ...] = (),
 ) -> TrainedModel:
     """Train the network of one fold, resuming after the last finished epoch of an earlier run.
 
@@ -80,6 +81,8 @@ def fit(
         What `start_statistics` returns, if it is known; needed with features in place of crops.
     keep
         Function that keeps the weights after every epoch, from 1; None keeps none.
+    logs
+        Logs of the epochs that are written beside the history: ``"csv"``, ``"tensorboard"``.
 
     Raises
     ------
@@ -91,12 +94,26 @@ def fit(
         With code 143, on SIGTERM; the last finished epoch is saved.
     """
     check_enough(crops, fold)
-    _discard_damaged(folder, section)
+    discard_damaged(folder, section)
     statistics = statistics or start_statistics(crops, section, start)
-    training = FoldTraining(crops, section, seed, fold, folder, device, workers, start, keep).with_levels(statistics)
+    training = FoldTraining(crops, section, seed, fold, folder, device, workers, start, keep, logs=logs)
+    training = training.with_levels(statistics)
     network, history = _train(training, statistics)
     weights, epoch = history.final_weights(network)
     return TrainedModel(inference_weights(weights), epoch, statistics)
+
+
+def fit_part(training: FoldTraining, statistics: Statistics) -> None:
+    """Train the network of one fold in one of several processes; `fit` then returns the result.
+
+    Parameters
+    ----------
+    training
+        Data, settings and place.
+    statistics
+        Statistics of the training crops.
+    """
+    _train(training.with_levels(statistics), statistics)
 
 
 def check_enough(crops: FoldCrops, fold: int) -> None:
@@ -127,7 +144,7 @@ def remove_resume_files(folder: Path) -> None:
     remove_best(folder)
 
 
-def _discard_damaged(folder: Path, section: ClassifySection) -> None:
+def discard_damaged(folder: Path, section: ClassifySection) -> None:
     """Start over if the files of an earlier run are damaged: nothing else can be made of them."""
     if not (folder / RESUME).exists():
         return
@@ -153,6 +170,11 @@ def _train(training: FoldTraining, statistics: Statistics) -> tuple[Network, His
         try:
             return run_epochs(network, history, training, parts), history
         except torch.OutOfMemoryError:
+            if training.rank is not None:
+                raise UserError(
+                    f"expected room for a part of a batch on {training.device}, found less; set a smaller"
+                    " classify.batch_size, with classify.accumulate for the same steps"
+                ) from None
             parts *= 2
             reason = f"too little memory on {training.device}"
             print(f"train fold {training.fold}: {reason}, splitting each step into {parts} parts")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from classify.config import ClassifySection, Monitor
 from classify.data.crops import FoldCrops
-from classify.inference.evaluate import ScoredRows, run_validation, score_images, score_rows
+from classify.inference.evaluate import ScoredRows, loss_of_rows, run_validation, score_images, score_rows
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network
 from classify.training.samples import write_samples
@@ -60,6 +60,11 @@ class History:
         self._rows: list[dict[str, float]] = []
         self._best = self._best_of_phase = -inf  # of the monitored score, negative where lower is better
         self._last_progress = 0  # epoch
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """The rows of ``history.csv`` so far."""
+        return self._rows
 
     def state(self) -> dict[str, Any]:
         """Return the state that a resumed training needs, as plain values."""
@@ -114,8 +119,13 @@ class History:
         ):
             row |= self._validate(network, epoch, seen)
         self._rows.append(row)
-        write_csv(self._folder / HISTORY, pd.DataFrame(self._rows, columns=_COLUMNS))
+        write_csv(self._folder / HISTORY, pd.DataFrame(self._rows, columns=self._columns))
         return row.get(f"validation_{self._section.monitor}")
+
+    @property
+    def _columns(self) -> list[str]:
+        """The columns of the table, with that of a loss which is monitored though another one is trained with."""
+        return list(dict.fromkeys([*_COLUMNS, f"validation_{self._section.monitor}"]))
 
     def _validate(self, network: Network, epoch: int, seen: ScoredRows | None) -> dict[str, float]:
         scored = run_validation(network, self._crops, self._section, self._device)
@@ -123,6 +133,8 @@ class History:
         if self._section.log_samples:
             write_samples(self._folder, epoch, self._crops.labels, seen, scored)
         scores = {"loss": result.loss, "macro_f1": result.macro_f1, "mean_ap": result.mean_ap}
+        if self._section.monitor not in scores:
+            scores[self._section.monitor] = loss_of_rows(scored, self._crops, self._section, self._section.monitor)
         monitored = scores[self._section.monitor] * (1 if rises(self._section.monitor) else -1)
         if monitored > self._best_of_phase:
             self._best_of_phase, self._last_progress = monitored, epoch
@@ -151,7 +163,7 @@ class History:
 
 def rises(monitor: Monitor) -> bool:
     """Return whether a higher score is better."""
-    return monitor != "loss"
+    return monitor in ("mean_ap", "macro_f1")
 
 
 def copy_weights(network: Network) -> dict[str, Tensor]:

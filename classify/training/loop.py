@@ -2,14 +2,16 @@
 
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, Literal, NoReturn, Self
 
 import numpy as np
 import pandas as pd
@@ -33,6 +35,8 @@ from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network, new_network
 from classify.network.pretrained import Start
 from classify.training.averaging import WeightAverage
+from classify.training.devices import Rank, gather_batch
+from classify.training.gpu import GpuWatch
 from classify.training.history import History, copy_weights
 from classify.training.mixing import run_network
 from classify.training.optimizer import new_optimizer, parameter_groups, start_schedule
@@ -43,8 +47,11 @@ from hpa.work.progress import Advance, progress
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # Lightning 2.6 uses a deprecated torch class
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
     from lightning.pytorch.plugins.io import TorchCheckpointIO
+    from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 NOT_FINITE: Final = "not_finite.csv"
@@ -52,6 +59,11 @@ NOT_FINITE: Final = "not_finite.csv"
 
 RESUME: Final = "resume.ckpt"
 """File that an interrupted training resumes from, written after the last epoch and after those that are worth it."""
+
+LOGS: Final = "logs"
+"""Folder of the logs that are written beside the history."""
+
+LogName = Literal["csv", "tensorboard"]
 
 _SAVING_SHARE: Final = 0.03  # at most this share of the time goes into the files to resume from
 
@@ -87,6 +99,10 @@ class FoldTraining:
         The weights that the network starts from; None for random ones.
     keep
         Function that keeps the weights after an epoch, from 1; None keeps none.
+    rank
+        The place of this process among several that train together, None for one alone.
+    logs
+        Logs of the epochs that are written beside the history: ``"csv"``, ``"tensorboard"``.
     """
 
     crops: FoldCrops
@@ -98,6 +114,13 @@ class FoldTraining:
     workers: int
     start: Start | None = None
     keep: Callable[[dict[str, Tensor], int], None] | None = None
+    rank: Rank | None = None
+    logs: tuple[LogName, ...] = ()
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process validates and writes files."""
+        return self.rank is None or self.rank.number == 0
 
     def with_levels(self, statistics: Statistics) -> Self:
         """Return the training with the levels of its crops, if its normalisation depends on more than the crop."""
@@ -120,8 +143,23 @@ class FoldTraining:
         return network
 
     def batches(self, epoch: int, parts: int) -> list[NDArray[np.int64]]:
-        """Return the rows of every batch of an epoch (from 0), each batch split into `parts`."""
+        """Return the rows of every batch of an epoch (from 0), each batch split into `parts`.
+
+        Of several processes, each has one part.
+        """
+        every = self._split(epoch, parts)
+        return every if self.rank is None else every[self.rank.number :: self.rank.devices.world]
+
+    def sizes(self, epoch: int) -> list[list[int]]:
+        """Return the number of crops that each process has of each batch."""
+        assert self.rank is not None, "one process has all"
+        lengths = [len(part) for part in self._split(epoch, 1)]
+        world = self.rank.devices.world
+        return [lengths[first : first + world] for first in range(0, len(lengths), world)]
+
+    def _split(self, epoch: int, parts: int) -> list[NDArray[np.int64]]:
         batches = training_batches(self.crops, self.section, self.seed, self.fold, epoch)
+        parts *= 1 if self.rank is None else self.rank.devices.world
         if parts == 1:
             return batches
         return split_batches(batches, self.crops.labels.images, parts, keep_bags=self.section.objective != "cell")
@@ -218,7 +256,9 @@ class _Module(LightningModule):
         """Switch to training mode, which validation ends, and draw dropout by the epoch alone."""
         self.network.train_mode()
         training = self._fold_training
-        torch.manual_seed(derive_seed(Purpose.DROPOUT, training.seed, training.fold, self.epoch))
+        rank = 0 if training.rank is None else training.rank.number
+        torch.manual_seed(derive_seed(Purpose.DROPOUT, training.seed, training.fold, self.epoch, rank))
+        self._sizes = [] if training.rank is None else training.sizes(self.epoch)
 
     def on_train_start(self) -> None:
         """Move the average of the weights to where they are."""
@@ -235,6 +275,8 @@ class _Module(LightningModule):
         training = self._fold_training
         seed = derive_seed(Purpose.MIXING, training.seed, training.fold, self.epoch, index)
         outputs, batch = run_network(self.network, batch, self.section, seed)
+        if training.rank is not None:
+            outputs, batch = gather_batch(outputs, batch, self._sizes[index], training.rank.number)
         loss = batch_loss(outputs, batch, self.section, self.network.alpha, self._class_weights)
         if self.network.arcface is not None:
             assert outputs.embeddings is not None, "the recipe has an embedding"
@@ -269,7 +311,8 @@ class _Module(LightningModule):
         path = self._fold_training.folder / NOT_FINITE
         labels = self._fold_training.crops.labels
         keys = pd.DataFrame({"image_id": labels.image_ids[rows], "cell_label": labels.cell_labels[rows]})
-        write_csv(path, keys)
+        if self._fold_training.writes:
+            write_csv(path, keys)
         raise UserError(
             f"expected a finite loss in epoch {self.epoch + 1}, found {loss}; the crops of its batch are in"
             f" {path}; a lower classify.learning_rate or a classify.clip_norm may help"
@@ -328,11 +371,12 @@ class _Epochs(Callback):
 
     def __init__(self, history: History, training: FoldTraining, advance: Advance) -> None:
         self._history = history
-        self._folder = training.folder
-        self._keep = training.keep
+        self._training = training
         self._advance = advance
         self._saved = time.monotonic()
         self._cost_s = 0.0  # of the last file to resume from
+        self._gpu = GpuWatch(training.device)
+        self._loggers: list[Logger] = []
         self._has_begun = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -347,6 +391,9 @@ class _Epochs(Callback):
         """Move the progress bar to the end of an earlier run."""
         assert isinstance(pl_module, _Module)
         if not self._has_begun:
+            self._loggers = new_loggers(self._training.folder, self._training.logs) if self._training.writes else []
+            for row in self._history.rows:
+                self._log(row)
             self._advance(pl_module.first_epoch * pl_module.steps_per_epoch + trainer.global_step)
         self._has_begun, self._step = True, trainer.global_step
 
@@ -355,6 +402,7 @@ class _Epochs(Callback):
         assert isinstance(pl_module, _Module)
         if trainer.global_step > self._step:
             pl_module.average.after_step(pl_module.network)
+        self._gpu.sample()
         self._advance(trainer.global_step - self._step)
         self._step = trainer.global_step
 
@@ -367,24 +415,46 @@ class _Epochs(Callback):
         epoch, phase = pl_module.epoch + 1, pl_module.phases[pl_module.phase]
         average, pl_module.finished = pl_module.average, trainer.current_epoch + 1
         is_last = pl_module.phase + 1 == len(pl_module.phases) and pl_module.finished == phase.epochs
-        if average.after_epoch(pl_module.network, epoch) and is_last:
-            average.measure_norms(pl_module.train_dataloader())
-        network = average.of(pl_module.network)
-        seen = pl_module.seen.take()
-        score = self._history.close_epoch(network, epoch, train_loss, pl_module.learning_rate, seen)
-        self._advance(0, self._history.last_scores())
-        if self._keep is not None:
-            self._keep(copy_weights(network), epoch)
+        measures = average.after_epoch(pl_module.network, epoch) and is_last
+        score, stalled = None, False
+        if self._training.writes:
+            if measures:
+                average.measure_norms(replace(self._training, rank=None).loader(epoch - 1, 1))
+            network = average.of(pl_module.network)
+            seen = pl_module.seen.take()
+            score = self._history.close_epoch(network, epoch, train_loss, pl_module.learning_rate, seen)
+            self._advance(0, self._history.last_scores())
+            stalled = self._history.has_stalled(epoch)
+            self._log(self._history.rows[-1] | self._gpu.take())
+            if self._training.keep is not None:
+                self._training.keep(copy_weights(network), epoch)
+        began = time.monotonic()
+        saves = _SAVING_SHARE * (began - self._saved) >= self._cost_s
+        if self._training.rank is not None:
+            score, stalled, saves = trainer.strategy.broadcast((score, stalled, saves))
         if score is not None:
             pl_module.follow_plateau(score)
-        if self._history.has_stalled(epoch) and pl_module.finished < phase.epochs:
+        if stalled and pl_module.finished < phase.epochs:
             pl_module.ended = trainer.should_stop = True
             is_last = pl_module.phase + 1 == len(pl_module.phases)
-        began = time.monotonic()
-        if is_last or _SAVING_SHARE * (began - self._saved) >= self._cost_s:
-            trainer.save_checkpoint(self._folder / RESUME)  # last, because the epoch counts as finished with it
+        if is_last or saves:
+            # Last, because the epoch counts as finished with it.
+            trainer.save_checkpoint(self._training.folder / RESUME)
             self._saved = time.monotonic()
             self._cost_s = self._saved - began
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        for logger in self._loggers:
+            logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
+            logger.save()
+
+
+def new_loggers(folder: Path, logs: Sequence[LogName]) -> list[Logger]:
+    """Return Lightning's loggers, which begin anew in ``logs/csv`` and ``logs/tensorboard`` of a folder."""
+    kinds: dict[LogName, Any] = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}
+    for log in logs:
+        shutil.rmtree(folder / LOGS / log, ignore_errors=True)
+    return [kinds[log](folder / LOGS, name="", version=log) for log in logs]
 
 
 class _PlainFiles(TorchCheckpointIO):
@@ -435,7 +505,7 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
     with (
         _quiet(),
         torch.random.fork_rng(devices=[]),
-        progress(f"train fold {training.fold}", module.steps) as advance,
+        progress(f"train fold {training.fold}", module.steps) if training.writes else nullcontext(_nothing) as advance,
     ):
         callback, first_epoch = _Epochs(history, training, advance), place["first_epoch"]
         for number in range(place["number"], len(module.phases)):
@@ -448,19 +518,24 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
     return module.average.of(network)
 
 
+def _nothing(_: int) -> None:
+    """Show no progress: another process does."""
+
+
 def _new_trainer(training: FoldTraining, module: _Module, callback: Callback, epochs: int) -> Trainer:
     device, section = training.device, training.section
     reduced = autocast_type(section.precision, device, section.backbone)
     names: dict[torch.dtype | None, Any] = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed", None: "32-true"}
     return Trainer(
         accelerator=device.type,
-        devices=1 if device.index is None else [device.index],
+        **_place(training),
         precision=names[reduced],
         deterministic="warn" if device.type == "cuda" else None,
         max_epochs=epochs,
         gradient_clip_val=section.clip_norm or None,
         accumulate_grad_batches=module.accumulate,
         reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
         callbacks=[callback],
         plugins=[_PlainFiles()],
         logger=False,
@@ -469,6 +544,19 @@ def _new_trainer(training: FoldTraining, module: _Module, callback: Callback, ep
         enable_model_summary=False,
         default_root_dir=training.folder,
     )
+
+
+def _place(training: FoldTraining) -> dict[str, Any]:
+    """Return the arguments of the trainer that say where it runs; processes have met already."""
+    device, rank = training.device, training.rank
+    if rank is None:
+        return {"devices": 1 if device.index is None else [device.index]}
+    indices = list(rank.devices.indices)
+    return {
+        "devices": len(indices) if device.type == "cpu" else indices,
+        "num_nodes": rank.devices.nodes,
+        "strategy": DDPStrategy(cluster_environment=LightningEnvironment(), timeout=timedelta(hours=2)),
+    }
 
 
 def _fit(trainer: Trainer, module: _Module, training: FoldTraining, resume: Path | None) -> None:

@@ -244,12 +244,12 @@ def test_best_checkpoint_has_the_highest_mean_average_precision(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("tiny_backbone")
-@pytest.mark.parametrize("monitor", ["mean_ap", "macro_f1", "loss"])
+@pytest.mark.parametrize("monitor", ["mean_ap", "macro_f1", "loss", "bce"])
 def test_the_best_epoch_is_best_by_the_monitored_score(tmp_path: Path, monitor: str) -> None:
     change = {"checkpoint": "best", "validate_every": 1, "epochs": 6, "schedule": "constant", "monitor": monitor}
     fitted = fit(bright_fold(), SECTION.model_copy(update=change), 0, 0, tmp_path, CPU)
     scores = pd.read_csv(tmp_path / "history.csv")[f"validation_{monitor}"].to_numpy()
-    best = scores.argmin() if monitor == "loss" else scores.argmax()
+    best = scores.argmin() if monitor in ("loss", "bce") else scores.argmax()
     assert fitted.epoch == best + 1
 
 
