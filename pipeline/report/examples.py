@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -46,13 +47,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Example:
-    """An image, what was predicted and what is true."""
+    """An image, what was predicted and what is true, and its Grad-CAM if it was drawn."""
 
     image_id: str
     pictures: tuple[Photo, ...]
     verdicts: tuple[Verdict, ...]
     f1: float | None
     n_cells: int
+    explained: Photo | None
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ def _example(evidence: Evidence, store: CropStore, image_id: str, side_px: int, 
             outcome = "right" if predicted[c] and targets[c] else "wrong" if predicted[c] else "missed"
         photos = _likeliest(evidence, store, image_id, cells, c) if c in with_cells else ()
         verdicts.append(Verdict(vocabulary.classes[c], outcome, float(scores[c]), photos))
-    return Example(image_id, _pictures(evidence, row, side_px), tuple(verdicts), f1, len(cells))
+    explained = _explained(evidence, image_id, 2 * side_px)
+    return Example(image_id, _pictures(evidence, row, side_px), tuple(verdicts), f1, len(cells), explained)
 
 
 def _cell_scores(evidence: Evidence, image_id: str) -> pd.DataFrame:
@@ -147,6 +150,18 @@ def _likeliest(evidence: Evidence, store: CropStore, image_id: str, cells: pd.Da
     top = top[top["cell_label"].isin(list(row_of))]
     notes = [f"{evidence.vocabulary.classes[c]} {value:.2f}" for value in top[column]]
     return crop_photos(evidence, store, np.array([row_of[label] for label in top["cell_label"]], dtype=np.int64), notes)
+
+
+def _explained(evidence: Evidence, image_id: str, side_px: int) -> Photo | None:
+    """Return the picture that ``classify explain`` drew of an image; None if there is none."""
+    path = evidence.work.root / "classify" / evidence.window / "explain" / f"{image_id}.png"
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    if picture is None:
+        return None
+    if max(picture.shape[:2]) > side_px:
+        scale = side_px / max(picture.shape[:2])
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return photo(np.asarray(picture, dtype=np.uint8), f"Grad-CAM of {image_id}: where the network sees its classes")
 
 
 def _pictures(evidence: Evidence, row: dict[Any, Any], side_px: int) -> tuple[Photo, ...]:

@@ -18,7 +18,7 @@ from pipeline.report.media import Photo
 
 _POINTS: Final = 3000
 _GROUPS: Final = 8
-_QUERIES: Final = 8
+_QUERIES: Final = 6
 _NEIGHBOURS: Final = 5
 _SIDE: Final = 560
 _METHODS: Final = {"UMAP": "UMAP", "PCA": "the first two principal components; cellwise[umap] gives a clearer map"}

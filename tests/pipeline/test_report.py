@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,6 +136,24 @@ def test_stages_may_be_missing(hostile: Path, tmp_path: Path, removed: list[str]
     text = " ".join(_Tags((tmp_path / "page.html").read_text()).text.split())
     assert said in text
     assert "Not done yet: " in text
+
+
+def test_an_explained_image_has_its_grad_cam(hostile: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(hostile, work)
+    assert "Grad-CAM" not in render(Evidence(open_work(work)))
+    folder = work / "classify" / "cells" / "explain"
+    folder.mkdir()
+    images = pd.read_csv(work / "aggregate" / "images.csv", dtype=str, keep_default_na=False)
+    for number, image_id in enumerate(images.loc[images["origin"] == "oof", "image_id"]):
+        if number == 0:
+            (folder / f"{image_id}.png").write_bytes(b"damaged")
+        else:
+            assert cv2.imwrite(str(folder / f"{image_id}.png"), np.full((700, 3000, 3), 90, np.uint8))
+    pictures = [attributes for tag, attributes in _Tags(render(Evidence(open_work(work)))).tags if tag == "img"]
+    drawn = [attributes for attributes in pictures if "Grad-CAM of" in (attributes.get("alt") or "")]
+    assert len(drawn) > 3
+    assert {attributes["width"] for attributes in drawn} == {"1280"}
 
 
 def test_a_damaged_file_costs_its_part_only(hostile: Path, tmp_path: Path) -> None:
