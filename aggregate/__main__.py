@@ -45,6 +45,7 @@ def run(
     work: Annotated[Path, typer.Argument(help="The work folder.")],
     overwrite: Annotated[bool, typer.Option(help="Discard existing results and start over.")] = False,
     figures: Annotated[bool, typer.Option(help="Draw the figures.")] = True,
+    figure_format: Annotated[Literal["png", "pdf", "svg"], typer.Option(help="Format of the figures.")] = "png",
 ) -> None:
     """Pool crops, tune thresholds, score, and write the submission."""
     from aggregate.run import run as run_stage
@@ -53,7 +54,7 @@ def run(
 
     folder = open_work(work)
     with locked(work):
-        code = run_stage(folder, overwrite=overwrite, figures=figures)
+        code = run_stage(folder, overwrite=overwrite, figures=figure_format if figures else None)
         print_metrics(folder)
     raise typer.Exit(code)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,9 @@ from hpa.vocabulary import Vocabulary
 from hpa.work.files import write_json, write_parquet
 from hpa.work.folder import WorkFolder
 from hpa.work.stage import begin
+
+if TYPE_CHECKING:
+    from aggregate.scoring.figures import FigureFormat
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,13 @@ class UnlabelledImages:
     predictions: NDArray[np.bool_]
 
 
-def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = False, figures: bool = True) -> int:
+def run(
+    work: WorkFolder,
+    *,
+    model: WorkFolder | None = None,
+    overwrite: bool = False,
+    figures: "FigureFormat | None" = "png",
+) -> int:
     """Pool crops, tune thresholds, score, and write the submission of a work folder.
 
     Parameters
@@ -91,7 +101,7 @@ def run(work: WorkFolder, *, model: WorkFolder | None = None, overwrite: bool = 
     overwrite
         Discard existing results and start over.
     figures
-        Draw the figures.
+        Format of the figures; None draws none.
 
     Returns
     -------
@@ -191,7 +201,7 @@ def write_metrics(
     sources: Sequence[ScoredRun],
     images: pd.DataFrame,
     *,
-    figures: bool,
+    figures: "FigureFormat | None",
 ) -> None:
     """Score the out-of-fold predictions and write ``metrics.json`` and, if wanted, the figures.
 
@@ -208,7 +218,7 @@ def write_metrics(
     images
         The image table.
     figures
-        Draw the figures.
+        Format of the figures; None draws none.
     """
     labels, predictions = oof.labels, oof.cross_fitted.predictions
     n_known = np.maximum(labels.n_known, 1)
@@ -246,8 +256,9 @@ def write_metrics(
         from aggregate.scoring.figures import FigureData, draw_figures
 
         names = thresholds.vocabulary.classes
-        data = FigureData(labels, oof.cross_fitted.scores, predictions, thresholds.values, metrics, names)
-        draw_figures(folder / "figures", data)
+        run_name = sources[0].work.root.resolve().name
+        data = FigureData(labels, oof.cross_fitted.scores, predictions, thresholds.values, metrics, names, run_name)
+        draw_figures(folder / "figures", data, figures)
 
 
 def _thresholds_path(model: WorkFolder) -> Path:

@@ -45,7 +45,7 @@ from pathlib import Path
 from aggregate.run import run
 from hpa.work.folder import open_work
 started = time.monotonic(), time.process_time()
-run(open_work(Path(sys.argv[1])), figures=False)
+run(open_work(Path(sys.argv[1])), figures=None)
 print(time.monotonic() - started[0], time.process_time() - started[1])
 """
     + _PEAK

@@ -5,6 +5,7 @@
     python -m classify find-lr work/my
     python -m classify curves work/my
     python -m classify neighbours work/my
+    python -m classify explain work/my --worst 20
     python -m classify embed work/my
     python -m classify train-backbone work/backbone --cells 1000000
 
@@ -23,6 +24,9 @@ curves draws loss, scores and learning rate over the epochs to classify/<window>
 
 neighbours needs the embeddings; it reports how often the nearest crops and images share labels (precision@1, MAP@R),
 and lists and draws some of them in classify/<window>/.
+
+explain needs the predictions and the package grad-cam; it draws where images show their classes, and which cell gave
+them to the image, to classify/<window>/explain/.
 
 embed runs the shipped backbone over all crops, so that those of all folds share one space, and draws a map of them
 (UMAP with the extra `cellwise[umap]`, else principal components); it writes features, map.csv and figures/map.png to
@@ -143,14 +147,16 @@ def find_lr(
     steps: Annotated[int, typer.Option(min=10, help="Number of steps.")] = 100,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1.0,
+    code: Code = None,
 ) -> None:
     """Draw the loss of a new network over rising learning rates."""
+    from classify.own_code import code_from
     from classify.rate_search import RateRange
     from classify.rate_search import find_lr as run
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
-    with locked(work):
+    with locked(work), code_from(code):
         rates = RateRange(lowest, highest, steps)
         raise typer.Exit(run(folder, rates, device=device, threads=threads, fold=fold, phase=phase))
 
@@ -179,6 +185,28 @@ def neighbours(
     folder = open_work(work)
     with locked(work):
         raise typer.Exit(find(folder, queries=queries, shown=shown))
+
+
+@app.command()
+def explain(
+    work: Work,
+    image_ids: Annotated[list[str] | None, typer.Argument(help="Ids of images.")] = None,
+    worst: Annotated[int, typer.Option(min=0, help="Also draw this many images: those that were most wrong.")] = 0,
+    class_: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Class to explain, again for more; by default those that are true or predicted."),
+    ] = None,
+    device: Device = "auto",
+    code: Code = None,
+) -> None:
+    """Draw where images show their classes, and in which cell."""
+    from classify.inspect.explain import explain as run_explain
+    from classify.own_code import code_from
+    from hpa.work.folder import locked, open_work
+
+    folder = open_work(work)
+    with locked(work), code_from(code):
+        raise typer.Exit(run_explain(folder, image_ids or [], worst=worst, classes=class_ or [], device=device))
 
 
 @app.command()

@@ -140,8 +140,7 @@ def _predict_window(
                     part,
                     stage.folder / f"fold-{fold}",
                     device,
-                    section.nearest_crops,
-                    features.get(fold),
+                    features=features.get(fold),
                 )
                 for (fold, checkpoint), part in zip(checkpoints.items(), parts, strict=True)
             ]

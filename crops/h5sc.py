@@ -1,15 +1,17 @@
-"""Export a store as AnnData in scPortrait's `.h5sc` format. The only module that imports anndata and h5py.
+"""Write AnnData, of crops in scPortrait's `.h5sc` format. The only module that imports anndata and h5py.
 
 ``obsm["single_cell_images"]`` is float16 of shape (n, 1 + C, S, S): first the mask of the cell, 0 or 1, then the
 channels, 0..1. ``obs`` contains the crop table with the labels of the images, ``var`` the channel names, and
 ``uns["single_cell_images"]`` the sizes (https://mannlabs.github.io/scPortrait, single-cell image format).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from crops.config import OutsideCell
 from crops.store import CropStore
@@ -54,9 +56,7 @@ def write_h5sc(
     kinds = ["mask"] + ["image_channel"] * len(channels)
     names = ["seg_all_cytosol", *channels]
     var = pd.DataFrame({"channels": names, "channel_mapping": kinds}, index=[str(i) for i in range(len(names))])
-    # anndata can write strings of dtype object, whichever dtype pandas uses for strings.
-    obs = crops.assign(scportrait_cell_id=np.arange(1, len(crops) + 1, dtype=np.uint64))
-    obs = obs.astype(dict.fromkeys(obs.select_dtypes(["object", "string"]).columns, object))
+    obs = _plain_strings(crops.assign(scportrait_cell_id=np.arange(1, len(crops) + 1, dtype=np.uint64)))
     obs.index = obs.index.astype(str)
     size_px = store.shape[1]
     sizes = {
@@ -80,3 +80,46 @@ def write_h5sc(
                 rows = np.arange(start, min(start + _BLOCK, len(store)))
                 pixels = store.batch(rows, outside_cell).astype(np.float32) / 255
                 images[rows[0] : rows[-1] + 1] = np.concatenate([store.masks(rows)[:, None], pixels], axis=1)
+
+
+def write_h5ad(
+    path: Path,
+    values: NDArray[np.float32],
+    obs: pd.DataFrame,
+    var: pd.DataFrame,
+    obsm: Mapping[str, NDArray[np.float32]],
+    uns: Mapping[str, str],
+) -> None:
+    """Write an AnnData file, atomically.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    values
+        ``X``, shape (n, m).
+    obs, var
+        Tables of the n rows and of the m columns.
+    obsm
+        Further arrays of n rows.
+    uns
+        What holds for all of them.
+
+    Raises
+    ------
+    UserError
+        If anndata is not installed.
+    """
+    try:
+        from anndata import AnnData  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        raise UserError(
+            "expected the package anndata for --to anndata, found none; install cellwise[anndata]"
+        ) from None
+    with atomic_write(path) as partial:
+        AnnData(X=values, obs=_plain_strings(obs), var=var, obsm=dict(obsm), uns=dict(uns)).write_h5ad(partial)
+
+
+def _plain_strings(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with strings of dtype object, which anndata can write whichever dtype pandas uses for strings."""
+    return table.astype(dict.fromkeys(table.select_dtypes(["object", "string"]).columns, object))

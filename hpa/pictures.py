@@ -1,4 +1,4 @@
-"""Pictures for people: planes in the colours of their stains, outlines, titles and tiles, saved as PNG."""
+"""Pictures for people: planes in the colours of their stains, outlines, titles and tiles, and how they are saved."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -179,10 +179,26 @@ def save_lines(lines: Mapping[str, Sequence[Picture]], columns: int, out: Path) 
     _save(parts, out)
 
 
-def save_figure(figure: "Figure", out: Path) -> None:
-    """Write a matplotlib figure as a PNG, atomically."""
-    with atomic_write(out) as partial:
-        figure.savefig(partial, dpi=110)
+def save_figure(figure: "Figure", out: Path, dpi: int = 110) -> None:
+    """Write a matplotlib figure, atomically; equal figures give equal bytes.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    out
+        The file, whose suffix chooses the format: ``.png``, or ``.pdf`` or ``.svg`` with letters that stay letters.
+    dpi
+        Of a PNG.
+    """
+    from matplotlib import rc_context
+
+    dates: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    with (
+        rc_context({"svg.hashsalt": "cellwise", "svg.fonttype": "none", "pdf.fonttype": 42}),
+        atomic_write(out) as partial,
+    ):
+        figure.savefig(partial, dpi=dpi, metadata=dates.get(out.suffix.lower()))
 
 
 def _rows(tiles: Sequence[Picture], columns: int) -> list[Picture]:

@@ -22,7 +22,9 @@ run     reads and writes what the stages do (`python -m segment --help`, and so 
 apply   reads a trained work folder or a bundle, and new images.
         Writes a work folder with a submission.csv, and one in its joined/ for each run that the trained one joins.
 export  reads a trained work folder and those it joins.
-        Writes a bundle: recipes, checkpoints and thresholds, but no images.
+        Writes a bundle: recipes, checkpoints and thresholds, but no images. With --to anndata it reads a finished work
+        folder and writes one file of its cells: probabilities, predictions, places and, after `classify embed`, the
+        embedding and its map.
 compare reads finished work folders; prints tables, and writes a CSV and a figure on request.
 sweep   reads a work folder; writes one for each combination of values to WORK-sweep/, and what compare does.
 relabel reads a finished work folder; writes a second one that shares with it, and cell_labels.parquet in that.
@@ -33,6 +35,7 @@ view    reads a work folder; with --corrected it also writes masks that `segment
 """
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +75,13 @@ Resamples = Annotated[int, typer.Option(help="Resamples of the paired bootstrap;
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
 Csv = Annotated[Path | None, typer.Option(help="CSV to write.")]
 FigureFile = Annotated[Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.")]
+
+
+class ExportForm(StrEnum):
+    """What `export` makes."""
+
+    BUNDLE = "bundle"
+    ANNDATA = "anndata"
 
 
 @app.command()
@@ -133,6 +143,7 @@ def run(
     with locked(work), code_from(code):
         outcome = run_stages(folder, device=device, workers=workers, dask=dask, threads=threads, overwrite=overwrite)
         print_metrics(folder)
+    print(f"for a page about this run: python -m pipeline report {work}")
     raise typer.Exit(outcome.code)
 
 
@@ -163,17 +174,24 @@ def demo(
 @app.command()
 def export(
     work: Work,
-    bundle: Annotated[Path, typer.Argument(help="Folder to make.")],
+    out: Annotated[Path, typer.Argument(help="Folder or file to make.")],
+    to: Annotated[ExportForm, typer.Option(help="bundle, a folder for `apply`; or anndata, one file of all cells.")] = (
+        ExportForm.BUNDLE
+    ),
 ) -> None:
-    """Pack all that `apply` needs into one folder."""
-    from hpa.work.folder import locked
+    """Pack all that `apply` needs into one folder, or the cells with their predictions into one file."""
+    from hpa.work.folder import locked, open_work
     from pipeline.bundle import export_bundle
+    from pipeline.cells import export_cells
     from pipeline.model import Model
 
+    if to is ExportForm.ANNDATA:
+        print(f"{export_cells(open_work(work), out):,} cells in {out}")
+        return
     model = Model.of_work(work)
     with locked(work):
-        files = export_bundle(model, bundle)
-    print(f"{files} files in {bundle}")
+        files = export_bundle(model, out)
+    print(f"{files} files in {out}")
 
 
 @app.command()
@@ -259,14 +277,17 @@ def relabel(
     threads: Threads = None,
     truth: Truth = None,
     resamples: Resamples = 1000,
+    code: Code = None,
 ) -> None:
     """Label the cells of a finished run by its own probabilities, train a second model on them, and compare both."""
+    from classify.own_code import code_from
     from pipeline.compare import compare, print_comparison
     from pipeline.relabel import relabel as run_relabel
 
-    code = run_relabel(work, second, tuple(set_ or ()), device=device, threads=threads)
+    with code_from(code):
+        outcome = run_relabel(work, second, tuple(set_ or ()), device=device, threads=threads)
     print_comparison(compare([work, second], truth=truth, resamples=resamples))
-    raise typer.Exit(code)
+    raise typer.Exit(outcome)
 
 
 @app.command()

@@ -86,7 +86,7 @@ class Comparison:
         for level in self.levels:
             head = {"level": level.title, "rows": len(level.labels)}
             for r, name in enumerate(self.names):
-                own: dict[str, Any] = {}
+                own: dict[str, float | None] = {}
                 for key, score in level.compared[r].items():
                     own |= {key: score.value, f"{key}_difference": score.difference}
                     own |= {f"{key}_low": score.low, f"{key}_high": score.high}
@@ -198,9 +198,10 @@ def _test_images(runs: Sequence[Run], truth: Path, vocabulary: Vocabulary) -> pd
         table = table[table.index.isin(run.images.index)]
     table = table[table.index.isin(known.index)]
     names = table["antibody"].where(table["antibody"].notna(), pd.Series(table.index, index=table.index))
+    targets = known.loc[table.index, "target"]
     return table.assign(
-        target=pd.Series([vocabulary.parse(text) for text in known.loc[table.index, "target"]], table.index, object),
-        unknown_classes=pd.Series([()] * len(table), table.index, object),
+        target=pd.Series([vocabulary.parse(text) for text in targets], index=table.index, dtype=object),
+        unknown_classes=pd.Series([()] * len(table), index=table.index, dtype=object),
         group=-1 - pd.factorize(names)[0],  # apart from the groups of train images
         fold=0,
     )

@@ -10,7 +10,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from classify.inspect.curves import curves
 from classify.inspect.embedding import embed
+from crops.sheet import draw_sheets
 from hpa.atlas import synthesize
 from hpa.images import read_images
 from hpa.work.files import write_json
@@ -85,7 +87,9 @@ def demo(
         figures = _figures(work, atlas / "truth")
         figures["seconds"] = seconds | ran.seconds | {"all": round(time.monotonic() - started, 1)}
         write_json(root / "demo.json", figures)
+        curves(work)
         for window in settings.crops.windows:
+            draw_sheets(work, window)
             embed(work, window, max_crops=_MAP_CROPS, device=device, threads=threads)
         write_report(open_work(root), root / "report.html")
     _print(root, figures)

@@ -1,5 +1,6 @@
 """Draw one image on its way through the pipeline: image, masks, crops, probabilities, labels."""
 
+import textwrap
 from pathlib import Path
 from typing import Final
 
@@ -7,10 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from aggregate.cell_labels import read_cells
 from classify.probabilities import class_columns
 from crops.store import apply_outside_cell, open_store
+from hpa.channels import STAINS
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.pictures import Color, Picture, composite, outlined, save_figure
@@ -18,6 +21,7 @@ from hpa.pixels import read_channels
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import read_parquet
 from hpa.work.folder import WorkFolder
+from segment.figures import scale_bar_px
 from segment.masks import read_mask, read_nuclei
 
 _CELL: Final[Color] = (255, 255, 255)
@@ -70,10 +74,12 @@ def draw_journey(work: WorkFolder, image_id: str, out: Path) -> None:
     pixels = apply_outside_cell(store.pixels(rows), store.masks(rows), "dim")
     tiles = [composite(crop, channels) for crop in pixels]
 
-    figure = Figure(figsize=(15, 3.5), layout="constrained", dpi=110)
+    figure = Figure(figsize=(15, 3.9), layout="constrained", dpi=110)
+    figure.suptitle(f"{image_id}, {work.root.resolve().name}".replace("$", r"\$"), x=0.005, ha="left", fontsize=11)
     axes = figure.subplots(1, 5, width_ratios=[3, 3, 3, 3.4, 3.4])
-    _show(axes[0], picture, "image")
-    _show(axes[1], outlines, f"masks: {len(cells)} cells")
+    _show(axes[0], picture, "image", ", ".join(f"{name} {STAINS[name]}" for name in channels))
+    _show(axes[1], outlines, f"masks: {len(cells)} cells", "outlines: cells white, nuclei light blue")
+    _draw_scale_bar(axes[0], picture.shape[:2])
     _show(axes[2], _tiled(tiles), f"crops: {len(tiles)} of {len(cells)}")
     of_image = scores.loc[image_id, columns].to_numpy(np.float64)
     # All predicted classes, then the likeliest others; the likeliest at the top.
@@ -102,10 +108,25 @@ def _tiled(tiles: list[Picture]) -> Picture:
     return canvas
 
 
-def _show(axes: Axes, picture: Picture, title: str) -> None:
+def _show(axes: Axes, picture: Picture, title: str, legend: str = "") -> None:
     axes.imshow(picture[..., ::-1])  # OpenCV's order is blue, green, red
     axes.set_title(title)
-    axes.axis("off")
+    axes.set(xticks=(), yticks=())
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(textwrap.fill(legend, 40), fontsize=7)
+
+
+def _draw_scale_bar(axes: Axes, shape: tuple[int, ...]) -> None:
+    """Draw a bar of a round length in px; the size of a pixel is not known."""
+    height, width = shape[:2]
+    length = scale_bar_px(max(shape))
+    left, bottom = width * 0.96 - length, height * 0.95
+    for color, thickness in (("black", 4.5), ("white", 2.5)):
+        axes.plot([left, left + length], [bottom, bottom], color=color, linewidth=thickness, solid_capstyle="butt")
+    label = axes.text(
+        left + length / 2, bottom - height * 0.025, f"{length} px", color="white", ha="center", fontsize=7
+    )
+    label.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
 
 
 def _draw_cells(axes: Axes, cells: pd.DataFrame, order: np.ndarray, vocabulary: Vocabulary) -> None:

@@ -78,15 +78,14 @@ def label_cells(work: WorkFolder) -> pd.DataFrame:
         As `classify.cell_targets` describes.
     """
     vocabulary, share = work.data.classes, work.section("aggregate", AggregateSection).cell_share
-    images = read_images(work.images).set_index("image_id")
+    inherited_by = read_images(work.images).set_index("image_id")["target"].to_dict()
     rows = []
     for part in stream_cells(work.root / "classify" / "cells" / "probabilities.parquet", vocabulary):
         cells = part.take(part.is_oof & (part.cell_labels > 0))
         if not len(cells.image_ids):
             continue
-        targets = vocabulary.multi_hot(images["target"].loc[list(cells.image_ids[cells.first_rows])])
-        shown = decide_cells(cells.scores, cells.first_rows, targets, share)
-        inherited = vocabulary.multi_hot(images["target"].loc[list(cells.image_ids)])
+        inherited = vocabulary.multi_hot(inherited_by[image_id] for image_id in cells.image_ids)
+        shown = decide_cells(cells.scores, cells.first_rows, inherited[cells.first_rows], share)
         for i in np.flatnonzero((shown != inherited).any(axis=1)):
             target = tuple(np.flatnonzero(shown[i]).tolist())
             rows.append({"image_id": cells.image_ids[i], "cell_label": cells.cell_labels[i], "target": target})

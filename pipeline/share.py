@@ -26,11 +26,6 @@ RECORD: Final = "shared.json"
 
 _TABLES: Final = ("images.parquet", "folds.parquet", "conflicts.csv", "dropped.csv", "scan", "cell_labels.parquet")
 _UNFINISHED: Final = ".unfinished"
-_FEATURE_KEYS: Final = (
-    *("backbone", "pretrained", "trainable", "channels", "outside_cell", "normalise", "input_px", "features", "stem"),
-    "precision",
-)
-"""Keys of [classify] that the kept features of a frozen backbone depend on."""
 
 
 @dataclass
@@ -186,8 +181,13 @@ def _is_segmented(old: WorkFolder, recipe: Recipe) -> bool:
 
 
 def _keeps_features(old: WorkFolder, recipe: Recipe) -> bool:
+    """Return whether the features of a frozen backbone are those of the recipe, as far as its keys say."""
     ours, theirs = read_recipe(old.recipe).classify.model_dump(), recipe.classify.model_dump()
-    return ours["trainable"] == "heads" and all(ours[key] == theirs[key] for key in _FEATURE_KEYS)
+    if ours["trainable"] != "heads":
+        return False
+    from classify.inference.features import KEYS
+
+    return all(ours[key] == theirs[key] for key in ("trainable", "pretrained", *KEYS))
 
 
 def _is_done(old: WorkFolder, name: str, section: Section, trained_on: Window | None = None) -> bool:
@@ -215,6 +215,11 @@ def _input(old: WorkFolder, label: str, folder: Path, section: Section, trained_
 
         window, fold = folder.parent.name, int(folder.name.removeprefix("fold-"))
         return start_file(old, window, section, fold) or folder / "none"  # type: ignore[arg-type]
+    if isinstance(section, ClassifySection):
+        from classify.own_code import code_files
+
+        if (code := code_files(section)) and label in code:
+            return code[label]
     if label.startswith("fold-"):
         return old.root / "classify" / str(trained_on) / label
     return old.root / label

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from hpa.channels import Channel
+from hpa.channels import STAINS, Channel
 from hpa.errors import ImageError
-from hpa.pictures import Color, Picture, composite, fitted, outlined, save_figure, save_tiles, titled
+from hpa.pictures import Color, Picture, composite, fitted, outlined, save_figure, save_lines, titled
 from hpa.pixels import Pixels, read_channels
 from hpa.work.folder import WorkFolder
 from segment.masks import DISAGREE, read_mask, read_nuclei, stage_folder
@@ -94,7 +94,7 @@ def write_figures(work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, c
     """
     folder = stage_folder(work) / "figures"
     _write_overlays(folder / "overlays.png", work, images, masks, channels)
-    _write_histograms(folder / "cells.png", masks)
+    _write_histograms(folder / "cells.png", masks, work.root.resolve().name)
 
 
 def _write_overlays(
@@ -125,7 +125,9 @@ def _write_overlays(
         title = "\n".join([*_wrapped(row["image_id"]), text])
         title += "\n" * (lines - len(_wrapped(row["image_id"])))  # all tiles are of one height
         tiles.append(overlay(planes, shown, cells, nuclei, title))
-    save_tiles(tiles, _columns(len(tiles)), path)
+    stains = ", ".join(f"{channel}: {STAINS[channel]}" for channel in shown)
+    title = f"{work.root.resolve().name}: outlines of cells (white) and nuclei (orange). {stains}"
+    save_lines({title: tiles}, _columns(len(tiles)), path)
 
 
 def _wrapped(image_id: str) -> list[str]:
@@ -138,8 +140,9 @@ def _columns(tiles: int) -> int:
     return min(tiles, min((4, 5, 3), key=lambda columns: -tiles % columns))
 
 
-def _write_histograms(path: Path, masks: pd.DataFrame) -> None:
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+def _write_histograms(path: Path, masks: pd.DataFrame, run: str) -> None:
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure.suptitle(f"Cells of {run}, {len(masks):,} images".replace("$", r"\$"), x=0.01, ha="left", fontsize=11)
     left, right = figure.subplots(1, 2)
     max_cells = int(masks["n_cells"].max()) if len(masks) else 0
     left.hist(masks["n_cells"], bins=np.arange(-0.5, max(max_cells, 1) + 1, max(1, max_cells // 40)), color="tab:blue")

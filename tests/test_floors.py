@@ -30,6 +30,7 @@ ONE_PLACE = (
     "safetensors",
     "pytorch_metric_learning",
     "lightning",
+    "pytorch_grad_cam",
     "dask",
     "anndata",
     "h5py",

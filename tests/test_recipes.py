@@ -5,7 +5,7 @@ The variants of a recipe (``init --from``) are checked by `init` and one trainin
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from hpa.pixels import read_plane
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10, Vocabulary
 from hpa.work.folder import WorkFolder
 from pipeline.recipe import read_recipe
-from tests.support.pages import ROOT, recipe_commands, run_command
+from tests.support.pages import ROOT, commands, recipe_commands, run_command
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
 SIDE = 64
@@ -46,7 +46,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     rows = pd.read_csv(root / "hpaic" / "truth" / "images.csv", dtype=str, keep_default_na=False)
     _write_jovian(root / "jovian", root / "hpaic", rows)
     _write_2021(root / "hpa2021", root / "hpaic", rows)
-    return Folders({f"/data/{name}": root / name for name in ("hpaic", "jovian", "hpa2021")})
+    _write_v18(root / "v18", root / "hpaic", rows)
+    paths = {f"/data/{name}": root / name for name in ("hpaic", "jovian", "hpa2021")}
+    return Folders(paths | {"v18=/data/v18": Path(f"v18={root / 'v18'}")})
 
 
 def _labels(rows: pd.DataFrame, vocabulary: Vocabulary, separator: str) -> Iterator[tuple[str, str, str]]:
@@ -79,9 +81,22 @@ def _write_2021(folder: Path, atlas: Path, rows: pd.DataFrame) -> None:
     sample.to_csv(folder / "sample_submission.csv", index=False)
 
 
+def _write_v18(folder: Path, atlas: Path, rows: pd.DataFrame) -> None:
+    folder.mkdir()
+    listed = []
+    for number, (image_id, target) in enumerate(rows[["image_id", "target"]][:6].itertuples(index=False)):
+        name = f"{9_000 + number}_1_A1_1"
+        for color in CHANNELS:
+            plane = read_plane(atlas / "train" / f"{image_id}_{color}.png")
+            cv2.imwrite(str(folder / f"{name}_{color}.jpg"), np.roll(plane, 40, axis=1))
+        listed.append((name, target))
+    pd.DataFrame(listed, columns=["Id", "Target"]).to_csv(folder / "HPAv18.csv", index=False)
+
+
 def _small(name: str) -> list[str]:
     """Return settings that make a recipe small and need no download, phase by phase."""
-    section = read_recipe(str(ROOT / "recipes" / f"{name}.toml"), []).classify
+    recipe = read_recipe(str(ROOT / "recipes" / f"{name}.toml"), [])
+    section = recipe.classify
     settings = {"data.folds": "2", "crops.size_px": str(SIDE), "classify.batch_size": "512"}
     phases = [phase.model_dump(mode="json") for phase in section.phases]
     for phase in phases:
@@ -94,9 +109,16 @@ def _small(name: str) -> list[str]:
     settings |= {"classify.phases": f"[{inline}]", "classify.epochs": str(max(1, len(phases)))}
     if section.pretrained == "imagenet":
         settings["classify.pretrained"] = "none"
+    if recipe.crops.window_px:
+        settings["crops.window_px"] = _window_px(recipe.crops.window_px)
     if section.random_crop != "none":
         settings["classify.random_crop_px"] = str(SIDE // 2)
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+def _window_px(sizes: Iterable[str]) -> str:
+    """Return small sizes of windows as TOML: random crops of half a side are cut from the frame."""
+    return "{" + ", ".join(f"{name} = {SIDE if name == 'full_frame' else SIDE // 2}" for name in sizes) + "}"
 
 
 def _is_new(command: list[str]) -> bool:
@@ -110,14 +132,19 @@ def _is_variant(command: list[str]) -> bool:
 def _at_hand(command: list[str], name: str, data: Folders) -> list[str]:
     command = [str(data.paths.get(word, word)) for word in command]
     if _is_new(command):
-        command += _small(name) if command[-1] != "2000" else []
         if "--limit" in command:
             place = command.index("--limit")
             command[place : place + 2] = []
-            command += _small(name)
-        command += ["--limit", "8"]
-    if _is_variant(command):
-        command = ["crops.size_px=48" if word.startswith("crops.size_px=") else word for word in command]
+        command += [*_small(name), "--limit", "8"]
+    if _is_variant(command) and "--recipe" in command:
+        command += _small(name)[2:]  # images and folds are shared
+    elif _is_variant(command):
+        settings = {"crops.size_px": "48", "classify.random_crop_px": str(SIDE // 2)}
+        settings["crops.window_px"] = _window_px(["full_frame", "five_crop"])
+        keys = [word.split("=")[0] for word in command]
+        command = [
+            f"{key}={settings[key]}" if key in settings else word for key, word in zip(keys, command, strict=True)
+        ]
         kept = [word for word in command if "phases" in word]
         if kept:
             command += ["--set", "classify.epochs=1"]
@@ -126,6 +153,30 @@ def _at_hand(command: list[str], name: str, data: Folders) -> list[str]:
     if command[:2] in (["pipeline", "compare"], ["pipeline", "sweep"]):
         command += ["--resamples", "10"]
     return command
+
+
+def _run_shown(shown: list[list[str]], data: Folders, name: str = "") -> None:
+    """Run the commands of a page or header; variants in a header have no command that runs them."""
+    for command in shown:
+        if command[:2] == ["aggregate", "evaluate-2021"]:
+            shutil.copyfile(command[2], "truth.csv")  # its own cells, all found
+        recipe = next((Path(word).stem for word in command if word.endswith(".toml")), name)
+        small = _at_hand(command, recipe, data)
+        counts = command[:2] == ["hpa", "check"]  # ends with 1, because these are not as many images as published
+        assert run_command(small) == int(counts), f"python -m {' '.join(small)}"
+        if _is_variant(command) and ["pipeline", "run", command[2]] not in shown:
+            work = WorkFolder(Path(command[2]))
+            if work.section("crops", CropsSection).needs_masks:
+                segment.run.run(work)
+            crops.run.run(work)
+            assert classify.run.train(work, folds=[0]) == 0
+
+
+def _check_outputs(root: Path) -> None:
+    images = pd.read_parquet(root / "images.parquet")
+    submission = pd.read_csv(root / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
+    assert len(submission) == (images["split"] == "test").sum() > 0
+    assert 0 <= json.loads((root / "aggregate" / "metrics.json").read_text())["macro_f1"] <= 1
 
 
 @pytest.mark.slow
@@ -137,25 +188,21 @@ def test_a_recipe_runs_from_its_header(
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     shown = recipe_commands(name)
     assert shown, "a header shows its command"
-    new = [command[2] for command in shown if _is_new(command)]
+    _run_shown(shown, data, name)
     for command in shown:
-        if command[:2] == ["aggregate", "evaluate-2021"]:
-            shutil.copyfile(command[2], tmp_path / "truth.csv")  # its own cells, all found
-        small = _at_hand(command, name, data)
-        counts = command[:2] == ["hpa", "check"]  # ends with 1, because these are not as many images as published
-        assert run_command(small) == int(counts), f"python -m {' '.join(small)}"
-        if _is_variant(command):
-            work = WorkFolder(tmp_path / command[2])
-            if work.section("crops", CropsSection).needs_masks:
-                segment.run.run(work)
-            crops.run.run(work)
-            assert classify.run.train(work, folds=[0]) == 0
-    for work_name in new:
-        root = tmp_path / work_name
-        images = pd.read_parquet(root / "images.parquet")
-        submission = pd.read_csv(root / "aggregate" / "submission.csv", dtype=str, keep_default_na=False)
-        assert len(submission) == (images["split"] == "test").sum() > 0
-        assert 0 <= json.loads((root / "aggregate" / "metrics.json").read_text())["macro_f1"] <= 1
+        if _is_new(command) or command[:2] == ["pipeline", "run"]:
+            _check_outputs(tmp_path / command[2])
+
+
+@pytest.mark.slow
+def test_the_kaggle_page_runs(data: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shown = commands(ROOT / "docs" / "kaggle.md")
+    _run_shown(shown, data)
+    for command in shown:
+        if command[:2] == ["pipeline", "run"]:
+            _check_outputs(tmp_path / command[2])
 
 
 def test_headers_name_the_recipe_they_are_in() -> None:

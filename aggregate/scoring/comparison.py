@@ -99,41 +99,48 @@ def compare_runs(labels: Labels, runs: Sequence[Scored], resamples: int, seed: i
     for r, own in enumerate(values):
         compared.append({})
         for m, name in enumerate(METRICS):
-            low, high = None, None
-            if resamples:
-                low, high = _interval(drawn[:, r, m] - drawn[:, 0, m])
+            low, high = _interval(drawn[:, r, m] - drawn[:, 0, m]) if resamples else (None, None)
             compared[-1][name] = Compared(own[name], own[name] - values[0][name], low, high)
     return compared
 
 
-def weighted_average_precision(
-    targets: NDArray[np.bool_], scores: NDArray[np.floating[Any]], weights: NDArray[np.floating[Any]]
+def resampled_average_precision(
+    targets: NDArray[np.bool_],
+    scores: NDArray[np.floating[Any]],
+    groups: NDArray[np.integer[Any]],
+    times: NDArray[np.floating[Any]],
 ) -> NDArray[np.float64]:
-    """Return the average precision of one class for each of several weightings of the rows.
-
-    A whole number as weight counts a row that many times.
+    """Return the average precision of one class in each of several resamples of groups.
 
     Parameters
     ----------
     targets, scores
         Shape (N,).
-    weights
-        Shape (n, N).
+    groups
+        Shape (N,), number of the group of each row.
+    times
+        Shape (G, n), how often each group is drawn in each of n resamples; its rows count that many times.
 
     Returns
     -------
     ndarray
-        Shape (n,); NaN where no positive has weight.
+        Shape (n,); NaN where no positive is drawn.
     """
     order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, np.True_)[: len(order)])  # rows that tie count at once
-    ordered = weights[:, order].astype(np.float64)
-    rows = np.cumsum(ordered, axis=1)[:, ends]
-    hits = np.cumsum(ordered * targets[order], axis=1)[:, ends]
-    precision = hits / np.maximum(rows, 1)
-    total = hits[:, -1] if len(ends) else np.zeros(len(weights))
-    area = (np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1)
-    found: NDArray[np.float64] = np.divide(area, total, out=np.full(len(weights), np.nan), where=total > 0)
+    ranked, hot = scores[order], np.flatnonzero(targets[order])
+    if not len(hot):
+        return np.full(times.shape[1], np.nan)
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], np.True_))  # of rows that tie, which count at once
+    tie = np.searchsorted(last, hot)
+    own, first = np.unique(tie, return_index=True)
+    # Precision matters only where positives are: rows between them are summed at once.
+    ends = last[own] + 1
+    drawn = times[groups[order[: ends[-1]]]]
+    rows = np.cumsum(np.add.reduceat(drawn, np.append(0, ends[:-1]), axis=0), axis=0, dtype=np.float64)
+    more = np.add.reduceat(drawn[hot], first, axis=0).astype(np.float64)
+    hits = np.cumsum(more, axis=0)
+    area = (more * hits / np.maximum(rows, 1)).sum(axis=0)
+    found: NDArray[np.float64] = np.divide(area, hits[-1], out=np.full(len(area), np.nan), where=hits[-1] > 0)
     return found
 
 
@@ -157,11 +164,12 @@ def _resampled(labels: Labels, runs: Sequence[Scored], resamples: int, seed: int
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):
         part = slice(start, min(start + _RESAMPLES_AT_ONCE, resamples))
         times = draw_groups(rng, part.stop - start, len(counts[0]))
+        by_group = np.ascontiguousarray(times.T)
         for r, run in enumerate(runs):
             f1 = scores_of_counts(times @ counts[r], k)
             drawn[part, r, 0], drawn[part, r, 1] = f1["macro_f1"], f1["micro_f1"]
             areas = [
-                weighted_average_precision(labels.targets[own, c], run.scores[own, c], times[:, numbers[own]])
+                resampled_average_precision(labels.targets[own, c], run.scores[own, c], numbers[own], by_group)
                 for c, own in enumerate(labels.known.T)
             ]
             drawn[part, r, 2] = _nanmean(np.stack(areas, axis=1))

@@ -24,7 +24,11 @@ from hpa.work.progress import progress
 RECORD: Final = "features.json"
 _FEATURES: Final = "features.npy"
 _CHUNK: Final = 64 * BATCH  # crops between two points to resume from
-_KEYS: Final = ("backbone", "channels", "outside_cell", "normalise", "input_px", "features", "stem", "precision")
+KEYS: Final = (
+    *("backbone", "channels", "outside_cell", "normalise", "input_px", "features", "feature_stages", "stem"),
+    "precision",
+)
+"""Keys of the recipe that the features depend on, beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class FeatureRun:
     @property
     def made_from(self) -> dict[str, Any]:
         """All that the features depend on, as plain values."""
-        settings = {key: self.section.model_dump(mode="json")[key] for key in _KEYS}
+        settings = {key: self.section.model_dump(mode="json")[key] for key in KEYS}
         return {"weights": digest(self.network), **settings, **self.inputs}
 
 

@@ -73,7 +73,6 @@ def transfer_fold(
     table: pd.DataFrame,
     folder: Path,
     device: torch.device,
-    k: int,
     features: NDArray[np.float32] | None = None,
 ) -> pd.DataFrame:
     """Transfer the labels of a fold's training crops to the crops that its model scores.
@@ -81,7 +80,7 @@ def transfer_fold(
     Parameters
     ----------
     checkpoint
-        The model; neighbours are searched in its embedding, or in its features if it has none.
+        The model; `nearest_crops` neighbours are searched in its embedding, or in its features if it has none.
     scored
         The crops.
     table
@@ -90,8 +89,6 @@ def transfer_fold(
         Folder of the fold, where the result is kept (``neighbours.parquet``).
     device
         Device to run on.
-    k
-        Number of neighbours.
     features
         Features of all crops of the store, shape (n, F), if the model's backbone has been run over them already.
 
@@ -111,7 +108,11 @@ def transfer_fold(
     place = np.full(len(labels.images), -1)
     place[np.union1d(queries, references)] = np.arange(len(vectors))
     transferred = transfer_labels(
-        vectors[place[queries]], vectors[place[references]], labels.targets[references], labels.known[references], k
+        vectors[place[queries]],
+        vectors[place[references]],
+        labels.targets[references],
+        labels.known[references],
+        checkpoint.section.nearest_crops,
     )
     columns = class_columns(scored.vocabulary)
     own = table.drop(columns=[name for name in table if name not in ("image_id", "cell_label", "fold", "origin")])
@@ -137,7 +138,5 @@ def _vectors(
     network = checkpoint.network(device)
     batches = predict_batches(network, source, rows, section, device, levels)
     found = np.concatenate([one.features if one.embeddings is None else one.embeddings for one in batches])
-    units: NDArray[np.float32] = (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)).astype(
-        np.float32
-    )
-    return units
+    unit: NDArray[np.float32] = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.float32(1e-12))
+    return unit

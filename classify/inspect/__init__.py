@@ -1,4 +1,4 @@
-"""Inspecting trained models: training curves and nearest neighbours.
+"""Inspecting trained models: training curves, single crops, nearest neighbours and explanations of images.
 
 Only `classify.__main__` imports it.
 """

@@ -54,7 +54,7 @@ def curves(work: WorkFolder) -> int:
     for folder in folders:
         histories = read_histories(folder)
         picture = folder / "figures" / "curves.png"
-        draw_curves(picture, histories)
+        draw_curves(picture, histories, f"Training of the window {folder.name}, {work.root.resolve().name}")
         for fold, history in histories.items():
             print(f"{folder.name}, fold {fold}: {summarise_history(history)}")
         print(f"see {picture}")
@@ -77,7 +77,7 @@ def read_histories(folder: Path) -> dict[int, pd.DataFrame]:
     return {fold: pd.read_csv(paths[fold]) for fold in sorted(paths)}
 
 
-def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
+def draw_curves(path: Path, histories: dict[int, pd.DataFrame], title: str = "") -> None:
     """Draw a row of panels with one colour per fold into a PNG.
 
     Parameters
@@ -86,12 +86,14 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
         Path of the PNG.
     histories
         ``history.csv`` by fold.
+    title
+        Of the whole figure.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.4 * len(_PANELS), 3.6), layout="constrained")
     axes = figure.subplots(1, len(_PANELS), sharex=True)
-    for panel, (title, columns) in zip(axes, _PANELS.items(), strict=True):
+    for panel, (heading, columns) in zip(axes, _PANELS.items(), strict=True):
         for fold, history in histories.items():
             for column, (style, name) in columns.items():
                 if column not in history:  # written before these scores were
@@ -99,7 +101,7 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
                 points = history.dropna(subset=[column])
                 label = name if fold == min(histories) else None
                 panel.plot(points["epoch"], points[column], style, color=f"C{fold % 10}", label=label, markersize=4)
-        panel.set_title(title)
+        panel.set_title(heading)
         panel.set_xlabel("epoch")
         if len(columns) > 1:
             panel.legend(fontsize=8, frameon=False)
@@ -107,6 +109,7 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame]) -> None:
         axes[-1].plot([], [], color=f"C{fold % 10}", label=f"fold {fold}")
     axes[-1].legend(fontsize=8, frameon=False)
     axes[0].xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=11)
     save_figure(figure, path)
 
 

@@ -242,7 +242,10 @@ def _draw(
         colors = [WHITE, *(_SHARED if (target & hot[0]).any() else _OTHER for target in hot[1:])]
         lines.append([])
         for pixels, target, color in zip(store.pixels(positions.loc[keys].to_numpy()), hot, colors, strict=True):
-            names = [vocabulary.classes[c] for c in np.flatnonzero(target)[:_NAMES]]
+            # The signs say what the colours say. Labels that are shared come first, so that they are among those named.
+            order = sorted(np.flatnonzero(target).tolist(), key=lambda c: not hot[0][c])[:_NAMES]
+            signs = {True: "+ ", False: "- "} if target is not hot[0] else {True: "", False: ""}
+            names = [signs[bool(hot[0][c])] + vocabulary.classes[c] for c in order]
             title = "\n".join(names + [""] * (_NAMES - len(names)))
             lines[-1].append(titled(composite(pixels, work.data.channels), title, _TILE_PX, color))
     if lines:

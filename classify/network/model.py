@@ -1,6 +1,6 @@
 """The network: a backbone with a stem of C channels, a class head, and optional embedding and attention heads."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -142,14 +142,19 @@ class Network(nn.Module):
 
     def outputs(self, x: Tensor) -> Outputs:
         """Compute the outputs for prepared crops, (N, C, h, w), or for features, (N, F)."""
-        return self._outputs(x if x.ndim == 2 else self._pooled(x if self.adapter is None else self.adapter(x)))
+        return self._outputs(x if x.ndim == 2 else self.pooled(self.feature_maps(x)))
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """Return the feature maps of prepared crops, (N, C, h, w), which `pooled` turns into features."""
+        x = x if self.adapter is None else self.adapter(x)
         if not self._feature_stages:
-            pooled: Tensor = self.features(self.backbone(x))
-            return pooled
-        maps = stage_maps(self.backbone, self.stages, self._feature_stages, x)
-        return torch.cat([self.features(one) for one in maps], dim=1)
+            return [self.backbone(x)]
+        return stage_maps(self.backbone, self.stages, self._feature_stages, x)
+
+    def pooled(self, maps: Sequence[Tensor]) -> Tensor:
+        """Pool feature maps to features, (N, F)."""
+        features = [self.features(one) for one in maps]
+        return features[0] if len(features) == 1 else torch.cat(features, dim=1)
 
     def _outputs(self, features: Tensor) -> Outputs:
         embeddings = None if self.embedding is None else normalize(self.embedding(features).float(), dim=1)

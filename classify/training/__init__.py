@@ -1,4 +1,4 @@
-"""Training the network of one fold: fit, loop, optimizer and history.
+"""Training the network of one fold: fit, loop, optimizer, history and the log of single crops.
 
-`classify.run` imports it, and `classify.inspect` reads the history.
+`classify.run` imports it, and `classify.inspect` reads the history and the log.
 """

@@ -146,6 +146,13 @@ class History:
         scores["accuracy"] = result.accuracy
         return {f"validation_{name}": score for name, score in scores.items()}
 
+    def last_scores(self) -> str:
+        """Return the last epoch's loss, and the last validation's scores if there was one, in a few words."""
+        last = self._rows[-1]
+        said = f"epoch {last['epoch']:.0f}, loss {last['train_loss']:.4f}"
+        validated = next((row for row in reversed(self._rows) if "validation_mean_ap" in row), None)
+        return said + (f", validation mean AP {validated['validation_mean_ap']:.3f}" if validated else "")
+
     def final_weights(self, network: Network) -> tuple[dict[str, Tensor], int]:
         """Return the weights that the recipe keeps after the last epoch, and the number of epochs behind them."""
         if self._section.checkpoint == "best":

@@ -43,7 +43,7 @@ from classify.training.optimizer import new_optimizer, parameter_groups, start_s
 from classify.training.samples import SeenCrops
 from hpa.errors import UserError
 from hpa.work.files import write_bytes, write_csv
-from hpa.work.progress import progress
+from hpa.work.progress import Advance, progress
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # Lightning 2.6 uses a deprecated torch class
@@ -369,7 +369,7 @@ class _Epochs(Callback):
         Function that moves the progress bar by a number of steps.
     """
 
-    def __init__(self, history: History, training: FoldTraining, advance: Callable[[int], None]) -> None:
+    def __init__(self, history: History, training: FoldTraining, advance: Advance) -> None:
         self._history = history
         self._training = training
         self._advance = advance
@@ -423,6 +423,7 @@ class _Epochs(Callback):
             network = average.of(pl_module.network)
             seen = pl_module.seen.take()
             score = self._history.close_epoch(network, epoch, train_loss, pl_module.learning_rate, seen)
+            self._advance(0, self._history.last_scores())
             stalled = self._history.has_stalled(epoch)
             self._log(self._history.rows[-1] | self._gpu.take())
             if self._training.keep is not None:
@@ -517,7 +518,7 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
     return module.average.of(network)
 
 
-def _nothing(_: int) -> None:
+def _nothing(steps: int, note: str = "") -> None:
     """Show no progress: another process does."""
 
 

@@ -216,7 +216,9 @@ class StageRun:
             _write_record(self.folder, record)
         if self.folder != self.final:
             _replace(self.final)
-        print(f"finished in {seconds:.1f} s: {self.final}")
+        print(f"finished in {seconds:.1f} s: {_summary(counts)}see {self.final}")
+        if (self.final / "figures").is_dir():
+            print(f"pictures: {self.final / 'figures'}")
 
 
 def begin(
@@ -386,6 +388,12 @@ def _complete_replacement(folder: Path) -> None:
         _replace(folder)
     elif old.exists():
         old.rename(folder)
+
+
+def _summary(counts: Mapping[str, Any]) -> str:
+    """Return what a stage counted, in words; what is no number is left to ``run.json``."""
+    said = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in counts.items() if isinstance(value, int))
+    return f"{said}; " if said else ""
 
 
 def _name(folder: Path, path: Path) -> str:

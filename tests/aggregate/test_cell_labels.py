@@ -22,7 +22,7 @@ from tests.support.simulation.work import COLUMNS, make_work, probabilities_path
 def work(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     """Return a work folder after a run."""
     work = make_work(tmp_path_factory.mktemp("cells") / "work", test=55)
-    run(work, figures=False)
+    run(work, figures=None)
     return work
 
 
@@ -71,7 +71,7 @@ def test_a_full_frame_gets_no_row(tmp_path: Path) -> None:
     frame = crops[bare & (crops["cell_label"] == 1)].assign(cell_label=np.int32(0))
     table = pd.concat([crops[~bare], frame]).sort_values(["image_id", "cell_label", "fold"], ignore_index=True)
     rewrite(work, table)
-    run(work, figures=False)
+    run(work, figures=None)
     cells = read_cells(work)
     assert set(crops["image_id"]) - set(cells["image_id"]) == {"i00062"}
     assert json.loads((work.root / "aggregate" / "run.json").read_text())["counts"]["cells"] == len(cells)

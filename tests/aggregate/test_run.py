@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -64,7 +65,7 @@ def test_pooling_as_trained_against_a_loop(tmp_path: Path, pooling: str, power: 
     work = make_work(tmp_path / "work", ["aggregate.pooling=trained", "classify.objective=bag"])
     alpha = {fold: np.random.default_rng(fold).normal(0, 3, 28).tolist() for fold in range(3)}
     table = _trained(work, TrainedPooling(pooling, 2, 4.0, power, alpha), attention=pooling == "attention")
-    run(work, figures=False)
+    run(work, figures=None)
     crops = pd.read_parquet(work.root / "crops" / "cells" / "crops.parquet")
     table = table.merge(crops, on=["image_id", "cell_label"])
     for row in _images(work).iloc[::11].to_dict("records"):
@@ -98,10 +99,10 @@ def test_pooling_as_trained_needs_what_was_learned(tmp_path: Path, capsys: pytes
 def test_a_changed_learned_pooling_requires_a_rerun(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work", ["aggregate.pooling=trained", "classify.objective=bag"])
     _trained(work, TrainedPooling("max", 2, 4.0, 0.0, {}))
-    run(work, figures=False)
+    run(work, figures=None)
     _trained(work, TrainedPooling("noisy-or", 2, 4.0, 0.0, {}))
     with pytest.raises(UserError, match=r"pooling\.json; rerun"):
-        run(work, figures=False)
+        run(work, figures=None)
 
 
 def test_images_against_a_loop(finished: WorkFolder) -> None:
@@ -141,7 +142,7 @@ def test_the_reported_score_is_that_of_thresholds_tuned_on_the_other_folds(tmp_p
     """The score of thresholds on the rows that they were tuned on would be too high; it is reported apart."""
     settings = ["aggregate.thresholds=global", "aggregate.limit_shares=false", "aggregate.bootstrap=0"]
     work = make_work(tmp_path / "work", settings, train=90)
-    run(work, figures=False)
+    run(work, figures=None)
     folds = read_folds(work.folds).set_index("image_id")["fold"]
     scored = _images(work).set_index("image_id").loc[folds.index]
     scores = scored[COLUMNS].to_numpy(np.float32)
@@ -160,11 +161,11 @@ def test_the_reported_score_is_that_of_thresholds_tuned_on_the_other_folds(tmp_p
 def test_the_order_of_images_changes_nothing_but_the_order_of_rows(tmp_path: Path) -> None:
     """Ids are sorted neither in the image table nor in the submission, which follows it."""
     work = make_work(tmp_path / "work", ["aggregate.bootstrap=0"])
-    run(work, figures=False)
+    run(work, figures=None)
     metrics, images, submission = _metrics(work), _images(work), _submission(work)
     shuffled = read_images(work.images).sample(frac=1, random_state=3)
     write_images(work.images, shuffled.reset_index(drop=True), HPA28, CHANNELS)
-    run(work, figures=False, overwrite=True)
+    run(work, figures=None, overwrite=True)
     assert list(_images(work)["image_id"]) == list(shuffled["image_id"]) != sorted(shuffled["image_id"])
     pd.testing.assert_frame_equal(_images(work).sort_values("image_id", ignore_index=True), images)
     test = shuffled.loc[shuffled["split"] == "test", "image_id"]
@@ -194,6 +195,10 @@ def test_figures_are_drawn(finished: WorkFolder) -> None:
     names = {path.name for path in (finished.root / "aggregate" / "figures").iterdir()}
     expected = ("classes", "precision_recall", "thresholds", "confusion", "calibration", "shares")
     assert names == {f"{name}.png" for name in expected}
+    for name in expected:
+        picture = cv2.imread(str(finished.root / "aggregate" / "figures" / f"{name}.png"))
+        assert picture is not None
+        assert picture.shape[1] == 1440  # 183 mm, two columns of a journal, at 200 dots an inch
 
 
 def test_a_second_run_gives_the_same_files(finished: WorkFolder) -> None:
@@ -224,7 +229,7 @@ def test_the_table_in_the_terminal(finished: WorkFolder, capsys: pytest.CaptureF
 )
 def test_other_recipes_run(settings: list[str], tmp_path: Path) -> None:
     work = make_work(tmp_path / "work", settings, test=55)
-    assert run(work, figures=False) == 0
+    assert run(work, figures=None) == 0
     assert len(_submission(work)) == 55
     scored = _images(work)[COLUMNS].to_numpy()
     assert np.isfinite(scored).all()
@@ -239,7 +244,7 @@ def test_joined_runs(by: str, tmp_path: Path) -> None:
     work = make_work(tmp_path / "work", settings)
     alone = make_work(tmp_path / "alone")
     for folder in (work, alone, WorkFolder(tmp_path / "other")):
-        assert run(folder, figures=False) == 0
+        assert run(folder, figures=None) == 0
     one, other, joined = (
         _images(folder)[COLUMNS].to_numpy() for folder in (alone, WorkFolder(tmp_path / "other"), work)
     )
@@ -272,16 +277,16 @@ def test_joined_runs_are_found_beside_the_run_wherever_both_are(
 ) -> None:
     make_work(tmp_path / "here" / "other", noise_seed=1)
     work = make_work(tmp_path / "here" / "work", ['aggregate.join=["../other"]'])
-    assert run(work, figures=False) == 0
+    assert run(work, figures=None) == 0
     before = json.loads((work.root / "aggregate" / "run.json").read_text())["made_from"]
     (tmp_path / "here").rename(tmp_path / "there")
     monkeypatch.chdir(tmp_path)  # the folder that a command is called from does not matter
     moved = open_work(Path("there/work"))
-    assert run(moved, figures=False) == 0
+    assert run(moved, figures=None) == 0
     assert json.loads((moved.root / "aggregate" / "run.json").read_text())["made_from"] == before
     shutil.rmtree(tmp_path / "there" / "other")
     with pytest.raises(UserError, match=r"expected a work folder to join at .*there/other, found none; put it there"):
-        run(moved, figures=False)
+        run(moved, figures=None)
 
 
 def test_fitted_weights_of_joined_runs(tmp_path: Path) -> None:
@@ -290,7 +295,7 @@ def test_fitted_weights_of_joined_runs(tmp_path: Path) -> None:
     crops[COLUMNS] = np.random.default_rng(0).random((len(crops), 28), dtype=np.float32)
     rewrite(other, crops)
     work = make_work(tmp_path / "work", [f'aggregate.join=["{other.root}:cells"]', "aggregate.fit_join_weights=true"])
-    assert run(work, figures=False) == 0
+    assert run(work, figures=None) == 0
     content = json.loads((work.root / "aggregate" / "thresholds.json").read_text())
     assert content["weights"][0] >= 0.8
 
@@ -324,7 +329,7 @@ def test_images_without_crops_get_the_prior_and_a_row(tmp_path: Path, capsys: py
     images = pd.read_parquet(work.images)
     lost = [images["image_id"].iloc[3], images["image_id"].iloc[-1]]
     rewrite(work, crops[~crops["image_id"].isin(lost)].reset_index(drop=True))
-    assert run(work, figures=False) == 0
+    assert run(work, figures=None) == 0
     scored = _images(work).set_index("image_id")
     assert list(scored.loc[lost, "origin"]) == ["prior", "prior"]
     assert "1 of 30 test images have no crops; they get the class frequencies of training" in capsys.readouterr().out
@@ -339,7 +344,7 @@ def test_images_without_crops_get_the_prior_and_a_row(tmp_path: Path, capsys: py
 def test_no_crops(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work")
     rewrite(work, pd.read_parquet(probabilities_path(work)).iloc[:0])
-    assert run(work, figures=False) == 0
+    assert run(work, figures=None) == 0
     assert set(_images(work)["origin"]) == {"prior"}
     assert len(_submission(work)) == 30
 
@@ -369,7 +374,7 @@ def test_images_that_are_never_held_out(tmp_path: Path) -> None:
     folds.to_parquet(work.folds)
     crops = pd.read_parquet(probabilities_path(work))
     rewrite(work, crops[~crops["image_id"].isin(folds.loc[own, "image_id"])].reset_index(drop=True))
-    assert run(work, figures=False) == 0
+    assert run(work, figures=None) == 0
     assert _metrics(work)["images"] == 60 - own.sum()
 
 
@@ -415,7 +420,7 @@ def test_probabilities_that_break_their_contract(what: str, sentence: str, tmp_p
     work = make_work(tmp_path / "work")
     _damage(work, what)
     with pytest.raises(UserError, match=sentence):
-        run(work, figures=False)
+        run(work, figures=None)
 
 
 @pytest.mark.parametrize(
@@ -432,7 +437,7 @@ def test_probabilities_that_break_their_contract(what: str, sentence: str, tmp_p
 def test_unusable_recipes(setting: str, sentence: str, tmp_path: Path) -> None:
     settings = [f"aggregate.{setting}", "aggregate.min_quality=0.1", "aggregate.thresholds=prevalence"]
     with pytest.raises(UserError, match=sentence):
-        run(make_work(tmp_path / "work", settings), figures=False)
+        run(make_work(tmp_path / "work", settings), figures=None)
 
 
 def test_runs_that_do_not_match(tmp_path: Path) -> None:
@@ -474,7 +479,7 @@ def test_joined_runs_applied_to_their_own_images(by: str, tmp_path: Path) -> Non
     settings = [f"aggregate.join_by={by}", "aggregate.join_weights=[3, 1]", "aggregate.calibration=platt"]
     make_work(tmp_path / "other", noise_seed=1)
     model = make_work(tmp_path / "work", [f'aggregate.join=["{tmp_path}/other"]', *settings])
-    assert run(model, figures=False) == 0
+    assert run(model, figures=None) == 0
     for name in ("work", "other"):  # as `apply` makes them: elsewhere, with test images only
         new = WorkFolder(tmp_path / "new" / name)
         shutil.copytree(tmp_path / name, new.root, ignore=shutil.ignore_patterns("aggregate"))
@@ -504,13 +509,13 @@ def test_checkpoints_chosen_on_the_scored_rows_are_reported(tmp_path: Path, caps
     assert _metrics(work)["checkpoint_chosen_on_scored_rows"] is True
     assert "slightly optimistic" in capsys.readouterr().out
     joining = make_work(tmp_path / "joining", [f'aggregate.join=["{work.root}"]'])
-    assert run(joining, figures=False) == 0
+    assert run(joining, figures=None) == 0
     assert _metrics(joining)["checkpoint_chosen_on_scored_rows"] is True
 
 
 def test_changed_inputs_are_named(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work")
-    assert run(work, figures=False) == 0
+    assert run(work, figures=None) == 0
     recipe = read_toml(work.recipe)
     recipe["aggregate"]["shrinkage"] = 5.0
     work.recipe.write_text(tomli_w.dumps(recipe))
@@ -523,7 +528,7 @@ def test_changed_inputs_are_named(tmp_path: Path) -> None:
 def test_fixed_thresholds_are_never_transferred(transfer: str, tmp_path: Path) -> None:
     settings = ["aggregate.thresholds=fixed", "aggregate.fixed_threshold=0.5", f"aggregate.transfer={transfer}"]
     work = make_work(tmp_path, [*settings, "aggregate.empty=blank"], train=60, test=80, models=3)
-    assert run(work, figures=False) == 0
+    assert run(work, figures=None) == 0
     images = pd.read_parquet(work.root / "aggregate" / "images.parquet").set_index("image_id")
     columns = class_columns(HPA28)
     for image_id, text in zip(*_submission(work)[["Id", "Predicted"]].to_numpy().T, strict=True):
@@ -535,15 +540,15 @@ def test_a_finished_work_folder_can_be_moved_and_named_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = make_work(tmp_path / "here" / "work")
-    assert run(work, figures=False) == 0
+    assert run(work, figures=None) == 0
     record = (work.root / "aggregate" / "thresholds.json").read_bytes()
     shutil.copytree(work.root, tmp_path / "copied")
     (tmp_path / "linked").symlink_to(work.root)
     monkeypatch.chdir(tmp_path / "here")
     for root in (tmp_path / "copied", tmp_path / "linked", Path("work"), Path("../here/./work")):
-        assert run(WorkFolder(root), figures=False) == 0
+        assert run(WorkFolder(root), figures=None) == 0
     work.root.rename(tmp_path / "renamed")
-    assert run(WorkFolder(tmp_path / "renamed"), figures=False) == 0
+    assert run(WorkFolder(tmp_path / "renamed"), figures=None) == 0
     assert (tmp_path / "renamed" / "aggregate" / "thresholds.json").read_bytes() == record
     made_from = json.loads((tmp_path / "renamed" / "aggregate" / "run.json").read_text())["made_from"]
     assert str(tmp_path) not in str(made_from["inputs"])

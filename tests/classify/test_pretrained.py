@@ -1,6 +1,7 @@
 """Pretrained weights: hostile files, channels and heads by name, frozen features, and the models of another run."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,18 @@ def test_features_are_kept_and_computed_again_only_if_they_must(
     train(work, overwrite=True)
     assert "they are of other weights" in capsys.readouterr().out
     assert (kept / "features.npy").read_bytes() != expected
+
+
+def test_features_of_other_stages_are_computed_again(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (_work(tmp_path / name, **_heads(file, feature_stages=s)) for name, s in (("a", [1]), ("b", [1, 2])))
+    train(one)
+    shutil.copytree(one.root / "backbone_features", other.root / "backbone_features")  # as a second model shares it
+    train(other)
+    assert "they are of other feature_stages" in capsys.readouterr().out
+    widths = [np.load(work.root / "backbone_features/cells/features.npy").shape[1] for work in (one, other)]
+    assert widths[0] < widths[1]
 
 
 def test_killed_computation_of_features_goes_on(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from tests.support.simulation.work import make_work
 def _trained(root: Path, *settings: str) -> WorkFolder:
     """Return a work folder with everything that a bundle needs; the checkpoints hold arbitrary bytes."""
     work = make_work(root, settings, train=12, test=2, models=2)
-    run(work, figures=False)
+    run(work, figures=None)
     _write_checkpoints(work)
     return work
 

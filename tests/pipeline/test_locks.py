@@ -77,6 +77,6 @@ def test_a_demo_keeps_the_unfinished_atlas_of_another_one(tmp_path: Path, capsys
 
 def test_a_process_may_read_the_work_folder_that_it_has_locked(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work", train=12, test=2, models=2)
-    run(work, figures=False)
+    run(work, figures=None)
     with locked(work.root):
         assert open_model(work.root).work.root == work.root

@@ -12,6 +12,7 @@ import pytest
 
 import hpa.images
 from aggregate.scoring.curves import calibration_bins, confusion, f1_by_threshold, precision_recall_curve
+from classify.__main__ import main as classify_main
 from hpa.metrics import average_precision, f1_per_class
 from hpa.vocabulary import HPA28, VOCABULARIES, Vocabulary
 from hpa.work.folder import open_work
@@ -71,6 +72,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         options = [part for setting in settings for part in ("--set", setting)]
         assert main(["init", str(work), "--data", str(data), *options]) == 0
         assert main(["run", str(work)]) == 1  # one image failed
+        assert classify_main(["embed", str(work)]) == 0
         assert main(["report", str(work)]) == 0
         yield work
 
@@ -119,9 +121,9 @@ def test_what_the_page_says_is_what_the_run_did(hostile: Path) -> None:
     ("removed", "said"),
     [
         (["aggregate"], "nothing has been scored here"),
-        (["aggregate", "classify", "backbone_features"], "no fold has been trained here"),
-        (["aggregate", "classify", "backbone_features", "crops"], "made by `python -m crops run`"),
-        (["aggregate", "classify", "backbone_features", "crops", "segment"], "made by `python -m segment run"),
+        (["aggregate", "classify"], "no fold has been trained here"),
+        (["aggregate", "classify", "crops"], "made by `python -m crops run`"),
+        (["aggregate", "classify", "crops", "segment"], "made by `python -m segment run"),
     ],
 )
 def test_stages_may_be_missing(hostile: Path, tmp_path: Path, removed: list[str], said: str) -> None:
@@ -362,3 +364,23 @@ def test_dark_mode_is_dark_and_legible(opened: "Page") -> None:
             low, high = sorted([luminance(text), luminance(back)])
             assert (high + 0.05) / (low + 0.05) > 4.5, f"{selector} in {scheme}"  # WCAG 2.2, level AA
     assert pages["dark"] < 0.1 < 0.8 < pages["light"]
+
+
+def test_the_cells_as_anndata(hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        import anndata  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        assert main(["export", str(hostile), str(tmp_path / "cells.h5ad"), "--to", "anndata"]) == 2
+        assert "install cellwise[anndata]" in capsys.readouterr().err
+        return
+    assert main(["export", str(hostile), str(tmp_path / "cells.h5ad"), "--to", "anndata"]) == 0
+    data, cells = anndata.read_h5ad(tmp_path / "cells.h5ad"), pd.read_csv(hostile / "aggregate" / "cells.csv")
+    numbers = pd.read_parquet(hostile / "aggregate" / "cells.parquet")
+    np.testing.assert_array_equal(data.X, numbers[[f"p_{name}" for name in data.var_names]].to_numpy())
+    assert list(data.obs["image_id"]) == list(cells["image_id"])
+    np.testing.assert_array_equal(data.obsm["spatial"], cells[["col_px", "row_px"]].to_numpy(np.float32))
+    places = pd.read_csv(hostile / "embedding" / "cells" / "map.csv")
+    on_map = cells[["image_id", "cell_label"]].merge(places, how="left")[["map_1", "map_2"]]
+    found = data.obsm["X_umap" if "X_umap" in data.obsm else "X_pca"]
+    np.testing.assert_allclose(found, on_map.to_numpy(), atol=1e-3)
+    assert data.obsm["X_embedding"].shape[0] == len(cells)
