@@ -91,7 +91,7 @@ def train(
     import torch
 
     from classify.own_code import code_from
-    from classify.run import join_training
+    from classify.run import join_training, parts_of_training
     from classify.run import train as run_train
     from classify.training.devices import choose_devices
     from hpa.work.device import resolve_device
@@ -101,7 +101,7 @@ def train(
     chosen = choose_devices(devices, nodes, torch.device(resolve_device(device)), wait_s)
     if chosen is not None and chosen.node:  # node 0 holds the lock and writes
         raise typer.Exit(join_training(folder, chosen, workers, code))
-    with locked(work), code_from(code):
+    with locked(work, parts=parts_of_training(folder, fold)), code_from(code):
         outcome = run_train(
             folder,
             device=device,

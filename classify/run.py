@@ -130,6 +130,16 @@ def train(
     return 0
 
 
+def parts_of_training(work: WorkFolder, folds: Sequence[int] | None) -> list[str]:
+    """Return the parts of a work folder that a training writes, none for the whole.
+
+    Trainings of single folds may run side by side, unless they compute features for all folds.
+    """
+    if not folds or work.section("classify", ClassifySection).trainable == "heads":
+        return []
+    return [f"fold-{fold}" for fold in sorted(set(folds))]
+
+
 def join_training(work: WorkFolder, devices: Devices, workers: int | None = None, code: Path | None = None) -> int:
     """Train a part of every batch on this node, for the run of `train` on node 0, which writes all files.
 

@@ -58,6 +58,8 @@ def test_the_guide_shows_every_step() -> None:
         *second,
         "aggregate submit",
         "aggregate evaluate",
+        "classify find-lr",
+        "classify train",
         *crops,
     ]
 

@@ -3,8 +3,8 @@
 import errno
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,8 @@ from hpa.errors import UserError
 
 FORMAT: Final = 2
 """Version of the work folder's files; raised when a column, key or file gets another name or meaning."""
+
+_PARTS_WAIT_S: Final = 5.0  # for other runs on parts, which hold the lock of the whole for a moment
 
 FORMAT_KEY: Final = b"cellwise_format"
 """Where ``images.parquet`` records the version in its metadata."""
@@ -111,7 +113,7 @@ def check_format(work: WorkFolder) -> None:
 
 
 @contextmanager
-def locked(root: Path, wait_s: float = 0) -> Iterator[None]:
+def locked(root: Path, wait_s: float = 0, parts: Sequence[str] = ()) -> Iterator[None]:
     """Hold the lock of a work folder, so that a second run on it stops with a message.
 
     The lock ends with the process, however that ends. The process that has the lock may take it again.
@@ -122,6 +124,8 @@ def locked(root: Path, wait_s: float = 0) -> Iterator[None]:
         The work folder.
     wait_s
         Seconds to wait for another process.
+    parts
+        Names of the parts that are written; runs on other parts then go on at the same time. None is the whole folder.
 
     Raises
     ------
@@ -129,9 +133,26 @@ def locked(root: Path, wait_s: float = 0) -> Iterator[None]:
         If another process holds it.
     """
     root.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack, ExitStack() as whole:
+        # The lock of the whole is held while those of parts are taken, so no run on the whole begins meanwhile.
+        whole.enter_context(_hold(root, "lock", max(wait_s, _PARTS_WAIT_S) if parts else wait_s))
+        for part in parts:
+            stack.enter_context(_hold(root, f"lock.{part}", wait_s))
+        if parts:
+            whole.close()
+        else:
+            for path in sorted(root.glob("lock.*")):
+                if path.suffix != ".holder":
+                    with _hold(root, path.name, wait_s):
+                        pass
+        yield
+
+
+@contextmanager
+def _hold(root: Path, name: str, wait_s: float) -> Iterator[None]:
     # Of its own, because Windows lets nobody read a file that is locked.
-    holder = root / "lock.holder"
-    lock = FileLock(root / "lock", is_singleton=True)
+    holder = root / f"{name}.holder"
+    lock = FileLock(root / name, is_singleton=True)
     try:
         lock.acquire(timeout=wait_s)
     except Timeout:
@@ -139,7 +160,7 @@ def locked(root: Path, wait_s: float = 0) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.ELOOP):
             raise
-        raise UserError(f"expected a file to lock at {root / 'lock'}, found something else; remove it") from None
+        raise UserError(f"expected a file to lock at {root / name}, found something else; remove it") from None
     try:
         if lock.lock_counter == 1:
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")

@@ -227,7 +227,7 @@ from pathlib import Path
 from hpa.errors import UserError
 from hpa.work.folder import locked
 try:
-    with locked(Path(sys.argv[1])):
+    with locked(Path(sys.argv[1]), parts=sys.argv[3:]):
         print("held", flush=True)
         time.sleep(float(sys.argv[2]))
 except UserError as error:
@@ -235,8 +235,8 @@ except UserError as error:
 """
 
 
-def _hold(folder: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _HOLD, str(folder), str(seconds)]
+def _hold(folder: Path, seconds: float, *parts: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _HOLD, str(folder), str(seconds), *parts]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
@@ -248,6 +248,18 @@ def test_second_run_stops_and_names_the_first(tmp_path: Path) -> None:
         assert f"found one (process {os.getpid()} on {socket.gethostname()})" in refused
     assert _hold(tmp_path, 0).communicate()[0] == "held\n"
     assert not (tmp_path / "lock.holder").exists()
+
+
+def test_runs_on_other_parts_go_on_side_by_side(tmp_path: Path) -> None:
+    with locked(tmp_path, parts=["fold-0"]):
+        assert _hold(tmp_path, 0, "fold-1").communicate()[0] == "held\n"
+        for parts in (["fold-1", "fold-0"], []):
+            refused = _hold(tmp_path, 0, *parts).communicate()[0]
+            assert f"found one (process {os.getpid()} on " in refused, parts
+    assert _hold(tmp_path, 0).communicate()[0] == "held\n"
+    with locked(tmp_path):
+        refused = _hold(tmp_path, 0, "fold-0").communicate()[0]
+        assert f"found one (process {os.getpid()} on " in refused
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:

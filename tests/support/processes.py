@@ -44,7 +44,8 @@ def run_killed(package: str, nth: int, arguments: Sequence[str]) -> int:
 
 def data_files(folder: Path) -> dict[str, bytes]:
     """Return the content of each file below a folder by its relative path, without files that differ between runs."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("run.json", "lock"))
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    found = (path for path in found if path.name != "run.json" and not path.name.startswith("lock"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
