@@ -14,6 +14,7 @@ import pytest
 from tests.support.pages import ROOT
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+_NAMES = {"umap": "umap-learn"}
 PACKAGES = ("hpa", "segment", "crops", "classify", "aggregate", "pipeline", "cellwise", "recipes")
 
 
@@ -42,7 +43,7 @@ def _normal(name: str) -> str:
 
 
 def test_everything_imported_is_declared() -> None:
-    """A module of an optional dependency that is not installed here is looked up by its own name."""
+    """A module of an optional dependency that is not installed here is looked up by its own name, or in `_NAMES`."""
     requirements = [
         *PROJECT["dependencies"],
         *(r for extra in PROJECT["optional-dependencies"].values() for r in extra),
@@ -55,7 +56,7 @@ def test_everything_imported_is_declared() -> None:
         for module, _ in _imports(tree)
         if _is_foreign(module)
         for top in (module.split(".")[0],)
-        if not {_normal(name) for name in distributions.get(top, [top])} & declared
+        if not {_normal(name) for name in distributions.get(top, [_NAMES.get(top, top)])} & declared
     }
     assert not missing
 

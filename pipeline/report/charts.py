@@ -150,7 +150,7 @@ def round_ticks(low: float, high: float) -> list[float]:
     Examples
     --------
     >>> round_ticks(0, 1)
-    [0.0, 0.5, 1.0]
+    [0.0, 0.25, 0.5, 0.75, 1.0]
     >>> round_ticks(1, 20)
     [5.0, 10.0, 15.0, 20.0]
     """
