@@ -202,7 +202,7 @@ def _intensities(evidence: Evidence) -> Intensities:
 def _warnings(table: pd.DataFrame, n: int) -> list[str]:
     warnings = []
     for channel in dict.fromkeys(table["channel"]):
-        own, name = table[table["channel"] == channel], f"The {channel} channel ({STAINS[channel]})"
+        own, name = table[table["channel"] == channel], f"The {channel} channel, {STAINS[channel]},"
         dark, saturated = int((own["bright"] < _MAX_DARK).sum()), int((own["saturated"] > _MAX_SATURATED).sum())
         if dark:
             warnings.append(

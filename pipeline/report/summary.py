@@ -94,7 +94,7 @@ def _score_sentences(scores: Scores) -> list[str]:
         beside = f"no better than the {base.value:.2f} of"
     sentences = [
         f"On {scores.n_images:,} labelled images, each judged by a model that had not seen it, it reaches a macro F1 of"
-        f" {macro:.2f}, {beside} predicting {base.name}."
+        f" {macro:.2f}, {beside} {base.name}."
     ]
     best = [f"{row['class']} ({row['f1']:.2f})" for row in scores.best() if row["f1"] > 0]
     if best:
