@@ -3,6 +3,7 @@
     python -m aggregate run work/my
     python -m aggregate evaluate predictions.csv train.csv          score any table of predictions
     python -m aggregate cells work/my cells.csv                     score single cells with known labels
+    python -m aggregate platemap work/my plate.png --class Cytosol  one class in every well of a plate
     python -m aggregate evaluate-2021 submission.csv truth.csv      score a submission of Kaggle 2021
     python -m aggregate submit scores.npy --sample sample_submission.csv --thresholds thresholds.json --out my.csv
 
@@ -12,6 +13,7 @@ run       reads  recipe.toml, images.parquet, folds.parquet, classify/<window>/p
                  run.json.
 evaluate  reads  two tables of labels and, optionally, one of groups; needs no work folder.
 cells     reads  a finished work folder and a table with image_id, cell_label, target.
+platemap  reads  a finished work folder whose images have wells; writes a picture.
 evaluate-2021
           reads  a submission of Kaggle 2021 and the true cells; needs no work folder.
 submit    reads  a matrix of scores, a sample submission and thresholds; needs no work folder.
@@ -124,6 +126,20 @@ def cells(
     print_summary(metrics, f"{metrics['images']} of the {metrics['labelled']} labelled cells")
     if out:
         write_json(out, metrics)
+
+
+@app.command()
+def platemap(
+    work: Annotated[Path, typer.Argument(help="A finished work folder whose images have wells.")],
+    out: Annotated[Path, typer.Argument(help="The PNG, PDF or SVG to write.")],
+    class_name: Annotated[str, typer.Option("--class", help="Name of the class.")],
+) -> None:
+    """Draw the mean probability of a class in every well of a plate."""
+    from aggregate.scoring.platemap import draw_platemap
+    from hpa.work.folder import open_work
+
+    draw_platemap(open_work(work), class_name, out)
+    print(f"plate map: {out}")
 
 
 @app.command("evaluate-2021")
