@@ -166,8 +166,11 @@ def _failures(work: WorkFolder) -> dict[str, str]:
 
 
 def _places(work: WorkFolder) -> pd.DataFrame:
-    """Return place, area and flags of the cells with crops."""
-    table = read_parquet(store_folder(work, "cells") / "crops.parquet", f"python -m crops run {work.root}")
+    """Return place, area and flags of the cells with crops, as far as there is a table of them."""
+    path = store_folder(work, "cells") / "crops.parquet"
+    if not path.is_file():  # probabilities of another program
+        return pd.DataFrame({"image_id": pd.Series(dtype=str), "cell_label": pd.Series(dtype=np.int32)})
+    table = read_parquet(path, f"python -m crops run {work.root}")
     places = table[["image_id", "cell_label"]].copy()
     if "area_px" not in table:  # a table of another program
         return places

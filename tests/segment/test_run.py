@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
-    work = make_work(tmp_path_factory.mktemp("work"), data)
+    work = make_work(tmp_path_factory.mktemp("done") / "work", data)
     assert run(work, device="cpu", workers=1) == 1, "two images fail, and no failure is allowed"
     return work
 
