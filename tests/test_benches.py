@@ -20,6 +20,7 @@ BENCH_ARGUMENTS: dict[str, list[str]] = {
     "bench.kills": ["--tiny"],
     "bench.reading": ["--tiny"],
     "bench.realism": [],
+    "bench.recipes": ["--tiny"],
     "bench.segment": ["--tiny", "accuracy", "real", "sizes", "speed", "memory", "gpu"],
     "bench.thresholds": ["1"],
 }
