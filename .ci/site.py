@@ -4,7 +4,9 @@ The reference is read from the source by `griffe`; nothing is imported, so the p
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -18,10 +20,20 @@ PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the reference, and the pages that exist beyond those listed, to the navigation."""
     assert config.nav is not None
-    listed = {next(iter(entry.values())) if isinstance(entry, dict) else entry for entry in config.nav}
+    listed = set(_pages(config.nav))
     others = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in listed)
     config.nav += [*others, {"Reference": [{name: f"reference/{name}.md"} for name in _references()]}]
     return config
+
+
+def _pages(entries: list[Any]) -> Iterator[str]:
+    """Yield the pages of a navigation, those in its sections too."""
+    for entry in entries:
+        value = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        if isinstance(value, list):
+            yield from _pages(value)
+        else:
+            yield value
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
