@@ -72,21 +72,21 @@ def test_a_killed_and_resumed_run_writes_the_same_files_as_an_uninterrupted_one(
     synthesize(atlas, 40, 8, seed=5, size_px=256)
     assert main(["init", str(tmp_path / "fresh"), "--data", str(atlas), *SMALL]) == 0
     for name in ("complete", "repeated", "killed"):
-        shutil.copytree(tmp_path / "fresh", tmp_path / name)
+        shutil.copytree(tmp_path / "fresh", tmp_path / name / "work")  # pictures name the run
 
     def run(name: str, kill_at: int) -> int:
-        return run_killed("pipeline", kill_at, ["run", str(tmp_path / name), "--workers", "1"])
+        return run_killed("pipeline", kill_at, ["run", str(tmp_path / name / "work"), "--workers", "1"])
 
     assert run("complete", 10**9) == 0
     assert run("repeated", 10**9) == 0
-    expected = data_files(tmp_path / "complete")
-    assert data_files(tmp_path / "repeated") == expected
+    expected = data_files(tmp_path / "complete" / "work")
+    assert data_files(tmp_path / "repeated" / "work") == expected
     # Every run counts its output files from 1. The kills happen among the masks of the first chunk, among those of the
     # second, among the crops, in epochs of both folds, and in the stages after training.
     codes = [run("killed", n) for n in (20, 90, 30, 4, 4, 4, 4)]
     assert codes.count(-signal.SIGKILL) >= 5, codes
     assert run("killed", 10**9) == 0
-    found = data_files(tmp_path / "killed")
+    found = data_files(tmp_path / "killed" / "work")
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
     submission = "aggregate/submission.csv"

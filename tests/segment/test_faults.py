@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     """The work folder of an uninterrupted run."""
-    work = make_work(tmp_path_factory.mktemp("uninterrupted"), data)
+    work = make_work(tmp_path_factory.mktemp("uninterrupted") / "work", data)
     run(work, device="cpu", workers=1)
     return work
 
@@ -64,7 +64,7 @@ def check_counts(work: WorkFolder) -> None:
 def test_a_killed_run_resumes_to_the_same_files(
     uninterrupted: WorkFolder, data: Path, tmp_path: Path, seed: int
 ) -> None:
-    work = make_work(tmp_path, data)
+    work = make_work(tmp_path / "work", data)  # figures name the run, so both have one name
     last = 2 * IMAGES + 6
     nth = int(np.random.default_rng(seed).integers(1, last))
     command = ["run", str(work.root), "--device", "cpu", "--workers", "1"]
