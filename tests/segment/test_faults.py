@@ -83,7 +83,7 @@ def test_a_full_disk_is_reported_and_the_next_run_resumes(
     uninterrupted: WorkFolder, data: Path, tmp_path: Path
 ) -> None:
     """A limit on file size stands in for a full disk: some label images fit, tables do not."""
-    work = make_work(tmp_path, data)
+    work = make_work(tmp_path / "work", data)
     command = [sys.executable, "-m", "segment", "run", str(work.root), "--device", "cpu", "--workers", "1"]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, preexec_fn=small_files_only)
     assert done.returncode == 2
