@@ -233,7 +233,7 @@ def many(folder: Path, n_images: int) -> None:
     _cost("init", n_images, "pipeline", ["init", str(folder / "all"), *data])
     flags = [*data, "--set", "data.near_duplicates=true"]
     _cost("init with near-duplicates", n_images, "pipeline", ["init", str(folder / "similar"), *flags], "scan/parts")
-    part, work = n_images // 20, str(folder / "work")
+    part, work = max(n_images // 20, 20), str(folder / "work")  # init needs more images than folds
     write_atlas(folder / "part", part, 8, size_px=64)
     measured("pipeline", ["init", work, "--data", str(folder / "part")])
     _cost(f"segment {part:,} of them", part, "segment", ["run", work, "--workers", "1"], "segment/parts")

@@ -16,8 +16,8 @@ from classify.inference.predict import ScoredCrops, predict_fold
 from classify.inference.transfer import transfer_fold
 from classify.models import features_folder, read_labelled_crops, stage_folder, stage_inputs, trained_checkpoints
 from classify.network.checkpoint import Checkpoint, load_checkpoints
+from classify.preparation import computation_of, computing, features_of_window
 from classify.probabilities import KEY, write_probabilities
-from classify.run import computation_of, computing, features_of_window
 from classify.trained_pooling import TrainedPooling, write_pooling
 from crops.config import CropsSection, Window
 from crops.store import CropStore

@@ -9,7 +9,7 @@ import torch
 
 from classify.config import ClassifySection
 from classify.models import run_folds, stage_folder, stage_inputs
-from classify.run import computation_of, computing, loading_workers, prepare_fold
+from classify.preparation import computation_of, computing, loading_workers, prepare_fold
 from crops.config import CropsSection
 from hpa.errors import UserError
 from hpa.work.device import resolve_device
@@ -87,14 +87,15 @@ def find_lr(
         stage_inputs(work, window)
         folder = stage_folder(work, window) / FOLDER
         with computing(computation, section) as resolved:
-            crops, start, statistics = prepare_fold(work, window, resolved, fold, chosen)
-            check_enough(crops, fold)
+            ready = prepare_fold(work, window, resolved, fold, chosen)
+            check_enough(ready.crops, fold)
             training = FoldTraining(
-                *(crops, resolved, work.data.seed, fold, folder, chosen, loading_workers(None, chosen), start)
+                *(ready.crops, ready.section, ready.seed, fold, folder, chosen),
+                *(loading_workers(None, chosen), ready.start),
             )
             number = phase - 1 if phase else len(phases) - 1
             search = search_rates(
-                *(training.with_levels(statistics), statistics, number),
+                *(training.with_levels(ready.statistics), ready.statistics, number),
                 steps=rates.steps,
                 lowest=rates.lowest,
                 highest=rates.highest,

@@ -5,7 +5,8 @@ channels, 0..1. ``obs`` contains the crop table with the labels of the images, `
 ``uns["single_cell_images"]`` the sizes (https://mannlabs.github.io/scPortrait, single-cell image format).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -46,13 +47,9 @@ def write_h5sc(
     UserError
         If anndata is not installed.
     """
-    try:
+    with _extra_installed():
         import h5py  # type: ignore[import-not-found,import-untyped,unused-ignore]
         from anndata import AnnData  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError:
-        raise UserError(
-            "expected the package anndata for --to anndata, found none; install cellwise[anndata]"
-        ) from None
     kinds = ["mask"] + ["image_channel"] * len(channels)
     names = ["seg_all_cytosol", *channels]
     var = pd.DataFrame({"channels": names, "channel_mapping": kinds}, index=[str(i) for i in range(len(names))])
@@ -110,12 +107,8 @@ def write_h5ad(
     UserError
         If anndata is not installed.
     """
-    try:
+    with _extra_installed():
         from anndata import AnnData  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError:
-        raise UserError(
-            "expected the package anndata for --to anndata, found none; install cellwise[anndata]"
-        ) from None
     with atomic_write(path) as partial:
         AnnData(X=values, obs=_plain_strings(obs), var=var, obsm=dict(obsm), uns=dict(uns)).write_h5ad(partial)
 
@@ -123,3 +116,14 @@ def write_h5ad(
 def _plain_strings(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with strings of dtype object, which anndata can write whichever dtype pandas uses for strings."""
     return table.astype(dict.fromkeys(table.select_dtypes(["object", "string"]).columns, object))
+
+
+@contextmanager
+def _extra_installed() -> Iterator[None]:
+    """Say in one sentence that the extra is missing if an import fails."""
+    try:
+        yield
+    except ImportError:
+        raise UserError(
+            "expected the package anndata for --to anndata, found none; install cellwise[anndata]"
+        ) from None

@@ -110,7 +110,7 @@ def check_recipe(recipe: Recipe) -> None:
     listed = bool(code_names(section)) or not isinstance(section.augment, str)
     if listed or section.model_dump(include=network) != ClassifySection().model_dump(include=network):
         # Imported here, because torch takes seconds to import and the default network needs no check.
-        from classify.run import check_network, model_to_check
+        from classify.preparation import check_network, model_to_check
 
         for window in recipe.crops.train_windows:
             check_network(section, data, recipe.crops.size_px_of(window), model_to_check(section, recipe.crops))

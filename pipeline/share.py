@@ -211,7 +211,7 @@ def _input(old: WorkFolder, label: str, folder: Path, section: Section, trained_
 
         return find_weights(section.network)
     if isinstance(section, ClassifySection) and label == "the pretrained weights":
-        from classify.run import start_file
+        from classify.preparation import start_file
 
         window, fold = folder.parent.name, int(folder.name.removeprefix("fold-"))
         return start_file(old, window, section, fold) or folder / "none"  # type: ignore[arg-type]

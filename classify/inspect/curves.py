@@ -10,8 +10,8 @@ from typing import Final, cast
 
 import pandas as pd
 
+from classify.histories import read_histories, summarise_history, trained_folders
 from classify.inspect.samples import draw_samples
-from classify.training.history import HISTORY
 from crops.config import Window
 from crops.store import CropStore, open_store
 from hpa.errors import UserError
@@ -48,7 +48,7 @@ def curves(work: WorkFolder) -> int:
     UserError
         If no fold was trained.
     """
-    folders = sorted({path.parent.parent for path in (work.root / "classify").glob(f"*/fold-*/{HISTORY}")})
+    folders = trained_folders(work)
     if not folders:
         raise UserError(f"expected a trained work folder (`python -m classify train {work.root}`), found none")
     for folder in folders:
@@ -69,12 +69,6 @@ def _store(work: WorkFolder, window: str) -> CropStore | None:
         return open_store(work, cast(Window, window))
     except (UserError, FileNotFoundError):
         return None
-
-
-def read_histories(folder: Path) -> dict[int, pd.DataFrame]:
-    """Read ``history.csv`` of every trained fold in ``classify/<window>``, by fold."""
-    paths = {int(path.parent.name.removeprefix("fold-")): path for path in folder.glob(f"fold-*/{HISTORY}")}
-    return {fold: pd.read_csv(paths[fold]) for fold in sorted(paths)}
 
 
 def draw_curves(path: Path, histories: dict[int, pd.DataFrame], title: str = "") -> None:
@@ -111,18 +105,3 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame], title: str = "")
     axes[0].xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=11)
     save_figure(figure, path)
-
-
-def summarise_history(history: pd.DataFrame) -> str:
-    """Summarise the last epoch and the last validation of a fold's ``history.csv`` in one line."""
-    last = history.iloc[-1]
-    summary = f"epoch {int(last['epoch'])}, train loss {last['train_loss']:.4f}"
-    validated = history.dropna(subset=["validation_loss"])
-    if len(validated):
-        scores = validated.iloc[-1]
-        summary += (
-            f"; at epoch {int(scores['epoch'])} validation loss {scores['validation_loss']:.4f},"
-            f" macro F1 at 0.5 {scores['validation_macro_f1']:.3f},"
-            f" mean AP over the fold's classes {scores['validation_mean_ap']:.3f}"
-        )
-    return summary

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from classify.config import ClassifySection, Monitor
 from classify.data.crops import FoldCrops
+from classify.histories import HISTORY
 from classify.inference.evaluate import ScoredRows, loss_of_rows, run_validation, score_images, score_rows
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network
 from classify.training.samples import write_samples
 from hpa.work.files import write_bytes, write_csv
 
-HISTORY: Final = "history.csv"
 BEST: Final = "best.pt"
 _COLUMNS: Final = [
     "epoch",

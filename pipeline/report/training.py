@@ -1,15 +1,11 @@
-"""Training: loss and scores over the epochs of every fold.
-
-Reads ``history.csv`` of the folds by itself: `classify.inspect.curves`, which also draws it, imports torch, and that
-takes as long as all the rest of the page.
-"""
+"""Training: loss and scores over the epochs of every fold."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
+from classify.histories import read_histories, summarise_history, trained_folders
 from pipeline.report.charts import Axes, Curve, Panel
 from pipeline.report.evidence import Evidence, Missing
 
@@ -38,35 +34,16 @@ class Training:
 
 def make_training(evidence: Evidence) -> Training | Missing:
     """Draw the histories of all trained folds."""
-    root = evidence.work.root
-    folders = sorted({path.parent.parent for path in (root / "classify").glob("*/fold-*/history.csv")})
+    folders = trained_folders(evidence.work)
     if not folders:
-        return Missing("no fold has been trained here", f"python -m classify train {root}")
+        return Missing("no fold has been trained here", f"python -m classify train {evidence.work.root}")
     windows = []
     for folder in folders:
-        histories = _read(folder)
+        histories = read_histories(folder)
         panels = tuple(panel for args in _PANELS if (panel := _panel(histories, *args)))
-        said = tuple(f"fold {fold}: {_summarise(history)}" for fold, history in histories.items())
+        said = tuple(f"fold {fold}: {summarise_history(history)}" for fold, history in histories.items())
         windows.append((folder.name, panels, said))
     return Training(tuple(windows))
-
-
-def _read(folder: Path) -> dict[int, pd.DataFrame]:
-    paths = {int(path.parent.name.removeprefix("fold-")): path for path in folder.glob("fold-*/history.csv")}
-    return {fold: pd.read_csv(paths[fold]) for fold in sorted(paths)}
-
-
-def _summarise(history: pd.DataFrame) -> str:
-    last = history.iloc[-1]
-    said = f"{last['epoch']:.0f} epochs, train loss {last['train_loss']:.4f}"
-    validated = history.dropna(subset=["validation_loss"])
-    if len(validated):
-        scores = validated.iloc[-1]
-        said += (
-            f"; validated after epoch {scores['epoch']:.0f}: loss {scores['validation_loss']:.4f}, macro F1 at 0.5"
-            f" {scores['validation_macro_f1']:.3f}, mean AP {scores['validation_mean_ap']:.3f}"
-        )
-    return said
 
 
 def _panel(

@@ -26,7 +26,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Say nothing of other programs on the machine that runs the tests."""
-    monkeypatch.setattr("classify.run.warn_if_busy", lambda *_: None)
+    monkeypatch.setattr("classify.preparation.warn_if_busy", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

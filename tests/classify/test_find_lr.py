@@ -94,3 +94,14 @@ def test_the_command_writes_a_table_and_a_picture_and_leaves_the_models(
     ):
         assert main(["find-lr", str(work.root), *flags]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_network_is_the_one_that_would_be_trained(tmp_path: Path) -> None:
+    """classify.seed, not data.seed, draws its weights."""
+    first = {}
+    for name, seeds in {"own": (0, 5), "data": (5, -1), "other": (0, -1)}.items():
+        recipe = {"data": {"folds": 2, "seed": seeds[0]}, "classify": {"backbone": "cnn3", "seed": seeds[1]}}
+        work = make_work(tmp_path / name, [0, 1, 0, 1], recipe=recipe)
+        assert main(["find-lr", str(work.root), "--steps", "10"]) == 0
+        first[name] = pd.read_csv(work.root / "classify/cells/find-lr/fold-0.csv")["loss"][0]
+    assert first["own"] == first["data"] != first["other"]

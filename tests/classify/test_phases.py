@@ -15,7 +15,7 @@ from classify.network.backbones import new_backbone
 from classify.network.model import Network, new_network
 from classify.network.parts import find_stages
 from classify.network.pretrained import Start
-from classify.run import check_network
+from classify.preparation import check_network
 from classify.training.fit import fit
 from classify.training.optimizer import FACTOR, parameter_groups
 from hpa.config import DataSection, parse_section

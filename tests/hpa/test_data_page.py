@@ -30,6 +30,10 @@ def _plates(folder: Path, atlas: Path) -> None:
         for path in found[:3]
     ]
     (folder / "A01").mkdir(parents=True)
+    (folder.parent / "plate").mkdir()
+    for field, planes in enumerate(fields[:2], start=1):
+        for channel, plane in enumerate(planes):
+            cv2.imwrite(str(folder.parent / "plate" / f"B02_f{field}_d{channel}.tif"), plane)
     for name, planes in zip(("A01/f1.tif", "A01/f2.tif"), fields[:2], strict=True):
         cv2.imwritemulti(str(folder / name), planes)
     for name, plane in zip(("A02_f1_DNA.tif", "A02_f1_ER.tif"), fields[2], strict=True):
@@ -71,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_page_has_every_command_for_data(folder: Path) -> None:
     shown = [" ".join(command[:2]) for command in commands(PAGE)]
     assert shown == [
-        *["pipeline init"] * 3,
+        *["pipeline init"] * 4,
         "segment run",
         "crops run",
         "hpa leaks",
@@ -87,6 +91,9 @@ def test_outputs_of_the_commands(folder: Path) -> None:
     assert (folder / "work" / "all" / "leaks" / "leaks.json").exists()
     assert (folder / "work" / "all" / "explore" / "sheet.png").exists()
     assert len(read_images(folder / "work" / "jovian" / "images.parquet")) == 3
+    plate = read_images(folder / "work" / "plate" / "images.parquet")
+    assert plate["image_id"].tolist() == ["B02_1", "B02_2"]
+    assert plate["well"].tolist() == ["B02", "B02"]
     plates = read_images(folder / "work" / "plates" / "images.parquet")
     assert plates["well"].tolist() == ["plate1_A01", "plate1_A01", "plate1_A02"]
     assert (plates["bytes_yellow"] > 0).all()
