@@ -218,22 +218,6 @@ def test_the_kaggle_page_runs(data: Folders, monkeypatch: pytest.MonkeyPatch, tm
             _check_outputs(tmp_path / command[2])
 
 
-@pytest.mark.slow
-def test_the_page_on_plates_runs(data: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    atlas, plate = data.paths["/data/hpaic"], tmp_path / "plate"
-    plate.mkdir()
-    for well, path in zip(("B02", "B03", "C02"), sorted((atlas / "test").glob("*_blue.png")), strict=False):
-        for number, color in enumerate(("blue", "yellow")):
-            plane = read_plane(path.with_name(path.name.replace("_blue", f"_{color}")))
-            cv2.imwrite(str(plate / f"{well}_f1_d{number}.tif"), plane)
-    here = Folders({"/data/plate": plate})
-    for command in commands(ROOT / "docs" / "plates.md"):
-        assert run_command([str(here.paths.get(word, word)) for word in command]) == 0, " ".join(command)
-    crops_of = pd.read_parquet(tmp_path / "work" / "plate" / "crops" / "cells" / "crops.parquet")
-    assert set(crops_of["image_id"]) == {"B02_1", "B03_1", "C02_1"}
-
-
 def test_headers_name_the_recipe_they_are_in() -> None:
     for name in RECIPES:
         for command in recipe_commands(name):
