@@ -75,8 +75,41 @@ def predict(
     chosen = torch.device(resolve_device(device))
     trained = model or work
     for window in work.section("crops", CropsSection).windows:
-        _predict_window(work, trained, window, chosen, threads, overwrite=overwrite, embeddings=embeddings)
+        models, folder = _Models.read(trained, window, work), stage_folder(work, window)
+        _predict_window(work, models, window, folder, chosen, threads, overwrite=overwrite, embeddings=embeddings)
     return 0
+
+
+def predict_seen(
+    work: WorkFolder, model: WorkFolder, folder: Path, *, device: str = "auto", threads: int | None = None
+) -> Path:
+    """Score every cell with every model of a run of the same cells, also those that a model was trained on.
+
+    Parameters
+    ----------
+    work
+        The work folder whose crops of the window ``cells`` are scored.
+    model
+        The work folder of the models.
+    folder
+        Folder of the results; those of a killed call are resumed.
+    device, threads
+        As for `predict`.
+
+    Returns
+    -------
+    Path
+        The table (`classify.probabilities`), with a row for each cell and model. The origin of all rows is ``test``,
+        which says nothing.
+
+    Raises
+    ------
+    UserError
+        As for `predict`.
+    """
+    models = replace(_Models.read(model, "cells", work), are_own=False, references={})
+    _predict_window(work, models, "cells", folder, torch.device(resolve_device(device)), threads)
+    return folder / "probabilities.parquet"
 
 
 @dataclass(frozen=True)
@@ -89,15 +122,19 @@ class _Models:
         The models and their files, by fold.
     references
         Files of the crops that labels are transferred from, by fold; none if that is not asked for.
+    are_own
+        Whether they are those of the work folder whose crops they score, each those of its fold and of test images;
+        others score all crops, as if they were of test images.
     """
 
     checkpoints: dict[int, Checkpoint]
     paths: dict[int, Path]
     references: dict[int, Path]
+    are_own: bool
 
     @classmethod
-    def of(cls, trained: WorkFolder, window: Window) -> Self:
-        """Read the models of a work folder or a bundle for a window."""
+    def read(cls, trained: WorkFolder, window: Window, work: WorkFolder) -> Self:
+        """Read the models of a work folder or a bundle for a window of another one, or of the same."""
         paths = trained_checkpoints(trained, trained.section("crops", CropsSection).train_window_for(window))
         for fold, path in paths.items():
             if is_being_replaced(path.parent):
@@ -105,11 +142,13 @@ class _Models:
                     f"expected fold {fold} to be trained in {path.parent}, found an unfinished run with --overwrite;"
                     f" finish it with `python -m classify train {trained.root}`"
                 )
-        checkpoints = load_checkpoints(paths)
-        transfers = next(iter(checkpoints.values())).section.nearest_crops
-        return cls(
-            checkpoints, paths, {fold: references_path(trained, window, fold) for fold in checkpoints if transfers}
-        )
+        checkpoints, are_own = load_checkpoints(paths), trained.root == work.root
+        references = {}
+        if next(iter(checkpoints.values())).section.nearest_crops:
+            references = {fold: references_path(trained, window, fold) for fold in checkpoints}
+        if not are_own and not all(path.is_file() for path in references.values()):
+            references = {}  # a bundle has them only if they are joined
+        return cls(checkpoints, paths, references, are_own)
 
     @property
     def section(self) -> ClassifySection:
@@ -125,33 +164,28 @@ class _Models:
 
 def _predict_window(
     work: WorkFolder,
-    trained: WorkFolder,
+    models: _Models,
     window: Window,
+    folder: Path,
     device: torch.device,
     threads: int | None,
     *,
-    overwrite: bool,
-    embeddings: bool,
+    overwrite: bool = False,
+    embeddings: bool = False,
 ) -> None:
-    models = _Models.of(trained, window)
     store, labels = read_labelled_crops(work, window, work.data)
     for fold, checkpoint in models.checkpoints.items():
         _check_fits(checkpoint, models.paths[fold], work.data, store)
     inputs = stage_inputs(work, window) | {f"fold-{fold}/checkpoint.pt": path for fold, path in models.paths.items()}
-    is_own = trained.root == work.root
-    if is_own:
+    if models.are_own:
         inputs |= {"folds.parquet": work.folds}
     else:
         labels = labels.as_unseen()
-        if all(path.is_file() for path in models.references.values()):
-            inputs |= {path.name: path for path in models.references.values()}
-        else:  # a bundle has them only if they are joined
-            models = replace(models, references={})
-    folder, section = stage_folder(work, window), models.section
+        inputs |= {path.name: path for path in models.references.values()}
+    section, place = models.section, folder / "predict"
     here, command = computation_of(section, device, threads), f"python -m classify predict {work.root}"
-    place = folder / "predict"
     stage = begin(place, command, work.data, section, inputs, overwrite=overwrite, beside=True, computation=here)
-    if is_own:
+    if models.are_own:
         written = {fold: stage.folder / path.name for fold, path in models.references.items()}
         models = replace(models, references=written)
     scored = ScoredCrops(store, labels, work.data.classes)
@@ -166,7 +200,7 @@ def _predict_window(
             )
             for fold, checkpoint in models.checkpoints.items()
         }
-        if is_own:
+        if models.are_own:
             _make_references(models, scored, device, features)
         transferred = [
             transfer_fold(
@@ -176,7 +210,7 @@ def _predict_window(
             for fold, path in models.references.items()
         ]
     outputs = _write_tables(folder, list(parts.values()), transferred, models, work.data)
-    if is_own:
+    if models.are_own:
         outputs += models.references.values()
     rows = sum(map(len, parts.values()))
     stage.finish({"rows": rows, "oof_rows": sum(int((t["origin"] == "oof").sum()) for t in parts.values())}, outputs)
