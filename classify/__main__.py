@@ -15,7 +15,8 @@ run.json to classify/<window>/fold-<k>/. An interrupted run resumes after its la
 predict reads the same tables and classify/<window>/fold-<k>/checkpoint.pt; it writes
 classify/<window>/probabilities.parquet, and the parts of each fold and run.json to classify/<window>/predict/. With
 --embeddings it also writes features.npy and, if the network has an embedding head, embedding.npy, whose rows are
-those of keys.parquet.
+those of keys.parquet. With classify.nearest_crops it writes classify/<window>/neighbours/probabilities.parquet, and the
+crops that labels are transferred from to classify/<window>/predict/references-<k>.npz.
 
 find-lr trains an untrained network for some steps with rising learning rates, writes the losses to
 classify/<window>/find-lr/fold-<k>.csv and draws them beside it; no model changes.

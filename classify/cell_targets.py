@@ -1,8 +1,9 @@
 """The labels of single cells that a model is trained on, ``cell_labels.parquet`` in the work folder.
 
-Columns: image_id, cell_label, and target, the class indices of the cell, some of those of its image. There is one row
-per cell whose labels differ from those of its image, which all other cells inherit. `pipeline relabel` makes the
-table.
+Columns: image_id, cell_label, fold, and target, the class indices of the cell, some of those of its image. The model of
+a fold is trained on the rows of that fold, one per cell whose labels differ from those of its image, which all other
+cells inherit. Each fold has labels of its own, because what labels its cells must not have seen the images that its
+model is scored on. `pipeline relabel` makes the table.
 """
 
 from dataclasses import replace
@@ -24,9 +25,10 @@ _SCHEMA: Final = pa.DataFrameSchema(
     {
         "image_id": pa.Column(str),
         "cell_label": pa.Column("int32", pa.Check.ge(1), coerce=True),
+        "fold": pa.Column("int16", pa.Check.ge(0), coerce=True),
         "target": pa.Column(object),
     },
-    unique=["image_id", "cell_label"],
+    unique=["image_id", "cell_label", "fold"],
     strict=True,
 )
 
@@ -67,7 +69,7 @@ def read_cell_targets(path: Path) -> pd.DataFrame:
     return check_table(table, _SCHEMA, path)
 
 
-def train_on_cells(crops: FoldCrops, table: pd.DataFrame, vocabulary: Vocabulary) -> FoldCrops:
+def train_on_cells(crops: FoldCrops, table: pd.DataFrame, fold: int, vocabulary: Vocabulary) -> FoldCrops:
     """Replace the labels that training crops inherit by those of their cells; validation keeps those of images.
 
     Parameters
@@ -76,10 +78,12 @@ def train_on_cells(crops: FoldCrops, table: pd.DataFrame, vocabulary: Vocabulary
         The crops of a fold.
     table
         `read_cell_targets`.
+    fold
+        Number of the fold.
     vocabulary
         Of the run.
     """
-    labels, rows = crops.labels, crops.training
+    labels, rows, table = crops.labels, crops.training, table[table["fold"] == fold]
     keys = pd.MultiIndex.from_arrays([labels.image_ids[rows], labels.cell_labels[rows]])
     places = pd.MultiIndex.from_frame(table[["image_id", "cell_label"]]).get_indexer(keys)
     targets = labels.targets.copy()

@@ -25,6 +25,11 @@ def checkpoint_path(work: WorkFolder, window: Window, fold: int) -> Path:
     return stage_folder(work, window) / f"fold-{fold}" / CHECKPOINT
 
 
+def references_path(work: WorkFolder, window: Window, fold: int) -> Path:
+    """Return the path of the crops that labels are transferred from, to crops of a window, for the model of a fold."""
+    return stage_folder(work, window) / "predict" / f"references-{fold}.npz"
+
+
 def run_folds(work: WorkFolder) -> list[int]:
     """Return the numbers of the folds that models are trained for.
 

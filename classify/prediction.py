@@ -1,8 +1,9 @@
 """Run of the prediction: score every crop of a work folder, and write the table of probabilities."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,15 @@ from classify.config import ClassifySection
 from classify.data.crops import select_channels
 from classify.inference.features import digest
 from classify.inference.predict import ScoredCrops, predict_fold
-from classify.inference.transfer import transfer_fold
-from classify.models import features_folder, read_labelled_crops, stage_folder, stage_inputs, trained_checkpoints
+from classify.inference.transfer import References, make_references, transfer_fold
+from classify.models import (
+    features_folder,
+    read_labelled_crops,
+    references_path,
+    stage_folder,
+    stage_inputs,
+    trained_checkpoints,
+)
 from classify.network.checkpoint import Checkpoint, load_checkpoints
 from classify.preparation import computation_of, computing, features_of_window
 from classify.probabilities import KEY, write_probabilities
@@ -25,6 +33,7 @@ from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.work.device import resolve_device
 from hpa.work.folder import WorkFolder
+from hpa.work.mapping import discard
 from hpa.work.stage import begin, is_being_replaced
 
 
@@ -66,89 +75,182 @@ def predict(
     chosen = torch.device(resolve_device(device))
     trained = model or work
     for window in work.section("crops", CropsSection).windows:
-        _predict_window(work, trained, window, chosen, threads, overwrite=overwrite, embeddings=embeddings)
+        models, folder = _Models.read(trained, window, work), stage_folder(work, window)
+        _predict_window(work, models, window, folder, chosen, threads, overwrite=overwrite, embeddings=embeddings)
     return 0
+
+
+def predict_seen(
+    work: WorkFolder, model: WorkFolder, folder: Path, *, device: str = "auto", threads: int | None = None
+) -> Path:
+    """Score every cell with every model of a run of the same cells, also those that a model was trained on.
+
+    Parameters
+    ----------
+    work
+        The work folder whose crops of the window ``cells`` are scored.
+    model
+        The work folder of the models.
+    folder
+        Folder of the results; those of a killed call are resumed.
+    device, threads
+        As for `predict`.
+
+    Returns
+    -------
+    Path
+        The table (`classify.probabilities`), with a row for each cell and model. The origin of all rows is ``test``,
+        which says nothing.
+
+    Raises
+    ------
+    UserError
+        As for `predict`.
+    """
+    models = replace(_Models.read(model, "cells", work), are_own=False, references={})
+    _predict_window(work, models, "cells", folder, torch.device(resolve_device(device)), threads)
+    return folder / "probabilities.parquet"
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The models that score a window, which may have been trained on another one.
+
+    Parameters
+    ----------
+    checkpoints, paths
+        The models and their files, by fold.
+    references
+        Files of the crops that labels are transferred from, by fold; none if that is not asked for.
+    are_own
+        Whether they are those of the work folder whose crops they score, each those of its fold and of test images;
+        others score all crops, as if they were of test images.
+    """
+
+    checkpoints: dict[int, Checkpoint]
+    paths: dict[int, Path]
+    references: dict[int, Path]
+    are_own: bool
+
+    @classmethod
+    def read(cls, trained: WorkFolder, window: Window, work: WorkFolder) -> Self:
+        """Read the models of a work folder or a bundle for a window of another one, or of the same."""
+        paths = trained_checkpoints(trained, trained.section("crops", CropsSection).train_window_for(window))
+        for fold, path in paths.items():
+            if is_being_replaced(path.parent):
+                raise UserError(
+                    f"expected fold {fold} to be trained in {path.parent}, found an unfinished run with --overwrite;"
+                    f" finish it with `python -m classify train {trained.root}`"
+                )
+        checkpoints, are_own = load_checkpoints(paths), trained.root == work.root
+        references = {}
+        if next(iter(checkpoints.values())).section.nearest_crops:
+            references = {fold: references_path(trained, window, fold) for fold in checkpoints}
+        if not are_own and not all(path.is_file() for path in references.values()):
+            references = {}  # a bundle has them only if they are joined
+        return cls(checkpoints, paths, references, are_own)
+
+    @property
+    def section(self) -> ClassifySection:
+        """The section that the models were trained with, even if the recipe has changed since."""
+        return next(iter(self.checkpoints.values())).section
+
+    def with_precision(self, resolved: ClassifySection) -> Self:
+        """Return the models with the precision that is used."""
+        resolve = {"precision": resolved.precision}
+        own = {fold: replace(one, config=one.config | resolve) for fold, one in self.checkpoints.items()}
+        return replace(self, checkpoints=own)
 
 
 def _predict_window(
     work: WorkFolder,
-    trained: WorkFolder,
+    models: _Models,
     window: Window,
+    folder: Path,
     device: torch.device,
     threads: int | None,
     *,
-    overwrite: bool,
-    embeddings: bool,
+    overwrite: bool = False,
+    embeddings: bool = False,
 ) -> None:
-    data = work.data
-    # The recipe of the trained run may use models of another window for this one.
-    source = trained.section("crops", CropsSection).train_window_for(window)
-    paths = trained_checkpoints(trained, source)
-    for fold, path in paths.items():
-        if is_being_replaced(path.parent):
-            raise UserError(
-                f"expected fold {fold} to be trained in {path.parent}, found an unfinished run with --overwrite; finish"
-                f" it with `python -m classify train {trained.root}`"
-            )
-    checkpoints = load_checkpoints(paths)
-    store, labels = read_labelled_crops(work, window, data)
-    inputs = stage_inputs(work, window)
-    if trained.root == work.root:
+    store, labels = read_labelled_crops(work, window, work.data)
+    for fold, checkpoint in models.checkpoints.items():
+        _check_fits(checkpoint, models.paths[fold], work.data, store)
+    inputs = stage_inputs(work, window) | {f"fold-{fold}/checkpoint.pt": path for fold, path in models.paths.items()}
+    if models.are_own:
         inputs |= {"folds.parquet": work.folds}
     else:
         labels = labels.as_unseen()
-    for fold, checkpoint in checkpoints.items():
-        _check_fits(checkpoint, paths[fold], data, store)
-    inputs |= {f"fold-{fold}/checkpoint.pt": path for fold, path in paths.items()}
-    # The section that the models were trained with, even if the recipe has changed since.
-    section = next(iter(checkpoints.values())).section
-    folder = stage_folder(work, window)
-    command = f"python -m classify predict {work.root}"
-    here = computation_of(section, device, threads)
-    place = folder / "predict"
-    stage = begin(place, command, data, section, inputs, overwrite=overwrite, beside=True, computation=here)
-    scored = ScoredCrops(store, labels, data.classes)
+        inputs |= {path.name: path for path in models.references.values()}
+    section, place = models.section, folder / "predict"
+    here, command = computation_of(section, device, threads), f"python -m classify predict {work.root}"
+    stage = begin(place, command, work.data, section, inputs, overwrite=overwrite, beside=True, computation=here)
+    if models.are_own:
+        written = {fold: stage.folder / path.name for fold, path in models.references.items()}
+        models = replace(models, references=written)
+    scored = ScoredCrops(store, labels, work.data.classes)
     with computing(stage.computation, section) as resolved:
-        features = _features_of_models(checkpoints, resolved, scored, device, work, window)
-        parts = [
-            predict_fold(
-                replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}),
-                scored,
-                stage.folder / f"fold-{fold}",
-                device,
+        models = models.with_precision(resolved)
+        features = _features_of_models(models.checkpoints, resolved, scored, device, work, window)
+        parts = {
+            fold: predict_fold(
+                *(checkpoint, scored, stage.folder / f"fold-{fold}", device),
                 embeddings=embeddings,
                 features=features.get(fold),
             )
-            for fold, checkpoint in checkpoints.items()
+            for fold, checkpoint in models.checkpoints.items()
+        }
+        if models.are_own:
+            _make_references(models, scored, device, features)
+        transferred = [
+            transfer_fold(
+                *(models.checkpoints[fold], scored, References.load(path), parts[fold]),
+                *(stage.folder / f"fold-{fold}", device, features.get(fold)),
+            )
+            for fold, path in models.references.items()
         ]
-    table = pd.concat(parts, ignore_index=True).sort_values(KEY, ignore_index=True)
-    outputs = [folder / "probabilities.parquet"]
-    pooling = folder / "pooling.json"
-    if section.objective != "cell":
-        write_pooling(pooling, trained_pooling(checkpoints))
+    outputs = _write_tables(folder, list(parts.values()), transferred, models, work.data)
+    if models.are_own:
+        outputs += models.references.values()
+    rows = sum(map(len, parts.values()))
+    stage.finish({"rows": rows, "oof_rows": sum(int((t["origin"] == "oof").sum()) for t in parts.values())}, outputs)
+
+
+def _make_references(
+    models: _Models, scored: ScoredCrops, device: torch.device, features: Mapping[int, NDArray[np.float32]]
+) -> None:
+    """Write the labelled crops that models were trained on, unless an interrupted run left them whole."""
+    for fold, path in models.references.items():
+        try:
+            if path.exists():
+                References.load(path)
+                continue
+        except UserError as error:
+            discard(path, str(error))
+        make_references(models.checkpoints[fold], scored, device, features.get(fold)).save(path)
+
+
+def _write_tables(
+    folder: Path, parts: list[pd.DataFrame], transferred: list[pd.DataFrame], models: _Models, data: DataSection
+) -> list[Path]:
+    """Write what later stages read, remove what earlier models left of it, and return the files."""
+    scores, pooling = folder / "probabilities.parquet", folder / "pooling.json"
+    neighbours = folder / "neighbours" / "probabilities.parquet"
+    outputs = [scores]
+    if models.section.objective != "cell":
+        write_pooling(pooling, trained_pooling(models.checkpoints))
         outputs.append(pooling)
     else:
-        pooling.unlink(missing_ok=True)  # it may be left from earlier models that pooled in training
-    write_probabilities(outputs[0], table, data.classes)
-    neighbours = folder / "neighbours" / "probabilities.parquet"
-    if section.nearest_crops and trained.root == work.root:
-        with computing(stage.computation, section) as resolved:
-            own = [
-                transfer_fold(
-                    replace(checkpoint, config=checkpoint.config | {"precision": resolved.precision}),
-                    scored,
-                    part,
-                    stage.folder / f"fold-{fold}",
-                    device,
-                    features=features.get(fold),
-                )
-                for (fold, checkpoint), part in zip(checkpoints.items(), parts, strict=True)
-            ]
-        write_probabilities(neighbours, pd.concat(own).sort_values(KEY, ignore_index=True), data.classes)
+        pooling.unlink(missing_ok=True)
+    for path, tables in ((scores, parts), (neighbours, transferred)):
+        if tables:
+            table = pd.concat(tables, ignore_index=True).sort_values(KEY, ignore_index=True)
+            write_probabilities(path, table, data.classes)
+    if transferred:
         outputs.append(neighbours)
     else:
         neighbours.unlink(missing_ok=True)
-    stage.finish({"rows": len(table), "oof_rows": int((table["origin"] == "oof").sum())}, outputs)
+    return outputs
 
 
 def _features_of_models(

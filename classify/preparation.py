@@ -115,7 +115,7 @@ def prepare_fold(
     store, labels = read_labelled_crops(work, window, data)
     crops = labels.fold_crops(select_channels(store, section.channels, data.channels), fold)
     if section.labels == "cells":
-        crops = train_on_cells(crops, read_cell_targets(cell_targets_path(work)), data.classes)
+        crops = train_on_cells(crops, read_cell_targets(cell_targets_path(work)), fold, data.classes)
     start = read_start(section, data.channels, data.classes.classes, start_file(work, window, section, fold))
     statistics = start_statistics(crops, section, start)
     seed = section.training_seed(data)

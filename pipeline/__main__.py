@@ -22,7 +22,8 @@ run     reads and writes what the stages do (`python -m segment --help`, and so 
 apply   reads a trained work folder or a bundle, and new images.
         Writes a work folder with a submission.csv, and one in its joined/ for each run that the trained one joins.
 export  reads a trained work folder and those it joins.
-        Writes a bundle: recipes, checkpoints and thresholds, but no images. With --to anndata it reads a finished work
+        Writes a bundle: recipes, checkpoints and thresholds, but no images; if labels of nearest crops are joined,
+        also a vector and the labels of each training crop. With --to anndata it reads a finished work
         folder and writes one file of its cells: probabilities, predictions, places and, after `classify embed`, the
         embedding and its map.
 compare reads finished work folders; prints tables, and writes a CSV and a figure on request.

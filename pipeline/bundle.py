@@ -1,8 +1,9 @@
-"""Pack a trained work folder into a bundle: all that `apply` needs, and nothing of the images.
+"""Pack a trained work folder into a bundle: all that `apply` needs, without the images.
 
 bundle.json                        format, sha256 of every file and of the segmentation networks, folds, versions
 recipe.toml                        the resolved recipe: channels, vocabulary, segmentation, crops, pooling
 classify/<window>/fold-0/...       one checkpoint per fold, with its normalisation
+classify/<window>/predict/...      if labels of nearest crops are joined: vectors and labels of the training crops
 aggregate/thresholds.json          poolings, weights of joined runs, calibrations, thresholds
 segment/network.pt                 the segmentation network, if the recipe names a file
 joined/0/...                       recipe, checkpoints and network of the first joined run, and so on
@@ -10,7 +11,7 @@ joined/0/...                       recipe, checkpoints and network of the first 
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -83,9 +84,10 @@ def export_bundle(model: Model, bundle: Path) -> int:
     check_as_written(thresholds)
     _copy(thresholds, unfinished / thresholds.relative_to(root))
     joined = [_JOINED / str(place) for place in range(len(model.joined))]
-    parts = {".": _pack(model.work, with_joined(model.recipe, root, joined), unfinished)}
+    moved = replace(model, recipe=with_joined(model.recipe, root, joined))
+    parts = {".": _pack(moved, unfinished, model.references_of(model))}
     for place, part in zip(joined, model.joined, strict=True):
-        parts[place.as_posix()] = _pack(part.work, part.recipe, unfinished / place)
+        parts[place.as_posix()] = _pack(part, unfinished / place, model.references_of(part))
     packed = sorted(path for path in unfinished.rglob("*") if path.is_file())
     files = {path.relative_to(unfinished).as_posix(): sha256(path) for path in packed}
     record = _Record(FORMAT, parts, files, {package: version(package) for package in _RECORDED})
@@ -94,11 +96,12 @@ def export_bundle(model: Model, bundle: Path) -> int:
     return len(packed) + 1
 
 
-def _pack(work: WorkFolder, recipe: Recipe, folder: Path) -> _Part:
-    """Copy the recipe, the checkpoints and a network file, and describe them."""
+def _pack(part: Model, folder: Path, references: Sequence[Path]) -> _Part:
+    """Copy the recipe, the checkpoints, what labels are transferred from and a network file, and describe them."""
     from classify.models import checkpoint_path, run_folds
     from segment.network.weights import find_weights
 
+    work, recipe = part.work, part.recipe
     folds = {window: run_folds(work) for window in recipe.crops.train_windows}
     for window in recipe.crops.train_windows:
         for fold in folds[window]:
@@ -109,6 +112,9 @@ def _pack(work: WorkFolder, recipe: Recipe, folder: Path) -> _Part:
                 )
             check_as_written(path)
             _copy(path, folder / path.relative_to(work.root))
+    for path in references:
+        check_as_written(path)
+        _copy(path, folder / path.relative_to(work.root))
     name = recipe.segment.network
     network = find_weights(name)
     if name not in _KNOWN:
@@ -134,7 +140,15 @@ def open_bundle(root: Path) -> Model:
         if sha256(path) != expected:
             raise UserError(f"expected {name} as it was packed into the bundle {root}, found it changed")
     joined = tuple(_open_part(root / place, record.parts[place]) for place in record.parts if place != ".")
-    return replace(_open_part(root, record.parts["."]), joined=joined)
+    model = replace(_open_part(root, record.parts["."]), joined=joined)
+    for part in (model, *joined):
+        for path in model.references_of(part):
+            if path.relative_to(root).as_posix() not in record.files:
+                raise UserError(
+                    f"expected {path.relative_to(root)} among the files of {root / _RECORD}, found no such name; export"
+                    " it again"
+                )
+    return model
 
 
 def _open_part(root: Path, packed: _Part) -> Model:

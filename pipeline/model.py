@@ -36,31 +36,49 @@ class Model:
         Raises
         ------
         UserError
-            If one of them is not a work folder, or labels of nearest crops are joined.
+            If one of them is not a work folder, or the training crops that labels are transferred from are missing.
         """
         work = open_work(root)
         recipe = read_recipe(work.recipe)
-        if any(window.endswith("/neighbours") for _, window in recipe.aggregate.joined(root)):
-            raise UserError(
-                f"expected runs that are joined by their class heads, to be applied to new images, found neighbours in"
-                f" aggregate.join of {work.recipe}: they need the training crops"
-            )
         others = [open_joined(work, path) for path in joined_roots(recipe, root)]
-        return cls(
-            work, recipe, tuple(cls(other, with_joined(read_recipe(other.recipe), other.root, [])) for other in others)
-        )
+        model = cls(work, recipe, tuple(cls(other, joining_none(read_recipe(other.recipe))) for other in others))
+        for part in (model, *model.joined):
+            for path in model.references_of(part):
+                if not path.is_file():
+                    raise UserError(
+                        f"expected the training crops that {work.recipe} joins labels of (aggregate.join) in {path},"
+                        f" found none; make them with `python -m classify predict {part.work.root} --overwrite`"
+                    )
+        return model
+
+    def references_of(self, part: Self) -> list[Path]:
+        """Return the files of the training crops that this run transfers labels from, of itself or of a joined run."""
+        from classify.models import references_path, trained_checkpoints
+
+        paths = []
+        for root, name in self.recipe.aggregate.joined(self.work.root):
+            window, slash, _ = name.partition("/")
+            if slash and root == part.work.root.resolve():
+                folds = trained_checkpoints(part.work, part.recipe.crops.train_window_for(window))
+                paths += [references_path(part.work, window, fold) for fold in folds]
+        return paths
 
 
 def joined_roots(recipe: Recipe, work: Path) -> list[Path]:
-    """Return the folders that the recipe of a work folder joins, each once, in its order."""
-    return list(dict.fromkeys(root for root, _ in recipe.aggregate.joined(work)))
+    """Return the folders that the recipe of a work folder joins, each once, in its order, without the folder itself."""
+    return [root for root in dict.fromkeys(root for root, _ in recipe.aggregate.joined(work)) if root != work.resolve()]
+
+
+def joining_none(recipe: Recipe) -> Recipe:
+    """Return the recipe of a run that joins no other."""
+    section = recipe.aggregate.model_copy(update={"join": (), "join_weights": ()})
+    return recipe.model_copy(update={"aggregate": section})
 
 
 def with_joined(recipe: Recipe, work: Path, places: Sequence[Path]) -> Recipe:
-    """Return the recipe of a work folder whose joined runs have moved to `places`; without places it joins none."""
-    section, moved = recipe.aggregate, dict(zip(joined_roots(recipe, work), places, strict=False))
-    if not moved:
-        return recipe.model_copy(update={"aggregate": section.model_copy(update={"join": (), "join_weights": ()})})
-    named = ((moved[root].as_posix(), window) for root, window in section.joined(work))
+    """Return the recipe of a work folder whose joined runs have moved to `places`, one for each of `joined_roots`."""
+    section, moved = recipe.aggregate, {work.resolve(): "."}
+    moved |= {root: place.as_posix() for root, place in zip(joined_roots(recipe, work), places, strict=True)}
+    named = ((moved[root], window) for root, window in section.joined(work))
     join = tuple(f"{place}:{window}" if window else place for place, window in named)
     return recipe.model_copy(update={"aggregate": section.model_copy(update={"join": join})})

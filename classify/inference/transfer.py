@@ -4,8 +4,9 @@ The model of a fold knows the labels of its training folds only, so the images o
 probabilities, as they do from its class head.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,8 @@ from classify.inference.evaluate import predict_batches
 from classify.inference.predict import ScoredCrops, scored_rows
 from classify.network.checkpoint import Checkpoint
 from classify.probabilities import class_columns
-from hpa.work.files import write_parquet
+from hpa.errors import UserError
+from hpa.work.files import atomic_write, first_line, write_parquet
 from hpa.work.mapping import read_part
 
 TEMPERATURE: Final = 0.07
@@ -67,9 +69,86 @@ def transfer_labels(
     return found.clip(0, 1)
 
 
+@dataclass(frozen=True)
+class References:
+    """The crops that a model was trained on, as label transfer needs them; no pixels.
+
+    Parameters
+    ----------
+    vectors
+        Shape (M, D), float16, rows of unit length: rounding them moves a similarity by some 1e-5, and half the size
+        matters where a bundle holds hundreds of thousands.
+    targets, known
+        Their labels, shape (M, K), and whether they are known.
+    """
+
+    vectors: NDArray[np.float16]
+    targets: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+
+    def save(self, path: Path) -> None:
+        """Write them atomically; equal references give equal bytes."""
+        with atomic_write(path) as partial, partial.open("wb") as file:
+            np.savez(file, vectors=self.vectors, targets=self.targets, known=self.known)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read them; code in the file is not executed.
+
+        Raises
+        ------
+        UserError
+            If the file is missing, damaged or something else.
+        """
+        again = "make it again with `python -m classify predict --overwrite`"
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                found = cls(stored["vectors"], stored["targets"], stored["known"])
+        except Exception as error:  # damaged bytes make the reader raise whatever they lead it to
+            raise UserError(f"expected labelled crops in {path}, found {first_line(error)}; {again}") from None
+        shapes = found.vectors.ndim == found.targets.ndim == 2 and found.targets.shape == found.known.shape
+        kinds = (found.vectors.dtype, found.targets.dtype, found.known.dtype)
+        if not shapes or kinds != (np.float16, np.bool_, np.bool_) or not 0 < len(found.vectors) == len(found.targets):
+            raise UserError(f"expected labelled crops in {path}, found arrays of other shapes or types; {again}")
+        return found
+
+
+def make_references(
+    checkpoint: Checkpoint, scored: ScoredCrops, device: torch.device, features: NDArray[np.float32] | None = None
+) -> References:
+    """Run the model of a fold over the crops that it was trained on.
+
+    Parameters
+    ----------
+    checkpoint
+        The model, whose embedding is taken, or its features if it has none.
+    scored
+        The crops, with the labels of their images.
+    device
+        Device to run on.
+    features
+        Features of all crops of the store, shape (n, F), if the model's backbone has been run over them already.
+
+    Raises
+    ------
+    UserError
+        If there are none.
+    """
+    labels = scored.labels
+    rows = labels.fold_crops(scored.source, checkpoint.fold).training
+    if not len(rows):
+        raise UserError(
+            f"expected crops of the images that the model of fold {checkpoint.fold} was trained on, to transfer labels"
+            " from (classify.nearest_crops), found none"
+        )
+    vectors = _vectors(checkpoint, scored, rows, device, features)
+    return References(vectors.astype(np.float16), labels.targets[rows], labels.known[rows])
+
+
 def transfer_fold(
     checkpoint: Checkpoint,
     scored: ScoredCrops,
+    references: References,
     table: pd.DataFrame,
     folder: Path,
     device: torch.device,
@@ -83,6 +162,8 @@ def transfer_fold(
         The model; `nearest_crops` neighbours are searched in its embedding, or in its features if it has none.
     scored
         The crops.
+    references
+        What `make_references` returns for this model.
     table
         What `classify.inference.predict.predict_fold` returns for this model.
     folder
@@ -90,7 +171,7 @@ def transfer_fold(
     device
         Device to run on.
     features
-        Features of all crops of the store, shape (n, F), if the model's backbone has been run over them already.
+        As for `make_references`.
 
     Returns
     -------
@@ -101,21 +182,18 @@ def transfer_fold(
     kept = read_part(path)
     if kept is not None and kept[["image_id", "cell_label"]].equals(table[["image_id", "cell_label"]]):
         return kept
-    labels = scored.labels
-    queries = scored_rows(labels, checkpoint.fold)
-    references = labels.fold_crops(scored.source, checkpoint.fold).training
-    vectors = _vectors(checkpoint, scored, np.union1d(queries, references), device, features)
-    place = np.full(len(labels.images), -1)
-    place[np.union1d(queries, references)] = np.arange(len(vectors))
+    rows = scored_rows(scored.labels, checkpoint.fold)
     transferred = transfer_labels(
-        vectors[place[queries]],
-        vectors[place[references]],
-        labels.targets[references],
-        labels.known[references],
+        _vectors(checkpoint, scored, rows, device, features)
+        if len(rows)
+        else references.vectors[:0].astype(np.float32),
+        references.vectors.astype(np.float32),
+        references.targets,
+        references.known,
         checkpoint.section.nearest_crops,
     )
+    own = table[["image_id", "cell_label", "fold", "origin"]]
     columns = class_columns(scored.vocabulary)
-    own = table.drop(columns=[name for name in table if name not in ("image_id", "cell_label", "fold", "origin")])
     result = pd.concat([own, pd.DataFrame(transferred, columns=columns, index=own.index)], axis=1)
     write_parquet(path, result)
     return result

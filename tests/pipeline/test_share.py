@@ -190,10 +190,57 @@ def test_labels_of_nearest_crops_are_joined_as_scores_of_their_own(
     p = class_columns(HPA28)
     table = pd.read_parquet(tmp_path / "near/classify/five_crop/neighbours/probabilities.parquet")
     expected = table.groupby(["image_id", "fold"])[p].max().groupby("image_id").mean()
-    found = pd.read_parquet(tmp_path / "both/aggregate/images.parquet").set_index("image_id")[p]
-    np.testing.assert_allclose(found, expected.loc[found.index], rtol=1e-5)
-    assert main(["export", str(tmp_path / "both"), str(tmp_path / "bundle")]) == 2
-    assert "they need the training crops" in " ".join(capsys.readouterr().err.split())
+    images = pd.read_parquet(tmp_path / "both/aggregate/images.parquet").set_index("image_id")
+    np.testing.assert_allclose(images[p], expected.loc[images.index], rtol=1e-5)
+    # Applied to the test images, the run and its bundle, without the folders that it was made of, score them as it did.
+    test_images, tested = str(world / "old" / "atlas" / "test"), images[images["origin"] == "test"]
+    assert main(["apply", str(tmp_path / "both"), "--data", test_images, "--out", str(tmp_path / "new")]) == 0
+    assert not (tmp_path / "new" / "joined").exists(), "a run that joins itself runs once"
+    assert main(["export", str(tmp_path / "both"), str(tmp_path / "packed")]) == 0
+    (tmp_path / "packed").rename(tmp_path / "bundle")
+    for name in ("old", "near", "both"):
+        shutil.rmtree(tmp_path / name)
+    assert main(["apply", str(tmp_path / "bundle"), "--data", test_images, "--out", str(tmp_path / "again")]) == 0
+    for name in ("new", "again"):
+        found = pd.read_parquet(tmp_path / name / "aggregate/images.parquet").set_index("image_id").loc[tested.index]
+        np.testing.assert_allclose(found[p], tested[p], rtol=1e-5)
+        assert list(map(tuple, found["predicted"])) == list(map(tuple, tested["predicted"]))
+    # Its training crops are checked like all of its files.
+    record = json.loads((tmp_path / "bundle/bundle.json").read_text())
+    references = tmp_path / "bundle/classify/five_crop/predict/references-1.npz"
+    assert sum("references" in name for name in record["files"]) == 2
+    references.write_bytes(references.read_bytes()[:-1])
+    again = ["apply", str(tmp_path / "bundle"), "--data", test_images, "--out", str(tmp_path / "damaged")]
+    assert main(again) == 2
+    assert "references-1.npz as it was packed" in " ".join(capsys.readouterr().err.split())
+    references.unlink()
+    del record["files"]["classify/five_crop/predict/references-1.npz"]
+    (tmp_path / "bundle/bundle.json").write_text(json.dumps(record))
+    assert main(again) == 2
+    assert "references-1.npz among the files of" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_joined_run_brings_the_labels_of_its_own_crops(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run that is joined, in its own folder, has the neighbours; the one that joins it has none."""
+    for name, setting in (
+        ("part", "classify.nearest_crops=2"),
+        ("sum", f'aggregate.join=["{tmp_path}/part:five_crop/neighbours"]'),
+    ):
+        assert main(["init", str(tmp_path / name), "--from", str(world / "old"), "--set", setting]) == 0
+        assert main(["run", str(tmp_path / name)]) == 0
+    assert main(["export", str(tmp_path / "sum"), str(tmp_path / "bundle")]) == 0
+    test_images = str(world / "old" / "atlas" / "test")
+    assert main(["apply", str(tmp_path / "bundle"), "--data", test_images, "--out", str(tmp_path / "new")]) == 0
+    p = class_columns(HPA28)
+    tables = [pd.read_parquet(tmp_path / name / "aggregate/images.parquet") for name in ("sum", "new")]
+    run, applied = (table[table["origin"] == "test"].set_index("image_id")[p].sort_index() for table in tables)
+    assert len(run) == 3
+    np.testing.assert_allclose(applied, run, rtol=1e-5)
+    (tmp_path / "part/classify/five_crop/predict/references-0.npz").unlink()
+    assert main(["export", str(tmp_path / "sum"), str(tmp_path / "other")]) == 2
+    assert f"python -m classify predict {tmp_path}/part --overwrite" in " ".join(capsys.readouterr().err.split())
 
 
 def test_mistakes_are_explained(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
