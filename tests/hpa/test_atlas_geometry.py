@@ -73,7 +73,10 @@ def test_a_nucleus_lies_in_its_cell_and_cells_are_of_one_piece() -> None:
 
 def test_images_of_a_line_differ_as_real_ones_do() -> None:
     """Sheets cover nine tenths of the frame, sparse fields a quarter; fields of small cells have several times more."""
-    grown = [grow_field(np.random.default_rng([8, k]), CELL_LINES[1], (128, 128)) for k in range(40)]
+    grown = [
+        grow_field(np.random.default_rng([8, k]), CELL_LINES[1], (128, 128), dividing=0.03, telophase=0.02)
+        for k in range(40)
+    ]
     cover = [float((field.owner > 0).mean()) for field in grown]
     count = [len(np.unique(field.nuclei)) - 1 for field in grown]
     assert max(cover) > 0.85
