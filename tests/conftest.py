@@ -1,9 +1,10 @@
-"""Limit every test process to one thread, share out the tests, skip those without their real images, and count them."""
+"""One thread per test process, no limit of time per example, tests shared out, those that need real images counted."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -11,6 +12,10 @@ from tests.support.real_images import real_data as find_real_data
 
 # Set before torch is imported. OpenMP threads that share a processor spend ten times as long waiting as working.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any time", deadline=None)
+settings.load_profile("any time")
 
 # Minutes long, and their tests share nothing that is slow to make: each goes to the next free process.
 SPREAD = frozenset({"tests/test_benches.py", "tests/test_recipes.py"})
