@@ -32,6 +32,7 @@ from pipeline.init import init
 from pipeline.recipe import read_recipe
 from pipeline.share import init_from
 from pipeline.stages import run_stages
+from segment.config import SegmentSection
 
 ROOT: Final = Path("work/bench-recipes")
 RECIPES: Final = (
@@ -79,7 +80,7 @@ def _settings(name: str) -> dict[str, Any]:
     recipe = read_recipe(name)
     factor, sizes = scaled_sizes(recipe.crops)
     section = recipe.classify
-    settings: dict[str, Any] = {"crops.window_px": sizes}
+    settings: dict[str, Any] = {"crops.window_px": sizes, "segment.channels": list(SegmentSection().channels)}
     if section.random_crop != "none":
         settings["classify.random_crop_px"] = max(32, round(factor * section.random_crop_px / 16) * 16)
     if len(section.training_phases) > 1:
