@@ -66,7 +66,10 @@ OPERATORS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.Mult,
     ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitAnd, ast.MatMult: ast.Mult,
 }  # fmt: skip
-TEXT_CALLS = frozenset({"print", "echo", "secho", "warn", "info", "debug", "warning", "error", "getLogger", "log"})
+TEXT_CALLS = frozenset(
+    {"print", "echo", "secho", "warn", "info", "debug", "warning", "error", "getLogger", "log", "set_title",
+     "set_xlabel", "set_ylabel", "suptitle", "legend"}
+)  # fmt: skip
 NOT_SWAPPED = frozenset({"isinstance", "getattr", "cast", "zip"})
 LOOKS = frozenset(
     {"description", "help", "title", "label", "figsize", "dpi", "linewidth", "linewidths", "lw", "fontsize",

@@ -8,6 +8,8 @@ windows     cells, full frames, five crops, and cells + full frames, at equal pr
 atlases     the same on an atlas with high and one with low penetrance
 objectives  inherited cell labels, bags, and both, with three poolings, from nothing and on frozen features
 triplets    triplet loss in addition to the class loss; also MAP@R of its embedding and of the plain features; the same
+ingredients one line of the recipe at a time, added to the recommended recipe (`ingredients.INGREDIENTS`): one fold,
+            three seeds, the interval of the gain over resampled antibodies and seeds
 real        train on the green channel of the atlas, score real green images (CELLWISE_REAL_DATA, ../shared/real)
 step        the training step with the real loader relative to a batch in memory, prediction relative to the bare
             forward pass
@@ -30,6 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from bench.classification.ingredients import ingredients
 from bench.classification.real_images import real
 from bench.classification.runs import FOLD, Job, image_probabilities, joined, run, show, train
 from bench.classification.scores import Scored, Truth, mean_ap_gain, retrieval, score
@@ -241,6 +244,7 @@ PARTS: Final[dict[str, Callable[[Size], None]]] = {
     "atlases": atlases,
     "objectives": objectives,
     "triplets": triplets,
+    "ingredients": ingredients,
     "real": real,
     "step": step,
     "gpu": gpu,

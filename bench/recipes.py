@@ -1,10 +1,10 @@
 """Compare the shipped recipes on one atlas: ``uv run python -m bench.recipes [NAME ...] [--minutes M] [--tiny]``.
 
 All recipes get the same images, two folds, the same masks and the same processor time for training (10 minutes each):
-the number of epochs follows from the time of one, and phases keep their shares of them. Frames have 256 px, and what is
-larger in a recipe is reduced by the same factor. Weights of ImageNet are taken where the machine has them or can fetch
-them, and none elsewhere, which the table says. Thresholds and everything after the probabilities are those of the
-recipe, but they are tuned on all folds.
+the number of epochs follows from the time of one, and phases keep their shares of them; heads on frozen features, which
+need less, keep their own epochs. Frames have 256 px, and what is larger in a recipe is reduced by the same factor.
+Weights of ImageNet are taken where the machine has them or can fetch them, and none elsewhere, which the table says.
+Thresholds and everything after the probabilities are those of the recipe, but they are tuned on all folds.
 
 The table is that of `pipeline compare`: mean average precision and macro F1 out of fold, on test images and on single
 cells, with paired intervals of the differences to the first, and baselines that look at no image. All files are written
@@ -56,9 +56,14 @@ def scaled_sizes(section: CropsSection) -> tuple[float, dict[str, Any]]:
 
 
 def scaled_epochs(section: ClassifySection, epochs: int) -> dict[str, Any]:
-    """Return the keys that make a training about as many epochs long, its phases in the same proportion."""
+    """Return the keys that make a training about as many epochs long, its phases in the same proportion.
+
+    Heads on frozen features keep their own number: most of their time goes into the features, which are computed once.
+    """
     phases = section.training_phases
-    if section.trainable == "heads" or len(phases) == 1:
+    if section.trainable == "heads":
+        return {}
+    if len(phases) == 1:
         return {"epochs": epochs}
     total = sum(phase.epochs for phase in phases)
     counts = [max(1, round(epochs * phase.epochs / total)) for phase in phases]

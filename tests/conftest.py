@@ -1,14 +1,38 @@
-"""Limit every test process to one thread, skip tests without their real images, and count those tests."""
+"""One thread per test process, no limit of time per example, tests shared out, those that need real images counted."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tests.support.real_images import real_data as find_real_data
 
 # Set before torch is imported. OpenMP threads that share a processor spend ten times as long waiting as working.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any time", deadline=None)
+settings.load_profile("any time")
+
+# Minutes long, and their tests share nothing that is slow to make: each goes to the next free process.
+SPREAD = frozenset({"tests/test_benches.py", "tests/test_recipes.py"})
+
+
+class FilesAndSpreadTests(LoadFileScheduling):
+    """The tests of a file go to one process, which makes what they share once; those of some files are spread."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return nodeid if file in SPREAD else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAndSpreadTests | None:
+    """Share out the tests unless `--dist` asks for something else."""
+    return FilesAndSpreadTests(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

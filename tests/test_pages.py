@@ -46,8 +46,6 @@ def test_the_guide_shows_every_step() -> None:
     stages = ["pipeline demo", "pipeline init", "segment run", "crops run", "classify train", "classify predict"]
     crops = ["crops sheet", "crops export", "crops synthesize"]
     model = ["pipeline apply", "pipeline export", "pipeline apply"]
-    second = ["pipeline init", "pipeline run", "pipeline compare", "pipeline sweep", "pipeline init", "pipeline run"]
-    second += ["pipeline relabel"]
     assert shown == [
         *stages,
         "aggregate run",
@@ -55,11 +53,9 @@ def test_the_guide_shows_every_step() -> None:
         "pipeline picture",
         "pipeline report",
         *model,
-        *second,
         "aggregate submit",
         "aggregate evaluate",
         "classify find-lr",
-        "classify train",
         *crops,
     ]
 
@@ -127,29 +123,6 @@ def test_a_bundle_gives_the_same_files_as_its_work_folder(folder: Path) -> None:
         str(path.relative_to(folder / "work" / "my.bundle")) for path in (folder / "work" / "my.bundle").rglob("*")
     }
     assert not [name for name in packed if name.endswith((".png", ".parquet", ".npy", ".csv"))]
-
-
-def test_second_models_share_crops_and_are_compared(folder: Path) -> None:
-    crops = "crops/cells/shard-00000.npy"
-    for name in ("second", "both", "my-sweep/weight_decay=0.01"):
-        assert (folder / "work" / name / crops).samefile(folder / "work" / "my" / crops)
-    relabelled = pd.read_parquet(folder / "work" / "relabelled" / "cell_labels.parquet")
-    train = pd.read_parquet(folder / "work" / "my" / "folds.parquet")["image_id"]
-    assert len(relabelled) > 0
-    assert set(relabelled["image_id"]) <= set(train)
-    table = pd.read_csv(folder / "comparison.csv")
-    assert list(table["run"][:2]) == ["my", "second"]
-    pooled = [
-        pd.read_parquet(folder / "work" / name / "classify/cells/probabilities.parquet")
-        .groupby(["image_id", "fold"])[class_columns(HPA28)]
-        .max()
-        .groupby("image_id")
-        .mean()
-        for name in ("my", "second")
-    ]
-    joined = pd.read_parquet(folder / "work" / "both" / "aggregate/images.parquet").set_index("image_id")
-    means = ((pooled[0] + pooled[1]) / 2).loc[joined.index]
-    np.testing.assert_allclose(joined[class_columns(HPA28)], means, rtol=1e-5)
 
 
 def test_the_demo_writes_its_figures(folder: Path) -> None:

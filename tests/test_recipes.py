@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 import classify.run
 import crops.run
@@ -39,16 +40,28 @@ class Folders:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Draw a small atlas, and write it in the layouts of the Jovian course and of 2021 as well."""
-    root = tmp_path_factory.mktemp("data")
+def data(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Folders:
+    """Draw a small atlas, and write it in the layouts of the Jovian course and of 2021 as well.
+
+    The processes among which the recipes are spread share the folders, which the first one draws.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "recipe-data"
+    with FileLock(f"{root}.lock"):
+        if not root.is_dir():
+            drawn = tmp_path_factory.mktemp("data")
+            _draw(drawn)
+            drawn.rename(root)
+    paths = {f"/data/{name}": root / name for name in ("hpaic", "jovian", "hpa2021")}
+    return Folders(paths | {"v18=/data/v18": Path(f"v18={root / 'v18'}")})
+
+
+def _draw(root: Path) -> None:
     synthesize(root / "hpaic", 24, 8, 0, size_px=256)
     rows = pd.read_csv(root / "hpaic" / "truth" / "images.csv", dtype=str, keep_default_na=False)
     _write_jovian(root / "jovian", root / "hpaic", rows)
     _write_2021(root / "hpa2021", root / "hpaic", rows)
     _write_v18(root / "v18", root / "hpaic", rows)
-    paths = {f"/data/{name}": root / name for name in ("hpaic", "jovian", "hpa2021")}
-    return Folders(paths | {"v18=/data/v18": Path(f"v18={root / 'v18'}")})
 
 
 def _labels(rows: pd.DataFrame, vocabulary: Vocabulary, separator: str) -> Iterator[tuple[str, str, str]]:
@@ -203,22 +216,6 @@ def test_the_kaggle_page_runs(data: Folders, monkeypatch: pytest.MonkeyPatch, tm
     for command in shown:
         if command[:2] == ["pipeline", "run"]:
             _check_outputs(tmp_path / command[2])
-
-
-@pytest.mark.slow
-def test_the_page_on_plates_runs(data: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    atlas, plate = data.paths["/data/hpaic"], tmp_path / "plate"
-    plate.mkdir()
-    for well, path in zip(("B02", "B03", "C02"), sorted((atlas / "test").glob("*_blue.png")), strict=False):
-        for number, color in enumerate(("blue", "yellow")):
-            plane = read_plane(path.with_name(path.name.replace("_blue", f"_{color}")))
-            cv2.imwrite(str(plate / f"{well}_f1_d{number}.tif"), plane)
-    here = Folders({"/data/plate": plate})
-    for command in commands(ROOT / "docs" / "plates.md"):
-        assert run_command([str(here.paths.get(word, word)) for word in command]) == 0, " ".join(command)
-    crops_of = pd.read_parquet(tmp_path / "work" / "plate" / "crops" / "cells" / "crops.parquet")
-    assert set(crops_of["image_id"]) == {"B02_1", "B03_1", "C02_1"}
 
 
 def test_headers_name_the_recipe_they_are_in() -> None:

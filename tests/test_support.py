@@ -1,4 +1,4 @@
-"""The markers: tests that need real images are skipped without them, and counted."""
+"""Tests that need real images are skipped without them, and counted; tests are shared out as `conftest.py` says."""
 
 import os
 import subprocess
@@ -8,13 +8,17 @@ from pathlib import Path
 from tests.support.pages import ROOT
 
 
+def _pytest(*words: str, cwd: Path, **environment: str) -> str:
+    """Return the output of a pytest of its own."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=cwd, env=outer | environment, capture_output=True, text=True, check=False)
+    return done.stdout
+
+
 def _summary(folder: Path) -> str:
     """Return the output of the tests of the vocabularies, one of which needs the table of the competition."""
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "tests/hpa/test_vocabulary.py"]
-    environment = os.environ | {"CELLWISE_REAL_DATA": str(folder)}
-    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    return done.stdout
+    return _pytest("-n", "0", "tests/hpa/test_vocabulary.py", cwd=ROOT, CELLWISE_REAL_DATA=str(folder))
 
 
 def test_tests_without_their_real_images_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -41,3 +45,19 @@ def test_no_test_looks_for_real_images_on_its_own() -> None:
             text = path.read_text()
             assert "CELLWISE_REAL_DATA" not in text, path
             assert "shared/real" not in text.replace('"../shared/real/', ""), path
+
+
+def test_files_keep_one_process_and_recipes_are_spread(tmp_path: Path) -> None:
+    """The way is a method of pytest-xdist's that its documentation does not promise, so that it is tried."""
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    for file in ("test_one.py", "test_two.py", "test_recipes.py"):
+        names = "".join(f"def test_{n}(worker_id): print('RAN', {file!r}, worker_id)\n" for n in range(4))
+        (folder / file).write_text(names)
+    words = ("-p", "tests.conftest", "-n", "2", "--dist", "loadfile", "-rP", "tests")
+    output = _pytest(*words, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert "12 passed" in output
+    ran = [line.split()[1:] for line in output.splitlines() if line.startswith("RAN")]
+    workers = {file: {worker for name, worker in ran if name == file} for file, _ in ran}
+    assert len(workers["test_one.py"]) == len(workers["test_two.py"]) == 1
+    assert workers["test_recipes.py"] == {"gw0", "gw1"}

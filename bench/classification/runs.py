@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from aggregate.pooling.formulas import pool_as_trained
 from bench.classification.world import FOLDS
 from classify.config import ClassifySection
-from classify.data.crops import CropLabels, FeatureSource, FoldCrops, label_crops, select_channels
+from classify.data.crops import NO_FOLD, CropLabels, FeatureSource, FoldCrops, label_crops, select_channels
 from classify.data.normalisation import Statistics
 from classify.inference.features import FeatureRun, kept_features
 from classify.inference.predict import ScoredCrops, predict_fold
@@ -104,15 +104,30 @@ class Ran:
     pooling: TrainedPooling
 
 
-def run(job: Job, *, embeddings: bool = False) -> Ran:
-    """Train and predict every fold, or read the results of an earlier run of the bench.
+def run(
+    job: Job, *, folds: Sequence[int] = tuple(range(FOLDS)), test_only: bool = False, embeddings: bool = False
+) -> Ran:
+    """Train and predict folds, or read the results of an earlier run of the bench.
 
     Every fold has its own record on the disk, so that a stopped run goes on with the fold it was in.
+
+    Parameters
+    ----------
+    job
+        The system.
+    folds
+        The folds that are held out in turn.
+    test_only
+        Score the crops of test images alone, not those of the fold that is held out.
+    embeddings
+        Write features and embeddings of the crops, too.
     """
     store, labels = read(*job.scored_on)
+    if test_only:
+        labels = replace(labels, folds=np.where(labels.is_test, labels.folds, NO_FOLD))
     device = torch.device(resolve_device("auto"))
     folders, checkpoints, tables, seconds = [], {}, [], 0.0
-    for fold in range(FOLDS):
+    for fold in folds:
         folder = train(job, fold)
         seconds += float(json.loads((folder / "bench.json").read_text())["seconds"])
         checkpoints[fold] = Checkpoint.load(folder / "checkpoint.pt")
@@ -120,7 +135,7 @@ def run(job: Job, *, embeddings: bool = False) -> Ran:
         features = None
         if job.section.trainable == "heads":
             features = _features(checkpoints[fold].network(device), job.section, checkpoints[fold].statistics, job)
-        part = folder / "predict"
+        part = folder / ("predict-test" if test_only else "predict")
         tables.append(predict_fold(checkpoints[fold], scored, part, device, embeddings=embeddings, features=features))
         folders.append(folder)
     pooling = trained_pooling(checkpoints)

@@ -159,18 +159,54 @@ def mean_ap_gain(system: Scored, reference: Scored) -> tuple[float, float]:
     return float(low), float(high)
 
 
+@dataclass(frozen=True)
+class CellScores:
+    """The cells of some images that match a true cell, with what is true of them.
+
+    Parameters
+    ----------
+    rows
+        Row of each in the table of cells in order of image and label, shape (N,).
+    image_ids
+        Shape (N,).
+    targets, probabilities
+        Shape (N, K) each.
+    """
+
+    rows: NDArray[np.int64]
+    image_ids: pd.Series
+    targets: NDArray[np.bool_]
+    probabilities: NDArray[np.float32]
+
+
+def cell_scores(truth: Truth, work: WorkFolder, table: pd.DataFrame, image_ids: list[str]) -> CellScores:
+    """Return the cells of images that match a true cell, scored by the mean over the models in a table of crops."""
+    columns = class_columns(HPA28)
+    mean = _mean_over_models(table)
+    pairs = truth.pairs(work, image_ids)
+    both = mean.assign(row=np.arange(len(mean))).merge(pairs, on=["image_id", "cell_label"])
+    return CellScores(
+        both["row"].to_numpy(),
+        both["image_id"],
+        HPA28.multi_hot(HPA28.parse(text) for text in both["target"]),
+        both[columns].to_numpy(np.float32),
+    )
+
+
+def _mean_over_models(table: pd.DataFrame) -> pd.DataFrame:
+    return table.groupby(["image_id", "cell_label"], sort=True)[class_columns(HPA28)].mean().reset_index()
+
+
 def _score_cells(truth: Truth, work: WorkFolder, table: pd.DataFrame, of_images: pd.DataFrame) -> tuple[float, float]:
     """Return mean average precision and macro F1 of cells; a cell gets the labels of its image that it shows."""
-    columns = class_columns(HPA28)
-    mean = table.groupby(["image_id", "cell_label"], sort=True)[columns].mean().reset_index()
+    mean = _mean_over_models(table)
     first = np.flatnonzero((mean["image_id"] != mean["image_id"].shift()).to_numpy())
     predictions = of_images.loc[mean["image_id"].iloc[first]].to_numpy(bool)
-    shown = decide_cells(mean[columns].to_numpy(np.float32), first, predictions, AggregateSection().cell_share)
-    pairs = truth.pairs(work, list(of_images.index))
-    both = mean.assign(row=np.arange(len(mean))).merge(pairs, on=["image_id", "cell_label"])
-    targets = HPA28.multi_hot(HPA28.parse(text) for text in both["target"])
-    p = both[columns].to_numpy(np.float32)
-    return mean_average_precision(targets, p), macro_f1(targets, shown[both["row"]])
+    p = mean[class_columns(HPA28)].to_numpy(np.float32)
+    shown = decide_cells(p, first, predictions, AggregateSection().cell_share)
+    found = cell_scores(truth, work, table, list(of_images.index))
+    ap = mean_average_precision(found.targets, found.probabilities)
+    return ap, macro_f1(found.targets, shown[found.rows])
 
 
 def retrieval(ran: Ran, job: Job, name: str, queries: int) -> dict[str, float]:

@@ -23,7 +23,7 @@ def _f1(positive: np.ndarray, scores: np.ndarray, threshold: float) -> float:
     return float(f1_per_class(positive[:, None], (scores > threshold)[:, None])[0])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data(), st.integers(1, 30), st.sampled_from([32, 64]))
 def test_no_threshold_is_better(data: st.DataObject, n: int, width: int) -> None:
     positive = data.draw(arrays(bool, n))
@@ -33,7 +33,7 @@ def test_no_threshold_is_better(data: st.DataObject, n: int, width: int) -> None
     assert found >= max(_f1(positive, scores, max(threshold, 0.0)) for threshold in tried) - 1e-12
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60))
 def test_never_worse_than_scikit_learn_on_a_grid(seed: int, n: int) -> None:
     draw = np.random.default_rng(seed)
@@ -65,7 +65,7 @@ def test_the_highest_of_equal_optima_is_returned() -> None:
     assert best_common_threshold(twice, np.column_stack([scores, scores])) == 0.75
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12))
 def test_no_higher_threshold_is_as_good(seed: int, n: int) -> None:
     """Compare with a loop over every higher score; few rows and few levels make equal optima common."""
@@ -88,7 +88,7 @@ def test_adjacent_floats_have_no_midpoint() -> None:
     assert (scores > best_threshold(positive, scores)).tolist() == [False, True]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
 def test_no_common_threshold_is_better(seed: int, n: int) -> None:
     draw = np.random.default_rng(seed)
@@ -98,7 +98,7 @@ def test_no_common_threshold_is_better(seed: int, n: int) -> None:
     assert best >= max(macro_f1(targets, scores > threshold) for threshold in tried) - 1e-12
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(0, 1))
 def test_shares_are_matched_as_closely_as_ties_allow(seed: int, n: int, share: float) -> None:
     scores = np.round(np.random.default_rng(seed).random(n), 1)

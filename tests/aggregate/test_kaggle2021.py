@@ -35,7 +35,7 @@ def test_masks_are_encoded_as_coco_describes() -> None:
     assert _counts(pack_frame(10, 10)) == b"0T3"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40))
 def test_random_cells_decode_to_their_masks(seed: int, height: int, width: int) -> None:
     labels = np.random.default_rng(seed).integers(0, 4, (height, width)).astype(np.uint16)

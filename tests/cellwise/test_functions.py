@@ -195,6 +195,15 @@ def test_wrong_input_is_reported_in_one_sentence(demo: Path) -> None:
         cellwise.Classifier.load(demo / "nowhere")
 
 
+def test_columns_of_no_vocabulary_are_refused() -> None:
+    """Neither a class more or less than a vocabulary has, nor another order."""
+    columns = class_columns(HPA28)
+    for wrong in (columns[:-1], [*columns, "p_Spindle"], columns[::-1]):
+        table = pd.DataFrame(0.1, index=[0], columns=wrong).assign(image_id="a", cell_label=1, fold=0)
+        with pytest.raises(UserError, match=rf"expected a column p_<class> per class of hpa28.*, found {len(wrong)} "):
+            cellwise.image_predictions(table, 0.5)
+
+
 def test_the_blocks_of_the_python_page(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(demo)
     names: dict[str, Any] = {}

@@ -24,14 +24,14 @@ KEYS = {"epochs": 1, "batch_size": 4, "backbone": "my_module:build", "loss": "my
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    """Return a folder with the file of the guide's example."""
-    (example,) = python_blocks(ROOT / "docs" / "guide.md")
+    """Return a folder with the file of the page's example."""
+    (example,) = python_blocks(ROOT / "docs" / "own-code.md")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "my_module.py").write_text(example)
     return tmp_path / "mine"
 
 
-def test_the_example_of_the_guide_trains_and_predicts(
+def test_the_example_of_the_page_trains_and_predicts(
     mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = make_work(tmp_path / "work", [0, 1, 0, 1], recipe={"classify": KEYS})

@@ -13,7 +13,7 @@ from crops.windows import around_cells, full_frame
 from tests.support.cells import label_images
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     label_images(),
     st.integers(8, 20),

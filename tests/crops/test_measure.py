@@ -14,7 +14,7 @@ from hpa.channels import CHANNELS
 from tests.support.cells import World, cells_of, label_images
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(label_images())
 def test_measurements_equal_those_of_one_cell_at_a_time(image: World) -> None:
     pixels, labels, nuclei = image

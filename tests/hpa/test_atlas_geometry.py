@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from hpa.atlas.geometry.cells import grow_field
+from hpa.atlas.geometry.cells import _divide, _outline, _pair, _place, grow_field
 from hpa.atlas.geometry.field import Field
 from hpa.atlas.geometry.outlines import join, polygon
 from hpa.atlas.styles import CELL_LINES, as_imaged
@@ -73,7 +73,10 @@ def test_a_nucleus_lies_in_its_cell_and_cells_are_of_one_piece() -> None:
 
 def test_images_of_a_line_differ_as_real_ones_do() -> None:
     """Sheets cover nine tenths of the frame, sparse fields a quarter; fields of small cells have several times more."""
-    grown = [grow_field(np.random.default_rng([8, k]), CELL_LINES[1], (128, 128)) for k in range(40)]
+    grown = [
+        grow_field(np.random.default_rng([8, k]), CELL_LINES[1], (128, 128), dividing=0.03, telophase=0.02)
+        for k in range(40)
+    ]
     cover = [float((field.owner > 0).mean()) for field in grown]
     count = [len(np.unique(field.nuclei)) - 1 for field in grown]
     assert max(cover) > 0.85
@@ -89,6 +92,21 @@ def test_nuclei_stay_where_the_population_says() -> None:
         for label in whole(field.nuclei)
     ]
     assert np.median(away) < 0.2
+
+
+@pytest.mark.parametrize("line", [0, 1, 5])
+def test_every_pixel_of_a_nucleus_is_of_its_cell(line: int) -> None:
+    """Chromosomes of dividing cells too, however close their neighbours are."""
+    shape, scale = (SIDE, SIDE), SIDE / 512
+    for k in range(3):
+        rng = np.random.default_rng([3, k])
+        style = as_imaged(rng, CELL_LINES[line])
+        cells = _pair(rng, style, _place(rng, style, shape, scale))
+        innermost = np.argsort(np.linalg.norm(cells.centre - SIDE / 2, axis=1))
+        cells = _divide(rng, cells, 0.3, 0.2, innermost)
+        owner, nuclei = _outline(rng, style, cells, shape, scale)
+        assert (nuclei > 0).any()
+        assert np.array_equal(owner[nuclei > 0], nuclei[nuclei > 0])
 
 
 def test_polygon_is_a_closed_line() -> None:

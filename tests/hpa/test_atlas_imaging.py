@@ -9,7 +9,7 @@ from hpa.atlas.optics import record
 from hpa.atlas.styles import CELL_LINES
 from hpa.errors import UserError
 
-FIELD = grow_field(np.random.default_rng(1), CELL_LINES[0], (256, 256))
+FIELD = grow_field(np.random.default_rng(1), CELL_LINES[0], (256, 256), dividing=0.03, telophase=0.02)
 
 
 def recorded(light: np.ndarray, imaging: Imaging) -> np.ndarray:
@@ -29,8 +29,11 @@ def test_editing_is_the_formula() -> None:
 
 def test_photons_scale_the_variance() -> None:
     light = np.ones(FIELD.shape, np.float32)
-    plain, noisy = (recorded(light, Imaging(photon=photon)).var() for photon in (1, 2))
+    ordinary, plain, noisy = (
+        recorded(light, imaging).var() for imaging in (ORDINARY, Imaging(photon=1), Imaging(photon=2))
+    )
     assert noisy / plain == pytest.approx(2, rel=0.1)
+    assert ordinary == plain
 
 
 def test_stray_light_moves_light_and_keeps_its_sum() -> None:

@@ -33,7 +33,7 @@ def test_counts_have_the_probabilities_of_poisson(expected: float) -> None:
 
 
 def test_averaging_leaves_less_noise() -> None:
-    field = grow_field(np.random.default_rng(1), CELL_LINES[0], (128, 128))
+    field = grow_field(np.random.default_rng(1), CELL_LINES[0], (128, 128), dividing=0.03, telophase=0.02)
     light, focus = np.ones(field.shape, np.float32), np.zeros(field.shape, np.float32)
     noise = [
         record(np.random.default_rng(2), field, light, "yellow", focus, 1.0, averaged=averaged).std()

@@ -8,7 +8,7 @@ from scipy import ndimage
 from hpa.atlas.geometry.cells import grow_field
 from hpa.atlas.geometry.field import METAPHASE, TELOPHASE
 from hpa.atlas.patterns.catalogue import PATTERNS, can_carry
-from hpa.atlas.stains import Stained, stain
+from hpa.atlas.stains import Stained, spindles, stain
 from hpa.atlas.styles import CELL_LINES
 from hpa.vocabulary import HPA28
 
@@ -142,6 +142,15 @@ def test_golgi_and_centrosome_are_near_the_organising_centre(drawn: dict[str, Li
 def test_filaments_that_never_grow_have_no_ends(drawn: dict[str, Light], stained: Stained) -> None:
     assert not stained.filaments.alive[0].all()
     assert drawn["Microtubule ends"].max() < 20
+
+
+def test_spindles_look_alike_at_every_size() -> None:
+    contrasts = []
+    for side in (256, 512):
+        field = grow_field(np.random.default_rng(4), CELL_LINES[1], (side, side), dividing=0.5, telophase=0)
+        light = spindles(np.random.default_rng(0), field)
+        contrasts.append((light**2).mean() / light.mean() ** 2)
+    assert contrasts[0] == pytest.approx(contrasts[1], rel=0.1)
 
 
 def test_spindles_and_bridges_belong_to_dividing_cells(drawn: dict[str, Light], stained: Stained) -> None:

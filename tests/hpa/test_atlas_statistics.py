@@ -21,7 +21,9 @@ def statistics() -> dict[str, float]:
     }
     lines = np.random.default_rng(0).choice(len(CELL_LINES), FIELDS, p=np.array(SHARES) / sum(SHARES))
     for number, line in enumerate(lines):
-        field = grow_field(np.random.default_rng([1, number]), CELL_LINES[line], (SIDE, SIDE))
+        field = grow_field(
+            np.random.default_rng([1, number]), CELL_LINES[line], (SIDE, SIDE), dividing=0.03, telophase=0.02
+        )
         # the hand-labelled masks leave out the cells that the frame cuts through the nucleus
         cells, _, _ = label_cells(field, min_visible=0.5)
         table = regionprops_table(cells, properties=PROPERTIES)  # type: ignore[no-untyped-call]

@@ -136,7 +136,7 @@ def test_copies_share_a_group_and_can_be_deduplicated(
     assert json.loads((tmp_path / "w" / "leaks" / "leaks.json").read_text())["pairs that look alike"] == 1
 
 
-def test_report_without_copies_and_test_images(data: Path, tmp_path: Path) -> None:
+def test_report_without_copies_and_test_images(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / "sample_submission.csv").unlink()
     settings = ("data.folds=2", "data.duplicate_bits=0", 'data.channels=["red", "blue"]')
@@ -144,6 +144,9 @@ def test_report_without_copies_and_test_images(data: Path, tmp_path: Path) -> No
     assert main(["leaks", str(tmp_path / "w"), "--workers", "1"]) == 0
     figures = json.loads((tmp_path / "w" / "leaks" / "leaks.json").read_text())
     assert figures["AUC of train against test images"] is None
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["AUC", "of", "train", "against", "test", "images", "-"] in printed
+    assert f"images {figures['images']}".split() in printed
     assert not (tmp_path / "w" / "leaks" / "pairs.png").exists()
 
 

@@ -39,6 +39,8 @@ def test_chunks_cover_the_images_once_in_order() -> None:
         ["i9"],
     ]
     assert [chunk.name for chunk in chunks] == ["00000", "00001", "00002", "00003"]
+    assert [len(chunk.images) for chunk in cut_chunks(IMAGES, 5)] == [5, 5], "no chunk without images"
+    assert cut_chunks(IMAGES.iloc[:0], 5) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -20,7 +20,7 @@ def test_f1_matches_scikit_learn() -> None:
     assert macro_f1(targets, predictions) == pytest.approx(expected.mean(), abs=1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 3000), st.sampled_from(["float32", "float64"]))
 def test_areas_under_curves_match_scikit_learn(seed: int, n: int, dtype: str) -> None:
     """To 1e-12, with any share of positives and with as many ties as there are, including all scores alike."""

@@ -42,6 +42,8 @@ def test_outlines_are_between_labels_at_any_size() -> None:
     assert (picture[:, 3] == [1, 2, 3]).all()
     assert not picture[:, [0, 1, 2, 4, 5, 6, 7]].any()
     np.testing.assert_array_equal(outlined(np.zeros((8, 8, 3), np.uint8), labels > 0, (1, 2, 3)), picture)
+    turned = outlined(np.zeros((8, 8, 3), np.uint8), labels.T, (1, 2, 3))
+    np.testing.assert_array_equal(turned, picture.swapaxes(0, 1))
 
 
 @pytest.mark.parametrize("shape", [(10, 30), (30, 10)])

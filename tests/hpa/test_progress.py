@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hpa.work.progress
-from hpa.work.progress import progress
+from hpa.work.progress import format_rate, progress
 
 
 class _Clock:
@@ -46,6 +46,14 @@ def test_a_line_says_rate_time_left_and_the_last_note(capsys: pytest.CaptureFixt
         "train: 35 of 100, 0.5/s, 130 s left, mean AP 0.41".replace("130 s", "2 min"),
         "train: 70 of 100, 0.5/s, 60 s left, mean AP 0.41",
     ]
+
+
+def test_a_rate_has_about_three_digits() -> None:
+    rates = (0.5, 9.94, 10, 99.9, 100, 101.4, 2500)
+    assert [format_rate(rate) for rate in rates] == [
+        *("0.5/s", "9.9/s", "10.0/s", "99.9/s", "100/s", "101/s", "2,500/s")
+    ]
+    assert [format_rate(rate) for rate in (-1, 0, 0.49)] == ["", "", "29.4/min"]
 
 
 def test_what_an_earlier_run_did_does_not_count_as_speed(capsys: pytest.CaptureFixture[str], clock: _Clock) -> None:

@@ -56,6 +56,16 @@ def test_flat_folders(tmp_path: Path) -> None:
         assert not list(out.glob("*.png"))
 
 
+def test_the_command_fills_parts_of_a_thousand_files(tmp_path: Path) -> None:
+    """Of as many files as docs/data.md shows, although it is not told."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for n in range(1001):  # only their names are read
+        (data / f"i{n:04d}.png").touch()
+    assert main(["split-folder", str(data), str(out)]) == 0
+    assert [len(list(part.iterdir())) for part in sorted(out.iterdir())] == [1000, 1]
+
+
 def test_invalid_arguments_raise(tmp_path: Path) -> None:
     data = _data(tmp_path)
     empty = tmp_path / "empty"

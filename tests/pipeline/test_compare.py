@@ -1,6 +1,7 @@
 """Runs side by side: on the same images, with scikit-learn's scores, and mistakes that are explained."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,8 @@ def test_every_form_of_the_table_has_every_run(
     assert [line[0] for line in lines[2:7]] == [
         *("| first", "| second", "| predicting every class", "| the most frequent classes", "| chance, by prevalence")
     ]
+    assert all(re.fullmatch(r"\d\.\d{3}", cell) for cell in lines[2][1:-2]), "the first is compared with itself"
+    assert all(re.search(r"[+-]\d\.\d{3}", cell) for cell in lines[3][1:-2])
     assert main(["compare", *roots, "--resamples", "5"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("second", "mean AP", "chance", "Differences to first"))

@@ -1,5 +1,6 @@
 """The report: complete and partial runs, escaping, and in a real browser what a reader does with it."""
 
+import datetime
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -116,6 +117,8 @@ def test_what_the_page_says_is_what_the_run_did(hostile: Path) -> None:
     assert "classify.trainable" in text
     assert "classify.batch_size" not in text  # as by default
     assert f"{len(cells):,} crops" in text
+    last = (hostile / "aggregate" / "run.json").stat().st_mtime
+    assert datetime.datetime.fromtimestamp(last, datetime.UTC).date().isoformat() in text
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import cellpose.train
 import numpy as np
 import pytest
 import torch
+from cellpose import models
 
-from segment.network.cellpose import flow_loss, flows_from_labels, masks_from_flows
+from segment.network.cellpose import flow_loss, flows_from_labels, load_cellpose, masks_from_flows
 from segment.network.compact import OUTPUTS
 from segment.score import mask_average_precision
 from tests.support.shapes import discs
@@ -43,3 +44,27 @@ def test_flow_loss_is_still_that_of_cellpose() -> None:
     target = torch.randn(2, 3, 8, 8, generator=rng)
     output = torch.randn(2, 5, 8, 8, generator=rng)
     assert float(flow_loss(target, output)) == pytest.approx(float(theirs(target, output, output.device)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "width"), [("vits", 384), ("vitb", 768), ("vitl", 1024)])
+def test_a_cpdino_network_has_the_size_of_its_weights(name: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cellpose's class needs a package that is not on PyPI; this one takes weights of its width only, as that does."""
+    widths = {"vits": 384, "vitb": 768, "vitl": 1024}  # of vision transformers (Dosovitskiy et al. 2021, Table 1)
+
+    class Dino(torch.nn.Module):
+        def __init__(self, model_name: str, dtype: torch.dtype) -> None:
+            super().__init__()
+            self.encoder = torch.nn.Module()
+            self.encoder.cls_token = torch.nn.Parameter(torch.zeros(1, dtype=dtype))
+            self.encoder.patch_embed = torch.nn.Module()
+            self.encoder.patch_embed.proj = torch.nn.Conv2d(3, widths[model_name], 1, bias=False, dtype=dtype)
+            self.W2 = torch.nn.Parameter(torch.zeros(1, dtype=dtype))
+
+    monkeypatch.setattr(models, "CPDINO", Dino, raising=False)
+    state = Dino(name, torch.float32).state_dict()
+    if name == "vits":  # not one that Cellpose publishes
+        with pytest.raises(ValueError, match="Dino"):
+            load_cellpose(state, torch.device("cpu"))
+    else:
+        net = load_cellpose({f"module.{key}": value for key, value in state.items()}, torch.device("cpu"))
+        assert next(p for p in net.parameters() if p.ndim == 4).shape[0] == width

@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
+from segment.config import SegmentSection
 from segment.inference.diameter import (
     SAMPLE_IMAGES,
     estimate_diameter_px,
@@ -37,3 +39,10 @@ def test_every_size_is_sampled() -> None:
     table = pd.DataFrame({"height_px": [512] * 100 + [2048] * 3 + [0], "width_px": [512] * 100 + [2048] * 3 + [0]})
     sizes = sample_rows(table)["height_px"].value_counts().to_dict()
     assert sizes == {512: SAMPLE_IMAGES, 2048: 3}
+
+
+def test_a_diameter_is_at_most_the_side_of_a_large_frame() -> None:
+    assert SegmentSection(diameter_px=4096).diameter_px == 4096
+    for wrong in (4097, -1, np.nan, np.inf):
+        with pytest.raises(ValidationError):
+            SegmentSection(diameter_px=wrong)

@@ -47,6 +47,7 @@ def test_an_image_without_cells_has_a_row(tmp_path: Path) -> None:
     [
         row(n_cells=-1),
         row(n_cells=0),
+        row(n_cells=2**16),  # more than a label of 16 bits can tell apart
         row(diameter_px=np.nan),
         row(flags="no cell"),
         row(flags="odd"),
@@ -59,6 +60,12 @@ def test_a_table_that_breaks_the_contract_is_refused(tmp_path: Path, broken: pd.
     with pytest.raises((SchemaError, SchemaErrors)):
         write_masks(WorkFolder(tmp_path), broken.reset_index(drop=True))
     assert not masks_path(WorkFolder(tmp_path)).exists()
+
+
+def test_a_label_image_may_be_full(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path)
+    write_masks(work, row(n_cells=2**16 - 1))
+    assert read_masks(work)["n_cells"].tolist() == [2**16 - 1]
 
 
 def test_flags_are_joined_in_a_fixed_order() -> None:

@@ -40,7 +40,7 @@ small = arrays(np.uint16, (4, 5), elements=st.integers(0, 3))
 
 
 @given(small, small, st.sampled_from([0.5, 0.6, 0.75]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_matches_are_the_best_of_all_assignments(predicted: Labels, truth: Labels, iou: float) -> None:
     ious = {pair: value for pair, value in naive_iou(predicted, truth).items() if value >= iou}
     best = max(

@@ -29,7 +29,7 @@ ENSURED_ABOVE = 0.05
 
 
 def grow_field(
-    rng: np.random.Generator, line: CellLine, shape: tuple[int, int], *, dividing: float = 0.03, telophase: float = 0.02
+    rng: np.random.Generator, line: CellLine, shape: tuple[int, int], *, dividing: float, telophase: float
 ) -> Field:
     """Fill a frame with cells of one line.
 
