@@ -1,14 +1,14 @@
 """The `[classify]` section of a recipe."""
 
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
-from classify.phases import Phase, Schedule, TrainingPhase, check_phases, resolve_phases
+from classify.augment_steps import Augment
+from classify.loss_terms import ClassWeights, Loss, LossName, LossTerm
+from classify.phases import Phase, Schedule, TrainingPhase, check_phases, resolve_phases, with_epochs
 from crops.config import OutsideCell
 from hpa.channels import parse_mixture
 from hpa.config import DataSection, Section
@@ -20,44 +20,14 @@ Objective = Literal["cell", "bag", "dual"]
 Pooling = Literal["max", "top-k", "log-sum-exp", "linear-softmax", "noisy-or", "auto", "attention"]
 Positives = Literal["labels", "antibody"]
 Mining = Literal["all", "semi-hard", "batch-hard"]
-Preset = Literal["none", "light", "standard", "strong"]
 RandomCrop = Literal["none", "crop", "resized"]
 Views = Literal["one", "mean", "maximum"]
 ViewKind = Literal["dihedral", "flips", "scales", "five_crops"]
 Precision = Literal["32", "bf16", "16", "auto"]
-LossName = Literal[
-    "bce",
-    "focal",
-    "soft-f1-macro",
-    "soft-f1-samples",
-    "log-soft-f1-macro",
-    "log-soft-f1-samples",
-    "lovasz",
-    "hard-bce",
-    "asymmetric",
-]
-ClassWeights = Literal["none", "inverse", "effective"]
-Monitor = Literal["mean_ap", "macro_f1", "loss"] | LossName
-
-CODE: Final = re.compile(r"[A-Za-z_]\w*:[A-Za-z_]\w*", re.ASCII)
-"""Name of a function in a file of the user: ``my_module:my_loss`` (`classify.code`)."""
+Monitor = Literal["mean_ap", "macro_f1", "loss", LossName]
 
 WEIGHTS: Final = Path(__file__).parent / "weights"
 """Folder of the weights that Cellwise ships, a file ``<backbone>.safetensors`` each."""
-
-
-class LossTerm(Section):
-    """One of several class losses that are added."""
-
-    name: str = Field(description="Name of the loss, or `my_module:my_loss`.")
-    weight: float = Field(default=1.0, gt=0, description="Factor of the loss.")
-
-    @field_validator("name")
-    @classmethod
-    def _is_known(cls, name: str) -> str:
-        if name not in get_args(LossName) and not CODE.fullmatch(name):
-            raise ValueError(f"expected {', '.join(get_args(LossName))} or my_module:my_loss")
-        return name
 
 
 class ClassifySection(Section):
@@ -170,7 +140,7 @@ class ClassifySection(Section):
         description="Crops are weighted by their cell's completeness to this power; 0 weighs all equally, 1 weighs a"
         " half visible cell by one half.",
     )
-    loss: str | tuple[LossTerm, ...] = Field(
+    loss: Loss = Field(
         default="focal",
         description='Class loss, a name or a list such as [{name = "focal"}, {name = "soft-f1-macro", weight = 0.5}],'
         " whose losses are added. Of single crops and classes: focal, bce (binary cross-entropy) and asymmetric. Of a"
@@ -179,7 +149,7 @@ class ClassifySection(Section):
         " each class) and hard-bce (cross-entropy of positives and the hardest negatives). my_module:my_loss is a"
         " function of yours, in the folder given as --code.",
     )
-    class_weights: ClassWeights | tuple[NonNegativeFloat, ...] = Field(
+    class_weights: ClassWeights = Field(
         default="none",
         description="Weights of the classes in the loss: none; inverse, of the number of training images with the"
         " class; effective, of the effective number of those images; or a list of numbers, one per class.",
@@ -310,7 +280,7 @@ class ClassifySection(Section):
         " of the phase before goes on) and the side of training crops (-1: `input_px`, the side that is validated and"
         " predicted with). [] is one phase, in which all is trained.",
     )
-    augment: Preset | tuple[dict[str, Any], ...] = Field(
+    augment: Augment = Field(
         default="standard",
         description="Augmentation of training crops: none; light, the eight dihedral views; standard, those and small"
         " changes of scale, position, angle, brightness, contrast, blur and noise; strong, larger changes with"
@@ -421,18 +391,7 @@ class ClassifySection(Section):
     @model_validator(mode="before")
     @classmethod
     def _count_epochs(cls, values: Any) -> Any:
-        """Set `epochs` to the sum over phases if that says it all."""
-        phases = values.get("phases") if isinstance(values, dict) else None
-        if not isinstance(phases, list | tuple) or not phases:
-            return values
-        counts: list[Any] = []
-        for phase in phases:
-            counts.append(phase.get("epochs", 0) if isinstance(phase, dict) else getattr(phase, "epochs", ""))
-        if not all(isinstance(count, int) for count in counts) or not counts[-1]:
-            return values
-        if values.get("epochs", sum(counts)) != sum(counts):
-            raise ValueError(f"expected epochs = {sum(counts)}, the sum over the phases, or no such key")
-        return values | {"epochs": sum(counts)}
+        return with_epochs(values)
 
     @model_validator(mode="after")
     def _fits_phases(self) -> Self:
@@ -510,54 +469,12 @@ class ClassifySection(Section):
         """Return the seed of training, which is that of the data unless the section has its own."""
         return data.seed if self.seed < 0 else self.seed
 
-    @field_validator("loss", mode="before")
-    @classmethod
-    def _parse_loss(cls, loss: Any) -> Any:
-        terms = [{"name": loss}] if isinstance(loss, str) else loss
-        if not isinstance(terms, list | tuple) or not terms:
-            raise ValueError('expected a name or a list of {name = "...", weight = 1.0}')
-        for term in terms:
-            values = term.model_dump() if isinstance(term, LossTerm) else term
-            try:
-                LossTerm.model_validate(values)
-            except ValidationError as error:
-                problem = error.errors()[0]
-                key = ".".join(map(str, problem["loc"])) or "name and weight"
-                raise ValueError(f"{key}: {problem['msg'].removeprefix('Value error, ')}") from None
-        return loss
-
     @field_validator("view_kinds")
     @classmethod
     def _distinct_kinds(cls, kinds: tuple[ViewKind, ...]) -> tuple[ViewKind, ...]:
         if len(set(kinds)) < len(kinds) or {"dihedral", "flips"} <= set(kinds):
             raise ValueError("expected no kind of view twice; flips are among the dihedral views")
         return kinds
-
-    @field_validator("augment", mode="before")
-    @classmethod
-    def _parse_augment(cls, augment: Any) -> Any:
-        if isinstance(augment, list | tuple):
-            for step in augment:
-                if not isinstance(step, dict) or not isinstance(step.get("name"), str):
-                    raise ValueError('expected steps such as {name = "Rotate", limit = 30}')
-                for key, value in step.items():
-                    if not _is_plain(value):
-                        raise ValueError(f"expected numbers, texts and lists of them as parameters, found {key}")
-        elif augment not in get_args(Preset):
-            raise ValueError(f"expected {', '.join(get_args(Preset))} or a list of steps")
-        return augment
-
-    @field_validator("class_weights", mode="before")
-    @classmethod
-    def _parse_class_weights(cls, weights: Any) -> Any:
-        if isinstance(weights, str) and weights not in get_args(ClassWeights):
-            raise ValueError(f"expected {', '.join(get_args(ClassWeights))} or a list of numbers")
-        if isinstance(weights, list | tuple):
-            if not all(isinstance(w, int | float) and not isinstance(w, bool) and w >= 0 for w in weights):
-                raise ValueError("expected numbers of at least 0")
-            if not any(weights):
-                raise ValueError("expected at least one weight above 0")
-        return weights
 
     @property
     def loss_terms(self) -> tuple[LossTerm, ...]:
@@ -584,12 +501,6 @@ class ClassifySection(Section):
         if len(self.channels) > 5:
             raise ValueError(f"expected at most 5 channels, found {len(self.channels)}")
         return self
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def shipped_weights(backbone: str) -> Path:

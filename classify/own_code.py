@@ -16,7 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from classify.config import CODE, ClassifySection
+from classify.config import ClassifySection
+from classify.loss_terms import CODE
 from hpa.errors import UserError
 
 

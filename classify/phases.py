@@ -1,15 +1,24 @@
 """The phases of a training, as a recipe says them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field
 
 from hpa.config import Section
 
 Schedule = Literal["one-cycle", "cosine", "plateau", "constant"]
-Part = Annotated[str, StringConstraints(pattern=r"^(all|new|heads|stem|stages|stage[1-9]\d?)$")]
+
+
+def _check_part(part: str) -> str:
+    if not re.fullmatch(r"all|new|heads|stem|stages|stage[1-9]\d?", part, re.ASCII):
+        raise ValueError("expected all, new, heads, stem, stages or single ones (stage1, stage2, ...)")
+    return part
+
+
+Part = Annotated[str, AfterValidator(_check_part)]
 
 
 class Phase(Section):
@@ -56,6 +65,27 @@ class TrainingPhase:
     learning_rate: float
     schedule: Schedule | None
     input_px: int
+
+
+def with_epochs(values: Any) -> Any:
+    """Return the values of a section with `epochs`, the sum over their phases, if these leave none open.
+
+    Raises
+    ------
+    ValueError
+        If the values have another number of epochs.
+    """
+    phases = values.get("phases") if isinstance(values, dict) else None
+    if not isinstance(phases, list | tuple) or not phases:
+        return values
+    counts: list[Any] = []
+    for phase in phases:
+        counts.append(phase.get("epochs", 0) if isinstance(phase, dict) else getattr(phase, "epochs", ""))
+    if not all(isinstance(count, int) for count in counts) or not counts[-1]:
+        return values
+    if values.get("epochs", sum(counts)) != sum(counts):
+        raise ValueError(f"expected epochs = {sum(counts)}, the sum over the phases, or no such key")
+    return values | {"epochs": sum(counts)}
 
 
 def check_phases(phases: Sequence[Phase]) -> None:

@@ -72,7 +72,7 @@ def find_lr(
     """
     from classify.training.find_lr import draw_search, search_rates
     from classify.training.fit import check_enough
-    from classify.training.loop import FoldTraining
+    from classify.training.fold_training import FoldTraining
 
     section, chosen = work.section("classify", ClassifySection), torch.device(resolve_device(device))
     if not (isfinite(rates.highest) and 0 < rates.lowest < rates.highest):

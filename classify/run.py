@@ -43,7 +43,7 @@ from hpa.work.folder import WorkFolder
 from hpa.work.stage import StageRun, begin
 
 if TYPE_CHECKING:
-    from classify.training.loop import LogName
+    from classify.training.fold_training import LogName
 
 EPOCHS: Final = "epochs"
 """Folder of the checkpoints of all epochs of a fold, if the recipe keeps them."""
@@ -190,11 +190,13 @@ def _begin_folds(
 
     @cache
     def check() -> None:
+        """Check the network on the crops, once for all folds."""
         store, _ = read_labelled_crops(work, window, data)
         select_channels(store, section.channels, data.channels)
         check_network(section, data, store.shape[1], weights[folds[0]])
 
     def begin_fold(fold: int) -> StageRun:
+        """Begin or resume the stage of one fold."""
         folder, file = checkpoint_path(work, window, fold).parent, weights[fold]
         own = inputs if file is None else inputs | {"the pretrained weights": file}
         return begin(
@@ -217,6 +219,7 @@ def _train_fold(
 ) -> None:
     # Imported here, because Lightning takes seconds to import and `predict` does not need it.
     from classify.training.fit import discard_damaged, fit, remove_resume_files
+    from classify.training.loop import tell_unfinished
 
     data, path = work.data, stage.folder / CHECKPOINT
     stage = replace(stage, started=time.monotonic())
@@ -235,7 +238,12 @@ def _train_fold(
                 }
                 kept = keep if section.keep_epochs else None
                 train_part = partial(_train_part, work.root, workers, folder_in_force(), keep=kept, logs=logs)
-                run_on_devices(devices, train_part, json.dumps(task), torch.get_num_threads())
+                try:
+                    run_on_devices(devices, train_part, json.dumps(task), torch.get_num_threads())
+                except (SystemExit, KeyboardInterrupt) as error:
+                    how = "terminated" if isinstance(error, SystemExit) else "interrupted"
+                    tell_unfinished(fold, stage.folder, how)
+                    raise
             trained = fit(
                 *(ready.crops, ready.section, ready.seed, fold, stage.folder, device, workers),
                 *(ready.start, ready.statistics),
@@ -260,7 +268,7 @@ def _train_part(
 ) -> None:
     """Train in one of several processes; the last epoch leaves all in the file to resume from."""
     from classify.training.fit import fit_part
-    from classify.training.loop import FoldTraining
+    from classify.training.fold_training import FoldTraining
 
     work, told = WorkFolder(root), json.loads(task)
     section = parse_section(ClassifySection, "classify", told["section"])

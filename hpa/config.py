@@ -1,10 +1,10 @@
 """Typed sections of a recipe: their base class, the shared `[data]` section, and reading them from TOML."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -125,18 +125,49 @@ def parse_section(model: type[S], name: str, values: Any) -> S:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"]) or "its keys"
-        if problem["type"] == "extra_forbidden":
-            if key in model.renamed:
-                present = model.renamed[key]
-                raise UserError(f"expected the key {present!r} in [{name}], found its former name {key!r}") from None
-            similar = get_close_matches(key, model.model_fields, n=1)
-            known = f"did you mean {similar[0]!r}?" if similar else ", ".join(model.model_fields)
-            raise UserError(f"expected only known keys in [{name}], found {key!r} ({known})") from None
-        raise UserError(
-            f"expected a usable [{name}] {key} ({problem['msg']}), found {problem.get('input')!r}"
-        ) from None
+        raise UserError(_explain(error, model, name)) from None
+
+
+def _explain(error: ValidationError, model: type[Section], name: str) -> str:
+    """Return what is wrong with a section in one sentence: the first key of which something is."""
+    problems = error.errors()
+    # A value that may be of several kinds has a problem with each: the deepest is of the kind that was meant.
+    own = [problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]]
+    problem = max(own, key=lambda problem: (len(problem["loc"]), problem["type"] == "extra_forbidden"))
+    if problem["type"] != "extra_forbidden":
+        key = ", ".join(_place(model, problem["loc"])[0]) or "its keys"
+        reason = problem["msg"].removeprefix("Value error, ")
+        return f"expected a usable [{name}] {key} ({reason}), found {problem.get('input')!r}"
+    words, owner = _place(model, problem["loc"][:-1])
+    place, key = " ".join([f"[{name}]", ", ".join(words)]).strip(), str(problem["loc"][-1])
+    if key in owner.renamed:
+        return f"expected the key {owner.renamed[key]!r} in {place}, found its former name {key!r}"
+    similar = get_close_matches(key, owner.model_fields, n=1)
+    known = f"did you mean {similar[0]!r}?" if similar else ", ".join(owner.model_fields)
+    return f"expected only known keys in {place}, found {key!r} ({known})"
+
+
+def _place(model: type[Section], location: Sequence[str | int]) -> tuple[list[str], type[Section]]:
+    """Return the words for a place in a section, entries of lists counted from 1, and the innermost section there."""
+    words: list[str] = []
+    annotation: Any = None
+    for part in location:
+        if isinstance(part, int):
+            words.append(f"entry {part + 1}")
+        elif part in model.model_fields:
+            words.append(part)
+            annotation = model.model_fields[part].annotation
+            model = next(_sections_in(annotation), model)
+        elif get_origin(annotation) is dict and part != "[key]":
+            words.append(part)  # others name one of the kinds that a value may be of
+    return words, model
+
+
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections_in(argument)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

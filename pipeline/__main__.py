@@ -28,7 +28,8 @@ export  reads a trained work folder and those it joins.
         embedding and its map.
 compare reads finished work folders; prints tables, and writes a CSV and a figure on request.
 sweep   reads a work folder; writes one for each combination of values to WORK-sweep/, and what compare does.
-relabel reads a finished work folder; writes a second one that shares with it, and cell_labels.parquet in that.
+relabel reads a finished work folder; writes a second one that shares with it, and in that cell_labels.parquet and, in
+        relabel/, the probabilities that the labels were taken from.
 demo    writes an atlas, a work folder, demo.json and report.html.
 picture reads a finished work folder; writes a PNG.
 report  reads a work folder, finished or not; writes a page that needs no network and no other file.
@@ -107,8 +108,7 @@ def init(
     from classify.own_code import code_from
     from hpa.errors import UserError
     from pipeline.init import init as init_work
-    from pipeline.naming import parse_naming, with_naming
-    from pipeline.recipe import read_recipe
+    from pipeline.recipe import parse_naming, read_recipe, with_naming
     from pipeline.share import init_from
 
     if bool(data) == bool(from_):
@@ -212,7 +212,7 @@ def apply(
     from classify.own_code import code_from
     from pipeline.apply import apply as apply_model
     from pipeline.apply import open_model
-    from pipeline.naming import parse_naming
+    from pipeline.recipe import parse_naming
 
     naming = parse_naming(pattern, channel or ())
     with code_from(code):

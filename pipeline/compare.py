@@ -226,6 +226,7 @@ class _Cells:
     runs: list[pd.DataFrame]
 
     def of(self, images: pd.DataFrame, vocabulary: Vocabulary) -> tuple[Labels, list[Scored]]:
+        """Return the labels of the cells of some images, and their scores by each run."""
         own = self.table["image_id"].isin(images.index).to_numpy()
         rows = self.table[own]
         targets = vocabulary.multi_hot(vocabulary.parse(text) for text in rows["target"])

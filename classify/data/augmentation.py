@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import ClassifySection, Preset, RandomCrop
+from classify.augment_steps import Preset
+from classify.config import ClassifySection, RandomCrop
 from classify.data.seeds import Purpose, derive_seed
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
@@ -80,10 +81,13 @@ def _steps(
 ) -> list[tuple[str, albumentations.BasicTransform]]:
     """Return the steps of the recipe's list, each with its name."""
     assert not isinstance(section.augment, str), "a list, not a preset"
-    return [(str(step["name"]), _step(dict(step), side_px, channels)) for step in section.augment]
+    steps = enumerate(section.augment, start=1)
+    return [(str(step["name"]), _step(dict(step), number, side_px, channels)) for number, step in steps]
 
 
-def _step(parameters: dict[str, Any], side_px: int, channels: Sequence[str]) -> albumentations.BasicTransform:
+def _step(
+    parameters: dict[str, Any], number: int, side_px: int, channels: Sequence[str]
+) -> albumentations.BasicTransform:
     name = parameters.pop("name")
     if name != DimProtein.__name__ and name not in STEPS:
         known = [DimProtein.__name__, *STEPS]
@@ -94,7 +98,11 @@ def _step(parameters: dict[str, Any], side_px: int, channels: Sequence[str]) -> 
     known = [key for key in inspect.signature(kind.__init__).parameters if key not in ("self", "channel")]
     for key in parameters:
         if key not in known:
-            raise UserError(f"expected parameters of {name} in classify.augment ({', '.join(known)}), found {key!r}")
+            similar = get_close_matches(key, known, n=1)
+            hint = f"did you mean {similar[0]!r}?" if similar else ", ".join(known)
+            raise UserError(
+                f"expected parameters of {name} in step {number} of classify.augment, found {key!r} ({hint})"
+            )
     if kind is DimProtein:
         if _PROTEIN not in channels:
             raise UserError(

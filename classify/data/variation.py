@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.config import Preset
+from classify.augment_steps import Preset
 
 _HOLES: Final = 4  # at most, with the preset strong
 _NODES: Final = 5  # along each side of the grid whose random shifts bend a crop

@@ -12,23 +12,20 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.optim import AdamW
 
 from classify.config import ClassifySection
 from classify.data.normalisation import measure_mean_and_deviation
-from classify.data.seeds import Purpose, derive_seed, row_uniforms
-from classify.data.variation import turn, vary
+from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import uses_bfloat16
 from classify.losses.classification import class_loss
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network
 from classify.network.pretrained import Description, Pretrained
+from classify.training.backbone_crops import training_crops
 from classify.training.backbone_scores import SUBSETS, ap_per_class, model_card, predict, score
 from classify.training.optimizer import decay_groups
 from classify.training.rounds import Cells, Draw, Rounds, drawing
-from crops.store import apply_outside_cell
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
@@ -46,10 +43,6 @@ _RISE: Final = 0.1  # fraction of the training in which the learning rate rises
 _AVERAGED: Final = 1000  # steps that the average of the weights goes back
 _HELD_OUT: Final = 0  # number of the round of cells that are never trained on
 _VALIDATIONS: Final = 10
-
-_FULL_SHARE: Final = 0.5  # share of crops that keep all their channels
-_SIZES: Final = ((0.88, 1.0), (0.96, 1.5), (1.0, 2.0))  # cumulative share of batches, and factor of their side
-_OUTSIDE: Final = ((0.05, "zero"), (0.15, "dim"))  # cumulative share of crops without or with dim surroundings
 
 
 @dataclass(frozen=True)
@@ -431,59 +424,3 @@ def _endless_batches(n: int, seed: tuple[int, int]) -> Iterator[NDArray[np.int64
     while True:
         order = rng.permutation(n)
         yield from (order[first : first + size] for first in range(0, n - size + 1, size))
-
-
-def training_crops(cells: Cells, rows: NDArray[np.int64], seed: int, step: int) -> Tensor:
-    """Return a batch of varied crops: half with standard, half with strong augmentation, and some without channels.
-
-    Parameters
-    ----------
-    cells
-        The cells.
-    rows
-        Which of them.
-    seed, step
-        Seed of the training, and number of the step; the batch is a function of these.
-
-    Returns
-    -------
-    Tensor
-        Shape (len(rows), 4, s, s): uint8 with s = S, or float32 where the crops are enlarged.
-    """
-    draws = row_uniforms(Purpose.PRETRAINING, seed, 0, step, np.arange(len(rows)), 128)
-    pixels = cells.pixels[rows]
-    before = 0.0
-    for share, rule in _OUTSIDE:
-        some = np.flatnonzero((draws[:, -1] >= before) & (draws[:, -1] < share))
-        pixels[some] = apply_outside_cell(pixels[some], cells.masks(rows[some]), rule)  # type: ignore[arg-type]
-        before = share
-    pixels = turn(pixels, draws)
-    half = len(rows) // 2
-    vary(pixels[:half], draws[:half], "standard")
-    vary(pixels[half:], draws[half:], "strong")
-    pixels[drop_channels(draws[:, -12:-2])] = 0
-    crops = torch.from_numpy(pixels)
-    factor = next(factor for share, factor in _SIZES if draws[0, -2] < share)
-    if factor == 1:
-        return crops
-    return interpolate(crops.float(), scale_factor=factor, mode="bilinear", align_corners=False)
-
-
-def drop_channels(draws: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Choose the channels that crops go without: never the protein, and none in half of the crops.
-
-    The others get one of the eight subsets of the reference channels, each as often.
-
-    Parameters
-    ----------
-    draws
-        Uniform random numbers, shape (N, at least 4).
-
-    Returns
-    -------
-    ndarray
-        Shape (N, 4), True where a channel is dropped, in the order of `hpa.channels.CHANNELS`.
-    """
-    dropped: NDArray[np.bool_] = (draws[:, :4] < 0.5) & (draws[:, 4:5] >= _FULL_SHARE)
-    dropped[:, CHANNELS.index("green")] = False
-    return dropped

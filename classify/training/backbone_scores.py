@@ -56,6 +56,13 @@ def score(probabilities: NDArray[np.float32], targets: NDArray[np.bool_]) -> dic
 
 
 def ap_per_class(probabilities: NDArray[np.float32], targets: NDArray[np.bool_]) -> dict[str, float]:
+    """Return the AP of each class that some cells have, by its name.
+
+    Parameters
+    ----------
+    probabilities, targets
+        Of the cells, shape (n, K).
+    """
     return {
         name: round(average_precision(targets[:, k], probabilities[:, k]), 3)
         for k, name in enumerate(HPA28.classes)

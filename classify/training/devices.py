@@ -1,10 +1,14 @@
 """Data-parallel training: one process for each device, on one or several nodes."""
 
 import os
+import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -18,6 +22,9 @@ from classify.network.model import Outputs
 from hpa.errors import UserError
 from hpa.work.device import computing_threads
 from hpa.work.processes import worker_processes
+
+TERMINATED: Final = 128 + signal.SIGTERM
+"""Exit code of a program that SIGTERM ends."""
 
 _PATIENCE: Final = timedelta(hours=2)  # of processes that wait for the first, which validates
 _VARIABLES: Final = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
@@ -165,10 +172,12 @@ def run_on_devices(devices: Devices, train: Callable[[Rank, str], None], task: s
     ------
     UserError
         If processes of another node do not come in time, or a process is lost, or the training raises it.
+    SystemExit, KeyboardInterrupt
+        On SIGTERM, with the code `TERMINATED`, or Ctrl+C; the processes have ended.
     """
     ranks = [Rank(devices, local) for local in range(len(devices.indices))]
     try:
-        with worker_processes(len(ranks), preload=_PRELOAD) as executor:
+        with _raising_on_sigterm(), worker_processes(len(ranks), preload=_PRELOAD) as executor:
             futures = [executor.submit(_run_rank, rank, train, task, threads) for rank in ranks]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             errors = [error for future in done if (error := future.exception()) is not None]
@@ -182,8 +191,22 @@ def run_on_devices(devices: Devices, train: Callable[[Rank, str], None], task: s
         ) from None
 
 
+@contextmanager
+def _raising_on_sigterm() -> Iterator[None]:
+    """Leave by SystemExit on SIGTERM, which would otherwise end this process before those that it has started."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _run_rank(rank: Rank, train: Callable[[Rank, str], None], task: str, threads: int) -> None:
     """Meet the other processes, and train."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system signals all processes: the first one ends the others
     devices = rank.devices
     os.environ["LOCAL_RANK"], os.environ["NODE_RANK"] = str(rank.local), str(devices.node)
     if devices.kind == "cuda":
@@ -237,6 +260,7 @@ def gather_batch(outputs: Outputs, batch: Batch, sizes: Sequence[int], rank: int
     scale = len(sizes) - 1
 
     def whole(own: Tensor | None, *, offset: bool = False) -> Tensor | None:
+        """Join the parts of a tensor; numbers of bags go on from one part to the next."""
         if own is None:
             return None
         parts = _gather(own.detach(), sizes)

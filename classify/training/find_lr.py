@@ -19,7 +19,7 @@ from classify.data.normalisation import Statistics
 from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import autocast_type
 from classify.losses.objective import batch_loss
-from classify.training.loop import FoldTraining
+from classify.training.fold_training import FoldTraining
 from classify.training.mixing import run_network
 from classify.training.optimizer import FACTOR, new_optimizer, parameter_groups
 from hpa.errors import UserError

@@ -14,8 +14,9 @@ from classify.data.normalisation import Statistics, measure_statistics
 from classify.network.checkpoint import inference_weights, load_plain
 from classify.network.model import Network, check_input
 from classify.network.pretrained import Start
+from classify.training.fold_training import FoldTraining, LogName
 from classify.training.history import BEST, History, remove_best
-from classify.training.loop import PHASE, RESUME, FoldTraining, LogName, run_epochs
+from classify.training.loop import PHASE, RESUME, run_epochs
 from hpa.errors import UserError
 
 

@@ -1,5 +1,7 @@
-"""The history of a training: scores of every epoch, and the best weights so far."""
+"""The history of a training: scores of every epoch, the best weights so far, and how a GPU was used."""
 
+import time
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +20,7 @@ from classify.training.samples import write_samples
 from hpa.work.files import write_bytes, write_csv
 
 BEST: Final = "best.pt"
+_EVERY_S: Final = 1.0  # between two samples of a GPU
 _COLUMNS: Final = [
     "epoch",
     "train_loss",
@@ -174,3 +177,38 @@ def copy_weights(network: Network) -> dict[str, Tensor]:
 def remove_best(folder: Path) -> None:
     """Remove the file of the best weights so far, once they are in the checkpoint."""
     (folder / BEST).unlink(missing_ok=True)
+
+
+class GpuWatch:
+    """Memory and busy share of a GPU since they were last taken; nothing on other devices.
+
+    Parameters
+    ----------
+    device
+        The device of the training.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._watches = device.type == "cuda"
+        self._shares: list[float] = []
+        self._sampled = 0.0
+
+    def sample(self) -> None:
+        """Sample how busy the GPU is, at most once a second; without nvidia-ml-py that is not known."""
+        if not self._watches or time.monotonic() - self._sampled < _EVERY_S:
+            return
+        self._sampled = time.monotonic()
+        with suppress(ModuleNotFoundError, RuntimeError, AttributeError):
+            self._shares.append(torch.cuda.utilization(self._device) / 100)
+
+    def take(self) -> dict[str, float]:
+        """Return the peak of the memory in GiB, ``gpu_memory_gib``, and ``gpu_busy``, and begin anew."""
+        if not self._watches:
+            return {}
+        taken = {"gpu_memory_gib": torch.cuda.max_memory_allocated(self._device) / 2**30}
+        if self._shares:
+            taken["gpu_busy"] = sum(self._shares) / len(self._shares)
+        self._shares.clear()
+        torch.cuda.reset_peak_memory_stats(self._device)
+        return taken

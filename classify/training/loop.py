@@ -6,12 +6,12 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn, Self
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -21,23 +21,18 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from classify.config import ClassifySection
-from classify.data.augmentation import Augmentation
-from classify.data.batches import Batch, TrainingCrops, epoch_loader, split_batches, training_batches
-from classify.data.crops import FeatureSource, FoldCrops
-from classify.data.normalisation import Statistics, crop_levels
+from classify.data.batches import Batch
 from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import autocast_type
 from classify.losses.classification import class_weights
 from classify.losses.objective import batch_loss
-from classify.losses.triplets import arcface_loss, new_arcface
+from classify.losses.triplets import arcface_loss
 from classify.network.checkpoint import load_plain, to_bytes
-from classify.network.model import Network, new_network
-from classify.network.pretrained import Start
+from classify.network.model import Network
 from classify.training.averaging import WeightAverage
-from classify.training.devices import Rank, gather_batch
-from classify.training.gpu import GpuWatch
-from classify.training.history import History, copy_weights
+from classify.training.devices import TERMINATED, gather_batch
+from classify.training.fold_training import FoldTraining, LogName
+from classify.training.history import GpuWatch, History, copy_weights
 from classify.training.mixing import run_network
 from classify.training.optimizer import new_optimizer, parameter_groups, start_schedule
 from classify.training.samples import SeenCrops
@@ -63,8 +58,6 @@ RESUME: Final = "resume.ckpt"
 LOGS: Final = "logs"
 """Folder of the logs that are written beside the history."""
 
-LogName = Literal["csv", "tensorboard"]
-
 _SAVING_SHARE: Final = 0.03  # at most this share of the time goes into the files to resume from
 
 PHASE: Final = "cellwise_phase"
@@ -72,102 +65,6 @@ PHASE: Final = "cellwise_phase"
 
 _PLATEAU: Final = "plateau"  # keys of the states of the schedule and of the average of the weights
 _AVERAGE: Final = "average"
-_TERMINATED: Final = 128 + 15
-
-
-@dataclass(frozen=True)
-class FoldTraining:
-    """The training of one fold's network: its data, settings and place.
-
-    Parameters
-    ----------
-    crops
-        Training and validation crops, with their levels (`with_levels`).
-    section
-        Recipe section.
-    seed
-        The recipe's seed.
-    fold
-        Number of the fold.
-    folder
-        Folder of the fold's files.
-    device
-        Device to run on.
-    workers
-        Number of processes that read and augment crops; 0 does so in this process.
-    start
-        The weights that the network starts from; None for random ones.
-    keep
-        Function that keeps the weights after an epoch, from 1; None keeps none.
-    rank
-        The place of this process among several that train together, None for one alone.
-    logs
-        Logs of the epochs that are written beside the history: ``"csv"``, ``"tensorboard"``.
-    """
-
-    crops: FoldCrops
-    section: ClassifySection
-    seed: int
-    fold: int
-    folder: Path
-    device: torch.device
-    workers: int
-    start: Start | None = None
-    keep: Callable[[dict[str, Tensor], int], None] | None = None
-    rank: Rank | None = None
-    logs: tuple[LogName, ...] = ()
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process validates and writes files."""
-        return self.rank is None or self.rank.number == 0
-
-    def with_levels(self, statistics: Statistics) -> Self:
-        """Return the training with the levels of its crops, if its normalisation depends on more than the crop."""
-        crops = self.crops
-        if isinstance(crops.source, FeatureSource):
-            return self
-        rows = np.concatenate([crops.training, crops.validation])
-        levels = crop_levels(crops.source, rows, crops.labels, statistics, self.section.normalise)
-        return replace(self, crops=replace(crops, levels=levels))
-
-    def new_network(self, statistics: Statistics) -> Network:
-        """Return the untrained network, its head at the frequencies of the classes among the known labels."""
-        rows, labels = self.crops.training, self.crops.labels
-        frequencies = labels.targets[rows].sum(axis=0) / np.maximum(labels.known[rows].sum(axis=0), 1)
-        seed = derive_seed(Purpose.WEIGHTS, self.seed, self.fold)
-        network = new_network(self.section, seed, statistics.mean, statistics.std, frequencies, self.start)
-        if self.section.arcface_weight:
-            own_seed = derive_seed(Purpose.WEIGHTS, self.seed, self.fold, row=1)
-            network.arcface = new_arcface(labels.antibodies, self.section, own_seed)
-        return network
-
-    def batches(self, epoch: int, parts: int) -> list[NDArray[np.int64]]:
-        """Return the rows of every batch of an epoch (from 0), each batch split into `parts`.
-
-        Of several processes, each has one part.
-        """
-        every = self._split(epoch, parts)
-        return every if self.rank is None else every[self.rank.number :: self.rank.devices.world]
-
-    def sizes(self, epoch: int) -> list[list[int]]:
-        """Return the number of crops that each process has of each batch."""
-        assert self.rank is not None, "one process has all"
-        lengths = [len(part) for part in self._split(epoch, 1)]
-        world = self.rank.devices.world
-        return [lengths[first : first + world] for first in range(0, len(lengths), world)]
-
-    def _split(self, epoch: int, parts: int) -> list[NDArray[np.int64]]:
-        batches = training_batches(self.crops, self.section, self.seed, self.fold, epoch)
-        parts *= 1 if self.rank is None else self.rank.devices.world
-        if parts == 1:
-            return batches
-        return split_batches(batches, self.crops.labels.images, parts, keep_bags=self.section.objective != "cell")
-
-    def loader(self, epoch: int, parts: int) -> DataLoader[Batch]:
-        """Return the loader of an epoch's batches, augmented by the recipe."""
-        crops = TrainingCrops(self.crops, self.section, Augmentation(self.section, self.seed, self.fold), epoch)
-        return epoch_loader(crops, self.batches(epoch, parts), self.workers, pin=self.device.type == "cuda")
 
 
 class _Module(LightningModule):
@@ -205,7 +102,7 @@ class _Module(LightningModule):
         self._optimizer = new_optimizer(parameter_groups(network, training.section), training.section)
         self._schedule: LRScheduler | None = None
         self._scheduled = -1  # the phase whose schedule it is
-        self._held = _held_heads(training)
+        self._held = training.held_heads
         self._class_weights = class_weights(training.section, training.crops)
 
     @property
@@ -347,13 +244,6 @@ class _Module(LightningModule):
         self.average.restore(checkpoint[_AVERAGE])
         if isinstance(self._schedule, ReduceLROnPlateau):
             self._schedule.load_state_dict(checkpoint[_PLATEAU])
-
-
-def _held_heads(training: FoldTraining) -> dict[str, Tensor]:
-    """Return the weights that the recipe holds the heads near, by their names in the network."""
-    if training.start is None or training.section.heads != "pretrained":
-        return {}
-    return {name: tensor for name, tensor in training.start.heads.items() if name.startswith("head.")}
 
 
 class _Epochs(Callback):
@@ -518,6 +408,10 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
     return module.average.of(network)
 
 
+def _no_handlers() -> None:
+    """Leave signals as they are."""
+
+
 def _nothing(steps: int, note: str = "") -> None:
     """Show no progress: another process does."""
 
@@ -561,18 +455,25 @@ def _place(training: FoldTraining) -> dict[str, Any]:
 
 def _fit(trainer: Trainer, module: _Module, training: FoldTraining, resume: Path | None) -> None:
     """Train one phase, and let signals end the process in their ways."""
+    if training.rank is not None:  # signals to the first process end all; Lightning's handlers would have it wait
+        trainer._signal_connector.register_signal_handlers = _no_handlers  # type: ignore[method-assign]
     try:
         trainer.fit(module, ckpt_path=resume, weights_only=True)
     except SIGTERMException:
-        exists = (training.folder / RESUME).exists()
-        saved = "a finished epoch is saved" if exists else "no epoch is saved yet"
-        print(f"train fold {training.fold}: terminated; {saved}, the same command resumes", file=sys.stderr)
-        raise SystemExit(_TERMINATED) from None
+        tell_unfinished(training.fold, training.folder, "terminated")
+        raise SystemExit(TERMINATED) from None
     except (SystemExit, RuntimeError) as error:
         # Lightning turns Ctrl+C into an exit with code 1, or fails to clean up before the first batch.
         if trainer.interrupted and isinstance(error.__context__, KeyboardInterrupt):
+            tell_unfinished(training.fold, training.folder, "interrupted")
             raise KeyboardInterrupt from None
         raise
+
+
+def tell_unfinished(fold: int, folder: Path, how: str) -> None:
+    """Say in one line that a training ended before its end, and that nothing is lost."""
+    saved = "a finished epoch is saved" if (folder / RESUME).exists() else "no epoch is saved yet"
+    print(f"train fold {fold}: {how}; {saved}, the same command resumes", file=sys.stderr)
 
 
 @contextmanager

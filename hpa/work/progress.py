@@ -74,6 +74,7 @@ def progress(label: str, total: int, *, every_s: float = _EVERY_S) -> Iterator[A
         task = bar.add_task(label, total=total, note="")
 
         def advance(steps: int, note: str = "") -> None:
+            """Move the bar by some steps."""
             bar.advance(task, steps)
             if note:
                 bar.update(task, note=escape(note))
@@ -114,6 +115,7 @@ def _lines(label: str, total: int, every_s: float) -> Advance:
     done, at_start, said = 0, 0, ""
 
     def advance(steps: int, note: str = "") -> None:
+        """Count some steps, and print a line now and then."""
         nonlocal done, last, said, at_start, started
         done += steps
         said = note or said

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from classify.config import ClassifySection, Preset
+from classify.augment_steps import Preset
+from classify.config import ClassifySection
 from classify.data.augmentation import STEPS, Augmentation, check_augment
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
@@ -182,7 +183,7 @@ def test_every_allowed_step_is_albumentations_own_and_varies_crops_of_any_channe
         ({"name": "Rotat"}, r"found 'Rotat' \(did you mean 'Rotate'\?\)"),
         ({"name": "Lambda"}, "found 'Lambda'"),
         ({"name": "TextImage", "font_path": "/etc/passwd"}, "steps of classify.augment that Cellwise knows"),
-        ({"name": "Rotate", "limt": 3}, r"parameters of Rotate in classify\.augment \(limit, .*\), found 'limt'"),
+        ({"name": "Rotate", "limt": 3}, r"Rotate in step 1 of classify\.augment, found 'limt' \(did you mean 'limit'"),
         ({"name": "Rotate", "limit": "a"}, "usable parameters of Rotate in classify.augment, found limit"),
         ({"name": "RandomResizedCrop", "scale": [2, 3]}, "of RandomResizedCrop .* found scale: All values"),
         ({"name": "DimProtein", "factor": [0.5, 1.5]}, "of DimProtein .*within 0..1"),

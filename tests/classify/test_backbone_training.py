@@ -15,11 +15,10 @@ from classify.network.pretrained import Pretrained
 from classify.training import backbone as training
 from classify.training.backbone import (
     BackboneTraining,
-    drop_channels,
     learning_rate,
     train_backbone,
-    training_crops,
 )
+from classify.training.backbone_crops import drop_channels, training_crops
 from classify.training.backbone_scores import predict, score
 from classify.training.rounds import Cells, Rounds, draw_part, drawing
 from hpa.errors import UserError

@@ -1,8 +1,11 @@
 """Data-parallel training on the CPU: it gives what one process gives, is resumable, and writes every file once."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,41 @@ raise SystemExit(main(["train", {str(killed.root)!r}, "--fold", "0", "--device",
         assert (_fold(killed) / name).read_bytes() == (_fold(whole) / name).read_bytes(), name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "code", "how"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_to_a_training_on_two_devices_ends_all_processes_with_one_sentence(
+    tmp_path: Path, sent: signal.Signals, code: int, how: str
+) -> None:
+    """The signal goes to all processes, as a batch system or a terminal sends it; the same command resumes."""
+    work = _work(tmp_path / "work", epochs=300)
+    command = [sys.executable, "-m", "classify", "train", str(work.root), "--fold", "0", "--device", "cpu"]
+    command += ["--threads", "1", "--devices", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        history = _fold(work) / "history.csv"
+        while process.poll() is None and not (history.exists() and len(history.read_text().splitlines()) > 2):
+            time.sleep(0.05)
+        os.killpg(process.pid, sent)
+        _, error = process.communicate()
+    assert process.returncode == code
+    ordinary = re.compile(r"train fold 0: \d+ of |\d+ other threads compute ")
+    (line,) = [line for line in error.splitlines() if not ordinary.match(line)]
+    assert re.fullmatch(rf"train fold 0: {how}; (a finished|no) epoch is saved.*, the same command resumes", line)
+    deadline = time.monotonic() + 60
+    while _group_exists(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _group_exists(process.pid)
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_a_loss_that_is_not_finite_is_told_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = _work(tmp_path, learning_rate=1e30, schedule="constant")
     assert _train(work, "--devices", "2") == 2
@@ -155,4 +193,6 @@ def test_what_several_devices_cannot_train_is_refused(tmp_path: Path, capsys: py
     work = _work(tmp_path)
     assert _train(work, "--devices", "5") == 2
     assert "expected at most half as many devices as crops in a batch (8), found 5" in capsys.readouterr().err
+    assert _train(work, "--devices", "0,0") == 2
+    assert "expected every device once, found 0 twice in --devices 0,0" in capsys.readouterr().err
     assert not (work.root / "classify").exists()

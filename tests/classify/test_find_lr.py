@@ -14,7 +14,7 @@ from classify.data.batches import training_batches
 from classify.data.normalisation import measure_statistics
 from classify.losses.classification import class_loss
 from classify.training.find_lr import RateSearch, search_rates, smooth
-from classify.training.loop import FoldTraining
+from classify.training.fold_training import FoldTraining
 from tests.support.bright_crops import bright_fold, make_work
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from classify.__main__ import main
 from classify.config import ClassifySection
 from classify.training import loop
 from classify.training.fit import fit
-from classify.training.gpu import GpuWatch
+from classify.training.history import GpuWatch
 from hpa.work.files import write_bytes
 from tests.support.bright_crops import bright_fold, make_work
 

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from timm.loss.asymmetric_loss import AsymmetricLossMultiLabel
 
-from classify.config import ClassifySection, LossName
+from classify.config import ClassifySection
 from classify.data.crops import FoldCrops
+from classify.loss_terms import LossName
 from classify.losses.classification import class_loss, class_weights
 from hpa.errors import UserError
 from tests.support.bright_crops import bright_crops, fold_of

@@ -196,7 +196,10 @@ def test_closed_phases_set_the_number_of_epochs() -> None:
     ("values", "message"),
     [
         ({"freeze_epochs": 2}, "expected the key 'phases' in .*, found its former name 'freeze_epochs'"),
-        ({"phases": [{"epoch": 2}]}, "expected only known keys in .*phases.0.epoch"),
+        (
+            {"phases": [{"epoch": 2}]},
+            r"known keys in \[classify\] phases, entry 1, found 'epoch' \(did you mean 'epochs'",
+        ),
         ({"phases": [{"epochs": 2}, {"epochs": 3}], "epochs": 20}, "expected epochs = 5, the sum over the phases"),
         ({"phases": [{}, {"epochs": 3}]}, "expected epochs in all phases but the last, found none in phase 1"),
         ({"phases": [{"schedule": "continue"}]}, "expected a schedule in the first phase"),
@@ -204,8 +207,11 @@ def test_closed_phases_set_the_number_of_epochs() -> None:
             {"phases": [{"epochs": 1}, {"schedule": "continue", "learning_rate": 1e-3}]},
             "expected no learning_rate where",
         ),
-        ({"phases": [{"trainable": ["layer4"]}]}, "phases.0.trainable.0"),
-        ({"phases": [{"trainable": []}]}, "phases.0.trainable"),
+        (
+            {"phases": [{"epochs": 1}, {"trainable": ["layer4"]}]},
+            r"\[classify\] phases, entry 2, trainable, entry 1 \(expected all, new, .*\), found 'layer4'",
+        ),
+        ({"phases": [{"trainable": []}]}, "phases, entry 1, trainable"),
         ({"phases": 3}, "phases"),
         ({"phases": [3]}, "phases"),
         ({"trainable": "heads", "phases": [{"trainable": ["stem"]}]}, "expected phases of heads"),

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from classify.inference.transfer import TEMPERATURE, transfer_labels
+from classify.network.checkpoint import Checkpoint
 from classify.prediction import predict
 from classify.probabilities import class_columns, read_probabilities
 from classify.run import train
@@ -80,3 +82,28 @@ def test_without_the_key_there_are_no_such_scores(tmp_path: Path) -> None:
     train(work)
     predict(work)
     assert not (work.root / "classify" / "cells" / "neighbours" / "probabilities.parquet").exists()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_arcface_trains_the_whole_network_to_tell_antibodies_apart(tmp_path: Path) -> None:
+    """Images out of fold lie nearer to those of their antibody, and the backbone is not what it is without ArcFace."""
+    gaps, stems = [], []
+    for weight in (0.0, 1.0):
+        keys = {"epochs": 8, "batch_size": 8, "learning_rate": 0.01, "phases": [], "trainable": "all"}
+        keys |= {"embedding_dim": 8, "triplet_weight": 0.0, "arcface_weight": weight, "arcface_scale": 8.0}
+        work = make_work(tmp_path / str(weight), [i // 3 % 2 for i in range(18)], recipe={"classify": keys})
+        images = read_images(work.images)
+        images["antibody"] = [f"antibody {i % 3}" for i in range(len(images))]
+        write_images(work.images, images, HPA28, work.data.channels)
+        assert train(work) == 0
+        assert predict(work, embeddings=True) == 0
+        folder = work.root / "classify" / "cells" / "predict" / "fold-0"
+        found = pd.read_parquet(folder / "keys.parquet").merge(images[["image_id", "antibody"]], on="image_id")
+        vectors = np.load(folder / "embedding.npy")
+        similar = vectors @ vectors.T
+        same = found["antibody"].to_numpy()[:, None] == found["antibody"].to_numpy()
+        gaps.append(float(similar[same].mean() - similar[~same].mean()))
+        state = Checkpoint.load(work.root / "classify" / "cells" / "fold-0" / "checkpoint.pt").state_dict
+        stems.append(state["backbone.conv1.weight"])
+    assert gaps[1] > max(gaps[0], 0) + 0.2
+    assert not torch.equal(*stems), "its gradient reaches the first convolution"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from classify.config import Preset
+from classify.augment_steps import Preset
 from classify.data.seeds import Purpose, _mixed, row_uniforms
 from classify.data.variation import turn, vary
 

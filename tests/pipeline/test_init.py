@@ -250,7 +250,7 @@ def test_init_runs_code_only_from_the_folder_on_the_command_line(
         (["aggregate.empty=Cytosole"], "aggregate.empty .* or a class of hpa28, found 'Cytosole'"),
         (["aggregate.class_fractions=[0.1, 0.2]"], "class_fractions for each of 28 classes, found 2"),
         (["classify.learning_rate=inf"], "learning_rate"),
-        (['classify.augment=[{name="Rotate", limt=3}]'], "parameters of Rotate .*found 'limt'"),
+        (['classify.augment=[{name="Rotate", limt=3}]'], r"of Rotate in step 1 .*found 'limt' \(did you mean 'limit'"),
         (['classify.augment=[{name="Resize", height=8, width=8}]'], "found 8 x 8 px after Resize"),
         (
             [
@@ -264,7 +264,7 @@ def test_init_runs_code_only_from_the_folder_on_the_command_line(
             r"expected crops of 128 px for five_crop, .*, found 64 \(crops.window_px\)",
         ),
         (["classify.augment=wild"], "expected none, light, standard, strong or a list of steps"),
-        (["classify.augment=[3]"], "expected steps such as"),
+        (["classify.augment=[3]"], "expected a name in step 1, such as"),
         (["classify.class_weights=[1.0, 2.0]"], "class_weights for 28 classes, found 2 numbers"),
     ],
 )
