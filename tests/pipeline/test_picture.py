@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.picture import _tiled
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +33,14 @@ def test_unknown_image_and_unfinished_run_are_reported(work: Path, capsys: pytes
     (work / "aggregate" / "cells.parquet").unlink()
     assert main(["picture", str(work), str(work / "p.png")]) == 2
     assert not (work / "p.png").exists()
+
+
+@pytest.mark.parametrize(("n", "side"), [(1, 1), (2, 2), (4, 2), (5, 3), (9, 3)])
+def test_tiles_fill_a_square_and_stay_whole(n: int, side: int) -> None:
+    tiles = [np.full((7, 5, 3), 10 * k, np.uint8) for k in range(n)]
+    sheet = _tiled(tiles)
+    assert sheet.shape == (side * 9, side * 7, 3)
+    for k in range(side * side):
+        row, column = (k // side) * 9, (k % side) * 7
+        assert (sheet[row : row + 7, column : column + 5] == (10 * k if k < n else 255)).all()
+        assert (sheet[row + 7 : row + 9, column : column + 7] == 255).all()

@@ -15,7 +15,7 @@ from hpa.vocabulary import HPA28
 from pipeline.report.charts import Axes
 from pipeline.report.data import _intensities, _warnings, make_data
 from pipeline.report.evidence import Evidence
-from pipeline.report.overview import Overview, StageLine
+from pipeline.report.overview import Overview, StageLine, _record
 from pipeline.report.scores import Scores, Shares, make_shares
 from pipeline.report.space import _clouds
 
@@ -172,3 +172,9 @@ def test_stages_that_are_not_done_are_listed() -> None:
     overview = Overview(lines, (), {}, (), (), 0, "")
     assert [line.name for line in overview.unfinished] == ["crops", "aggregate"]
     assert not overview.done
+
+
+def test_a_stage_without_a_readable_record_is_missing_or_damaged(tmp_path: Path) -> None:
+    assert _record(tmp_path) == (None, "missing")
+    (tmp_path / "run.json").write_text("{}")
+    assert _record(tmp_path) == (None, "damaged")

@@ -12,10 +12,11 @@ import pytest
 
 from classify.probabilities import class_columns
 from hpa.vocabulary import HPA28
-from hpa.work.folder import open_work
+from hpa.work.folder import WorkFolder, open_work
 from pipeline.__main__ import main
 from pipeline.demo import demo
-from pipeline.recipe import read_recipe
+from pipeline.recipe import read_recipe, write_recipe
+from pipeline.share import _keeps_features
 from pipeline.sweep import parse_variations
 from tests.support.processes import data_files
 
@@ -261,6 +262,26 @@ def test_mistakes_are_explained(world: Path, tmp_path: Path, capsys: pytest.Capt
         assert message in capsys.readouterr().err
     assert not (tmp_path / "new" / "recipe.toml").exists()
     assert (tmp_path / "full" / "segment").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [
+        ([], ["classify.seed=3"], True),
+        ([], ["classify.learning_rate=0.1"], True),
+        ([], ['classify.trainable="all"'], False),
+        ([], ['classify.backbone="resnet18"'], False),
+        ([], ['classify.pretrained="none"'], False),
+        (['classify.trainable="all"'], ['classify.trainable="all"'], False),
+    ],
+)
+def test_features_are_kept_if_their_backbone_is_frozen_and_the_same(
+    old: list[str], new: list[str], kept: bool, tmp_path: Path
+) -> None:
+    first = read_recipe("demo", old)
+    assert (first.classify.trainable == "heads") == (not old)
+    write_recipe(tmp_path / "recipe.toml", first)
+    assert _keeps_features(WorkFolder(tmp_path), read_recipe("demo", [*old, *new])) == kept
 
 
 @pytest.mark.slow
