@@ -84,9 +84,9 @@ def test_labels_of_a_fold_do_not_reach_the_model_that_is_scored_on_it(tmp_path: 
         own = read_probabilities(second.root / "classify/cells/probabilities.parquet", HPA28)
         scores.append(own)
         labels.append(read_cell_targets(second.root / "cell_labels.parquet"))
-    of_model_0 = [table[table["fold"] == 0].reset_index(drop=True) for table in scores]
-    pd.testing.assert_frame_equal(*of_model_0)
-    pd.testing.assert_frame_equal(*(table[table["fold"] == 0].reset_index(drop=True) for table in labels))
+    for tables in (scores, labels):
+        one, other = (table[table["fold"] == 0].reset_index(drop=True) for table in tables)
+        pd.testing.assert_frame_equal(one, other)
     assert (labels[0]["fold"] == 0).any()
     others = [table[table["fold"] == 1] for table in scores]
     assert not np.allclose(others[0][class_columns(HPA28)], others[1][class_columns(HPA28)]), "labels do matter"
