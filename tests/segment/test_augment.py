@@ -65,11 +65,14 @@ def test_the_rim_stays_blank() -> None:
     for seed in range(20):
         restyled = restyle(replace(one, blank_px=5), np.random.default_rng(seed))
         assert not restyled[:, :5].any()
+        assert not restyled[:, -5:].any()
         assert not restyled[:, :, -5:].any()
         assert restyled[:, 5:-5, 5:-5].any()
     assert clear_rim(one.cells, 14).sum() < one.cells.sum()
     assert not clear_rim(one.cells, 14)[:14].any()
     assert np.array_equal(clear_rim(one.cells, 0), one.cells)
+    full = np.ones((11, 14), np.uint16)
+    assert np.array_equal(clear_rim(full, 3), np.pad(full[3:-3, 3:-3], 3))
 
 
 def test_flows_turn_with_the_image() -> None:
