@@ -94,8 +94,14 @@ def test_a_signal_to_a_training_on_two_devices_ends_all_processes_with_one_sente
 ) -> None:
     """The signal goes to all processes, as a batch system or a terminal sends it; the same command resumes."""
     work = _work(tmp_path / "work", epochs=300)
-    command = [sys.executable, "-m", "classify", "train", str(work.root), "--fold", "0", "--device", "cpu"]
-    command += ["--threads", "1", "--devices", "2"]
+    script = f"""
+import signal
+from classify.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background of a shell ignore Ctrl+C
+raise SystemExit(main(["train", {str(work.root)!r}, "--fold", "0", "--device", "cpu", "--threads", "1",
+                       "--devices", "2"]))
+"""
+    command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         history = _fold(work) / "history.csv"
         while process.poll() is None and not (history.exists() and len(history.read_text().splitlines()) > 2):
