@@ -57,10 +57,10 @@ class Model:
 
         paths = []
         for root, name in self.recipe.aggregate.joined(self.work.root):
-            window, slash, _ = name.partition("/")
-            if slash and root == part.work.root.resolve():
-                folds = trained_checkpoints(part.work, part.recipe.crops.train_window_for(window))
-                paths += [references_path(part.work, window, fold) for fold in folds]
+            for window in part.recipe.crops.windows if root == part.work.root.resolve() else ():
+                if name.startswith(f"{window}/"):
+                    folds = trained_checkpoints(part.work, part.recipe.crops.train_window_for(window))
+                    paths += [references_path(part.work, window, fold) for fold in folds]
         return paths
 
 

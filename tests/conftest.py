@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from tests.support.real_images import real_data as find_real_data
 
@@ -21,7 +20,7 @@ settings.load_profile("any time")
 SPREAD = frozenset({"tests/test_benches.py", "tests/test_recipes.py"})
 
 
-class FilesAndSpreadTests(LoadFileScheduling):
+class FilesAndSpreadTests(LoadFileScheduling):  # type: ignore[misc]
     """The tests of a file go to one process, which makes what they share once; those of some files are spread."""
 
     def _split_scope(self, nodeid: str) -> str:
@@ -30,7 +29,7 @@ class FilesAndSpreadTests(LoadFileScheduling):
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAndSpreadTests | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FilesAndSpreadTests | None:
     """Share out the tests unless `--dist` asks for something else."""
     return FilesAndSpreadTests(config, log) if config.getvalue("dist") == "loadfile" else None
 

@@ -6,7 +6,7 @@ probabilities, as they do from its class head.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -107,8 +107,8 @@ class References:
         except Exception as error:  # damaged bytes make the reader raise whatever they lead it to
             raise UserError(f"expected labelled crops in {path}, found {first_line(error)}; {again}") from None
         shapes = found.vectors.ndim == found.targets.ndim == 2 and found.targets.shape == found.known.shape
-        kinds = (found.vectors.dtype, found.targets.dtype, found.known.dtype)
-        if not shapes or kinds != (np.float16, np.bool_, np.bool_) or not 0 < len(found.vectors) == len(found.targets):
+        kinds: list[Any] = [found.vectors.dtype, found.targets.dtype, found.known.dtype]
+        if not shapes or kinds != [np.float16, np.bool_, np.bool_] or not 0 < len(found.vectors) == len(found.targets):
             raise UserError(f"expected labelled crops in {path}, found arrays of other shapes or types; {again}")
         return found
 

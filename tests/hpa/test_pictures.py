@@ -99,7 +99,7 @@ def test_tiles_in_an_svg_or_pdf_have_the_pixels_of_the_png(tmp_path: Path) -> No
     tiles = list(np.random.default_rng(0).integers(0, 255, (3, 20, 30, 3), np.uint8))
     for suffix in (".png", ".svg", ".pdf"):
         save_tiles(tiles, 2, tmp_path / f"tiles{suffix}")
-    expected = cv2.imread(str(tmp_path / "tiles.png"))
+    expected = np.asarray(cv2.imread(str(tmp_path / "tiles.png")))
     embedded = re.search(r'base64,([^"]+)"', (tmp_path / "tiles.svg").read_text())
     assert embedded is not None
     found = cv2.imdecode(np.frombuffer(base64.b64decode(embedded[1]), np.uint8), cv2.IMREAD_COLOR)

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,8 @@ def test_cells_keep_the_classes_of_their_image_that_they_show(tmp_path: Path) ->
     targets = read_images(work.images).set_index("image_id")["target"]
     folds = read_folds(work.folds).set_index("image_id")["fold"]
     kept = 0
-    for (image_id, fold), cells in table.groupby(["image_id", "fold"]):
+    for key, cells in table.groupby(["image_id", "fold"]):
+        image_id, fold = cast(tuple[str, int], key)
         if folds.get(image_id, fold) == fold:  # a test image, or one that the model is scored on
             continue
         shown = set()
