@@ -4,7 +4,7 @@
         uv run --extra napari python .ci/pictures.py work/demo docs --id c52f7e3f-a25a-4a38-acb9-54cf8fd58654
 
 It reads a finished work folder with its report.html, and writes ``report.png`` and ``napari.png``. The report needs an
-installed Chromium (the variable CHROMIUM names another); napari needs a display, which xvfb-run (package xvfb) gives it.
+installed Chromium (the variable CHROMIUM names another), and napari a display, which xvfb-run (package xvfb) gives it.
 """
 
 import argparse

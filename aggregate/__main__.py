@@ -26,7 +26,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hpa.command import call, new_app
+from hpa.command import FigureFormat, call, new_app
 
 app = new_app(__doc__)
 
@@ -47,7 +47,7 @@ def run(
     work: Annotated[Path, typer.Argument(help="The work folder.")],
     overwrite: Annotated[bool, typer.Option(help="Discard existing results and start over.")] = False,
     figures: Annotated[bool, typer.Option(help="Draw the figures.")] = True,
-    figure_format: Annotated[Literal["png", "pdf", "svg"], typer.Option(help="Format of the figures.")] = "png",
+    figure_format: FigureFormat = "png",
 ) -> None:
     """Pool crops, tune thresholds, score, and write the submission."""
     from aggregate.run import run as run_stage

@@ -30,7 +30,7 @@ from hpa.work.folder import WorkFolder
 from hpa.work.stage import begin
 
 if TYPE_CHECKING:
-    from aggregate.scoring.figures import FigureFormat
+    from hpa.pictures import FigureFormat
 
 
 @dataclass(frozen=True)

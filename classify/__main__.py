@@ -43,7 +43,7 @@ from typing import Annotated
 
 import typer
 
-from hpa.command import Code, Threads, call, new_app
+from hpa.command import Code, FigureFormat, Threads, call, new_app
 
 app = new_app(__doc__)
 
@@ -162,14 +162,14 @@ def find_lr(
 
 
 @app.command()
-def curves(work: Work) -> None:
+def curves(work: Work, figure_format: FigureFormat = "png") -> None:
     """Draw loss, scores and learning rate over the epochs."""
     from classify.inspect.curves import curves as draw
     from hpa.work.folder import locked, open_work
 
     folder = open_work(work)
     with locked(work):
-        raise typer.Exit(draw(folder))
+        raise typer.Exit(draw(folder, figure_format))
 
 
 @app.command()

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpa.command import call, new_app
+from hpa.command import FigureFormat, call, new_app
 
 if TYPE_CHECKING:
     from crops.config import Window
@@ -86,6 +86,7 @@ def sheet(
     work: WorkArgument,
     window: WindowOption = "",
     class_name: Annotated[str, typer.Option("--class", help="Draw only one sheet, of this class.")] = "",
+    figure_format: FigureFormat = "png",
 ) -> None:
     """Draw crops of each class, cells at the border, and dropped cells."""
     from crops.sheet import draw_sheets
@@ -93,7 +94,7 @@ def sheet(
 
     folder = open_work(work)
     with locked(work):
-        for path in draw_sheets(folder, _chosen_window(folder, window), class_name):
+        for path in draw_sheets(folder, _chosen_window(folder, window), class_name, figure_format):
             print(path)
 
 

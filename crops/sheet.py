@@ -18,7 +18,7 @@ from crops.windows import around_cells
 from hpa.channels import Channel
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
-from hpa.pictures import Color, Picture, composite, fitted, outlined, save_lines, titled
+from hpa.pictures import Color, FigureFormat, Picture, composite, fitted, outlined, save_lines, titled
 from hpa.pixels import read_channels
 from hpa.work.folder import WorkFolder
 from segment.masks import read_mask
@@ -29,7 +29,9 @@ _ROWS: Final = 6
 _OUTLINE: Final[Color] = (190, 190, 190)
 
 
-def draw_sheets(work: WorkFolder, window: Window, class_name: str = "") -> list[Path]:
+def draw_sheets(
+    work: WorkFolder, window: Window, class_name: str = "", figure_format: FigureFormat = "png"
+) -> list[Path]:
     """Draw the sheets of one store into its ``figures`` folder.
 
     Parameters
@@ -40,11 +42,13 @@ def draw_sheets(work: WorkFolder, window: Window, class_name: str = "") -> list[
         The window of the store.
     class_name
         Draw only a single sheet of this class; an empty name draws all sheets.
+    figure_format
+        Format of the pictures.
 
     Returns
     -------
     list of Path
-        The pictures: ``classes.png``, and ``border.png`` and ``dropped.png`` if there are such cells.
+        The pictures: ``classes``, and ``border`` and ``dropped`` if there are such cells.
 
     Raises
     ------
@@ -58,7 +62,7 @@ def draw_sheets(work: WorkFolder, window: Window, class_name: str = "") -> list[
         rows = _evenly(_of_class(crops, class_name), _COLUMNS * _ROWS)
         if not len(rows):
             raise UserError(f"expected crops of images of class {class_name!r}, found none")
-        path = figures / f"class-{number:02d}.png"
+        path = figures / f"class-{number:02d}.{figure_format}"
         save_lines({class_name: _tiles(store, rows, channels)}, _COLUMNS, path)
         return [path]
     by_class = {
@@ -71,7 +75,7 @@ def draw_sheets(work: WorkFolder, window: Window, class_name: str = "") -> list[
     drawn = []
     for name, lines in sheets.items():
         if filled := {title: tiles for title, tiles in lines.items() if tiles}:
-            drawn.append(figures / f"{name}.png")
+            drawn.append(figures / f"{name}.{figure_format}")
             save_lines(filled, _COLUMNS, drawn[-1])
     return drawn
 

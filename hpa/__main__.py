@@ -63,19 +63,23 @@ def synthesize(
 @app.command()
 def montage(
     data: Annotated[Path, typer.Argument(help="A folder made by synthesize.")],
-    out: Annotated[Path, typer.Argument(help="The PNG to write.")],
+    out: Annotated[Path, typer.Argument(help="The figure to write: .png, .pdf or .svg.")],
 ) -> None:
     """Draw composites of a synthetic atlas, each channel in its colour."""
     from hpa.atlas.montage import draw_montage
+    from hpa.pictures import check_figure
 
+    check_figure(out)
     draw_montage(data, out)
 
 
 @app.command()
-def patterns(out: Annotated[Path, typer.Argument(help="The PNG to write.")]) -> None:
+def patterns(out: Annotated[Path, typer.Argument(help="The figure to write: .png, .pdf or .svg.")]) -> None:
     """Draw the 28 protein patterns together with the nuclei."""
     from hpa.atlas.montage import draw_patterns
+    from hpa.pictures import check_figure
 
+    check_figure(out)
     draw_patterns(out)
 
 

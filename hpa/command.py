@@ -4,7 +4,7 @@ import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,9 @@ Threads = Annotated[
     ),
 ]
 """The option ``--threads`` of every command that trains or predicts."""
+
+FigureFormat = Annotated[Literal["png", "pdf", "svg"], typer.Option("--figure-format", help="Format of the figures.")]
+"""The option ``--figure-format`` of every command that draws figures into a folder (`hpa.pictures.FigureFormat`)."""
 
 Code = Annotated[
     Path | None,

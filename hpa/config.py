@@ -36,7 +36,8 @@ class DataSection(Section):
     pattern: str = Field(
         "",
         description="With files named in another way: a path below the data folder with fields in braces, such as"
-        " {well}_f{field}_d{channel}.tif. The fields but the channel make the id, plate and well the group.",
+        " {well}_f{field}_d{channel}.tif. The fields but the channel make the id; plate, well, row and column make the"
+        " group.",
     )
     file_channels: dict[str, Channel] = Field(
         {},
@@ -57,6 +58,13 @@ class DataSection(Section):
         0,
         description="Bits that the values of 16-bit image files use: a 12-bit camera's go up to 4095. One number for"
         " all images; 0 recognises it at `init` from a sample of them.",
+    )
+    pixel_um: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="Side of a pixel of the images in micrometres, for scale bars; it changes no result. 0 takes it at"
+        " `init` from OME-TIFF or OME-Zarr; where these do not say, bars are in pixels.",
     )
     seed: int = Field(
         0, ge=0, description="Seed of every random draw of the run; classify.seed sets another for training."
@@ -93,6 +101,10 @@ class DataSection(Section):
         if not channels or len(set(channels)) != len(channels):
             raise ValueError("expected at least one channel and none twice")
         return channels
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings as a stage records them: all that results depend on, so without the size of a pixel."""
+        return self.model_dump(mode="json", exclude={"pixel_um"})
 
     @property
     def finds_duplicates(self) -> bool:

@@ -1,15 +1,16 @@
 """Pictures for people: planes in the colours of their stains, outlines, titles and tiles, and how they are saved."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from hpa.channels import Channel
-from hpa.errors import ImageError
+from hpa.errors import ImageError, UserError
 from hpa.pixels import Pixels, read_channels
 from hpa.work.files import atomic_write, write_bytes
 
@@ -32,6 +33,7 @@ _MERGED: Final[Mapping[Channel, tuple[float, float, float]]] = {
     "yellow": (0, 0.45, 0.45),
 }
 _TITLE_PX: Final = 18
+_TILES_DPI: Final = 144  # of tiles in a PDF or SVG
 _LETTER_PX: Final = 7
 _MIN_TOP: Final = 24  # lowest gray level (of 255) that may be scaled to white, so that an empty plane stays dark
 
@@ -108,6 +110,67 @@ def outlined(picture: Picture, labels: NDArray[Any], color: Color) -> Picture:
     return drawn
 
 
+class ScaleBar(NamedTuple):
+    """A bar of a round length: 1, 2 or 5 times a power of ten.
+
+    Parameters
+    ----------
+    length_px
+        Its length in pixels of the image.
+    text
+        Its length in words, ``20 µm`` or ``100 px``.
+    """
+
+    length_px: float
+    text: str
+
+
+def scale_bar(side_px: int, pixel_um: float = 0.0) -> ScaleBar:
+    """Return the longest bar within a quarter of an image.
+
+    Parameters
+    ----------
+    side_px
+        The longer side of the image.
+    pixel_um
+        Side of a pixel, in micrometres; 0 if it is not known: the bar is then a number of pixels.
+
+    Examples
+    --------
+    >>> [scale_bar(side).text for side in (64, 512, 2048)]
+    ['10 px', '100 px', '500 px']
+    >>> scale_bar(1000, pixel_um=0.4)
+    ScaleBar(length_px=125.0, text='50 µm')
+    """
+    unit, name = (pixel_um, "µm") if pixel_um else (1.0, "px")
+    aim = side_px * unit / 4 if pixel_um else max(side_px / 4, 1)
+    power = 10.0 ** math.floor(math.log10(aim))
+    length = max(step * power for step in (1, 2, 5) if step * power <= aim * (1 + 1e-9))
+    return ScaleBar(length / unit, f"{length:g} {name}")
+
+
+def with_scale_bar(picture: Picture, side_px: int, pixel_um: float = 0.0) -> Picture:
+    """Draw a scale bar into the lower right corner of a picture.
+
+    Parameters
+    ----------
+    picture
+        The image at any size.
+    side_px, pixel_um
+        As for `scale_bar`, of the image before it was resized.
+    """
+    bar = scale_bar(side_px, pixel_um)
+    bottom, right = picture.shape[0] - 8, picture.shape[1] - 8
+    left = right - max(1, round(bar.length_px * max(picture.shape[:2]) / side_px))
+    text = bar.text.replace("µ", "u")  # OpenCV can only draw ASCII
+    drawn = picture.copy()
+    for color, thickness in (((0, 0, 0), 5), ((255, 255, 255), 3)):
+        cv2.line(drawn, (left, bottom), (right, bottom), color, thickness)
+    for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        cv2.putText(drawn, text, (left, bottom - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.38, color, thickness, cv2.LINE_AA)
+    return drawn
+
+
 def image_row(image: Mapping[Any, Any], channels: Sequence[Channel], title: str, side_px: int) -> Picture:
     """Draw a row of tiles for one image below a title: its composite, then each channel; black if it cannot be read.
 
@@ -155,13 +218,29 @@ def titled(picture: Picture, title: str, side_px: int, color: Color = WHITE) -> 
     return np.concatenate([*strips, _squared(cast(Picture, _fitted(picture, side_px)), side_px)])
 
 
+FigureFormat = Literal["png", "pdf", "svg"]
+"""Formats of figures, and the suffixes of their files."""
+
+
+def check_figure(path: Path) -> None:
+    """Check the suffix of a figure.
+
+    Raises
+    ------
+    UserError
+        If it is none of .png, .pdf and .svg.
+    """
+    if path.suffix.lower().removeprefix(".") not in get_args(FigureFormat):
+        raise UserError(f"expected a figure that ends in .png, .pdf or .svg, found {path.name}")
+
+
 def save_tiles(tiles: Sequence[Picture], columns: int, out: Path) -> None:
-    """Write tiles of equal size row by row as a PNG, atomically."""
+    """Write tiles of equal size row by row as a PNG, PDF or SVG, atomically."""
     _save(_rows(tiles, columns), out)
 
 
 def save_lines(lines: Mapping[str, Sequence[Picture]], columns: int, out: Path) -> None:
-    """Write titled groups of tiles of equal size as a PNG, atomically; a group may take several rows.
+    """Write titled groups of tiles of equal size as a PNG, PDF or SVG, atomically; a group may take several rows.
 
     Parameters
     ----------
@@ -211,9 +290,18 @@ def _rows(tiles: Sequence[Picture], columns: int) -> list[Picture]:
 
 
 def _save(rows: Sequence[Picture], out: Path) -> None:
+    """Write rows of tiles; a PDF or SVG holds them as one picture, with the pixels of the PNG."""
+    picture = np.concatenate(rows) & np.uint8(0xF0)
+    if out.suffix.lower() != ".png":
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(picture.shape[1] / _TILES_DPI, picture.shape[0] / _TILES_DPI), dpi=_TILES_DPI)
+        figure.figimage(picture[..., ::-1])  # OpenCV's order is blue, green, red
+        save_figure(figure, out, dpi=_TILES_DPI)
+        return
     # 16 gray levels suffice for the eye and keep the file small. Compression level 9 takes nine times as long and saves
     # only 7%.
-    _, content = cv2.imencode(".png", np.concatenate(rows) & np.uint8(0xF0), [cv2.IMWRITE_PNG_COMPRESSION, 6])
+    _, content = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 6])
     write_bytes(out, content.tobytes())
 
 

@@ -1,4 +1,4 @@
-"""Read planes of image files; read and write label images."""
+"""Read planes of image files and OME-Zarr stores; read and write label images."""
 
 import io
 import logging
@@ -19,6 +19,7 @@ from tifffile import PHOTOMETRIC, TiffFile, TiffPage
 
 from hpa.channels import Channel
 from hpa.errors import ImageError
+from hpa.ome_zarr import Store, checksum, is_store, open_store, read_plane_of
 from hpa.work.files import read_regular, write_bytes
 
 ONLY_PLANE: Final = -1
@@ -52,10 +53,11 @@ def read_plane(path: Path, plane: int = ONLY_PLANE) -> Pixels:
     Parameters
     ----------
     path
-        A PNG, TIFF or JPEG file, 8 or 16 bit.
+        A PNG, TIFF or JPEG file or an OME-Zarr store, 8 or 16 bit.
     plane
         Plane to read, counted through the pages of a TIFF and then through the samples of a page (red, green, blue for
-        colour files); `ONLY_PLANE` if the file must be gray. A gray JPEG gives the same plane for every number.
+        colour files), or through the channels of a store; `ONLY_PLANE` if the file must be gray. A gray JPEG gives the
+        same plane for every number.
 
     Returns
     -------
@@ -77,6 +79,11 @@ class _Decoded(NamedTuple):
     pages: list[Pixels]
     is_jpeg: bool
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width."""
+        return self.pages[0].shape[:2]
+
     def plane(self, plane: int) -> Pixels:
         """Return one plane (H, W), counted through pages and their samples."""
         samples = 1 if self.pages[0].ndim == 2 else self.pages[0].shape[2]
@@ -90,7 +97,30 @@ class _Decoded(NamedTuple):
         return _sample(self.pages[plane // samples], plane % samples, samples)
 
 
-def _read_file(path: Path) -> _Decoded:
+class _OpenStore(NamedTuple):
+    """A store, whose channels are decoded when they are asked for."""
+
+    name: str
+    store: Store
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width."""
+        return self.store.shape[-2:]
+
+    def plane(self, plane: int) -> Pixels:
+        """Return one channel (H, W)."""
+        n_planes = self.store.n_planes
+        if plane == ONLY_PLANE and n_planes > 1:
+            raise ImageError(f"{self.name}: expected one gray plane, found {n_planes}")
+        if plane >= n_planes:
+            raise ImageError(f"{self.name}: expected a plane {plane}, found {n_planes} planes")
+        return read_plane_of(self.store, max(plane, 0))
+
+
+def _read_file(path: Path) -> _Decoded | _OpenStore:
+    if is_store(path):
+        return _OpenStore(path.name, open_store(path))
     try:
         content = read_regular(path)
     except FileNotFoundError:
@@ -240,7 +270,7 @@ def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[P
         exceeds the bit_depth.
     """
     planes: list[Pixels] = []
-    decoded: dict[str, _Decoded] = {}
+    decoded: dict[str, _Decoded | _OpenStore] = {}
     for channel in channels:
         path = image[f"path_{channel}"]
         try:
@@ -257,7 +287,7 @@ def read_planes(image: Mapping[Any, Any], channels: Sequence[Channel]) -> list[P
             raise ImageError(
                 f"channels of different depth: {channels[0]} {planes[0].dtype}, {channel} {planes[-1].dtype}"
             )
-    _check_listed_size(image, next(iter(decoded.values())).pages[0])
+    _check_listed_size(image, next(iter(decoded.values())).shape)
     bit_depth = int(image.get("bit_depth", BIT_DEPTHS[-1]))
     return [_expand(plane, bit_depth, channel) for plane, channel in zip(planes, channels, strict=True)]
 
@@ -274,9 +304,10 @@ def checksum_files(image: Mapping[Any, Any], channels: Sequence[Channel]) -> str
     """
     checksums = []
     for channel in channels:
-        with suppress(OSError, ValueError):
-            content = read_regular(Path(image[f"path_{channel}"]))
-            checksums.append(f"{channel}={zlib.crc32(content):08x}")
+        with suppress(OSError, ValueError, ImageError):
+            path = Path(image[f"path_{channel}"])
+            crc = checksum(path) if is_store(path) else zlib.crc32(read_regular(path))
+            checksums.append(f"{channel}={crc:08x}")
     return " ".join(checksums)
 
 
@@ -287,13 +318,13 @@ def replaced_files(image: Mapping[Any, Any], checksums: str) -> list[Channel]:
     return [channel for channel, part in zip(channels, checksums.split(), strict=True) if part not in same]
 
 
-def _check_listed_size(image: Mapping[Any, Any], page: Pixels) -> None:
+def _check_listed_size(image: Mapping[Any, Any], shape: tuple[int, ...]) -> None:
     """Check the size that the file's header had when the image table was made; 0 is unknown."""
     listed = int(image.get("height_px", 0)), int(image.get("width_px", 0))
-    if all(listed) and page.shape[:2] != listed:
+    if all(listed) and shape != listed:
         raise ImageError(
-            f"expected {listed[0]} x {listed[1]} px as when the work folder was made, found {page.shape[0]} x "
-            f"{page.shape[1]} px; make the work folder again with the new files"
+            f"expected {listed[0]} x {listed[1]} px as when the work folder was made, found {shape[0]} x "
+            f"{shape[1]} px; make the work folder again with the new files"
         )
 
 
@@ -385,8 +416,12 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header | None:
-    """Read the header of an image file; return None if it is damaged or of another type."""
+    """Read the header of an image file or a store; return None if it is damaged or of another type."""
     try:
+        if is_store(path):
+            store = open_store(path)
+            height, width = store.shape[-2:]
+            return Header(height, width, 8 * np.dtype(store.dtype).itemsize)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images and of odd tags, which are read all the same
             with Image.open(path) as image:
@@ -397,7 +432,7 @@ def read_header(path: Path) -> Header | None:
                 elif image.format == "TIFF":
                     bits = max(getattr(image, "tag_v2", {}).get(_TIFF_DEPTH, (1,)))
                 return Header(image.height, image.width, bits)
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):  # raised for damaged files
+    except (ImageError, OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):  # damaged files
         return None
 
 

@@ -29,7 +29,7 @@ compare reads finished work folders; prints tables, and writes a CSV and a figur
 sweep   reads a work folder; writes one for each combination of values to WORK-sweep/, and what compare does.
 relabel reads a finished work folder; writes a second one that shares with it, and cell_labels.parquet in that.
 demo    writes an atlas, a work folder, demo.json and report.html.
-picture reads a finished work folder; writes a PNG.
+picture reads a finished work folder; writes a figure.
 report  reads a work folder, finished or not; writes a page that needs no network and no other file.
 view    reads a work folder; with --corrected it also writes masks that `segment import` reads.
 """
@@ -232,8 +232,9 @@ def compare(
     figure: FigureFile = None,
 ) -> None:
     """Score finished runs on the same images, side by side, with intervals of the differences."""
-    from pipeline.compare import check_figure, report
+    from hpa.pictures import check_figure
     from pipeline.compare import compare as compare_runs
+    from pipeline.compare import report
 
     if figure:
         check_figure(figure)
@@ -257,7 +258,8 @@ def sweep(
 ) -> None:
     """Run one work folder for each value of some keys, sharing the rest with WORK, and compare them."""
     from classify.own_code import code_from
-    from pipeline.compare import check_figure, compare, report
+    from hpa.pictures import check_figure
+    from pipeline.compare import compare, report
     from pipeline.sweep import sweep as run_sweep
 
     if figure:
@@ -293,15 +295,17 @@ def relabel(
 @app.command()
 def picture(
     work: Work,
-    out: Annotated[Path, typer.Argument(help="PNG to write.")],
+    out: Annotated[Path, typer.Argument(help="Figure to write: .png, .pdf or .svg.")],
     image_id: Annotated[
         str, typer.Option("--id", help="An image; by default the test image with the highest probability.")
     ] = "",
 ) -> None:
     """Draw one image with its masks, crops, probabilities and labels."""
+    from hpa.pictures import check_figure
     from hpa.work.folder import open_work
     from pipeline.picture import draw_journey
 
+    check_figure(out)
     draw_journey(open_work(work), image_id, out)
 
 

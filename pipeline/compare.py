@@ -20,7 +20,7 @@ from classify.probabilities import class_columns
 from crops.config import CropsSection
 from hpa.errors import UserError
 from hpa.images import read_images
-from hpa.pictures import save_figure
+from hpa.pictures import check_figure, save_figure
 from hpa.pixels import read_label_image
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import Vocabulary
@@ -368,15 +368,3 @@ def draw(comparison: Comparison, path: Path) -> None:
 
     check_figure(path)
     save_figure(draw_comparison(comparison.names, comparison.levels, _TITLES), path)
-
-
-def check_figure(path: Path) -> None:
-    """Check the suffix of a figure.
-
-    Raises
-    ------
-    UserError
-        If it is none of .png, .pdf and .svg.
-    """
-    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise UserError(f"expected a figure that ends in .png, .pdf or .svg, found {path.name}")

@@ -14,6 +14,7 @@ from hpa.images import read_images, write_images
 from hpa.layouts.depth import recognise_bit_depth
 from hpa.layouts.index import LAYOUTS
 from hpa.layouts.listing import is_text
+from hpa.layouts.pixel_size import recognise_pixel_size
 from hpa.layouts.sources import SEPARATOR, check_channels, find_layouts, index_sources, parse_sources
 from hpa.splitting.folds import split_images, stratified_subset, write_folds
 from hpa.splitting.groups import join_groups, largest_group
@@ -55,7 +56,7 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
     check_recipe(recipe)
     images, conflicts = _index(data, recipe.data)
     check_channels(images, parse_sources(data), recipe.data)
-    images, recipe = _with_bit_depth(images, recipe)
+    images, recipe = _with_bit_depth(images, _with_pixel_size(images, recipe))
     section = recipe.data
     if limit:
         images = _limited(images, limit, section)
@@ -96,7 +97,7 @@ def init_apply(
     """
     work = WorkFolder(root)
     # The new images may come from another camera.
-    own: dict[str, object] = {"layout": "auto", "source_layouts": {}, "train_only": (), "bit_depth": 0}
+    own: dict[str, object] = {"layout": "auto", "source_layouts": {}, "train_only": (), "bit_depth": 0, "pixel_um": 0}
     own |= {"pattern": "", "file_channels": {}}
     own |= naming or {}
     section = recipe.data.model_copy(update=own)
@@ -115,7 +116,8 @@ def init_apply(
             if list(earlier["image_id"]) != list(images["image_id"]):
                 raise UserError(f"expected a new folder or one made of {data[0]}, found {root} made of other images")
             return work
-        images, recipe = _with_bit_depth(images, recipe.model_copy(update={"data": section}))
+        recipe = _with_pixel_size(images, recipe.model_copy(update={"data": section}))
+        images, recipe = _with_bit_depth(images, recipe)
         _commit(work, images, np.arange(len(images), dtype=np.int32), recipe)
     return work
 
@@ -159,6 +161,16 @@ def _with_bit_depth(images: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame,
             print(f"init: {notice}")
     section = recipe.data.model_copy(update={"bit_depth": bits})
     return images.assign(bit_depth=np.int16(bits)), recipe.model_copy(update={"data": section})
+
+
+def _with_pixel_size(images: pd.DataFrame, recipe: Recipe) -> Recipe:
+    """Set the size of a pixel in the recipe by the metadata of the images, if the recipe says 0."""
+    if recipe.data.pixel_um:
+        return recipe
+    size = recognise_pixel_size(images, recipe.data.channels)
+    for notice in size.notices:
+        print(f"init: {notice}")
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"pixel_um": size.um})})
 
 
 def _commit(

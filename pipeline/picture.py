@@ -16,12 +16,11 @@ from crops.store import apply_outside_cell, open_store
 from hpa.channels import STAINS
 from hpa.errors import UserError
 from hpa.images import read_images
-from hpa.pictures import Color, Picture, composite, outlined, save_figure
+from hpa.pictures import Color, Picture, composite, outlined, save_figure, scale_bar
 from hpa.pixels import read_channels
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import read_parquet
 from hpa.work.folder import WorkFolder
-from segment.figures import scale_bar_px
 from segment.masks import read_mask, read_nuclei
 
 _CELL: Final[Color] = (255, 255, 255)
@@ -79,7 +78,7 @@ def draw_journey(work: WorkFolder, image_id: str, out: Path) -> None:
     axes = figure.subplots(1, 5, width_ratios=[3, 3, 3, 3.4, 3.4])
     _show(axes[0], picture, "image", ", ".join(f"{name} {STAINS[name]}" for name in channels))
     _show(axes[1], outlines, f"masks: {len(cells)} cells", "outlines: cells white, nuclei light blue")
-    _draw_scale_bar(axes[0], picture.shape[:2])
+    _draw_scale_bar(axes[0], picture.shape[:2], work.data.pixel_um)
     _show(axes[2], _tiled(tiles), f"crops: {len(tiles)} of {len(cells)}")
     of_image = scores.loc[image_id, columns].to_numpy(np.float64)
     # All predicted classes, then the likeliest others; the likeliest at the top.
@@ -116,16 +115,14 @@ def _show(axes: Axes, picture: Picture, title: str, legend: str = "") -> None:
     axes.set_xlabel(textwrap.fill(legend, 40), fontsize=7)
 
 
-def _draw_scale_bar(axes: Axes, shape: tuple[int, ...]) -> None:
-    """Draw a bar of a round length in px; the size of a pixel is not known."""
+def _draw_scale_bar(axes: Axes, shape: tuple[int, ...], pixel_um: float) -> None:
     height, width = shape[:2]
-    length = scale_bar_px(max(shape))
-    left, bottom = width * 0.96 - length, height * 0.95
+    bar = scale_bar(max(shape), pixel_um)
+    left, bottom = width * 0.96 - bar.length_px, height * 0.95
+    right = left + bar.length_px
     for color, thickness in (("black", 4.5), ("white", 2.5)):
-        axes.plot([left, left + length], [bottom, bottom], color=color, linewidth=thickness, solid_capstyle="butt")
-    label = axes.text(
-        left + length / 2, bottom - height * 0.025, f"{length} px", color="white", ha="center", fontsize=7
-    )
+        axes.plot([left, right], [bottom, bottom], color=color, linewidth=thickness, solid_capstyle="butt")
+    label = axes.text((left + right) / 2, bottom - height * 0.025, bar.text, color="white", ha="center", fontsize=7)
     label.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
 
 

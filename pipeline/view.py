@@ -184,16 +184,28 @@ def view(work: WorkFolder, image_id: str, corrected: Path | None = None) -> None
     except ImportError:
         raise UserError("expected napari (pip install 'cellwise[napari]'), found none") from None
     viewer = napari.Viewer(title=f"{image_id} of {work.root.name}")
-    added = add_layers(viewer, shown)
+    added = add_layers(viewer, shown, work.data.pixel_um)
     napari.run()
     if corrected is not None and save_corrections(_cells(shown), added[CELLS].data, image_id, corrected):
         print(f"corrected masks: {corrected}; import them with `python -m segment import WORK --masks {corrected}`")
 
 
-def add_layers(viewer: Any, shown: Sequence[Layer]) -> dict[str, Any]:
-    """Add layers to a viewer of napari, and return what it made of them by name."""
+def add_layers(viewer: Any, shown: Sequence[Layer], pixel_um: float = 0.0) -> dict[str, Any]:
+    """Add layers to a viewer of napari with a scale bar, and return what it made of them by name.
+
+    Parameters
+    ----------
+    viewer
+        The viewer.
+    shown
+        The layers.
+    pixel_um
+        Side of a pixel, in micrometres; 0 if it is not known: the scale bar then counts pixels.
+    """
+    place = {"scale": (pixel_um or 1.0,) * 2, "units": ("µm" if pixel_um else "pixel",) * 2}
+    viewer.scale_bar.visible = True
     return {
-        layer.arguments["name"]: getattr(viewer, f"add_{layer.kind}")(layer.data.copy(), **layer.arguments)
+        layer.arguments["name"]: getattr(viewer, f"add_{layer.kind}")(layer.data.copy(), **layer.arguments, **place)
         for layer in shown
     }
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpa.channels import STAINS, Channel
 from hpa.errors import ImageError
-from hpa.pictures import Color, Picture, composite, fitted, outlined, save_figure, save_lines, titled
+from hpa.pictures import Color, Picture, composite, fitted, outlined, save_figure, save_lines, titled, with_scale_bar
 from hpa.pixels import Pixels, read_channels
 from hpa.work.folder import WorkFolder
 from segment.masks import DISAGREE, read_mask, read_nuclei, stage_folder
@@ -28,7 +27,12 @@ _GAMMA: Final = 0.6  # makes dim cells visible
 
 
 def overlay(
-    planes: Pixels, channels: Sequence[Channel], cells: NDArray[np.uint16], nuclei: NDArray[np.uint16], title: str
+    planes: Pixels,
+    channels: Sequence[Channel],
+    cells: NDArray[np.uint16],
+    nuclei: NDArray[np.uint16],
+    title: str,
+    pixel_um: float = 0.0,
 ) -> Picture:
     """Draw the outlines of cells and nuclei over an image, with a title above and a scale bar.
 
@@ -42,36 +46,12 @@ def overlay(
         Shape (H, W), labels.
     title
         Text above the picture, of one or more lines.
+    pixel_um
+        Side of a pixel, for the scale bar (`hpa.pictures.scale_bar`).
     """
     picture = composite(fitted(planes, _TILE_PX), channels, _GAMMA)
     picture = outlined(outlined(picture, nuclei, _NUCLEUS_COLOR), cells, _CELL_COLOR)
-    return titled(_with_scale_bar(picture, max(planes.shape[1:])), title, _TILE_PX)
-
-
-def scale_bar_px(side_px: int) -> int:
-    """Return the length of a scale bar for an image of this longer side: 1, 2 or 5 times a power of ten, in px.
-
-    Examples
-    --------
-    >>> [scale_bar_px(side) for side in (64, 512, 2048)]
-    [10, 100, 500]
-    """
-    aim = side_px / 4
-    power = 10 ** int(np.log10(max(aim, 1)))
-    return int(max(step * power for step in (1, 2, 5) if step * power <= max(aim, 1)))
-
-
-def _with_scale_bar(picture: Picture, side_px: int) -> Picture:
-    length = scale_bar_px(side_px)
-    bottom, right = picture.shape[0] - 8, picture.shape[1] - 8
-    left = right - max(1, round(length * max(picture.shape[:2]) / side_px))
-    drawn = picture.copy()
-    for color, thickness in (((0, 0, 0), 5), (_CELL_COLOR, 3)):
-        cv2.line(drawn, (left, bottom), (right, bottom), color, thickness)
-    for color, thickness in (((0, 0, 0), 3), (_CELL_COLOR, 1)):
-        text, place = f"{length} px", (left, bottom - 6)
-        cv2.putText(drawn, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, color, thickness, cv2.LINE_AA)
-    return drawn
+    return titled(with_scale_bar(picture, max(planes.shape[1:]), pixel_um), title, _TILE_PX)
 
 
 def write_figures(work: WorkFolder, images: pd.DataFrame, masks: pd.DataFrame, channels: Sequence[Channel]) -> None:
@@ -124,7 +104,7 @@ def _write_overlays(
             planes, text = np.zeros((len(shown), *cells.shape), np.uint8), f"{text}, no image"
         title = "\n".join([*_wrapped(row["image_id"]), text])
         title += "\n" * (lines - len(_wrapped(row["image_id"])))  # all tiles are of one height
-        tiles.append(overlay(planes, shown, cells, nuclei, title))
+        tiles.append(overlay(planes, shown, cells, nuclei, title, work.data.pixel_um))
     stains = ", ".join(f"{channel}: {STAINS[channel]}" for channel in shown)
     title = f"{work.root.resolve().name}: outlines of cells (white) and nuclei (orange). {stains}"
     save_lines({title: tiles}, _columns(len(tiles)), path)

@@ -35,6 +35,7 @@ ONE_PLACE = (
     "anndata",
     "h5py",
     "umap",
+    "zarr",
 )
 
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ from aggregate.labels import Labels
 from aggregate.scoring.baselines import NAMES, baselines
 from aggregate.scoring.comparison import Level
 from aggregate.scoring.curves import calibration_bins, confusion, f1_by_threshold, precision_recall_curve
-from hpa.pictures import save_figure
+from hpa.pictures import FigureFormat, save_figure
 
 _BLUE: Final = "#1f6fb4"
 _RED: Final = "#c8442b"
@@ -30,9 +30,6 @@ _WIDTH: Final = 7.2  # inches
 _COLUMNS: Final = 5
 _DPI: Final = 200
 _BASELINES: Final[dict[str, Any]] = {"every_class": "--", "most_frequent": "-.", "chance": ":"}
-
-
-FigureFormat = Literal["png", "pdf", "svg"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from classify.probabilities import class_columns
 from hpa.errors import UserError
 from hpa.images import read_images
-from hpa.pictures import save_figure
+from hpa.pictures import check_figure, save_figure
 from hpa.work.files import read_parquet
 from hpa.work.folder import WorkFolder
 
@@ -103,8 +103,7 @@ def draw_platemap(work: WorkFolder, class_name: str, out: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    if out.suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"expected a file .png, .pdf or .svg, found {out.name}")
+    check_figure(out)
     plates = read_plates(work, class_name)
     figure = Figure(figsize=(7.2, 4.4 * len(plates)), layout="constrained")
     figure.suptitle(f"{class_name}: mean probability by well, {work.root.resolve().name}", fontsize=9)

@@ -15,7 +15,7 @@ from classify.inspect.samples import draw_samples
 from crops.config import Window
 from crops.store import CropStore, open_store
 from hpa.errors import UserError
-from hpa.pictures import save_figure
+from hpa.pictures import FigureFormat, save_figure
 from hpa.work.folder import WorkFolder
 
 _PANELS: Final[dict[str, dict[str, tuple[str, str | None]]]] = {  # columns, each with its line style and name
@@ -33,10 +33,11 @@ _PANELS: Final[dict[str, dict[str, tuple[str, str | None]]]] = {  # columns, eac
 }
 
 
-def curves(work: WorkFolder) -> int:
+def curves(work: WorkFolder, figure_format: FigureFormat = "png") -> int:
     """Draw ``classify/<window>/figures/curves.png`` for every trained window and print the state of training.
 
-    Where the recipe logs samples, it draws ``losses.png`` and ``hardest.png`` too, and lists ``hardest.csv``.
+    Where the recipe logs samples, it draws ``losses.png`` and ``hardest.png`` too, and lists ``hardest.csv``. Figures
+    have the suffix of `figure_format`.
 
     Returns
     -------
@@ -53,12 +54,14 @@ def curves(work: WorkFolder) -> int:
         raise UserError(f"expected a trained work folder (`python -m classify train {work.root}`), found none")
     for folder in folders:
         histories = read_histories(folder)
-        picture = folder / "figures" / "curves.png"
+        picture = folder / "figures" / f"curves.{figure_format}"
         draw_curves(picture, histories, f"Training of the window {folder.name}, {work.root.resolve().name}")
         for fold, history in histories.items():
             print(f"{folder.name}, fold {fold}: {summarise_history(history)}")
         print(f"see {picture}")
-        for path in draw_samples(folder, _store(work, folder.name), work.data.classes, work.data.channels):
+        for path in draw_samples(
+            folder, _store(work, folder.name), work.data.classes, work.data.channels, figure_format
+        ):
             print(f"see {path}")
     return 0
 
@@ -72,12 +75,12 @@ def _store(work: WorkFolder, window: str) -> CropStore | None:
 
 
 def draw_curves(path: Path, histories: dict[int, pd.DataFrame], title: str = "") -> None:
-    """Draw a row of panels with one colour per fold into a PNG.
+    """Draw a row of panels with one colour per fold into a PNG, PDF or SVG.
 
     Parameters
     ----------
     path
-        Path of the PNG.
+        Path of the figure.
     histories
         ``history.csv`` by fold.
     title

@@ -10,7 +10,7 @@ import pandas as pd
 from classify.training.samples import losses_of_classes, read_samples
 from crops.store import CropStore
 from hpa.channels import Channel
-from hpa.pictures import composite, save_figure, save_tiles, titled
+from hpa.pictures import FigureFormat, composite, save_figure, save_tiles, titled
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import write_csv
 
@@ -113,7 +113,11 @@ def class_names(numbers: str, vocabulary: Vocabulary) -> str:
 
 
 def draw_samples(
-    folder: Path, store: CropStore | None, vocabulary: Vocabulary, channels: tuple[Channel, ...]
+    folder: Path,
+    store: CropStore | None,
+    vocabulary: Vocabulary,
+    channels: tuple[Channel, ...],
+    figure_format: FigureFormat = "png",
 ) -> list[Path]:
     """Draw and list the log of a window, if there is one.
 
@@ -125,6 +129,8 @@ def draw_samples(
         Its crops; None lists the hardest samples and draws none.
     vocabulary, channels
         Those of the run.
+    figure_format
+        Format of the pictures.
 
     Returns
     -------
@@ -134,12 +140,12 @@ def draw_samples(
     logs = read_logs(folder)
     if not logs:
         return []
-    written = [folder / "figures" / "losses.png", folder / "hardest.csv"]
+    written = [folder / "figures" / f"losses.{figure_format}", folder / "hardest.csv"]
     draw_losses(written[0], logs, vocabulary)
     hardest = hardest_samples(logs, 4 * SHOWN)
     named = {key: hardest[key].map(lambda text: class_names(text, vocabulary)) for key in ("truth", "prediction")}
     write_csv(written[1], hardest.assign(**named))
     if store is not None and len(hardest):
-        written.append(folder / "figures" / "hardest.png")
+        written.append(folder / "figures" / f"hardest.{figure_format}")
         draw_hardest(written[2], hardest[:SHOWN], store, vocabulary, channels)
     return written

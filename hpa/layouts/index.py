@@ -16,6 +16,7 @@ from hpa.layouts.jovian import is_jovian, list_jovian
 from hpa.layouts.kaggle import is_kaggle2018, is_kaggle2021, list_kaggle2018, list_kaggle2021
 from hpa.layouts.listing import DatasetListing, PlaneFile, Row, is_text, list_files, part_folders, rows_to_table
 from hpa.layouts.table import is_table, list_table
+from hpa.ome_zarr import has_zarr, is_store, size_bytes
 from hpa.pixels import BIT_DEPTHS, read_header
 from hpa.vocabulary import HPA19, HPA28, JOVIAN10, Vocabulary
 
@@ -162,6 +163,10 @@ def _convert_labels(listing: DatasetListing, vocabulary: Vocabulary) -> pd.DataF
 
 def _file_size(path: Path) -> int:
     try:
+        if is_store(path):
+            if not has_zarr():
+                raise UserError(f"expected zarr (pip install 'cellwise[zarr]') to read {path.name}, found none")
+            return size_bytes(path)
         return path.stat().st_size if path.is_file() else 0
     except OSError:  # a name that is too long, a folder without permission
         return 0

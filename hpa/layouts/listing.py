@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import pandas as pd
 
 from hpa.channels import CHANNELS, Channel
+from hpa.ome_zarr import is_store
 from hpa.pixels import ONLY_PLANE
 from hpa.vocabulary import Vocabulary
 
@@ -152,10 +153,19 @@ def is_text(name: str) -> bool:
     return True
 
 
-def files_below(folder: Path, *, recursive: bool) -> Iterator[Path]:
+def files_below(folder: Path, *, recursive: bool, stores: bool = False) -> Iterator[Path]:
     """Yield the regular files of a folder, including links to such, and optionally those of its sub-folders.
 
     Files and folders whose names are not in UTF-8 are left out.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    recursive
+        Whether to search sub-folders too; links to folders are not followed.
+    stores
+        Whether folders that are OME-Zarr images count as files.
     """
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -164,8 +174,11 @@ def files_below(folder: Path, *, recursive: bool) -> Iterator[Path]:
             # Unlike that of an entry, `is_file` of a path is false for a link that leads to itself.
             if entry.is_file(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_file()):
                 yield Path(entry.path)
-            elif recursive and entry.is_dir(follow_symlinks=False):
-                yield from files_below(Path(entry.path), recursive=True)
+            elif entry.is_dir(follow_symlinks=False):
+                if stores and is_store(Path(entry.path)):
+                    yield Path(entry.path)
+                elif recursive:
+                    yield from files_below(Path(entry.path), recursive=True, stores=stores)
 
 
 def _single_channel(path: Path, channel: Channel) -> PlaneFile:

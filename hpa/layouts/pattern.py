@@ -2,9 +2,9 @@
 
 A pattern is a path below the data folder. A name in braces stands for any text without a slash, as short as the rest of
 the pattern allows; all other characters stand for themselves. ``{channel}`` tells the stains apart; without it, the
-numbers of the channels are those of the planes in each file, as in OME-TIFF. ``{well}``, together with ``{plate}`` if
-there is one, makes the group: images of one well share a fold. The id of an image consists of all its fields but the
-channel, joined by ``_``.
+numbers of the channels are those of the planes in each file, as in OME-TIFF and OME-Zarr. ``{plate}``, ``{well}``,
+``{row}`` and ``{column}`` make the group, as far as they are there: images of one well share a fold. The id of an image
+consists of all its fields but the channel, joined by ``_``.
 """
 
 import re
@@ -20,9 +20,6 @@ from hpa.pixels import ONLY_PLANE
 from hpa.vocabulary import Vocabulary
 
 CHANNEL: Final = "channel"
-WELL: Final = ("plate", "well")
-"""Fields that make up the group of an image."""
-
 _FIELD: Final = re.compile(r"\{(\w*)\}")
 
 
@@ -87,7 +84,7 @@ def list_by_pattern(
     files: dict[str, dict[Channel, PlaneFile]] = {}
     wells: dict[str, str | None] = {}
     n_ignored, seen = 0, set[str]()
-    for path in sorted(files_below(data, recursive="/" in pattern)):
+    for path in sorted(files_below(data, recursive="/" in pattern, stores=True)):
         fields = _fields(expression, path.relative_to(data).as_posix())
         if fields is None:
             n_ignored += 1
@@ -96,7 +93,8 @@ def list_by_pattern(
         seen.add(name)
         image_id = "_".join(fields.values())
         own = files.setdefault(image_id, {})
-        wells[image_id] = "_".join(fields[name] for name in WELL if name in fields) or None
+        well = [fields.get("plate"), fields.get("well"), fields.get("row", "") + fields.get("column", "")]
+        wells[image_id] = "_".join(filter(None, well)) or None
         planes = {name: ONLY_PLANE} if by_file else {key: int(key) for key in channels}
         for key, plane in planes.items():
             if (channel := channels.get(key)) is None:

@@ -13,7 +13,7 @@ from crops.store import CropStore, apply_outside_cell, open_store
 from crops.table import read_dropped
 from hpa.channels import Channel
 from hpa.errors import ImageError
-from hpa.pictures import Color, Picture, composite, fitted, outlined
+from hpa.pictures import Color, Picture, composite, fitted, outlined, with_scale_bar
 from hpa.pixels import read_channels
 from pipeline.report.charts import Axes, Panel
 from pipeline.report.evidence import Evidence, Missing
@@ -135,7 +135,7 @@ def make_outlines(evidence: Evidence, side_px: int) -> Outlines | Missing:
 
 
 def outlined_image(evidence: Evidence, row: dict[Any, Any], side_px: int) -> Picture:
-    """Draw an image with the outlines of its cells (white) and nuclei (orange).
+    """Draw an image with the outlines of its cells (white) and nuclei (orange), and a scale bar.
 
     Raises
     ------
@@ -145,7 +145,8 @@ def outlined_image(evidence: Evidence, row: dict[Any, Any], side_px: int) -> Pic
     channels = evidence.work.data.channels
     picture = composite(fitted(read_channels(row, channels), side_px), channels, _GAMMA)
     nuclei, cells = read_nuclei(evidence.work, row["image_id"]), read_mask(evidence.work, row["image_id"])
-    return outlined(outlined(picture, nuclei, _NUCLEUS), cells, _CELL)
+    picture = outlined(outlined(picture, nuclei, _NUCLEUS), cells, _CELL)
+    return with_scale_bar(picture, max(cells.shape), evidence.work.data.pixel_um)
 
 
 def make_crops(evidence: Evidence) -> Crops:

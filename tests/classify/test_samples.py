@@ -165,6 +165,8 @@ def test_curves_draws_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         picture = cv2.imread(str(folder / "figures" / f"{name}.png"))
         assert picture is not None
         assert picture.std() > 10
+    assert main(["curves", str(work.root), "--figure-format", "pdf"]) == 0
+    assert {path.stem for path in (folder / "figures").glob("*.pdf")} == {"curves", "losses", "hardest"}
     listed = pd.read_csv(folder / "hardest.csv", keep_default_na=False)
     assert listed["loss"].is_monotonic_decreasing
     assert set(listed["truth"]) <= {"Nucleoplasm", "Nuclear membrane", "Nucleoli"}

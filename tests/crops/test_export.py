@@ -136,6 +136,8 @@ def test_sheets_are_drawn(work: WorkFolder, store: CropStore) -> None:
     assert heights["classes.png"] == lines * (18 + 18 + 128)
     assert heights["dropped.png"] == 18 + 18 + 128
     assert json.loads((store.folder / "run.json").read_text())["state"] == "done"
+    assert main(["sheet", str(work.root), "--figure-format", "svg"]) == 0
+    assert {path.stem for path in (store.folder / "figures").glob("*.svg")} == {"classes", "border", "dropped"}
 
 
 def test_the_sheet_shows_a_dropped_cell_as_it_would_have_been_cut(tmp_path: Path) -> None:

@@ -1,12 +1,26 @@
 """Pictures of planes that are small enough to know every pixel."""
 
+import base64
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from hpa.pictures import WHITE, Picture, colored, composite, fitted, outlined, save_lines, save_tiles, titled
+from hpa.__main__ import main
+from hpa.pictures import (
+    WHITE,
+    Picture,
+    check_figure,
+    colored,
+    composite,
+    fitted,
+    outlined,
+    save_lines,
+    save_tiles,
+    titled,
+)
 
 STRIP = 18
 
@@ -77,3 +91,28 @@ def test_tiles_fill_rows_below_their_titles(tmp_path: Path) -> None:
     assert picture[STRIP + 40 : 2 * STRIP + 40].any()
     assert (picture[2 * STRIP + 40 :, :29] == 48).all()
     assert not picture[2 * STRIP + 40 :, 30:].any()
+
+
+def test_tiles_in_an_svg_or_pdf_have_the_pixels_of_the_png(tmp_path: Path) -> None:
+    tiles = list(np.random.default_rng(0).integers(0, 255, (3, 20, 30, 3), np.uint8))
+    for suffix in (".png", ".svg", ".pdf"):
+        save_tiles(tiles, 2, tmp_path / f"tiles{suffix}")
+    expected = cv2.imread(str(tmp_path / "tiles.png"))
+    embedded = re.search(r'base64,([^"]+)"', (tmp_path / "tiles.svg").read_text())
+    assert embedded is not None
+    found = cv2.imdecode(np.frombuffer(base64.b64decode(embedded[1]), np.uint8), cv2.IMREAD_COLOR)
+    assert found is not None
+    assert found.shape == (40, 60, 3)
+    if not np.array_equal(found, expected):  # Matplotlib may store the rows of an SVG from the bottom
+        np.testing.assert_array_equal(found[::-1], expected)
+    assert (tmp_path / "tiles.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_other_suffixes_are_refused_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("figure.jpg", "figure"):
+        assert main(["patterns", str(tmp_path / name)]) == 2
+        assert f"expected a figure that ends in .png, .pdf or .svg, found {name}" in capsys.readouterr().err
+    for name in ("figure.PDF", "figure.svg", "figure.png"):
+        check_figure(tmp_path / name)

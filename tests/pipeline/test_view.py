@@ -96,7 +96,10 @@ def test_napari_accepts_the_layers(demo: WorkFolder) -> None:
     components = pytest.importorskip("napari.components", reason="needs cellwise[napari]")
     viewer = components.ViewerModel()
     shown = layers(demo, _image(demo))
-    added = add_layers(viewer, shown)
+    added = add_layers(viewer, shown, pixel_um=0.5)
+    assert viewer.scale_bar.visible
+    assert all(tuple(layer.scale) == (0.5, 0.5) for layer in viewer.layers)
+    assert {str(unit) for layer in viewer.layers for unit in layer.units} == {"micrometer"}
     assert [layer.name for layer in viewer.layers] == [layer.arguments["name"] for layer in shown]
     assert list(added[CELLS].features["index"]) == list(_named(shown)[CELLS].arguments["features"]["index"])
     added[CELLS].data[0, 0] = 9  # painting changes the layer, not what was read

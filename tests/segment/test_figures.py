@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from hpa.atlas import draw_scene
 from hpa.channels import CHANNELS
+from hpa.pictures import scale_bar
 from hpa.pixels import read_plane
-from segment.figures import _columns, _wrapped, overlay, scale_bar_px
+from segment.figures import _columns, _wrapped, overlay
 from segment.masks import DISAGREE, read_masks
 from segment.run import run
 from tests.support.shapes import make_work
@@ -58,10 +59,17 @@ def test_ids_are_shown_whole() -> None:
         assert "".join(_wrapped(image_id)) == image_id
 
 
+@pytest.mark.parametrize("pixel_um", [0.0, 0.08, 0.325, 12.5])
 @pytest.mark.parametrize("side", [17, 64, 500, 512, 1728, 2048, 10_000])
-def test_a_scale_bar_is_a_round_part_of_the_image(side: int) -> None:
-    assert side / 10 <= scale_bar_px(side) <= side / 4
+def test_a_scale_bar_is_a_round_part_of_the_image(side: int, pixel_um: float) -> None:
+    bar = scale_bar(side, pixel_um)
+    assert side / 10 <= bar.length_px <= side / 4 * (1 + 1e-9)
+    number, unit = bar.text.split()
+    assert unit == ("µm" if pixel_um else "px")
+    assert float(number) == pytest.approx(bar.length_px * (pixel_um or 1))
+    assert f"{float(number):.0e}"[0] in "125"
+    assert float(f"{float(number):.0e}") == pytest.approx(float(number))
     labels = np.zeros((side, side), np.uint16)
-    picture = overlay(np.zeros((2, side, side), np.uint8), ("yellow", "blue"), labels, labels, "id")
-    bar = (picture[-8] == 255).all(axis=1)
-    assert abs(bar.sum() / 384 - scale_bar_px(side) / side) < 0.03
+    picture = overlay(np.zeros((2, side, side), np.uint8), ("yellow", "blue"), labels, labels, "id", pixel_um)
+    drawn = (picture[-8] == 255).all(axis=1)
+    assert abs(drawn.sum() / 384 - bar.length_px / side) < 0.03
