@@ -119,7 +119,7 @@ def open_store(work: WorkFolder, window: Window) -> "CropStore":
         raise UserError(f"expected finished crops in {folder}, found an unfinished run; run `python -m crops run`")
     run.check_output(folder, folder / "crops.parquet")
     now: dict[str, tuple[Any, Any]] = {
-        "[data]": (run.made_from.data, work.data.model_dump(mode="json")),
+        "[data]": (run.made_from.data, work.data.recorded()),
         "[crops]": (
             run.made_from.section,
             work.section("crops", CropsSection).of(window).model_dump(mode="json"),

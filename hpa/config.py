@@ -102,6 +102,10 @@ class DataSection(Section):
             raise ValueError("expected at least one channel and none twice")
         return channels
 
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings as a stage records them: all that results depend on, so without the size of a pixel."""
+        return self.model_dump(mode="json", exclude={"pixel_um"})
+
     @property
     def finds_duplicates(self) -> bool:
         """Whether `init` hashes every image."""

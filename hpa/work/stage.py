@@ -53,7 +53,7 @@ class MadeFrom:
     def now(cls, data: DataSection, section: Section, inputs: Mapping[str, Path]) -> Self:
         """Return what a run that starts now is made from."""
         digests = {name: sha256(path) for name, path in inputs.items()}
-        return cls(data.model_dump(mode="json", exclude={"pixel_um"}), section.model_dump(mode="json"), digests)
+        return cls(data.recorded(), section.model_dump(mode="json"), digests)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
