@@ -140,7 +140,7 @@ def scale_bar(side_px: int, pixel_um: float = 0.0) -> ScaleBar:
     >>> [scale_bar(side).text for side in (64, 512, 2048)]
     ['10 px', '100 px', '500 px']
     >>> scale_bar(1000, pixel_um=0.4)
-    ScaleBar(length_px=125.0, text='50 µm')
+    ScaleBar(length_px=250.0, text='100 µm')
     """
     unit, name = (pixel_um, "µm") if pixel_um else (1.0, "px")
     aim = side_px * unit / 4 if pixel_um else max(side_px / 4, 1)

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -408,8 +409,17 @@ def run_epochs(network: Network, history: History, training: FoldTraining, parts
     return module.average.of(network)
 
 
-def _no_handlers() -> None:
-    """Leave signals as they are."""
+class _OwnSignals(Callback):
+    """Callback that takes back the handling of SIGTERM, since Lightning's has the processes of a training wait.
+
+    A signal to the first process then ends all of them (`classify.training.devices`).
+    """
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        signal.signal(signal.SIGTERM, self._handler)
 
 
 def _nothing(steps: int, note: str = "") -> None:
@@ -430,7 +440,7 @@ def _new_trainer(training: FoldTraining, module: _Module, callback: Callback, ep
         accumulate_grad_batches=module.accumulate,
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
-        callbacks=[callback],
+        callbacks=[callback] if training.rank is None else [callback, _OwnSignals()],
         plugins=[_PlainFiles()],
         logger=False,
         enable_checkpointing=False,
@@ -455,8 +465,6 @@ def _place(training: FoldTraining) -> dict[str, Any]:
 
 def _fit(trainer: Trainer, module: _Module, training: FoldTraining, resume: Path | None) -> None:
     """Train one phase, and let signals end the process in their ways."""
-    if training.rank is not None:  # signals to the first process end all; Lightning's handlers would have it wait
-        trainer._signal_connector.register_signal_handlers = _no_handlers  # type: ignore[method-assign]
     try:
         trainer.fit(module, ckpt_path=resume, weights_only=True)
     except SIGTERMException:

@@ -279,6 +279,7 @@ def test_what_would_stop_a_later_stage_stops_init(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))  # no weights here,
     for proxy in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # and nowhere to download them from
+    monkeypatch.setattr("urllib.request._opener", None)  # else the first one made keeps its proxies for all tests
     arguments = [part for setting in settings for part in ("--set", setting)]
     assert main(["init", str(tmp_path / "w"), "--data", str(atlas), *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
