@@ -32,7 +32,11 @@ class Imaging:
     gamma
         Exponent of gray values between 0 and 1; above 1 what is dim becomes dimmer.
     unspecific
-        Factor on the light of antibodies that bind anywhere; only the protein has it.
+        Factor on the light of antibodies that bind anywhere; only the protein has it, like the two below.
+    expression
+        Sigma of the logarithm of the amount of protein in a cell: how much cells of one image differ.
+    other_forms
+        Whether patterns that real images show in more than one form are drawn in their second one.
     """
 
     blur_px: float = 0.0
@@ -42,6 +46,8 @@ class Imaging:
     black: float = 0.0
     gamma: float = 1.0
     unspecific: float = 1.0
+    expression: float = 0.35
+    other_forms: bool = False
 
     def edit(self, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Apply black level, gain and gamma to a plane of any shape (H, W)."""
@@ -62,10 +68,12 @@ class Style:
     ----------
     ordinary
         Share of images that are imaged as the ordinary atlas is.
-    blur_px, stray, black
+    blur_px, stray, black, expression
         Ranges of `Imaging`, drawn uniformly.
     photon, gain, gamma, unspecific
         Ranges of `Imaging`, drawn uniformly on a logarithmic scale.
+    other_forms
+        Share of images whose patterns have their second form.
     lines
         Indices into `hpa.atlas.styles.CELL_LINES`.
     """
@@ -78,6 +86,8 @@ class Style:
     black: Range
     gamma: Range
     unspecific: Range
+    expression: Range
+    other_forms: float
     lines: tuple[int, ...]
 
     def draw(self, rng: np.random.Generator) -> Imaging:
@@ -86,7 +96,8 @@ class Style:
         photon, gain, gamma, unspecific = (
             float(np.exp(rng.uniform(*np.log(span)))) for span in (self.photon, self.gain, self.gamma, self.unspecific)
         )
-        drawn = Imaging(blur, photon, stray, gain, black, gamma, unspecific)
+        expression, other = float(rng.uniform(*self.expression)), bool(rng.random() < self.other_forms)
+        drawn = Imaging(blur, photon, stray, gain, black, gamma, unspecific, expression, other)
         return ORDINARY if rng.random() < self.ordinary else drawn
 
     def line_shares(self) -> NDArray[np.float64]:
@@ -102,20 +113,20 @@ HELD_OUT_LINES: Final = tuple(
 
 ATLAS: Final = Style(
     ordinary=1, blur_px=(0, 0), photon=(1, 1), stray=(0, 0), gain=(1, 1), black=(0, 0), gamma=(1, 1),
-    unspecific=(1, 1), lines=tuple(range(len(CELL_LINES))),
+    unspecific=(1, 1), expression=(0.35, 0.35), other_forms=0, lines=tuple(range(len(CELL_LINES))),
 )  # fmt: skip
 """The ordinary atlas, whose exposures are fitted to real images."""
 
 VARIED: Final = Style(
     ordinary=0.35, blur_px=(0, 0.9), photon=(0.4, 2.0), stray=(0, 0.10), gain=(0.6, 1.6), black=(0, 6),
-    gamma=(0.7, 1.4), unspecific=(0.5, 6),
+    gamma=(0.7, 1.4), unspecific=(0.5, 6), expression=(0.2, 1.0), other_forms=0.5,
     lines=tuple(index for index in range(len(CELL_LINES)) if index not in HELD_OUT_LINES),
 )  # fmt: skip
 """Drawn for training: wider than the atlas in everything."""
 
 OTHER: Final = Style(
     ordinary=0, blur_px=(1.0, 1.4), photon=(2.1, 2.6), stray=(0.12, 0.18), gain=(1.65, 1.9), black=(6.5, 9),
-    gamma=(1.45, 1.6), unspecific=(6.5, 9), lines=HELD_OUT_LINES,
+    gamma=(1.45, 1.6), unspecific=(6.5, 9), expression=(1.05, 1.3), other_forms=0, lines=HELD_OUT_LINES,
 )  # fmt: skip
 """Outside of all ranges of `VARIED`, to test what training on them is worth elsewhere."""
 

@@ -15,7 +15,7 @@ from hpa.atlas.imaging import ATLAS, Imaging, Style
 from hpa.atlas.labels import draw_carriers, sample_shares
 from hpa.atlas.noise import Image, blur, smooth_noise
 from hpa.atlas.optics import AVERAGED, record
-from hpa.atlas.patterns.catalogue import BRIDGE, PATTERNS, SPINDLE
+from hpa.atlas.patterns.catalogue import BRIDGE, OTHER_FORMS, PATTERNS, SPINDLE
 from hpa.atlas.stains import Stained, stain
 from hpa.atlas.styles import CELL_LINES
 from hpa.channels import CHANNELS, Channel
@@ -230,7 +230,7 @@ def _scene(
     """Add the protein that each cell carries, bool (N, 28), to a field of view."""
     channels = view.channels.copy()
     if protein:
-        green = _protein(rng, view.stained, carried, imaging["green"].unspecific)
+        green = _protein(rng, view.stained, carried, imaging["green"])
         plane = record(
             rng, view.stained.field, green, "green", view.focus,
             brightest=_bright_protein(green), averaged=view.averaged, imaging=imaging["green"],
@@ -271,10 +271,10 @@ def _focus(rng: np.random.Generator, field: Field) -> Image:
     )
 
 
-def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.bool_], unspecific: float = 1.0) -> Image:
+def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.bool_], imaging: Imaging) -> Image:
     """Draw the green light: every pattern in the cells that carry it, over a faint background in every cell."""
     field = stained.field
-    expression = rng.lognormal(0, 0.35, len(field.population))
+    expression = rng.lognormal(0, imaging.expression, len(field.population))
     # unspecific binding: stronger where the cell is thick, variable in the nucleus
     thick = np.clip(field.edge_px / (9 * field.scale), 0, 1) * (
         0.4 + 0.6 * np.maximum(field.nearness, field.karyoplasm)
@@ -282,12 +282,13 @@ def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.boo
     haze = np.exp(0.25 * smooth_noise(rng, field.shape, 6 * field.scale)) * field.of_cells(
         expression.astype(np.float32)
     )
-    share = unspecific * min(0.035 * rng.lognormal(0, 0.8), 0.13)
+    share = imaging.unspecific * min(0.035 * rng.lognormal(0, 0.8), 0.13)
     light = share * haze * thick * (1 + rng.uniform(-0.5, 0.9) * field.karyoplasm)
     for label in np.flatnonzero(carried.any(axis=0)):
         amount = np.where(carried[:, label], expression, 0).astype(np.float32)
         spread = cv2.dilate(field.of_cells(amount), np.ones((3, 3), np.uint8))
-        light = light + PATTERNS[label](rng, stained) * spread * np.float32(rng.uniform(0.5, 1.2))
+        pattern = OTHER_FORMS.get(int(label), PATTERNS[label]) if imaging.other_forms else PATTERNS[label]
+        light = light + pattern(rng, stained) * spread * np.float32(rng.uniform(0.5, 1.2))
     return np.asarray(light, dtype=np.float32)
 
 

@@ -1,4 +1,6 @@
-"""Blur, photons, stray light, gain, black level and gamma do what their names say."""
+"""Blur, photons, stray light, gain, black level, gamma, expression and forms do what their names say."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,8 +8,10 @@ import pytest
 from hpa.atlas.geometry.cells import grow_field
 from hpa.atlas.imaging import ATLAS, ORDINARY, VARIED, Imaging, style_named
 from hpa.atlas.optics import record
+from hpa.atlas.scene import draw_scene
 from hpa.atlas.styles import CELL_LINES
 from hpa.errors import UserError
+from hpa.vocabulary import HPA28
 
 FIELD = grow_field(np.random.default_rng(1), CELL_LINES[0], (256, 256), dividing=0.03, telophase=0.02)
 
@@ -70,3 +74,29 @@ def test_the_atlas_is_always_ordinary_and_others_often() -> None:
 def test_an_unknown_style_raises() -> None:
     with pytest.raises(UserError, match=r"expected a style \(atlas, varied, other\), found 'odd'"):
         style_named("odd")
+
+
+def test_other_forms_change_their_patterns_alone() -> None:
+    styled = replace(ATLAS, ordinary=0, other_forms=1)
+    for name, changes in (("Cytosol", False), ("Nucleoli", True), ("Intermediate filaments", True)):
+        target = (HPA28.index(name),)
+        plain, other = (
+            draw_scene((7, 1), size_px=128, target=target, shares=(1.0,), style=style) for style in (ATLAS, styled)
+        )
+        assert np.array_equal(plain.channels[[0, 2, 3]], other.channels[[0, 2, 3]])
+        assert np.array_equal(plain.channels[1], other.channels[1]) != changes
+
+
+def test_expression_spreads_the_brightness_of_cells() -> None:
+    spread = []
+    for sigma in (0.2, 1.0):
+        style = replace(ATLAS, ordinary=0, expression=(sigma, sigma))
+        scenes = [
+            draw_scene((7, n), size_px=256, cell_line=0, target=(25,), shares=(1.0,), style=style) for n in range(4)
+        ]
+        bright = [
+            [scene.channels[1][scene.cells == label].mean() + 1 for label in range(1, len(scene.targets) + 1)]
+            for scene in scenes
+        ]
+        spread.append(np.mean([np.std(np.log(values)) for values in bright]))
+    assert spread[1] > 1.5 * spread[0]

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from hpa.atlas.geometry.cells import grow_field
 from hpa.atlas.geometry.field import METAPHASE, TELOPHASE
-from hpa.atlas.patterns.catalogue import PATTERNS, can_carry
+from hpa.atlas.patterns.catalogue import OTHER_FORMS, PATTERNS, can_carry
 from hpa.atlas.stains import Stained, spindles, stain
 from hpa.atlas.styles import CELL_LINES
 from hpa.vocabulary import HPA28
@@ -168,3 +168,41 @@ def test_spindles_and_bridges_belong_to_dividing_cells(drawn: dict[str, Light], 
     middle = middle[((middle > 12) & (middle < 500)).all(axis=1)]
     bright = ndimage.maximum_filter(drawn["Cytokinetic bridge"], 13)
     assert (bright[middle[:, 0], middle[:, 1]] > 0.5).all()
+
+
+def other_form(name: str, stained: Stained) -> Light:
+    return OTHER_FORMS[HPA28.index(name)](np.random.default_rng(9), stained)
+
+
+def test_lobed_nucleoli_are_uneven_and_lie_where_the_dna_is_dark(drawn: dict[str, Light], stained: Stained) -> None:
+    lobed, field = other_form("Nucleoli", stained), stained.field
+    outside = (field.nuclei > 0) & (ndimage.binary_dilation(stained.nucleoli > 0.1, iterations=3) == 0)
+    assert density(lobed, stained.nucleoli > 0.5) > 4 * density(lobed, outside)
+
+    def unevenness(light: Light) -> float:
+        inside = ndimage.gaussian_filter(light, 0.8)[stained.nucleoli > 0.5]
+        return float(inside.std() / inside.mean())
+
+    assert unevenness(lobed) > 2 * unevenness(drawn["Nucleoli"])
+
+
+def test_filament_cages_are_packed_on_one_side_of_the_nucleus(drawn: dict[str, Light], stained: Stained) -> None:
+    cage, net, field = other_form("Intermediate filaments", stained), drawn["Intermediate filaments"], stained.field
+    assert cage[field.cytoplasm > 0].sum() > 0.85 * cage.sum()
+    near = (field.cytoplasm > 0) & (field.off_nucleus_px < 10 * field.scale)
+    assert share_of_light(cage, near, stained) > share_of_light(net, near, stained)
+
+    def one_sidedness(light: Light) -> float:
+        """Return how far the light's middle lies from the middle of the nucleus, in its radii (median over cells)."""
+        cells = field.population
+        far = []
+        for index in np.flatnonzero(cells.stage == 0):
+            rows, columns = np.nonzero((field.owner == index + 1) & (field.off_nucleus_px < 12 * field.scale))
+            weight = light[rows, columns]
+            if len(rows) > 500 and weight.sum() > 0:
+                middle = np.array([rows @ weight, columns @ weight]) / weight.sum()
+                far.append(np.linalg.norm(middle - cells.nucleus[index]) / cells.nucleus_px[index])
+        assert len(far) > 5
+        return float(np.median(far))
+
+    assert one_sidedness(cage) > one_sidedness(net)

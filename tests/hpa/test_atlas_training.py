@@ -90,7 +90,7 @@ def test_carriers_are_the_cells_that_shine() -> None:
 
 
 def test_styles_do_not_overlap() -> None:
-    for name in ("blur_px", "photon", "stray", "gain", "black", "gamma", "unspecific"):
+    for name in ("blur_px", "photon", "stray", "gain", "black", "gamma", "unspecific", "expression"):
         varied, other, atlas = (getattr(style, name) for style in (VARIED, OTHER, ATLAS))
         assert varied[1] < other[0] or other[1] < varied[0], name
         assert varied[0] <= atlas[0] <= atlas[1] <= varied[1], name

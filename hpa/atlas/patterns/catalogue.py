@@ -49,6 +49,12 @@ _BY_NAME: Final[dict[str, Pattern]] = {
 PATTERNS: Final[tuple[Pattern, ...]] = tuple(_BY_NAME[name] for name in HPA28.classes)
 """The function that draws each class, by class index."""
 
+OTHER_FORMS: Final[dict[int, Pattern]] = {
+    HPA28.index("Nucleoli"): nuclear.lobed_nucleoli,
+    HPA28.index("Intermediate filaments"): skeleton.filament_cage,
+}
+"""Second forms, by class index. Only drawings to train on have them, so that images of the atlas stay as they were."""
+
 BRIDGE: Final = HPA28.index("Cytokinetic bridge")
 SPINDLE: Final = HPA28.index("Mitotic spindle")
 

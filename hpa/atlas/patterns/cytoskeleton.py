@@ -20,6 +20,29 @@ def intermediate_filaments(rng: np.random.Generator, stained: Stained) -> Image:
     return np.asarray(np.minimum(0.55 * blur(light, 0.6 * s), 2.5) + 0.04 * field.cytoplasm, dtype=np.float32)
 
 
+def filament_cage(rng: np.random.Generator, stained: Stained) -> Image:
+    """Draw filaments packed around the nucleus, mostly on one side, in smooth bundles that run along the cell."""
+    field, s, cells = stained.field, stained.field.scale, stained.field.population
+    rows, columns = np.indices(field.shape, dtype=np.float32)
+    middle = [field.of_cells(stained.centres[:, axis].astype(np.float32)) for axis in (0, 1)]
+    far = np.hypot(rows - middle[0], columns - middle[1]) / np.maximum(field.of_cells(cells.nucleus_px), 1)
+    packed = field.cytoplasm * np.exp(-field.off_nucleus_px / (rng.uniform(3, 14) * s)) * (0.05 + np.exp(-(far**2)))
+    at, cell = scatter(rng, field, packed.astype(np.float32), rng.uniform(90, 220), 0.5)
+    spoke = at - cells.nucleus[cell - 1]
+    around = np.arctan2(spoke[:, 0], spoke[:, 1]) + np.pi / 2 * rng.choice([-1, 1], len(at))
+    along = cells.angle[cell - 1] + np.pi * rng.integers(0, 2, len(at))
+    heading = np.where(rng.random(len(at)) < rng.uniform(0.2, 0.7), around, along) + rng.normal(0, 0.25, len(at))
+    flow = field.of_cells(cells.angle) + 0.5 * smooth_noise(rng, field.shape, 40 * s)
+    net = grow(
+        rng, field, at, heading.astype(np.float32), cell, steps=60, step_px=1.0 * s, bend=0.04,
+        follow=float(rng.uniform(0, 0.5)), flow=flow.astype(np.float32), bundle=float(rng.uniform(0.02, 0.15)),
+        lives=(60 * rng.beta(1.2, 2, len(at))).astype(np.int32),
+    )  # fmt: skip
+    fibres = net.draw(lights(rng, len(cell), 0.5), field) * (1 - 0.9 * field.karyoplasm)
+    light = 0.35 * blur(fibres, 0.6 * s) + 0.15 * blur(fibres, 2.5 * s)
+    return np.asarray(np.minimum(light, 3) + 0.04 * field.cytoplasm, dtype=np.float32)
+
+
 def actin_filaments(rng: np.random.Generator, stained: Stained) -> Image:
     """Draw straight parallel stress fibres across the cell and a line along its edge."""
     field, s = stained.field, stained.field.scale

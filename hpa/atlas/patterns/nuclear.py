@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from hpa.atlas.noise import Image, octaves, smooth_noise
+from hpa.atlas.noise import Image, blur, octaves, smooth_noise
 from hpa.atlas.scatter import dots, lights, scatter
-from hpa.atlas.stains import Stained
+from hpa.atlas.stains import Stained, discs
 
 
 def nucleoplasm(rng: np.random.Generator, stained: Stained) -> Image:
@@ -33,6 +33,22 @@ def nucleoli(rng: np.random.Generator, stained: Stained) -> Image:
     field, s = stained.field, stained.field.scale
     inner = np.exp(0.18 * smooth_noise(rng, field.shape, 2.5 * s))
     return np.asarray(stained.nucleoli * inner + rng.uniform(0.04, 0.25) * field.karyoplasm, dtype=np.float32)
+
+
+def lobed_nucleoli(rng: np.random.Generator, stained: Stained) -> Image:
+    """Draw nucleoli as grainy clusters of small bodies of uneven brightness, over nucleoplasm and cytoplasm."""
+    field, s = stained.field, stained.field.scale
+    number = rng.poisson(rng.uniform(3, 7), len(stained.nucleolus_at)) + 1
+    index = np.repeat(np.arange(len(number)), number)
+    turn, far = rng.uniform(0, 2 * np.pi, len(index)), np.sqrt(rng.random(len(index))) * 1.1
+    radius = stained.nucleolus_px[index]
+    at = stained.nucleolus_at[index] + (far * radius)[:, None] * np.stack([np.sin(turn), np.cos(turn)], axis=1)
+    size = radius * rng.uniform(0.25, 0.6, len(index))
+    bodies = discs(field.shape, at.astype(np.float32), size.astype(np.float32), lights(rng, len(index), 0.35))
+    grain = np.exp(0.3 * smooth_noise(rng, field.shape, 2 * s))
+    light = blur(bodies * field.karyoplasm, rng.uniform(0.5, 1.0) * s) * grain
+    around = rng.uniform(0.05, 0.4) * field.karyoplasm + rng.uniform(0, 0.25) * stained.body
+    return np.asarray(light + around, dtype=np.float32)
 
 
 def fibrillar_centre(rng: np.random.Generator, stained: Stained) -> Image:
