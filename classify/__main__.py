@@ -149,6 +149,7 @@ def find_lr(
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 1.0,
     code: Code = None,
+    figure_format: FigureFormat = "png",
 ) -> None:
     """Draw the loss of a new network over rising learning rates."""
     from classify.own_code import code_from
@@ -159,7 +160,8 @@ def find_lr(
     folder = open_work(work)
     with locked(work), code_from(code):
         rates = RateRange(lowest, highest, steps)
-        raise typer.Exit(run(folder, rates, device=device, threads=threads, fold=fold, phase=phase))
+        made = run(folder, rates, device=device, threads=threads, fold=fold, phase=phase, figure_format=figure_format)
+        raise typer.Exit(made)
 
 
 @app.command()
@@ -178,6 +180,7 @@ def neighbours(
     work: Work,
     queries: Annotated[int, typer.Option(min=1, help="Number of query crops, and of query images, per fold.")] = 1000,
     shown: Annotated[int, typer.Option(min=1, help="Number of queries per sheet.")] = 12,
+    figure_format: FigureFormat = "png",
 ) -> None:
     """Score, list and draw the nearest crops and images."""
     from classify.inspect.neighbours import neighbours as find
@@ -185,7 +188,7 @@ def neighbours(
 
     folder = open_work(work)
     with locked(work):
-        raise typer.Exit(find(folder, queries=queries, shown=shown))
+        raise typer.Exit(find(folder, queries=queries, shown=shown, figure_format=figure_format))
 
 
 @app.command()
@@ -199,6 +202,7 @@ def explain(
     ] = None,
     device: Device = "auto",
     code: Code = None,
+    figure_format: FigureFormat = "png",
 ) -> None:
     """Draw where images show their classes, and in which cell."""
     from classify.inspect.explain import explain as run_explain
@@ -207,7 +211,10 @@ def explain(
 
     folder = open_work(work)
     with locked(work), code_from(code):
-        raise typer.Exit(run_explain(folder, image_ids or [], worst=worst, classes=class_ or [], device=device))
+        made = run_explain(
+            folder, image_ids or [], worst=worst, classes=class_ or [], device=device, figure_format=figure_format
+        )
+        raise typer.Exit(made)
 
 
 @app.command()
@@ -216,6 +223,7 @@ def embed(
     device: Device = "auto",
     threads: Threads = None,
     crops: Annotated[int, typer.Option(min=2, help="Crops on the map; of more, a sample is drawn.")] = 20_000,
+    figure_format: FigureFormat = "png",
 ) -> None:
     """Embed all crops in the space of the shipped backbone, and draw a map of them."""
     from classify.inspect.embedding import embed as run_embed
@@ -226,7 +234,9 @@ def embed(
     folder = open_work(work)
     with locked(work):
         for window in folder.section("crops", CropsSection).windows:
-            made = run_embed(folder, window, max_crops=crops, device=device, threads=threads)
+            made = run_embed(
+                folder, window, max_crops=crops, device=device, threads=threads, figure_format=figure_format
+            )
             print(f"embed: {len(made.places)} crops of {window} by {made.method}: {embedding_folder(folder, window)}")
 
 

@@ -12,6 +12,7 @@ from classify.models import run_folds, stage_folder, stage_inputs
 from classify.preparation import computation_of, computing, loading_workers, prepare_fold
 from crops.config import CropsSection
 from hpa.errors import UserError
+from hpa.pictures import FigureFormat
 from hpa.work.device import resolve_device
 from hpa.work.files import write_csv
 from hpa.work.folder import WorkFolder
@@ -44,6 +45,7 @@ def find_lr(
     threads: int | None = None,
     fold: int = 0,
     phase: int = 0,
+    figure_format: FigureFormat = "png",
 ) -> int:
     """Write and draw the losses of an untrained network over rising learning rates, for each window trained on.
 
@@ -59,6 +61,8 @@ def find_lr(
         The fold whose model would be trained.
     phase
         Number of the phase, from 1; 0 for the last.
+    figure_format
+        Format of the pictures.
 
     Returns
     -------
@@ -103,9 +107,10 @@ def find_lr(
         table = {"learning_rate": search.rates, "loss": search.losses, "smoothed_loss": search.smoothed}
         write_csv(folder / f"fold-{fold}.csv", pd.DataFrame(table))
         present = phases[number].learning_rate
-        draw_search(folder / f"fold-{fold}.png", search, present)
+        picture = folder / f"fold-{fold}.{figure_format}"
+        draw_search(picture, search, present)
         print(
             f"{window}, fold {fold}: the loss falls fastest at a learning rate of {search.steepest:.2g} and is lowest"
-            f" at {search.lowest:.2g}; the recipe has {present:g}; see {folder / f'fold-{fold}.png'}"
+            f" at {search.lowest:.2g}; the recipe has {present:g}; see {picture}"
         )
     return 0

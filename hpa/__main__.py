@@ -30,7 +30,7 @@ from typing import Annotated
 
 import typer
 
-from hpa.command import call, new_app
+from hpa.command import FigureFormat, call, new_app
 
 app = new_app(__doc__)
 
@@ -110,6 +110,7 @@ def leaks(
         ),
     ] = None,
     workers: Workers = 0,
+    figure_format: FigureFormat = "png",
 ) -> None:
     """Report near-duplicates, contradictory labels, split groups, and differences between train and test images."""
     from hpa.reports.leaks import report_leaks
@@ -117,7 +118,7 @@ def leaks(
 
     folder = open_work(work)
     with locked(work):
-        report_leaks(folder, lists or (), workers=workers)
+        report_leaks(folder, lists or (), workers=workers, figure_format=figure_format)
 
 
 @app.command()
@@ -134,6 +135,7 @@ def explore(
     ] = "rare",
     seed: Annotated[int, typer.Option(help="Seed of the choice.", min=0)] = 0,
     workers: Workers = 0,
+    figure_format: FigureFormat = "png",
 ) -> None:
     """Draw an overview of a data set: classes, intensities, sizes, and a sheet of images."""
     from hpa.errors import UserError
@@ -144,7 +146,15 @@ def explore(
         raise UserError(f"expected --order rare or random, found {order!r}")
     folder = open_work(work)
     with locked(work):
-        draw_overview(folder, ids=ids or (), n_images=images, rare_first=order == "rare", seed=seed, workers=workers)
+        draw_overview(
+            folder,
+            ids=ids or (),
+            n_images=images,
+            rare_first=order == "rare",
+            seed=seed,
+            workers=workers,
+            figure_format=figure_format,
+        )
 
 
 @app.command("split-folder")

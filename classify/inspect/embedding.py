@@ -27,6 +27,7 @@ from crops.config import Window
 from crops.store import CropStore, open_store, store_folder
 from hpa.errors import UserError
 from hpa.images import read_images
+from hpa.pictures import FigureFormat
 from hpa.work.files import read_csv, sha256, write_csv, write_json
 from hpa.work.folder import WorkFolder
 from hpa.work.records import STRICT, read_record
@@ -90,7 +91,13 @@ def embedding_folder(work: WorkFolder, window: Window) -> Path:
 
 
 def embed(
-    work: WorkFolder, window: Window, *, max_crops: int = 20_000, device: str = "auto", threads: int | None = None
+    work: WorkFolder,
+    window: Window,
+    *,
+    max_crops: int = 20_000,
+    device: str = "auto",
+    threads: int | None = None,
+    figure_format: FigureFormat = "png",
 ) -> Embedding:
     """Run the shipped backbone over all crops of a window, and draw a map of them.
 
@@ -104,6 +111,8 @@ def embed(
         Crops on the map; of more, a sample is drawn.
     device, threads
         Where the network runs, and its threads on the CPU; None chooses.
+    figure_format
+        Format of the pictures.
 
     Raises
     ------
@@ -131,7 +140,7 @@ def embed(
     crops = sha256(store_folder(work, window) / "crops.parquet")
     record = Record(method, crops, path.relative_to(work.root).as_posix(), len(rows), seed)
     write_json(folder / _RECORD, record.__dict__)
-    _draw(folder / "figures" / "map.png", work, table, method)
+    _draw(folder / "figures" / f"map.{figure_format}", work, table, method)
     return Embedding(features, table, method)
 
 

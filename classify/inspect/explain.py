@@ -27,7 +27,7 @@ from crops.config import CropsSection, Window
 from crops.store import CropStore
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
-from hpa.pictures import WHITE, Color, Picture, composite, save_tiles, titled
+from hpa.pictures import WHITE, Color, FigureFormat, Picture, composite, save_tiles, titled
 from hpa.pixels import read_channels
 from hpa.vocabulary import Vocabulary
 from hpa.work.device import resolve_device
@@ -102,11 +102,12 @@ def explain(
     worst: int = 0,
     classes: Sequence[str] = (),
     device: str = "auto",
+    figure_format: FigureFormat = "png",
 ) -> int:
     """Explain images, and draw those that were most wrong.
 
-    Writes to ``classify/<window>/explain/`` a picture ``<image_id>.png`` for each image and, of all of them,
-    ``cells.csv``: the probability of each cell for the classes drawn; and ``worst.png`` and ``worst.csv``.
+    Writes to ``classify/<window>/explain/`` a picture of each image named by its id and, of all of them,
+    ``cells.csv``: the probability of each cell for the classes drawn; and ``worst.csv`` with a picture.
 
     Parameters
     ----------
@@ -120,6 +121,8 @@ def explain(
         Names of the classes to draw; by default those that are true or predicted, at most four.
     device
         Device to run on.
+    figure_format
+        Format of the pictures; the report shows PNGs.
 
     Returns
     -------
@@ -137,7 +140,7 @@ def explain(
     vocabulary = work.data.classes
     numbers = [vocabulary.index(name) for name in classes]
     for window in work.section("crops", CropsSection).windows:
-        explained = _Window.open(work, window, chosen)
+        explained = _Window.open(work, window, chosen, figure_format)
         for image_id in image_ids:
             if image_id not in explained.scored:
                 raise UserError(f"expected an image with predictions in {work.root}, found {image_id!r}")
@@ -240,9 +243,10 @@ class _Window:
     paths: dict[int, Path]
     device: torch.device
     networks: dict[int, tuple[Checkpoint, Network]]
+    figure_format: FigureFormat
 
     @classmethod
-    def open(cls, work: WorkFolder, window: Window, device: torch.device) -> "_Window":
+    def open(cls, work: WorkFolder, window: Window, device: torch.device, figure_format: FigureFormat) -> "_Window":
         """Read the predictions of a window."""
         path = stage_folder(work, window) / "probabilities.parquet"
         if not path.is_file():
@@ -252,7 +256,7 @@ class _Window:
         scored = score_images(read_probabilities(path, vocabulary), labels, vocabulary)
         images = read_images(work.images).set_index("image_id")
         paths = trained_checkpoints(work, work.section("crops", CropsSection).train_window_for(window))
-        return cls(work, path.parent / FOLDER, store, labels, scored, images, paths, device, {})
+        return cls(work, path.parent / FOLDER, store, labels, scored, images, paths, device, {}, figure_format)
 
     def draw(self, image_id: str, numbers: Sequence[int]) -> pd.DataFrame:
         """Draw an image and return the rows of ``cells.csv``."""
@@ -280,7 +284,7 @@ class _Window:
                 f"{image_id}: {name} {image.image[number]:.2f}, most in cell {best['cell_label']}"
                 f" ({best['probability']:.2f})"
             )
-        path = self.folder / f"{image_id}.png"
+        path = self.folder / f"{image_id}.{self.figure_format}"
         save_tiles(tiles, 2 + _CELLS, path)
         print(f"see {path}")
         return pd.DataFrame(rows)
@@ -306,8 +310,9 @@ class _Window:
         if not rows:
             raise UserError(f"expected images with labels in {self.work.root}, found none")
         write_csv(self.folder / "worst.csv", pd.DataFrame(rows))
-        save_tiles(tiles, 3, self.folder / "worst.png")
-        print(f"see {self.folder / 'worst.png'} and {self.folder / 'worst.csv'}")
+        path = self.folder / f"worst.{self.figure_format}"
+        save_tiles(tiles, 3, path)
+        print(f"see {path} and {self.folder / 'worst.csv'}")
 
     def _tiles(self, image: ScoredImage, number: int, cells: int) -> list[Picture]:
         """Draw the image, the image with the maps of a class, and the crops that show the class most."""

@@ -20,7 +20,7 @@ from crops.config import CropsSection, Window
 from crops.store import open_store
 from hpa.errors import UserError
 from hpa.images import read_images
-from hpa.pictures import WHITE, Color, Picture, composite, save_tiles, titled
+from hpa.pictures import WHITE, Color, FigureFormat, Picture, composite, save_tiles, titled
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import read_parquet, write_csv, write_json
@@ -74,10 +74,10 @@ class FeatureSpace:
         )
 
 
-def neighbours(work: WorkFolder, *, queries: int = 1000, shown: int = 12) -> int:
+def neighbours(work: WorkFolder, *, queries: int = 1000, shown: int = 12, figure_format: FigureFormat = "png") -> int:
     """Score the neighbours of crops and images, and list and draw some of them.
 
-    Writes ``neighbours.json``, ``neighbours.csv`` and ``figures/neighbours-*.png`` to ``classify/<window>/``.
+    Writes ``neighbours.json``, ``neighbours.csv`` and ``figures/neighbours-*`` to ``classify/<window>/``.
 
     Parameters
     ----------
@@ -87,6 +87,8 @@ def neighbours(work: WorkFolder, *, queries: int = 1000, shown: int = 12) -> int
         Number of query crops, and of query images, per fold.
     shown
         Number of queries per sheet.
+    figure_format
+        Format of the pictures.
 
     Returns
     -------
@@ -113,7 +115,7 @@ def neighbours(work: WorkFolder, *, queries: int = 1000, shown: int = 12) -> int
                 by_space.setdefault(name, []).append(score_space(space, queries, work.data.seed, jaccard))
                 rows = pick_queries(space, shown, work.data.seed)
                 lists.append(nearest(space, rows).assign(fold=fold_folder.name, space=name))
-                picture = folder / "figures" / f"neighbours-{fold_folder.name}-{name}.png"
+                picture = folder / "figures" / f"neighbours-{fold_folder.name}-{name}.{figure_format}"
                 _draw(picture, work, window, space, lists[-1], vocabulary)
         if not by_space:
             raise UserError(f"expected features (`python -m classify predict {work.root} --embeddings`), found none")

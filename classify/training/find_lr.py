@@ -148,7 +148,7 @@ def _has_diverged(losses: NDArray[np.float64]) -> bool:
 
 
 def draw_search(path: Path, search: RateSearch, present: float) -> None:
-    """Draw the losses over the learning rates, with the rate of the recipe, into a PNG."""
+    """Draw the losses over the learning rates, with the rate of the recipe."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

@@ -20,7 +20,7 @@ from hpa.config import DataSection
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.layouts.sources import SEPARATOR
-from hpa.pictures import image_row, save_tiles
+from hpa.pictures import FigureFormat, image_row, save_tiles
 from hpa.reports.plots import plot_classes, plot_cooccurrence, plot_intensities, plot_labels_per_image, plot_sizes
 from hpa.splitting.groups import join_groups
 from hpa.splitting.scan import BINS, scan_images
@@ -39,6 +39,7 @@ def explore(
     rare_first: bool = True,
     seed: int = 0,
     workers: int = 0,
+    figure_format: FigureFormat = "png",
 ) -> None:
     """Draw the overview pictures and print the table of classes.
 
@@ -53,6 +54,8 @@ def explore(
         and the seed of the choice.
     workers
         Number of processes that scan the images, if that has not been done yet; 0 uses one per processor.
+    figure_format
+        Format of the pictures.
 
     Raises
     ------
@@ -68,14 +71,17 @@ def explore(
     if len(train):
         write_csv(folder / "classes.csv", classes)
         targets = section.classes.multi_hot(train["target"])
-        plot_classes(folder / "classes.png", classes)
-        plot_labels_per_image(folder / "labels_per_image.png", targets.sum(axis=1))
+        plot_classes(folder / f"classes.{figure_format}", classes)
+        plot_labels_per_image(folder / f"labels_per_image.{figure_format}", targets.sum(axis=1))
         plot_cooccurrence(
-            folder / "cooccurrence.png", cooccurrence(targets), correlation(targets), section.classes.classes
+            folder / f"cooccurrence.{figure_format}",
+            cooccurrence(targets),
+            correlation(targets),
+            section.classes.classes,
         )
-    plot_intensities(folder / "intensities.png", mean_histograms(images, scanned, section.channels))
-    plot_sizes(folder / "sizes.png", image_sizes(images))
-    save_tiles(_sheet(shown, section), 1, folder / "sheet.png")
+    plot_intensities(folder / f"intensities.{figure_format}", mean_histograms(images, scanned, section.channels))
+    plot_sizes(folder / f"sizes.{figure_format}", image_sizes(images))
+    save_tiles(_sheet(shown, section), 1, folder / f"sheet.{figure_format}")
     _print(images, classes if len(train) else None)
     Console(width=110).print(f"report written to {escape(str(folder))}", soft_wrap=True)
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from hpa.config import DataSection
 from hpa.images import read_images
-from hpa.pictures import image_row, save_tiles
+from hpa.pictures import FigureFormat, image_row, save_tiles
 from hpa.reports.adversarial import adversarial_validation, cheap_features
 from hpa.splitting.folds import read_folds
 from hpa.splitting.groups import join_groups, largest_group
@@ -43,7 +43,9 @@ _TILE_PX: Final = 192
 _AUC: Final = "AUC of train against test images"
 
 
-def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int = 0) -> None:
+def report_leaks(
+    work: WorkFolder, lists: Sequence[Path] = (), *, workers: int = 0, figure_format: FigureFormat = "png"
+) -> None:
     """Write and print the report on leaks in a work folder's data set.
 
     Parameters
@@ -56,6 +58,8 @@ def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int =
         same module).
     workers
         Number of processes that hash images, if init has not done so; 0 uses one per processor.
+    figure_format
+        Format of the pictures.
 
     Raises
     ------
@@ -78,7 +82,7 @@ def report_leaks(work: WorkFolder, lists: Sequence[Path] = (), *, workers: int =
     write_csv(folder / "conflicts.csv", conflicts)
     write_csv(folder / "train_test.csv", crossing)
     if len(pairs):
-        _draw(folder / "pairs.png", images, pairs, section)
+        _draw(folder / f"pairs.{figure_format}", images, pairs, section)
     adversarial = adversarial_validation(cheap_features(images, scanned), is_test, groups, section.seed)
     splits = _splits(work, images, groups, section)
     figures: dict[str, Any] = {

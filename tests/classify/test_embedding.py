@@ -80,7 +80,8 @@ def test_the_map_names_its_crops(work: WorkFolder) -> None:
     assert list(own["cell_label"]) == list(places["cell_label"])
     assert (work.root / "embedding" / "grid" / "figures" / "map.png").stat().st_size > 5000
     before = places.copy()
-    embed(work, "grid", max_crops=12)
+    embed(work, "grid", max_crops=12, figure_format="svg")
+    assert "<svg" in (work.root / "embedding" / "grid" / "figures" / "map.svg").read_text()
     pd.testing.assert_frame_equal(read_embedding(work, "grid", store).places, before)
 
 

@@ -193,7 +193,8 @@ def test_explain_draws_images_and_lists_their_cells(trained: WorkFolder, capsys:
     assert len(worst) == 4
     assert worst["loss"].is_monotonic_decreasing
     assert "most in cell" in capsys.readouterr().out
-    assert main(["explain", str(trained.root), "train1", "--class", "Nucleoli"]) == 0
+    assert main(["explain", str(trained.root), "train1", "--class", "Nucleoli", "--figure-format", "pdf"]) == 0
+    assert (folder / "train1.pdf").read_bytes().startswith(b"%PDF")
     assert set(pd.read_csv(folder / "cells.csv")["class"]) == {"Nucleoli"}
 
 

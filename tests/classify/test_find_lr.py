@@ -102,6 +102,7 @@ def test_the_network_is_the_one_that_would_be_trained(tmp_path: Path) -> None:
     for name, seeds in {"own": (0, 5), "data": (5, -1), "other": (0, -1)}.items():
         recipe = {"data": {"folds": 2, "seed": seeds[0]}, "classify": {"backbone": "cnn3", "seed": seeds[1]}}
         work = make_work(tmp_path / name, [0, 1, 0, 1], recipe=recipe)
-        assert main(["find-lr", str(work.root), "--steps", "10"]) == 0
+        assert main(["find-lr", str(work.root), "--steps", "10", "--figure-format", "svg"]) == 0
+        assert "<svg" in (work.root / "classify/cells/find-lr/fold-0.svg").read_text()
         first[name] = pd.read_csv(work.root / "classify/cells/find-lr/fold-0.csv")["loss"][0]
     assert first["own"] == first["data"] != first["other"]

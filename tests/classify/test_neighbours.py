@@ -85,6 +85,10 @@ def test_neighbours_need_embeddings_and_are_reported(trained: WorkFolder, capsys
             title = drawn[line * side : line * side + 36, place * 160 : (place + 1) * 160]
             assert ((title[..., 1] - title[..., 2]).max() > 60) == shared
     assert drawn.shape[0] == len(queries) * side
+    assert main(["neighbours", str(root), "--shown", "3", "--figure-format", "svg"]) == 0
+    figures = root / "classify/cells/figures"
+    pictures = {suffix: {path.stem for path in figures.glob(f"neighbours-*{suffix}")} for suffix in (".png", ".svg")}
+    assert pictures[".svg"] == pictures[".png"]
 
 
 def test_untrained_work_folder_raises_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

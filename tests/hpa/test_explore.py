@@ -1,4 +1,5 @@
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -35,6 +36,13 @@ def test_every_picture_is_readable(work: Path) -> None:
         picture = cv2.imread(str(path))
         assert picture is not None
         assert picture.std() > 1, path.name
+
+
+def test_pictures_for_a_paper(work: Path) -> None:
+    assert main(["explore", str(work), "--images", "5", "--workers", "1", "--figure-format", "svg"]) == 0
+    drawn = {path.stem: ElementTree.parse(path).getroot().tag for path in (work / "explore").glob("*.svg")}
+    assert drawn.keys() == {path.stem for path in (work / "explore").glob("*.png")}
+    assert set(drawn.values()) == {"{http://www.w3.org/2000/svg}svg"}
 
 
 def test_sheet_has_one_row_per_image_and_one_tile_per_channel(work: Path) -> None:

@@ -82,6 +82,12 @@ def test_only_the_planted_pairs_are_reported(data: Path, work: Path) -> None:
     assert bits.sum(axis=1).is_monotonic_increasing
 
 
+def test_pairs_for_a_paper(work: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(work, tmp_path / "copy")
+    assert main(["leaks", str(copy), "--figure-format", "pdf"]) == 0
+    assert (copy / "leaks" / "pairs.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_figures_of_the_report(work: Path) -> None:
     figures = json.loads((work / "leaks" / "leaks.json").read_text())
     assert figures["images"] == 24 + 12 + 5
