@@ -121,7 +121,7 @@ def class_counts(train: pd.DataFrame, vocabulary: Vocabulary) -> pd.DataFrame:
         }
     )
     for source in source_names(train):
-        table[f"images of {source}"] = targets[_of_source(train, source)].sum(axis=0)
+        table[f"images of {source}"] = targets[of_source(train, source)].sum(axis=0)
     return table
 
 
@@ -192,10 +192,10 @@ def mean_histograms(
     readable = (scanned["depth"] > 0).to_numpy()
     return {
         channel: {
-            source: np.stack(list(scanned.loc[_of_source(images, source) & readable, f"histogram_{channel}"])).mean(
+            source: np.stack(list(scanned.loc[of_source(images, source) & readable, f"histogram_{channel}"])).mean(
                 axis=0
             )
-            if (_of_source(images, source) & readable).any()
+            if (of_source(images, source) & readable).any()
             else np.zeros(BINS)
             for source in source_names(images)
         }
@@ -216,7 +216,8 @@ def source_names(images: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(name for source in images["source"].unique() for name in source.split(SEPARATOR)))
 
 
-def _of_source(images: pd.DataFrame, name: str) -> NDArray[np.bool_]:
+def of_source(images: pd.DataFrame, name: str) -> NDArray[np.bool_]:
+    """Return which images of the table a source has, bool (N,)."""
     return np.array([name in source.split(SEPARATOR) for source in images["source"]], dtype=bool)
 
 
@@ -255,7 +256,7 @@ def _print(images: pd.DataFrame, classes: pd.DataFrame | None) -> None:
     else:
         console.print(_class_table(classes))
     for source in source_names(images):
-        splits = images.loc[_of_source(images, source), "split"].value_counts()
+        splits = images.loc[of_source(images, source), "split"].value_counts()
         console.print(
             f"{escape(source)}: {splits.get('train', 0)} train and {splits.get('test', 0)} test images", soft_wrap=True
         )

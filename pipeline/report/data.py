@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hpa.channels import STAINS
 from hpa.errors import ImageError
 from hpa.pixels import read_channels
-from hpa.reports.explore import class_counts, cooccurrence, image_sizes, source_names
+from hpa.reports.explore import class_counts, cooccurrence, image_sizes, of_source, source_names
 from pipeline.report.charts import Axes, Panel
 from pipeline.report.evidence import Evidence
 
@@ -132,7 +132,7 @@ def make_data(evidence: Evidence) -> Data:
     sizes = image_sizes(images)
     splits = []
     for source in source_names(images):
-        own = images.loc[[source in text.split("+") for text in images["source"]], "split"]
+        own = images.loc[of_source(images, source), "split"]
         splits.append((source, int((own == "train").sum()), int((own == "test").sum())))
     return Data(
         tuple(counts),
