@@ -1,5 +1,7 @@
 """Compare the shipped recipes on one atlas: ``uv run python -m bench.recipes [NAME ...] [--minutes M] [--tiny]``.
 
+``--seconds`` prints instead what the recipes say of themselves: seconds of one epoch of one fold on two threads.
+
 All recipes get the same images, two folds, the same masks and the same processor time for training (10 minutes each):
 the number of epochs follows from the time of one, and phases keep their shares of them; heads on frozen features, which
 need less, keep their own epochs. Frames have 256 px, and what is larger in a recipe is reduced by the same factor.
@@ -131,12 +133,7 @@ def run_recipe(name: str, base: Path, seconds: float) -> Path:
     root, record = base.parent / name, base.parent / f"{name}.json"
     settings = _settings(name)
     if not record.exists():
-        probe = base.parent / f"probe-{name}"
-        if not (probe / "recipe.toml").exists():
-            one = {"classify.epochs": 1, "classify.phases": []}
-            init_from(probe, base, name, _words(settings | one))
-        work = open_work(probe)
-        run_crops(work)
+        work = _probe(name, base, settings)
         started = time.process_time()
         classify.run.train(work, folds=[0], overwrite=True)
         write_json(record, {"epoch_s": time.process_time() - started, "settings": _words(settings)})
@@ -149,6 +146,25 @@ def run_recipe(name: str, base: Path, seconds: float) -> Path:
         init_from(root, base, name, _words(settings | epochs))
     run_stages(open_work(root))
     return root
+
+
+def _probe(name: str, base: Path, settings: dict[str, Any]) -> WorkFolder:
+    """Return a work folder with the crops of a recipe, to train a single epoch in."""
+    root = base.parent / f"probe-{name}"
+    if not (root / "recipe.toml").exists():
+        init_from(root, base, name, _words(settings | {"classify.epochs": 1, "classify.phases": []}))
+    work = open_work(root)
+    run_crops(work)
+    return work
+
+
+def print_seconds(names: Sequence[str], base: Path) -> None:
+    """Print the seconds of one epoch of one fold of each recipe, on two threads."""
+    for name in names:
+        work = _probe(name, base, _settings(name))
+        started = time.monotonic()
+        classify.run.train(work, folds=[0], overwrite=True, threads=2)
+        print(f"{name}: {time.monotonic() - started:.0f} s an epoch", flush=True)
 
 
 def run_crops(work: WorkFolder) -> None:
@@ -167,9 +183,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         place = words.index("--minutes")
         minutes = float(words[place + 1])
         del words[place : place + 2]
-    names = [word for word in words if word != "--tiny"] or (["cells_frozen", "cnn3"] if tiny else list(RECIPES))
+    names = [word for word in words if word not in ("--tiny", "--seconds")] or (
+        ["cells_frozen", "cnn3"] if tiny else list(RECIPES)
+    )
     root = ROOT / ("tiny" if tiny else "600")
     base = _base(root, *((24, 8, 256) if tiny else (600, 300, 512)))
+    if "--seconds" in words:
+        print_seconds(names, base)
+        return
     roots = [run_recipe(name, base, 4 if tiny else 60 * minutes) for name in names]
     comparison = compare(roots, truth=root / "atlas" / "truth", resamples=20 if tiny else 1000)
     print_comparison(comparison)
