@@ -97,3 +97,13 @@ def test_the_average_is_what_is_validated(tmp_path: Path) -> None:
 def test_averages_that_exclude_each_other_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_section(ClassifySection, "classify", values)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_one_epoch_makes_an_average() -> None:
+    network = Network(SECTION, 4, 3, [0.0] * 4, [1.0] * 4)
+    average = WeightAverage(network, SECTION.model_copy(update={"swa_epochs": 1}), epochs=3)
+    assert [average.after_epoch(network, epoch) for epoch in (1, 2)] == [False, False]
+    assert average.of(network) is network
+    assert average.after_epoch(network, 3)
+    assert average.of(network) is not network
