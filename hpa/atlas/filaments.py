@@ -57,6 +57,42 @@ class Filaments:
         return splat(np.concatenate(between), np.tile(light / parts, parts), field.shape)
 
 
+def _what_is_met(field: Field, margin_px: float, flow: Image | None) -> NDArray[np.float32]:
+    """Return what a filament meets at each pixel, float32 (H W, 4 or 6), side by side: one read of memory per step.
+
+    It is the cell, how near the edge is, the direction inwards (rows, columns), and the sine and cosine of `flow`.
+    """
+    away = blur(field.edge_px, 2.0 * field.scale)
+    away_rows = cv2.Sobel(away, cv2.CV_32F, 0, 1, ksize=3)
+    away_columns = cv2.Sobel(away, cv2.CV_32F, 1, 0, ksize=3)
+    steep = np.sqrt(away_rows**2 + away_columns**2) + np.float32(1e-6)
+    near_edge = np.clip(1 - away / np.float32(margin_px * field.scale), 0, 1)
+    maps = [field.owner, near_edge, away_rows / steep, away_columns / steep]
+    if flow is not None:
+        maps += [np.sin(flow), np.cos(flow)]
+    return np.stack(maps, axis=-1).astype(np.float32).reshape(away.size, -1)
+
+
+def _turn(
+    curvature: NDArray[np.float32],
+    here: NDArray[np.float32],
+    up: NDArray[np.float32],
+    along: NDArray[np.float32],
+    turns_back: NDArray[np.float32],
+    rim: float,
+    bundle: float,
+) -> NDArray[np.float32]:
+    """Return by how much each filament turns in a step, by its curvature, the edge and the flow, float32 (F,)."""
+    _, near, inward_row, inward_column, *stream = here.T
+    # the sine and the cosine of the angle from a filament to a direction
+    sine, cosine = inward_row * along - inward_column * up, inward_row * up + inward_column * along
+    turn: NDArray[np.float32] = curvature + near * sine * (turns_back - np.float32(2 * rim) * cosine)
+    if stream:
+        sine, cosine = stream[0] * along - stream[1] * up, stream[0] * up + stream[1] * along
+        turn += np.float32(2 * bundle) * sine * cosine
+    return turn
+
+
 def grow(
     rng: np.random.Generator,
     field: Field,
@@ -99,16 +135,7 @@ def grow(
         How strongly filaments near the edge turn along it, 0 to 1.
     """
     height, width = field.shape
-    away = blur(field.edge_px, 2.0 * field.scale)
-    away_rows = cv2.Sobel(away, cv2.CV_32F, 0, 1, ksize=3)
-    away_columns = cv2.Sobel(away, cv2.CV_32F, 1, 0, ksize=3)
-    steep = np.sqrt(away_rows**2 + away_columns**2) + np.float32(1e-6)
-    near_edge = np.clip(1 - away / np.float32(margin_px * field.scale), 0, 1)
-    # what a filament meets at a pixel, side by side, so that each step reads the memory once
-    maps = [field.owner, near_edge, away_rows / steep, away_columns / steep]
-    if flow is not None:
-        maps += [np.sin(flow), np.cos(flow)]
-    met = np.stack(maps, axis=-1).astype(np.float32).reshape(height * width, -1)
+    met = _what_is_met(field, margin_px, flow)
     number = len(start)
     turns_back = np.where(rng.random(number) < 0.5, np.float32(0.6), 0).astype(np.float32)
     turns = rng.standard_normal((steps, number), dtype=np.float32) * np.float32(bend)
@@ -135,13 +162,7 @@ def grow(
             break
         points[step, left, 0], points[step, left, 1], alive[step, left] = row, column, True
         curvature = np.float32(0.6) * curvature + turns[step, left]
-        _, near, inward_row, inward_column, *stream = here.T
-        # the sine and the cosine of the angle from a filament to a direction
-        sine, cosine = inward_row * along - inward_column * up, inward_row * up + inward_column * along
-        turn = curvature + near * sine * (turns_back[left] - np.float32(2 * rim) * cosine)
-        if stream:
-            sine, cosine = stream[0] * along - stream[1] * up, stream[0] * up + stream[1] * along
-            turn += np.float32(2 * bundle) * sine * cosine
+        turn = _turn(curvature, here, up, along, turns_back[left], rim, bundle)
         if follow:
             middle = field.population.nucleus[cell[left] - 1]
             out_row, out_column = row - middle[:, 0], column - middle[:, 1]
