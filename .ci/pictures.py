@@ -46,6 +46,8 @@ def draw_report(work: Path, out: Path) -> None:
         page.goto((work / "report.html").resolve().as_uri())
         screens = [page.screenshot()]
         page.locator(f"#{SECOND_SCREEN}").evaluate("element => element.scrollIntoView({behavior: 'instant'})")
+        page.evaluate("Promise.all([...document.images].map(image => image.decode().catch(() => null)))")
+        page.wait_for_timeout(500)  # until what is decoded is painted
         screens.append(page.screenshot())
         browser.close()
     shown = [np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in screens]
