@@ -47,16 +47,37 @@ def test_no_test_looks_for_real_images_on_its_own() -> None:
             assert "shared/real" not in text.replace('"../shared/real/', ""), path
 
 
+MEETING = """
+import time
+from pathlib import Path
+
+import pytest
+
+END = time.monotonic() + 60
+
+
+@pytest.mark.parametrize("n", range(8))
+def test(n, worker_id):
+    print("RAN", {file!r}, worker_id)
+    (Path(__file__).parent / f"{{Path(__file__).stem}}-{{worker_id}}").touch()
+    while {meet} and len(list(Path(__file__).parent.glob("test_recipes-gw*"))) < 2 and time.monotonic() < END:
+        time.sleep(0.01)
+"""
+
+
 def test_files_keep_one_process_and_recipes_are_spread(tmp_path: Path) -> None:
-    """The way is a method of pytest-xdist's that its documentation does not promise, so that it is tried."""
+    """The way is a method of pytest-xdist's that its documentation does not promise, so that it is tried.
+
+    A test of a file that is spread waits until both processes have begun one, so that the faster of two processes
+    cannot run all of them before the other has started.
+    """
     folder = tmp_path / "tests"
     folder.mkdir()
     for file in ("test_one.py", "test_two.py", "test_recipes.py"):
-        names = "".join(f"def test_{n}(worker_id): print('RAN', {file!r}, worker_id)\n" for n in range(4))
-        (folder / file).write_text(names)
+        (folder / file).write_text(MEETING.format(file=file, meet=file == "test_recipes.py"))
     words = ("-p", "tests.conftest", "-n", "2", "--dist", "loadfile", "-rP", "tests")
     output = _pytest(*words, cwd=tmp_path, PYTHONPATH=str(ROOT))
-    assert "12 passed" in output
+    assert "24 passed" in output
     ran = [line.split()[1:] for line in output.splitlines() if line.startswith("RAN")]
     workers = {file: {worker for name, worker in ran if name == file} for file, _ in ran}
     assert len(workers["test_one.py"]) == len(workers["test_two.py"]) == 1
