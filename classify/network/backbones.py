@@ -151,7 +151,8 @@ def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
                 model = build(options)
             except TypeError:  # this kind of model does not know the option
                 continue
-            break
+            if feature_map_shape(model) is not None:
+                break
     except RuntimeError as error:
         raise UserError(f"expected a model of timm, found {name!r} ({_first_line(error)})") from None
     except Exception as error:  # the hub and its client raise many kinds of errors

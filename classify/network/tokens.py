@@ -7,8 +7,9 @@ from torch import Tensor, nn
 ANY_SIZE: Final[tuple[dict[str, Any], ...]] = (
     {"dynamic_img_size": True, "dynamic_img_pad": True},
     {"dynamic_img_size": True},
+    {"strict_img_size": False},
 )
-"""Options of timm's models for inputs of any size; a kind of model knows all of these, some, or none."""
+"""Options of timm's models for inputs of any size; a kind of model knows some of these or none, or ignores them."""
 
 
 class TokenMap(nn.Module):
