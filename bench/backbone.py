@@ -2,8 +2,9 @@
 
 Pretraining and the atlas draw from one generator, so the gain on the atlas flatters. Parts:
 
-patterns   backbones pretrained on 20 of the 28 patterns, with a small budget; linear probes on the other 8, three
-           choices of these: against the same training from nothing on these patterns, and texture features
+patterns-1, patterns-2, patterns-3
+           backbones pretrained on 20 of the 28 patterns, with a tenth of the crops; linear probes and fine-tuning on
+           the other 8, three choices of these: against the same training from nothing, and texture features
 style      cells drawn in a style outside all that was drawn in pretraining: heads on frozen features against training
            from nothing, by the number of training images; and the same in the style of the atlas
 real       real images of the protein (CELLWISE_REAL_DATA, ../shared/real): mean AUC over the classes that at least
@@ -31,12 +32,13 @@ from bench.pretraining.cells import (
     of_images,
     outputs,
     probe,
-    train_from_nothing,
+    train_network,
 )
 from bench.pretraining.real import real
 from bench.pretraining.texture import texture_features
 from classify.config import ClassifySection, shipped_weights
 from classify.network.pretrained import Pretrained
+from classify.network.start import read_start
 from classify.training.backbone import BackboneTraining, train_backbone
 from crops.synthesize import draw_crops
 from hpa.channels import CHANNELS
@@ -62,37 +64,37 @@ def choices() -> list[list[int]]:
     return [sorted(order[k * HELD_OUT : (k + 1) * HELD_OUT].tolist()) for k in range(3)]
 
 
-def patterns(tiny: bool) -> None:
-    """Compare linear probes on patterns that a backbone has not seen."""
-    seen, labelled, seconds = (256, 256, 1.0) if tiny else (64_000, 2_000, 240.0)
-    every = set(range(len(HPA28)))
-    section = ClassifySection(backbone=BACKBONE, precision="auto")
-    rows: list[dict[str, object]] = []
-    of_all = _pretrained("all", sorted(every), seen)
-    for number, held in enumerate(choices(), start=1):
-        weights = _pretrained(f"without-{number}", sorted(every - set(held)), seen)
-        train = drawn_cells(ROOT, labelled, SEED + 10 * number, "varied", patterns=held)
-        test = drawn_cells(ROOT, labelled, SEED + 10 * number + 1, "varied", patterns=held)
-        truth, unseen = train.targets[:, held], test.targets[:, held]
-        found: dict[str, object] = {"held out": ", ".join(HPA28.classes[label] for label in held)}
-        for name, pretrained in (("20 patterns", weights), ("28 patterns", of_all)):
-            network, its = network_of(pretrained)
-            features = [outputs(network, its, cells.source)[0] for cells in (train, test)]
-            found[name] = mean_ap(unseen, probe(features[0], truth, train.fields, features[1]))
-        texture = [texture_features(cells.source.crops, GREEN) for cells in (train, test)]
-        found["texture"] = mean_ap(unseen, probe(texture[0], truth, train.fields, texture[1]))
-        network, taken = train_from_nothing(train, truth, section, seconds, ROOT / f"nothing-{number}")
-        found["from nothing"] = mean_ap(unseen, outputs(network, section, test.source)[1])
-        found |= {"seconds from nothing": taken, "chance": float(unseen.mean(axis=0).mean())}
-        rows.append(found)
-        _show("patterns", rows)
+def patterns(tiny: bool, number: int) -> None:
+    """Compare linear probes and trainings on patterns that a backbone has not seen."""
+    seen, labelled, seconds = (256, 256, 1.0) if tiny else (190_000, 2_000, 240.0)
+    every, held = set(range(len(HPA28))), choices()[number - 1]
+    plain = ClassifySection(backbone=BACKBONE, precision="auto")
+    cells = [drawn_cells(ROOT, labelled, SEED + 10 * number + k, "varied", patterns=held) for k in (0, 1)]
+    truth, unseen = (part.targets[:, held] for part in cells)
+    found: dict[str, object] = {"held out": ", ".join(HPA28.classes[label] for label in held)}
+    without = _pretrained(f"without-{number}", sorted(every - set(held)), seen)
+    for name, path in (("20 patterns", without), ("28 patterns", _pretrained("all", sorted(every), seen))):
+        network, its = network_of(Pretrained.load(path))
+        features = [outputs(network, its, part.source)[0] for part in cells]
+        found[name] = mean_ap(unseen, probe(features[0], truth, cells[0].fields, features[1]))
+    texture = [texture_features(part.source.crops, GREEN) for part in cells]
+    found["texture"] = mean_ap(unseen, probe(texture[0], truth, cells[0].fields, texture[1]))
+    tuned = plain.model_copy(update={"pretrained": str(without)})
+    start = read_start(tuned, CHANNELS, [HPA28.classes[label] for label in held])
+    for name, section, its_start in (("from nothing", plain, None), ("20 patterns, fine-tuned", tuned, start)):
+        folder = ROOT / f"{name.replace(', ', '-').replace(' ', '-')}-{number}"
+        network, taken = train_network(cells[0], truth, section, seconds, folder, its_start)
+        found[name] = mean_ap(unseen, outputs(network, section, cells[1].source)[1])
+        found[f"seconds {name}"] = taken
+    _show(f"patterns-{number}", [found | {"chance": float(unseen.mean(axis=0).mean())}])
 
 
-def _pretrained(name: str, classes: list[int], seen: int) -> Pretrained:
+def _pretrained(name: str, classes: list[int], seen: int) -> Path:
+    """Train a backbone on some patterns unless that is done, and return the file of its weights."""
     settings = BackboneTraining(seen // 2, seen, BACKBONE)
     folder = ROOT / f"{name}-{seen}"
     train_backbone(folder, settings, partial(draw_crops, patterns=classes), threads=1, workers=1, held_out=512)
-    return Pretrained.load(folder / f"{BACKBONE}.safetensors")
+    return folder / f"{BACKBONE}.safetensors"
 
 
 def style(tiny: bool) -> None:
@@ -111,7 +113,7 @@ def style(tiny: bool) -> None:
             scores = probe(features[: len(part.images)], part.inherited, part.fields, unseen)
             rows.append(_row(name, size, "frozen", scores, test, truth))
             _show("style", rows)
-            fresh, taken = train_from_nothing(part, part.inherited, section, seconds, ROOT / f"nothing-{name}-{size}")
+            fresh, taken = train_network(part, part.inherited, section, seconds, ROOT / f"nothing-{name}-{size}")
             scores = outputs(fresh, section, test.source)[1].astype(np.float64)
             rows.append(_row(name, size, "from nothing", scores, test, truth) | {"seconds": taken})
             _show("style", rows)
@@ -141,7 +143,11 @@ def _real(tiny: bool) -> None:
     real(network, section, tiny, ROOT, SEED + 200)
 
 
-PARTS: Final[dict[str, Callable[[bool], None]]] = {"patterns": patterns, "style": style, "real": _real}
+PARTS: Final[dict[str, Callable[[bool], None]]] = {
+    **{f"patterns-{number}": partial(patterns, number=number) for number in (1, 2, 3)},
+    "style": style,
+    "real": _real,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

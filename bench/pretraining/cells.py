@@ -1,4 +1,4 @@
-"""Drawn cells in memory, features of a backbone on them, training from nothing, and linear probes."""
+"""Drawn cells in memory, features of a backbone on them, trainings, and linear probes."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ from classify.config import ClassifySection
 from classify.data.crops import CropArrays, CropLabels
 from classify.inference.evaluate import CropOutputs, predict_batches, sigmoid
 from classify.network.model import Network
-from classify.network.pretrained import Pretrained
+from classify.network.pretrained import Pretrained, Start
 from classify.training.fit import fit, remove_resume_files
 from crops.synthesize import read_labels, synthesize_crops
 from hpa.metrics import average_precision
 from hpa.vocabulary import HPA28
 
 DEVICE: Final = torch.device("cpu")
-_FOLD: Final = 0  # held out of a training from nothing: the last image, since there has to be one
+_FOLD: Final = 0  # held out of a training: the last image, since there has to be one
 _STRENGTHS: Final = (0.001, 0.01, 0.1)
 
 
@@ -97,12 +97,17 @@ def outputs(network: Network, section: ClassifySection, source: CropArrays) -> t
     return np.concatenate([out.features for out in found]), np.concatenate([sigmoid(out.logits) for out in found])
 
 
-def train_from_nothing(
-    cells: Cells, targets: NDArray[np.bool_], section: ClassifySection, seconds: float, folder: Path
+def train_network(
+    cells: Cells,
+    targets: NDArray[np.bool_],
+    section: ClassifySection,
+    seconds: float,
+    folder: Path,
+    start: Start | None = None,
 ) -> tuple[Network, float]:
     """Train a network for about some seconds of processor time, and return it with the seconds it took.
 
-    The number of epochs follows from the time of a first one.
+    It starts from random weights unless others are given. The number of epochs follows from the time of a first one.
     """
     n = len(cells.source)
     labels = CropLabels(
@@ -125,7 +130,7 @@ def train_from_nothing(
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         started = time.process_time()
-        found = fit(crops, section.model_copy(update={"epochs": epochs}), 0, _FOLD, place, DEVICE)
+        found = fit(crops, section.model_copy(update={"epochs": epochs}), 0, _FOLD, place, DEVICE, start=start)
         taken = time.process_time() - started
         network = Network(section, cells.source.crops.shape[1], targets.shape[1], *_levels(found))
         network.load_state_dict(found.state_dict)

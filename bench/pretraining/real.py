@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from bench.classification.real_images import real_proteins
-from bench.pretraining.cells import Cells, drawn_cells, outputs, probe, train_from_nothing
+from bench.pretraining.cells import Cells, drawn_cells, outputs, probe, train_network
 from bench.pretraining.texture import texture_features
 from bench.realism import steered
 from classify.config import ClassifySection
@@ -68,7 +68,7 @@ def real(network: Network, section: ClassifySection, tiny: bool, root: Path, see
     targets = targets & np.isin(np.arange(targets.shape[1]), _counted(targets))
     cut = windows(paths)
     train = green_only(drawn_cells(root, 200 if tiny else 5_600, seed, "atlas", size_px=_CROP_PX))
-    fresh, seconds = train_from_nothing(train, train.inherited, section, 1.0 if tiny else 300.0, root / "nothing-real")
+    fresh, seconds = train_network(train, train.inherited, section, 1.0 if tiny else 300.0, root / "nothing-real")
     print(f"from nothing: {seconds:.0f} s on {len(train.images):,} drawn cells with inherited labels")
     systems: dict[str, Scores] = {}
     features, probabilities = outputs(network, section, cut)
