@@ -93,7 +93,7 @@ def test_arcface_trains_the_whole_network_to_tell_antibodies_apart(tmp_path: Pat
         keys |= {"embedding_dim": 8, "triplet_weight": 0.0, "arcface_weight": weight, "arcface_scale": 8.0}
         work = make_work(tmp_path / str(weight), [i // 3 % 2 for i in range(18)], recipe={"classify": keys})
         images = read_images(work.images)
-        images["antibody"] = [f"antibody {i % 3}" for i in range(len(images))]
+        images["antibody"] = pd.Series([f"antibody {i % 3}" for i in range(len(images))], dtype=object)
         write_images(work.images, images, HPA28, work.data.channels)
         assert train(work) == 0
         assert predict(work, embeddings=True) == 0
