@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from classify.config import ClassifySection
 from classify.data.crops import select_channels
 from classify.inference.features import digest
-from classify.inference.predict import ScoredCrops, predict_fold
-from classify.inference.transfer import References, make_references, transfer_fold
+from classify.inference.predict import ScoredCrops, predict_fold, vector_names
+from classify.inference.transfer import NEIGHBOURS, References, make_references, transfer_fold
 from classify.models import (
     features_folder,
     read_labelled_crops,
@@ -192,20 +192,21 @@ def _predict_window(
     with computing(stage.computation, section) as resolved:
         models = models.with_precision(resolved)
         features = _features_of_models(models.checkpoints, resolved, scored, device, work, window)
-        parts = {
-            fold: predict_fold(
-                *(checkpoint, scored, stage.folder / f"fold-{fold}", device),
-                embeddings=embeddings,
-                features=features.get(fold),
-            )
-            for fold, checkpoint in models.checkpoints.items()
-        }
+        parts = {}
+        for fold, checkpoint in models.checkpoints.items():
+            own, names = stage.folder / f"fold-{fold}", vector_names(section)
+            # Neighbours are searched by vectors that come with the probabilities; features of frozen networks are kept.
+            transfers = fold in models.references and fold not in features and not (own / NEIGHBOURS).is_file()
+            vectors = names if embeddings else names[-1:] if transfers else ()
+            of_fold = features.get(fold)
+            parts[fold] = predict_fold(checkpoint, scored, own, device, vectors=vectors, features=of_fold)
         if models.are_own:
             _make_references(models, scored, device, features)
         transferred = [
             transfer_fold(
                 *(models.checkpoints[fold], scored, References.load(path), parts[fold]),
                 *(stage.folder / f"fold-{fold}", device, features.get(fold)),
+                keep_vectors=embeddings,
             )
             for fold, path in models.references.items()
         ]

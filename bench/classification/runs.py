@@ -21,7 +21,7 @@ from classify.config import ClassifySection
 from classify.data.crops import NO_FOLD, CropLabels, FeatureSource, FoldCrops, label_crops, select_channels
 from classify.data.normalisation import Statistics
 from classify.inference.features import FeatureRun, kept_features
-from classify.inference.predict import ScoredCrops, predict_fold
+from classify.inference.predict import ScoredCrops, predict_fold, vector_names
 from classify.network.checkpoint import Checkpoint
 from classify.network.model import Network, new_network
 from classify.network.start import read_start, start_path
@@ -136,7 +136,8 @@ def run(
         if job.section.trainable == "heads":
             features = _features(checkpoints[fold].network(device), job.section, checkpoints[fold].statistics, job)
         part = folder / ("predict-test" if test_only else "predict")
-        tables.append(predict_fold(checkpoints[fold], scored, part, device, embeddings=embeddings, features=features))
+        vectors = vector_names(job.section) if embeddings else ()
+        tables.append(predict_fold(checkpoints[fold], scored, part, device, vectors=vectors, features=features))
         folders.append(folder)
     pooling = trained_pooling(checkpoints)
     if job.section.objective == "cell":

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from classify.config import ClassifySection
 from classify.data.crops import CropArrays, CropLabels, CropSource, FeatureSource, blocks, select_channels
 from classify.data.normalisation import crop_levels
 from classify.inference.evaluate import BATCH, CropOutputs, predict_batches
@@ -24,7 +25,15 @@ CHUNK: Final = 64 * BATCH
 """Crops between two points to resume from; full batches, so that an interruption changes no bit."""
 
 KEYS: Final = "keys.parquet"
+"""File that names the rows of the vectors, written after them."""
+
 VECTORS: Final = ("features", "embedding")
+"""Vectors of crops that may be written beside their probabilities."""
+
+
+def vector_names(section: ClassifySection) -> tuple[str, ...]:
+    """Return the vectors that a model has, the one that neighbours are searched by last."""
+    return VECTORS if section.embedding_dim else VECTORS[:1]
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ def predict_fold(
     folder: Path,
     device: torch.device,
     *,
-    embeddings: bool = False,
+    vectors: Sequence[str] = (),
     features: NDArray[np.float32] | None = None,
 ) -> pd.DataFrame:
     """Score crops with the model of one fold, resuming an interrupted run.
@@ -72,10 +81,9 @@ def predict_fold(
         Folder of the parts: ``part-00000.parquet`` and so on.
     device
         Device to run on.
-    embeddings
-        Whether to write ``features.npy``, float32 (n, F), and, if the network has an embedding head,
-        ``embedding.npy``, float32 (n, D), to `folder` too. Their rows are those of ``keys.parquet``: image_id,
-        cell_label, fold, origin.
+    vectors
+        Vectors that are written to `folder` too, some of `vector_names`: ``features.npy``, float32 (n, F), and
+        ``embedding.npy``, float32 (n, D). Their rows are those of ``keys.parquet``: image_id, cell_label, fold, origin.
     features
         Features of all crops of the store, shape (n, F), if the model's backbone has been run over them already.
 
@@ -87,8 +95,7 @@ def predict_fold(
     """
     rows = scored_rows(scored.labels, checkpoint.fold)
     chunks = list(blocks(rows, CHUNK))
-    names = VECTORS if checkpoint.section.embedding_dim else VECTORS[:1]
-    wanted = [name for name in names if embeddings and not (folder / KEYS).is_file()]
+    wanted = [name for name in vectors if not (folder / KEYS).is_file()]
     missing = [i for i, chunk in enumerate(chunks) if not _is_done(folder, i, wanted, scored.labels, chunk)]
     with progress(f"predict fold {checkpoint.fold}", len(rows)) as advance:
         advance(len(rows) - sum(len(chunks[i]) for i in missing))

@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 from classify.data.crops import FeatureSource, blocks, select_channels
 from classify.data.normalisation import crop_levels
 from classify.inference.evaluate import predict_batches
-from classify.inference.predict import ScoredCrops, scored_rows
+from classify.inference.predict import KEYS, ScoredCrops, scored_rows, vector_names
 from classify.network.checkpoint import Checkpoint
 from classify.probabilities import class_columns
 from hpa.errors import UserError
 from hpa.work.files import atomic_write, first_line, write_parquet
 from hpa.work.mapping import read_part
+from hpa.work.progress import progress
+
+NEIGHBOURS: Final = "neighbours.parquet"
+"""File of a fold's transferred labels."""
 
 TEMPERATURE: Final = 0.07
 """Of the weights of neighbours, as in Wu et al. 2018, https://arxiv.org/abs/1805.01978."""
@@ -141,7 +145,7 @@ def make_references(
             f"expected crops of the images that the model of fold {checkpoint.fold} was trained on, to transfer labels"
             " from (classify.nearest_crops), found none"
         )
-    vectors = _vectors(checkpoint, scored, rows, device, features)
+    vectors = _vectors(checkpoint, scored, rows, device, features, f"labelled crops of fold {checkpoint.fold}")
     return References(vectors.astype(np.float16), labels.targets[rows], labels.known[rows])
 
 
@@ -153,6 +157,8 @@ def transfer_fold(
     folder: Path,
     device: torch.device,
     features: NDArray[np.float32] | None = None,
+    *,
+    keep_vectors: bool = False,
 ) -> pd.DataFrame:
     """Transfer the labels of a fold's training crops to the crops that its model scores.
 
@@ -167,26 +173,35 @@ def transfer_fold(
     table
         What `classify.inference.predict.predict_fold` returns for this model.
     folder
-        Folder of the fold, where the result is kept (``neighbours.parquet``).
+        Folder of the fold, where the result is kept (``neighbours.parquet``). If `predict_fold` has written the vectors
+        there, the network is not run over the crops again.
     device
         Device to run on.
     features
         As for `make_references`.
+    keep_vectors
+        Whether the vectors in `folder` are kept.
 
     Returns
     -------
     DataFrame
         The rows of `table` with the transferred labels as probabilities.
     """
-    path = folder / "neighbours.parquet"
+    path = folder / NEIGHBOURS
     kept = read_part(path)
     if kept is not None and kept[["image_id", "cell_label"]].equals(table[["image_id", "cell_label"]]):
         return kept
     rows = scored_rows(scored.labels, checkpoint.fold)
+    written = folder / f"{vector_names(checkpoint.section)[-1]}.npy"
+    if not len(rows):
+        queries = references.vectors[:0].astype(np.float32)
+    elif (folder / KEYS).is_file() and written.is_file():
+        queries = _unit(np.load(written, allow_pickle=False))
+    else:
+        name = f"neighbours of fold {checkpoint.fold}"
+        queries = _vectors(checkpoint, scored, rows, device, features, name)
     transferred = transfer_labels(
-        _vectors(checkpoint, scored, rows, device, features)
-        if len(rows)
-        else references.vectors[:0].astype(np.float32),
+        queries,
         references.vectors.astype(np.float32),
         references.targets,
         references.known,
@@ -195,6 +210,9 @@ def transfer_fold(
     own = table[["image_id", "cell_label", "fold", "origin"]]
     columns = class_columns(scored.vocabulary)
     result = pd.concat([own, pd.DataFrame(transferred, columns=columns, index=own.index)], axis=1)
+    if not keep_vectors:
+        (folder / KEYS).unlink(missing_ok=True)  # first: without it, they count as not written
+        written.unlink(missing_ok=True)
     write_parquet(path, result)
     return result
 
@@ -205,8 +223,9 @@ def _vectors(
     rows: NDArray[np.int64],
     device: torch.device,
     features: NDArray[np.float32] | None,
+    name: str,
 ) -> NDArray[np.float32]:
-    """Return the embeddings, or without any the features, of some crops, rows of unit length."""
+    """Return the embeddings, or without any the features, of some crops, rows of unit length; show their progress."""
     section, labels = checkpoint.section, scored.labels
     source, levels = select_channels(scored.source, section.channels, checkpoint.channels), None
     if features is not None:
@@ -214,7 +233,14 @@ def _vectors(
     else:
         levels = crop_levels(source, np.arange(len(labels.images)), labels, checkpoint.statistics, section.normalise)
     network = checkpoint.network(device)
-    batches = predict_batches(network, source, rows, section, device, levels)
-    found = np.concatenate([one.features if one.embeddings is None else one.embeddings for one in batches])
-    unit: NDArray[np.float32] = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.float32(1e-12))
+    found = []
+    with progress(name, len(rows)) as advance:
+        for one in predict_batches(network, source, rows, section, device, levels):
+            found.append(one.features if one.embeddings is None else one.embeddings)
+            advance(len(one.logits))
+    return _unit(np.concatenate(found))
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
     return unit

@@ -1,14 +1,22 @@
 """Labels of nearest crops against a naive loop, without leaks, and as scores that the last stage joins."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from classify.inference.transfer import TEMPERATURE, transfer_labels
+from classify.data.crops import CropSource
+from classify.inference.evaluate import CropOutputs, predict_batches
+from classify.inference.predict import ScoredCrops, predict_fold
+from classify.inference.transfer import TEMPERATURE, References, transfer_fold, transfer_labels
+from classify.models import read_labelled_crops, references_path
 from classify.network.checkpoint import Checkpoint
+from classify.network.model import Network
 from classify.prediction import predict
 from classify.probabilities import class_columns, read_probabilities
 from classify.run import train
@@ -73,6 +81,42 @@ def test_an_image_gets_no_label_of_its_own_fold(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(before[of_model_0], after[of_model_0])
     assert (after.loc[of_model_0, P[9]] == 0).all()
     assert (after.loc[~of_model_0, P[9]] > 0).any()
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+@pytest.mark.parametrize("embeddings", [False, True])
+@pytest.mark.parametrize("dim", [4, 0])
+def test_neighbours_are_those_of_vectors_computed_for_them_alone(
+    tmp_path: Path, dim: int, embeddings: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vectors of scored crops come from the run that scores them, and stay only if they were asked for."""
+    run_over: list[list[int]] = []
+
+    def spied(network: Network, source: CropSource, rows: NDArray[np.int64], *others: Any) -> Iterator[CropOutputs]:
+        run_over.append(rows.tolist())
+        return predict_batches(network, source, rows, *others)
+
+    monkeypatch.setattr("classify.inference.transfer.predict_batches", spied)
+    recipe = {"classify": RECIPE["classify"] | {"embedding_dim": dim}}
+    work = make_work(tmp_path / "work", FOLDS, recipe=recipe)
+    train(work)
+    predict(work, embeddings=embeddings)
+    found = _transferred(work)
+    store, labels = read_labelled_crops(work, "cells", work.data)
+    assert run_over == [labels.fold_crops(store, fold).training.tolist() for fold in (0, 1)]  # not over scored crops
+    for fold in (0, 1):
+        own, place = work.root / "classify" / "cells" / "predict" / f"fold-{fold}", tmp_path / f"alone-{fold}"
+        names = ("features.npy", "embedding.npy", "keys.parquet")
+        expected = {n for n in names if embeddings and (dim or n != "embedding.npy")}
+        assert {path.name for path in own.iterdir()} & set(names) == expected
+        checkpoint = Checkpoint.load(own.parents[1] / f"fold-{fold}" / "checkpoint.pt")
+        scored, device = ScoredCrops(store, labels, HPA28), torch.device("cpu")
+        table = predict_fold(checkpoint, scored, place, device)
+        references = References.load(references_path(work, "cells", fold))
+        alone = transfer_fold(checkpoint, scored, references, table, place, device)
+        of_fold = found[found["fold"] == fold].sort_values(["image_id", "cell_label"])
+        alone = alone.sort_values(["image_id", "cell_label"])
+        np.testing.assert_allclose(of_fold[P], alone[P], atol=1e-5)
 
 
 @pytest.mark.usefixtures("tiny_backbone")
