@@ -79,7 +79,8 @@ def patterns(tiny: bool, number: int) -> None:
         found[name] = mean_ap(unseen, probe(features[0], truth, cells[0].fields, features[1]))
     texture = [texture_features(part.source.crops, GREEN) for part in cells]
     found["texture"] = mean_ap(unseen, probe(texture[0], truth, cells[0].fields, texture[1]))
-    tuned = plain.model_copy(update={"pretrained": str(without)})
+    # One phase: the time of its first epoch says how many there are, as it does from nothing.
+    tuned = plain.model_copy(update={"pretrained": str(without), "phases": ()})
     start = read_start(tuned, CHANNELS, [HPA28.classes[label] for label in held])
     for name, section, its_start in (("from nothing", plain, None), ("20 patterns, fine-tuned", tuned, start)):
         folder = ROOT / f"{name.replace(', ', '-').replace(' ', '-')}-{number}"
