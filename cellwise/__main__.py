@@ -17,6 +17,9 @@ The stages of a run, which `cellwise run` calls in this order:
 """
 
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
 
 import aggregate.__main__
 import classify.__main__
@@ -24,6 +27,7 @@ import crops.__main__
 import hpa.__main__
 import pipeline.__main__
 import segment.__main__
+from cellwise import __version__
 from hpa.command import call, new_app
 
 app = new_app(__doc__)
@@ -37,6 +41,21 @@ for _name, _package, _summary in (
     ("pipeline", pipeline.__main__, "All stages in sequence; its verbs are also at the top."),
 ):
     app.add_typer(_package.app, name=_name, short_help=_summary)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cellwise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

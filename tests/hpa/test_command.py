@@ -1,10 +1,12 @@
 """The command lines: help that keeps its line breaks, and the same application under both spellings."""
 
+import tomllib
 from importlib import import_module
 
 import pytest
 
 from cellwise.__main__ import main as cellwise
+from tests.support.pages import ROOT
 
 PACKAGES = ("hpa", "segment", "crops", "classify", "aggregate", "pipeline")
 
@@ -30,6 +32,12 @@ def test_cellwise_offers_the_verbs_of_every_package(package: str, capsys: pytest
         if package == "pipeline":
             assert cellwise([verb, "--help"]) == 0
             assert f"Usage: cellwise {verb} " in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert cellwise(["--version"]) == 0
+    assert capsys.readouterr().out == f"cellwise {project['version']}\n"
 
 
 def test_unusable_input_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
