@@ -4,7 +4,10 @@ Pretraining and the atlas draw from one generator, so the gain on the atlas flat
 
 patterns-1, patterns-2, patterns-3
            backbones pretrained on 20 of the 28 patterns, with a tenth of the crops; linear probes and fine-tuning on
-           the other 8, three choices of these: against the same training from nothing, and texture features
+           the other 8, three choices of these, by the number of labelled cells: against the same training from
+           nothing, and texture features
+widths     ResNet18 of widths 32 to 64, each pretrained on 64,000 crops: macro F1 of new heads on the atlas of
+           `bench.classify`, and crops a second in a prediction
 style      cells drawn in a style outside all that was drawn in pretraining: heads on frozen features against training
            from nothing, by the number of training images; and the same in the style of the atlas
 real       real images of the protein (CELLWISE_REAL_DATA, ../shared/real): mean AUC over the classes that at least
@@ -36,6 +39,7 @@ from bench.pretraining.cells import (
 )
 from bench.pretraining.real import real
 from bench.pretraining.texture import texture_features
+from bench.pretraining.widths import widths
 from classify.config import ClassifySection, shipped_weights
 from classify.network.pretrained import Pretrained
 from classify.network.start import read_start
@@ -65,37 +69,56 @@ def choices() -> list[list[int]]:
 
 
 def patterns(tiny: bool, number: int) -> None:
-    """Compare linear probes and trainings on patterns that a backbone has not seen."""
-    seen, labelled, seconds = (256, 256, 1.0) if tiny else (190_000, 2_000, 240.0)
+    """Compare linear probes and trainings on patterns that a backbone has not seen, by the number of labelled cells."""
+    seen, sizes, seconds = (256, (128, 256), 1.0) if tiny else (190_000, (250, 500, 1_000, 2_000), 240.0)
     every, held = set(range(len(HPA28))), choices()[number - 1]
     plain = ClassifySection(backbone=BACKBONE, precision="auto")
-    cells = [drawn_cells(ROOT, labelled, SEED + 10 * number + k, "varied", patterns=held) for k in (0, 1)]
-    truth, unseen = (part.targets[:, held] for part in cells)
-    found: dict[str, object] = {"held out": ", ".join(HPA28.classes[label] for label in held)}
+    train, test = (drawn_cells(ROOT, sizes[-1], SEED + 10 * number + k, "varied", patterns=held) for k in (0, 1))
+    unseen = test.targets[:, held]
     without = _pretrained(f"without-{number}", sorted(every - set(held)), seen)
+    features: dict[str, list[NDArray[np.float32]]] = {}
     for name, path in (("20 patterns", without), ("28 patterns", _pretrained("all", sorted(every), seen))):
         network, its = network_of(Pretrained.load(path))
-        features = [outputs(network, its, part.source)[0] for part in cells]
-        found[name] = mean_ap(unseen, probe(features[0], truth, cells[0].fields, features[1]))
-    texture = [texture_features(part.source.crops, GREEN) for part in cells]
-    found["texture"] = mean_ap(unseen, probe(texture[0], truth, cells[0].fields, texture[1]))
+        features[name] = [outputs(network, its, part.source)[0] for part in (train, test)]
+    features["texture"] = [texture_features(part.source.crops, GREEN) for part in (train, test)]
     # One phase: the time of its first epoch says how many there are, as it does from nothing.
     tuned = plain.model_copy(update={"pretrained": str(without), "phases": ()})
     start = read_start(tuned, CHANNELS, [HPA28.classes[label] for label in held])
-    for name, section, its_start in (("from nothing", plain, None), ("20 patterns, fine-tuned", tuned, start)):
-        folder = ROOT / f"{name.replace(', ', '-').replace(' ', '-')}-{number}"
-        network, taken = train_network(cells[0], truth, section, seconds, folder, its_start)
-        found[name] = mean_ap(unseen, outputs(network, section, cells[1].source)[1])
-        found[f"seconds {name}"] = taken
-    _show(f"patterns-{number}", [found | {"chance": float(unseen.mean(axis=0).mean())}])
+    print("held out:", ", ".join(HPA28.classes[label] for label in held), flush=True)
+    rows: list[dict[str, object]] = []
+    for size in sizes:
+        part = train.first_images(int(train.images[size - 1]) + 1)
+        truth = part.targets[:, held]
+        row: dict[str, object] = {"labelled cells": len(truth)}
+        for name, (of_train, of_test) in features.items():
+            row[name] = mean_ap(unseen, probe(of_train[: len(truth)], truth, part.fields, of_test))
+        for name, section, its_start in (("from nothing", plain, None), ("20 patterns, fine-tuned", tuned, start)):
+            folder = ROOT / f"{name.replace(', ', '-').replace(' ', '-')}-{number}-{size}"
+            network, taken = train_network(part, truth, section, seconds, folder, its_start)
+            row[name] = mean_ap(unseen, outputs(network, section, test.source)[1])
+            row[f"seconds {name}"] = taken
+        rows.append(row | {"chance": float(unseen.mean(axis=0).mean())})
+        _show(f"patterns-{number}", rows)
 
 
-def _pretrained(name: str, classes: list[int], seen: int) -> Path:
+def _pretrained(name: str, classes: list[int], seen: int, backbone: str = BACKBONE) -> Path:
     """Train a backbone on some patterns unless that is done, and return the file of its weights."""
-    settings = BackboneTraining(seen // 2, seen, BACKBONE)
+    settings = BackboneTraining(seen // 2, seen, backbone)
     folder = ROOT / f"{name}-{seen}"
     train_backbone(folder, settings, partial(draw_crops, patterns=classes), threads=1, workers=1, held_out=512)
-    return folder / f"{BACKBONE}.safetensors"
+    return folder / f"{backbone}.safetensors"
+
+
+def _widths(tiny: bool) -> None:
+    """Compare widths of the backbone at equally many crops of pretraining."""
+
+    def pretrained(name: str) -> Path:
+        return _pretrained(f"width-{name}", list(range(len(HPA28))), 256 if tiny else 64_000, name)
+
+    rows: list[dict[str, object]] = []
+    for row in widths(tiny, pretrained):
+        rows.append(row)
+        _show("widths", rows)
 
 
 def style(tiny: bool) -> None:
@@ -124,6 +147,7 @@ def _row(
     style: str, size: int, system: str, scores: NDArray[np.float64], test: Cells, truth: NDArray[np.bool_]
 ) -> dict[str, object]:
     return {
+        "widths": _widths,
         "style": style,
         "training images": size,
         "system": system,
@@ -146,6 +170,7 @@ def _real(tiny: bool) -> None:
 
 PARTS: Final[dict[str, Callable[[bool], None]]] = {
     **{f"patterns-{number}": partial(patterns, number=number) for number in (1, 2, 3)},
+    "widths": _widths,
     "style": style,
     "real": _real,
 }
