@@ -123,7 +123,7 @@ def _widths(tiny: bool) -> None:
 
 def style(tiny: bool) -> None:
     """Compare heads on frozen features with training from nothing, in the style of the atlas and in another."""
-    sizes, per_image, seconds = ((16, 24), 12, 1.0) if tiny else ((100, 300, 1_000), 14, 300.0)
+    sizes, per_image, seconds = ((16, 24), 12, 1.0) if tiny else ((100, 300, 1_000, 3_000), 14, 300.0)
     section = ClassifySection(backbone=BACKBONE, precision="auto")
     network, its = network_of(shipped())
     rows: list[dict[str, object]] = []
@@ -147,7 +147,6 @@ def _row(
     style: str, size: int, system: str, scores: NDArray[np.float64], test: Cells, truth: NDArray[np.bool_]
 ) -> dict[str, object]:
     return {
-        "widths": _widths,
         "style": style,
         "training images": size,
         "system": system,
