@@ -5,9 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from pipeline.__main__ import main
-from pipeline.picture import _tiled
+from pipeline.picture import _draw_scale_bar, _tiled
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,17 @@ def test_tiles_fill_a_square_and_stay_whole(n: int, side: int) -> None:
         row, column = (k // side) * 9, (k % side) * 7
         assert (sheet[row : row + 7, column : column + 5] == (10 * k if k < n else 255)).all()
         assert (sheet[row + 7 : row + 9, column : column + 7] == 255).all()
+
+
+@pytest.mark.parametrize(("pixel_um", "unit"), [(0.0, "px"), (0.16, "µm"), (0.08, "µm")])
+def test_the_scale_bar_is_as_long_as_its_text_says(pixel_um: float, unit: str) -> None:
+    axes = Figure().subplots()
+    _draw_scale_bar(axes, (400, 512), pixel_um)
+    ((number, its_unit),) = [label.get_text().split() for label in axes.texts]
+    assert its_unit == unit
+    assert [line.get_color() for line in axes.lines] == ["black", "white"], "white on a black rim"
+    for line in axes.lines:
+        (left, right), (top, bottom) = np.array(line.get_xdata(), float), np.array(line.get_ydata(), float)
+        assert (right - left) * (pixel_um or 1) == pytest.approx(float(number))
+        assert 512 / 2 < left < right < 512
+        assert 400 / 2 < top == bottom < 400
