@@ -19,7 +19,6 @@ SHOWN: Final = 24
 
 _COLUMNS: Final = 6
 _TILE_PX: Final = 180
-_LINE: Final = 26  # letters above a crop
 
 
 def read_logs(folder: Path) -> dict[int, dict[int, pd.DataFrame]]:
@@ -100,8 +99,8 @@ def draw_hardest(
     for pixels, (_, sample) in zip(store.pixels(rows), hardest.iterrows(), strict=True):
         lines = [
             f"loss {sample['loss']:.2f}",
-            f"is {class_names(sample['truth'], vocabulary)}"[:_LINE],
-            f"says {class_names(sample['prediction'], vocabulary)}"[:_LINE],
+            f"is {class_names(sample['truth'], vocabulary)}",
+            f"says {class_names(sample['prediction'], vocabulary)}",
         ]
         tiles.append(titled(composite(pixels, channels), "\n".join(lines), _TILE_PX))
     save_tiles(tiles, _COLUMNS, path)

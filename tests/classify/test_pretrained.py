@@ -25,9 +25,11 @@ from classify.network.model import Network, new_network
 from classify.network.pretrained import FORMAT, Description, Pretrained
 from classify.network.start import read_start
 from classify.prediction import predict
+from classify.preparation import model_to_check
 from classify.probabilities import class_columns, read_probabilities
 from classify.run import train
 from classify.training.history import History
+from crops.config import CropsSection
 from crops.store import open_store
 from hpa.channels import CHANNELS
 from hpa.errors import UserError
@@ -411,3 +413,12 @@ def test_new_images_are_scored_with_features_of_their_own(file: Path, tmp_path: 
         neighbours(new)
     predict(work, embeddings=True, overwrite=True)
     assert main(["neighbours", str(work.root)]) == 0
+
+
+def test_a_model_to_check_is_one_of_a_work_folder(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"")
+    for start in ("none", "auto", "atlas", str(weights)):
+        assert model_to_check(ClassifySection(pretrained=start), CropsSection()) is None
+    with pytest.raises(UserError, match="expected"):
+        model_to_check(ClassifySection(pretrained=str(tmp_path)), CropsSection())
