@@ -41,6 +41,7 @@ def test_panels_name_their_class_and_the_classes_without_images(work: WorkFolder
         for row in rows:
             if row["support"]:
                 assert row["class"][:25] in text
+                assert (f"{row['class'][:25].rstrip()}…" in text) == (len(row["class"]) > 27), "only long names are cut"
                 assert f"n = {row['support']}, " in text
         absent = text[text.index("Without images:") :].replace("\n", " ")
         assert absent.count(",") + 1 >= sum(not row["support"] for row in rows)

@@ -4,6 +4,7 @@ import pytest
 
 from hpa.config import DataSection
 from hpa.errors import UserError
+from hpa.pictures import scale_bar
 from hpa.work.folder import WorkFolder
 
 
@@ -29,3 +30,10 @@ def test_missing_section_has_defaults_and_missing_recipe_is_an_error(tmp_path: P
     assert WorkFolder(tmp_path).data == DataSection()
     with pytest.raises(UserError, match="found no file"):
         WorkFolder(tmp_path / "none").section("data", DataSection)
+
+
+def test_scale_bars_are_in_pixels_unless_a_recipe_says_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    assert scale_bar(512, WorkFolder(tmp_path).data.pixel_um).text == "100 px"
+    (tmp_path / "recipe.toml").write_text("[data]\npixel_um = 0.08")
+    assert scale_bar(512, WorkFolder(tmp_path).data.pixel_um).text == "10 µm"
