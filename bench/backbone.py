@@ -6,7 +6,7 @@ patterns-1, patterns-2, patterns-3
            backbones pretrained on 20 of the 28 patterns, with a tenth of the crops; linear probes and fine-tuning on
            the other 8, three choices of these, by the number of labelled cells: against the same training from
            nothing, and texture features
-widths     ResNet18 of widths 32 to 64, each pretrained on 64,000 crops: macro F1 of new heads on the atlas of
+widths     ResNet18 of widths 32 to 64, each pretrained on 48,000 crops: macro F1 of new heads on the atlas of
            `bench.classify`, and crops a second in a prediction
 style      cells drawn in a style outside all that was drawn in pretraining: heads on frozen features against training
            from nothing, by the number of training images; and the same in the style of the atlas
@@ -113,7 +113,7 @@ def _widths(tiny: bool) -> None:
     """Compare widths of the backbone at equally many crops of pretraining."""
 
     def pretrained(name: str) -> Path:
-        return _pretrained(f"width-{name}", list(range(len(HPA28))), 256 if tiny else 64_000, name)
+        return _pretrained(f"width-{name}", list(range(len(HPA28))), 256 if tiny else 48_000, name)
 
     rows: list[dict[str, object]] = []
     for row in widths(tiny, pretrained):
