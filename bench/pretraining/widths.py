@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from bench.classification.runs import Job, Ran, image_probabilities, read, run
+from bench.classification.runs import Job, image_probabilities, read, run
 from bench.classification.scores import Truth, score
 from bench.classification.world import FULL, TINY, World
 from bench.pretraining.cells import DEVICE, network_of
@@ -52,7 +52,7 @@ def widths(tiny: bool, pretrained: Callable[[str], Path]) -> Iterator[dict[str, 
             taken.append(time.process_time() - started)
         found = []
         for seed in _SEEDS:
-            ran: Ran = run(Job(f"width-{name}", heads, cells, cells, seed))
+            ran = run(Job(f"width-{name}", heads, cells, cells, seed))
             found.append(vars(score(truth, cells[0], image_probabilities(ran), ran.table).score))
         yield {
             "backbone": name,
