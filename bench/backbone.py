@@ -6,8 +6,8 @@ patterns-1, patterns-2, patterns-3
            backbones pretrained on 20 of the 28 patterns, with a tenth of the crops; linear probes and fine-tuning on
            the other 8, three choices of these, by the number of labelled cells: against the same training from
            nothing, and texture features
-widths     ResNet18 of widths 32 to 64, each pretrained on 48,000 crops: macro F1 of new heads on the atlas of
-           `bench.classify`, and crops a second in a prediction
+widths     ResNet18 of widths 32 to 64, each pretrained on 48,000 crops, and of width 32 on 190,000: macro F1 of new
+           heads on the atlas of `bench.classify`, and crops a second in a prediction
 style      cells drawn in a style outside all that was drawn in pretraining: heads on frozen features against training
            from nothing, by the number of training images; and the same in the style of the atlas
 real       real images of the protein (CELLWISE_REAL_DATA, ../shared/real): mean AUC over the classes that at least
@@ -110,13 +110,13 @@ def _pretrained(name: str, classes: list[int], seen: int, backbone: str = BACKBO
 
 
 def _widths(tiny: bool) -> None:
-    """Compare widths of the backbone at equally many crops of pretraining."""
-
-    def pretrained(name: str) -> Path:
-        return _pretrained(f"width-{name}", list(range(len(HPA28))), 256 if tiny else 48_000, name)
-
+    """Compare backbones of several widths and equally many crops, and the narrowest with four times as many."""
+    backbones = (BACKBONE, "resnet18_w40", "resnet18_w48", "resnet18")[: 2 if tiny else None]
+    seen, more = (256, 256) if tiny else (48_000, 190_000)
+    every = list(range(len(HPA28)))
+    pretrained = [_pretrained(f"width-{name}", every, seen, name) for name in backbones]
     rows: list[dict[str, object]] = []
-    for row in widths(tiny, pretrained):
+    for row in widths(tiny, [*pretrained, _pretrained("all", every, more)]):
         rows.append(row)
         _show("widths", rows)
 

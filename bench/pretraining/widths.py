@@ -1,7 +1,7 @@
-"""ResNet18 of four widths, pretrained on equally many crops: macro F1 of new heads by the time of a prediction."""
+"""Pretrained backbones of several widths: macro F1 of new heads by the time of a prediction."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -15,19 +15,18 @@ from bench.pretraining.cells import DEVICE, network_of
 from classify.inference.evaluate import BATCH, predict_batches
 from classify.network.pretrained import Pretrained
 
-_BACKBONES: Final = ("resnet18_half", "resnet18_w40", "resnet18_w48", "resnet18")
 _SEEDS: Final = (0, 1, 2)
 
 
-def widths(tiny: bool, pretrained: Callable[[str], Path]) -> Iterator[dict[str, object]]:
+def widths(tiny: bool, pretrained: Iterable[Path]) -> Iterator[dict[str, object]]:
     """Score new heads on the frozen features of each backbone, and time the network.
 
     Parameters
     ----------
     tiny
-        Use a small atlas and two widths.
+        Use a small atlas.
     pretrained
-        Returns the file of the weights of a backbone.
+        Files of the weights, each in the folder of its pretraining.
 
     Yields
     ------
@@ -38,9 +37,8 @@ def widths(tiny: bool, pretrained: Callable[[str], Path]) -> Iterator[dict[str, 
     world = World.of(TINY if tiny else FULL)
     truth = Truth(world)
     cells = (world.work("cells", world.size.crop_px), "cells")
-    for name in _BACKBONES[:2] if tiny else _BACKBONES:
-        weights = pretrained(name)
-        heads = replace(world.size, backbone=name).heads(str(weights.resolve()))
+    for weights in pretrained:
+        heads = replace(world.size, backbone=weights.stem).heads(str(weights.resolve()))
         network, section = network_of(Pretrained.load(weights))
         source = read(*cells)[0]
         rows = np.resize(np.arange(len(source)), BATCH if tiny else 8 * BATCH)
@@ -52,10 +50,10 @@ def widths(tiny: bool, pretrained: Callable[[str], Path]) -> Iterator[dict[str, 
             taken.append(time.process_time() - started)
         found = []
         for seed in _SEEDS:
-            ran = run(Job(f"width-{name}", heads, cells, cells, seed))
+            ran = run(Job(f"frozen-{weights.parent.name}", heads, cells, cells, seed))
             found.append(vars(score(truth, cells[0], image_probabilities(ran), ran.table).score))
         yield {
-            "backbone": name,
+            "backbone": weights.parent.name,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "crops per second": len(rows) / min(taken),
             **{key: float(np.mean([one[key] for one in found])) for key in found[0]},
