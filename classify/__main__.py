@@ -253,6 +253,9 @@ def train_backbone(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the cells, the weights and the augmentation.")] = 0,
     backbone: Annotated[str, typer.Option(help="Name of the backbone.")] = "resnet18_half",
     size_px: Annotated[int, typer.Option(min=32, max=256, help="Side of the drawn crops.")] = 64,
+    start: Annotated[
+        str, typer.Option(help="Weights to go on from: `atlas`, the shipped ones, or a file. Take another seed.")
+    ] = "",
     threads: Threads = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that draw cells; 0 uses half as many as there are processors.")
@@ -266,9 +269,10 @@ def train_backbone(
     from hpa.work.folder import locked
     from hpa.work.processes import available_processors
 
-    settings = BackboneTraining(cells, crops_seen or 2 * cells, backbone, size_px, seed, minutes)
+    settings = BackboneTraining(cells, crops_seen or 2 * cells, backbone, size_px, seed, minutes, start)
     options = [f"--cells {cells}", f"--crops-seen {settings.crops_seen}", *([f"--minutes {minutes:g}"] * bool(minutes))]
     options += [f"--seed {seed}", f"--backbone {backbone}", f"--size-px {size_px}"]
+    options += [f"--start {start}"] * bool(start)
     with locked(out):
         record = run(
             out,

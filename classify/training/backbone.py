@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from math import cos, pi
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.optim import AdamW
 
-from classify.config import ClassifySection
+from classify.config import ClassifySection, shipped_weights
 from classify.data.normalisation import measure_mean_and_deviation
 from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import uses_bfloat16
@@ -64,6 +65,9 @@ class BackboneTraining:
         Seed of the cells, the weights and the augmentation.
     minutes
         Limit of time, 0 for none. The learning rate reaches 0 with the crops or with the time, whichever ends first.
+    start
+        Weights that the training goes on from: a file (`classify.network.pretrained`), "atlas" for the shipped ones,
+        none if empty. The training itself is the same, so draw other cells with another seed.
     """
 
     cells: int
@@ -72,6 +76,7 @@ class BackboneTraining:
     size_px: int = 64
     seed: int = 0
     minutes: float = 0.0
+    start: str = ""
 
     @property
     def section(self) -> ClassifySection:
@@ -126,20 +131,23 @@ def train_backbone(
     Raises
     ------
     UserError
-        If the folder has a training with other settings.
+        If the folder has a training with other settings, or the weights to start from are missing, damaged or of
+        another network.
     """
     result = out / f"{settings.backbone}.safetensors"
     _begin(out, settings, result)
     if result.is_file():
         content: dict[str, Any] = json.loads(result.with_suffix(".json").read_text())
         return content
+    begun_with = _read_start(settings)[1] if settings.start else {}
     with (
         computing_threads(threads),
         drawing(draw, out / "cells", settings.seed, settings.size_px, workers) as rounds,
     ):
         state = _Training(out, settings, rounds, held_out)
         state.run()
-        record = state.finish(result, {"threads": threads, "workers": workers, "command": command})
+        extra = {"threads": threads, "workers": workers, "command": command}
+        record = state.finish(result, extra | ({"begun_with": begun_with} if begun_with else {}))
     shutil.rmtree(out / "cells", ignore_errors=True)
     (out / RESUME).unlink(missing_ok=True)
     return record
@@ -158,6 +166,27 @@ def _begin(out: Path, settings: BackboneTraining, result: Path) -> None:
         raise UserError(f"expected a new folder, found {result}")
     else:
         write_json(path, wanted)
+
+
+def _read_start(settings: BackboneTraining) -> tuple[Pretrained, dict[str, Any]]:
+    """Return the weights that a training starts from, and what their record says of how they were made."""
+    path = shipped_weights(settings.backbone) if settings.start == "atlas" else Path(settings.start)
+    weights = Pretrained.load(path)
+    found = weights.description
+    for what, expected, has in (
+        ("of " + settings.backbone, settings.backbone, found.backbone),
+        ("for crops of four channels", list(CHANNELS), found.channels),
+        ("with heads of the 28 classes", list(HPA28.classes), found.classes),
+    ):
+        if has != expected:
+            raise UserError(f"expected weights {what} in {path}, found {has or 'none'}")
+    made: dict[str, Any] = {"sha256": sha256(path.read_bytes()).hexdigest()}
+    record = path.with_suffix(".json")
+    if record.is_file():
+        stored = json.loads(record.read_text())
+        kept = ("command", "cells_trained_on", "crops_trained_on", "seconds", "begun_with")
+        made |= {key: stored[key] for key in kept if key in stored}
+    return weights, made
 
 
 def learning_rate(progress: float) -> float:
@@ -248,9 +277,22 @@ class _Training:
         return float(np.mean(losses))
 
     def _start(self, cells: Cells) -> None:
-        """Make the network: deviations and class frequencies are those of the first round."""
+        """Make the network: deviations and class frequencies are those of the first round, or of where it starts."""
+        if self._settings.start:
+            weights = _read_start(self._settings)[0]
+            what = weights.description
+            self._network = _new_network(self._settings, what.mean, what.std, np.full(len(HPA28), 0.5))
+            self._network.load_state_dict(weights.state_dict, strict=False)
+            self._begin_steps()
+            first = {"round": 0, "crops_seen": 0, "seconds": self._elapsed(), "progress": 0.0}
+            self._history.append(first | {"mean_ap": self._score(self._averaged(), "all four")["mean_ap"]})
+            return
         mean, std = measure_mean_and_deviation(_Whole(cells), np.arange(len(cells)), "keep")
         self._network = _new_network(self._settings, mean.tolist(), std.tolist(), cells.targets.mean(axis=0))
+        self._begin_steps()
+
+    def _begin_steps(self) -> None:
+        assert self._network is not None
         self._average = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
         self._optimizer = _new_optimizer(self._network)
 

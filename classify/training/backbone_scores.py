@@ -70,6 +70,17 @@ def ap_per_class(probabilities: NDArray[np.float32], targets: NDArray[np.bool_])
     }
 
 
+def _begun_with(made: dict[str, Any]) -> str:
+    """Say how the weights were made that a training started from, first of all first."""
+    text = f"{_begun_with(made['begun_with'])}; " if "begun_with" in made else ""
+    if "command" not in made:
+        return text + f"weights of unknown origin, SHA-256 {made['sha256'][:12]}"
+    return text + (
+        f"weights of `{made['command']}`: {made['cells_trained_on']:,} drawn cells, {made['crops_trained_on']:,} varied"
+        f" crops, {made['seconds']:,.0f} seconds"
+    )
+
+
 def model_card(record: dict[str, Any], highest_rate: float, weight_decay: float) -> str:
     """Return the model card of a backbone as Markdown, from the record of its training."""
     rows = {
@@ -77,6 +88,7 @@ def model_card(record: dict[str, Any], highest_rate: float, weight_decay: float)
         "data": f"{record['cells_trained_on']:,} drawn cells at {record['size_px']} px with their true labels"
         " (`crops.synthesize`, seeds of a stream of its own), seen as"
         f" {record['crops_trained_on']:,} varied crops; no real image",
+        **({"begun with": _begun_with(record["begun_with"])} if "begun_with" in record else {}),
         "loss": "focal loss of the 28 classes of HPA, gamma 2",
         "augmentation": "half standard, half strong; half of the crops without some of the reference channels; some"
         " with dim or black surroundings; an eighth of the batches enlarged 1.5 or 2 times",
