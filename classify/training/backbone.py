@@ -135,11 +135,11 @@ def train_backbone(
         another network.
     """
     result = out / f"{settings.backbone}.safetensors"
-    _begin(out, settings, result)
+    begun_with = _read_start(settings)[1] if settings.start else {}
+    _begin(out, asdict(settings) | {"start_sha256": begun_with.get("sha256", "")}, result)
     if result.is_file():
         content: dict[str, Any] = json.loads(result.with_suffix(".json").read_text())
         return content
-    begun_with = _read_start(settings)[1] if settings.start else {}
     with (
         computing_threads(threads),
         drawing(draw, out / "cells", settings.seed, settings.size_px, workers) as rounds,
@@ -153,8 +153,8 @@ def train_backbone(
     return record
 
 
-def _begin(out: Path, settings: BackboneTraining, result: Path) -> None:
-    path, wanted = out / _SETTINGS, asdict(settings)
+def _begin(out: Path, wanted: dict[str, Any], result: Path) -> None:
+    path = out / _SETTINGS
     if path.is_file():
         found = json.loads(path.read_text())
         if changed := [key for key in wanted if found.get(key) != wanted[key]]:

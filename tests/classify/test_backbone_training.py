@@ -1,6 +1,7 @@
 """Pretraining on drawn cells: it learns, resumes to the same weights, and writes files that say what they are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,60 @@ def test_pretraining_learns_which_class_is_which(tmp_path: Path) -> None:
     assert trained > max(untrained, 0.5) + 0.05
     absent = [k for k in range(28) if k % 3]
     assert predict(network, cells)[:, absent].max() < 0.2
+
+
+def test_a_training_goes_on_from_given_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a rate of 0 only the running statistics of norms may change, and `cnn3` has none."""
+    first = _train(tmp_path / "first")
+    start = tmp_path / "first" / "cnn3.safetensors"
+    settings = replace(SETTINGS, seed=1, start=str(start))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "learning_rate", lambda _: 0.0)
+        record = _train(tmp_path / "still", settings)
+    assert (tmp_path / "still" / "cnn3.safetensors").read_bytes() == start.read_bytes()
+    assert record["history"][0]["crops_seen"] == 0
+    assert record["begun_with"]["crops_trained_on"] == first["crops_trained_on"]
+    again = _train(tmp_path / "again", replace(settings, start=str(tmp_path / "still" / "cnn3.safetensors")))
+    assert again["begun_with"]["begun_with"] == record["begun_with"], "the whole way is on record"
+    assert (tmp_path / "again" / "cnn3.safetensors").read_bytes() != start.read_bytes(), "it learns"
+    card = (tmp_path / "again" / "cnn3.md").read_text()
+    assert card.count("96 drawn cells") == 3
+    assert card.count("160 varied crops") == 3
+
+
+def test_a_killed_training_from_given_weights_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _train(tmp_path / "first")
+    settings = replace(SETTINGS, seed=1, start=str(tmp_path / "first" / "cnn3.safetensors"))
+    expected = _train(tmp_path / "whole", settings)
+    close = training._Training._close_round
+
+    def killed(run: Any, number: int, loss: float) -> None:
+        close(run, number, loss)
+        raise _KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Training, "_close_round", killed)
+        with pytest.raises(_KilledError):
+            _train(tmp_path / "killed", settings)
+    record = _train(tmp_path / "killed", settings)
+    files = [tmp_path / name / "cnn3.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    scores = [[row["mean_ap"] for row in one["history"]] for one in (expected, record)]
+    assert scores[0] == scores[1]
+
+
+def test_weights_of_another_network_are_no_start(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a file of pretrained weights, found no file"):
+        _train(tmp_path / "none", replace(SETTINGS, start=str(tmp_path / "none.safetensors")))
+    with pytest.raises(UserError, match="found no file"):
+        _train(tmp_path / "unshipped", replace(SETTINGS, start="atlas"))
+    _train(tmp_path / "first")
+    settings = replace(SETTINGS, backbone="resnet18_half", start=str(tmp_path / "first" / "cnn3.safetensors"))
+    with pytest.raises(UserError, match=r"expected weights of resnet18_half in .*, found cnn3"):
+        _train(tmp_path / "other", settings)
+    _train(tmp_path / "other")  # a mistaken start leaves nothing behind
 
 
 def test_limited_time_ends_a_pretraining(tmp_path: Path) -> None:
