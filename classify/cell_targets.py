@@ -65,7 +65,8 @@ def read_cell_targets(path: Path) -> pd.DataFrame:
     """
     table = read_parquet(path, "python -m pipeline relabel")
     if "target" in table:
-        table["target"] = [tuple(target) for target in table["target"]]
+        targets = [tuple(target) for target in table["target"]]
+        table["target"] = pd.Series(targets, index=table.index, dtype=object)  # a column of floats if there are no rows
     return check_table(table, _SCHEMA, path)
 
 

@@ -1,6 +1,7 @@
 """Pseudo-labels of cells: against a naive loop, and what is trained on them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from classify.cell_targets import read_cell_targets, train_on_cells, write_cell_targets
+from classify.data.crops import FoldCrops
 from classify.prediction import predict
 from classify.probabilities import KEY, class_columns, read_probabilities, write_probabilities
 from classify.run import train
@@ -94,13 +96,16 @@ def test_labels_of_a_fold_do_not_reach_the_model_that_is_scored_on_it(tmp_path: 
     assert not np.allclose(others[0][class_columns(HPA28)], others[1][class_columns(HPA28)]), "labels do matter"
 
 
-def test_only_training_crops_get_labels_of_cells(tmp_path: Path) -> None:
-    crops = bright_fold()
-    vocabulary = HPA28
+def _of_all_classes(crops: FoldCrops) -> FoldCrops:
+    """Return crops of three classes as crops of all 28."""
     hot = np.zeros((len(crops.labels.targets), 28), dtype=bool)
     hot[:, :3] = crops.labels.targets
-    labels = crops.labels.__class__(**{**crops.labels.__dict__, "targets": hot, "known": np.ones_like(hot)})
-    crops = crops.__class__(crops.source, labels, crops.training, crops.validation)
+    return replace(crops, labels=replace(crops.labels, targets=hot, known=np.ones_like(hot)))
+
+
+def test_only_training_crops_get_labels_of_cells(tmp_path: Path) -> None:
+    crops, vocabulary = _of_all_classes(bright_fold()), HPA28
+    labels, hot = crops.labels, crops.labels.targets
     rows = [0, 5, int(crops.validation[0])]
     keys = {"image_id": labels.image_ids[rows].astype(str), "cell_label": labels.cell_labels[rows].astype(np.int32)}
     table = pd.concat(
@@ -117,6 +122,18 @@ def test_only_training_crops_get_labels_of_cells(tmp_path: Path) -> None:
     assert not changed[5].any()
     others = np.setdiff1d(np.arange(len(hot)), rows[:2])
     np.testing.assert_array_equal(changed[others], hot[others])
+
+
+def test_a_round_may_change_no_cell(tmp_path: Path) -> None:
+    """With a share of 0 each cell keeps all classes of its image, and the second models train on these."""
+    work = make_work(tmp_path / "work", ["aggregate.cell_share=0"])
+    table = label_cells(work, work.root / "classify" / "cells" / "probabilities.parquet")
+    assert len(table) == 0
+    write_cell_targets(tmp_path / "cell_labels.parquet", table)
+    read = read_cell_targets(tmp_path / "cell_labels.parquet")
+    crops = _of_all_classes(bright_fold())
+    after = train_on_cells(crops, read, 0, HPA28)
+    np.testing.assert_array_equal(after.labels.targets, crops.labels.targets)
 
 
 def test_mistakes_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
