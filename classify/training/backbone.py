@@ -135,7 +135,7 @@ def train_backbone(
         another network.
     """
     result = out / f"{settings.backbone}.safetensors"
-    begun_with = _read_start(settings)[1] if settings.start else {}
+    start, begun_with = _read_start(settings) if settings.start else (None, {})
     _begin(out, asdict(settings) | {"start_sha256": begun_with.get("sha256", "")}, result)
     if result.is_file():
         content: dict[str, Any] = json.loads(result.with_suffix(".json").read_text())
@@ -144,7 +144,7 @@ def train_backbone(
         computing_threads(threads),
         drawing(draw, out / "cells", settings.seed, settings.size_px, workers) as rounds,
     ):
-        state = _Training(out, settings, rounds, held_out)
+        state = _Training(out, settings, rounds, held_out, start)
         state.run()
         extra = {"threads": threads, "workers": workers, "command": command}
         record = state.finish(result, extra | ({"begun_with": begun_with} if begun_with else {}))
@@ -181,11 +181,12 @@ def _read_start(settings: BackboneTraining) -> tuple[Pretrained, dict[str, Any]]
         if has != expected:
             raise UserError(f"expected weights {what} in {path}, found {has or 'none'}")
     made: dict[str, Any] = {"sha256": sha256(path.read_bytes()).hexdigest()}
-    record = path.with_suffix(".json")
-    if record.is_file():
-        stored = json.loads(record.read_text())
-        kept = ("command", "cells_trained_on", "crops_trained_on", "seconds", "begun_with")
-        made |= {key: stored[key] for key in kept if key in stored}
+    needed = ("command", "cells_trained_on", "crops_trained_on", "seconds")
+    try:
+        record = json.loads(path.with_suffix(".json").read_text())
+        made |= {key: record[key] for key in (*needed, *(["begun_with"] * ("begun_with" in record)))}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # weights can do without a record; the model card then calls their origin unknown
     return weights, made
 
 
@@ -214,13 +215,18 @@ class _Training:
         The drawn cells.
     held_out
         Number of cells that are only scored.
+    start
+        Weights to start from, None for random ones.
     """
 
-    def __init__(self, out: Path, settings: BackboneTraining, rounds: Rounds, held_out: int) -> None:
+    def __init__(
+        self, out: Path, settings: BackboneTraining, rounds: Rounds, held_out: int, start: Pretrained | None
+    ) -> None:
         self._out = out
         self._settings = settings
         self._rounds = rounds
         self._held_out = held_out
+        self._from = start
         self._bfloat16 = uses_bfloat16("auto", torch.device("cpu"), settings.backbone)
         self._history: list[dict[str, float]] = []
         self._seconds = 0.0  # of earlier runs
@@ -278,11 +284,10 @@ class _Training:
 
     def _start(self, cells: Cells) -> None:
         """Make the network: deviations and class frequencies are those of the first round, or of where it starts."""
-        if self._settings.start:
-            weights = _read_start(self._settings)[0]
-            what = weights.description
+        if self._from:
+            what = self._from.description
             self._network = _new_network(self._settings, what.mean, what.std, np.full(len(HPA28), 0.5))
-            self._network.load_state_dict(weights.state_dict, strict=False)
+            self._network.load_state_dict(self._from.state_dict, strict=False)
             self._begin_steps()
             first = {"round": 0, "crops_seen": 0, "seconds": self._elapsed(), "progress": 0.0}
             self._history.append(first | {"mean_ap": self._score(self._averaged(), "all four")["mean_ap"]})

@@ -129,6 +129,10 @@ def test_a_training_goes_on_from_given_weights(tmp_path: Path, monkeypatch: pyte
     card = (tmp_path / "again" / "cnn3.md").read_text()
     assert card.count("96 drawn cells") == 3
     assert card.count("160 varied crops") == 3
+    start.with_suffix(".json").write_text('{"command": "edited by hand"}')
+    other = _train(tmp_path / "other", settings)
+    assert list(other["begun_with"]) == ["sha256"], "of what is left of a record nothing is taken"
+    assert "weights of unknown origin" in (tmp_path / "other" / "cnn3.md").read_text()
 
 
 def test_a_killed_training_from_given_weights_goes_on_to_the_same_weights(
