@@ -100,11 +100,11 @@ def evaluate(
         groups_column=groups_column,
         resamples=bootstrap,
     )
-    print_summary(metrics, str(predictions))
+    print_summary(metrics, str(predictions), rows=metrics["rows"])
     if metrics["unscored"]:
         print(f"{metrics['unscored']} predictions have no label and are not scored")
     if metrics["unpredicted"]:
-        print(f"{metrics['unpredicted']} labelled images have no prediction and are not scored")
+        print(f"{metrics['unpredicted']} labelled {metrics['rows']} have no prediction and are not scored")
     if out:
         write_json(out, metrics)
 
@@ -123,7 +123,7 @@ def cells(
     from hpa.work.folder import open_work
 
     metrics = evaluate_cells(open_work(work), truth, resamples=bootstrap)
-    print_summary(metrics, f"{metrics['images']} of the {metrics['labelled']} labelled cells")
+    print_summary(metrics, f"{metrics['images']} of the {metrics['labelled']} labelled cells", rows="cells")
     if out:
         write_json(out, metrics)
 

@@ -15,8 +15,8 @@ from crops.image import cut_cells, in_source_values
 from crops.measure import find_cells
 from crops.store import CropStore, open_store
 from hpa.channels import CHANNELS, Channel
-from hpa.config import DataSection
-from hpa.pixels import BIT_DEPTHS, depth_of, expand_to_16_bits
+from hpa.config import DataSection, parse_section
+from hpa.pixels import BIT_DEPTHS, MAX_LABELS, depth_of, expand_to_16_bits
 from hpa.work.folder import open_work
 from pipeline.recipe import Recipe
 from segment.masks import Masks
@@ -55,7 +55,9 @@ def segment(
     Raises
     ------
     ValueError
-        If the image does not fit the channel names.
+        If the image does not fit the channel names, or the diameter is not above 0.
+    ImageError
+        If the image is smaller than 16 px in height or width.
     UserError
         If a channel, the network or the device is not available.
 
@@ -73,6 +75,8 @@ def segment(
     from segment.run import find_diameter_px
 
     section, names = (recipe or Recipe()).segment, _check_channels(image, channel_names)
+    if diameter_px is not None and not diameter_px > 0:
+        raise ValueError(f"expected a diameter_px above 0, or None, found {diameter_px}")
     inputs = channels_to_read(section, DataSection(channels=names))
     planes = image[[names.index(channel) for channel in channels_of(inputs)]]
     shape, device = (image.shape[1], image.shape[2]), resolve_device(device)
@@ -154,6 +158,8 @@ def crop(
     ------
     ValueError
         If image, masks and channel names do not fit each other.
+    UserError
+        If `size_px` is not what a recipe may say.
 
     Examples
     --------
@@ -171,12 +177,14 @@ def crop(
     """
     names, section = _check_channels(image, channel_names), (recipe or Recipe()).crops
     if size_px is not None:
-        section = section.model_copy(update={"size_px": size_px})
+        section = parse_section(CropsSection, "crops", section.model_dump() | {"size_px": size_px})
     for name, labels in (("cells", masks.cells), ("nuclei", masks.nuclei)):
         if labels.shape != image.shape[1:]:
             raise ValueError(f"expected {name} of the image's size {image.shape[1:]}, found {labels.shape}")
-    regions = find_cells(masks.cells.astype(np.uint16, copy=False))
-    cut, columns, dropped = cut_cells(_to_8_bit(image, section, bit_depth), regions, masks.nuclei, section, names)
+        if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0 or labels.max(initial=0) > MAX_LABELS:
+            raise ValueError(f"expected {name} as integers from 0 to {MAX_LABELS}, found {labels.dtype} or others")
+    cells, nuclei = (labels.astype(np.uint16, copy=False) for labels in (masks.cells, masks.nuclei))
+    cut, columns, dropped = cut_cells(_to_8_bit(image, section, bit_depth), find_cells(cells), nuclei, section, names)
     table = pd.DataFrame({"image_id": image_id} | columns, index=range(len(cut.crops)))
     return Crops(cut.crops, cut.masks, table, pd.DataFrame(dropped), names)
 
@@ -222,6 +230,10 @@ def _check_channels(image: NDArray[Any], channel_names: Sequence[str]) -> tuple[
             f"expected an image of shape ({len(channel_names)}, H, W), uint8 or uint16, "
             f"found shape {image.shape}, {image.dtype}"
         )
+    if not image.size:
+        raise ValueError(f"expected an image with pixels, found shape {image.shape}")
     if unknown := [name for name in channel_names if name not in CHANNELS]:
         raise ValueError(f"expected channel names among {', '.join(CHANNELS)}, found {unknown[0]!r}")
+    if len(set(channel_names)) < len(channel_names):
+        raise ValueError(f"expected every channel name once, found {', '.join(channel_names)}")
     return cast(tuple[Channel, ...], tuple(channel_names))

@@ -56,6 +56,8 @@ def image_predictions(probabilities: pd.DataFrame, thresholds: str | Path | Arra
     0        a  (Nucleoplasm,)            0.7
     """
     vocabulary = _find_vocabulary(probabilities)
+    if probabilities.empty:
+        raise UserError("expected probabilities of at least one image, found an empty table")
     known = _as_thresholds(thresholds, vocabulary)
     section = known.section
     if section.pooling == "trained" or section.min_quality or len(known.decision.weights) > 1:

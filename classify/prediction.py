@@ -295,12 +295,13 @@ def _check_fits(checkpoint: Checkpoint, path: Path, data: DataSection, store: Cr
     section = checkpoint.section
     # A convolutional network trained on random crops accepts other sizes too.
     trained_px = store.shape[1] if section.random_crop != "none" else checkpoint.size_px
-    pairs = {
+    pairs: dict[str, tuple[object, object]] = {
         "vocabulary": (checkpoint.vocabulary, data.classes.name),
         "classes": (checkpoint.classes, list(data.classes.classes)),
         "channels": (checkpoint.channels, list(data.channels)),
-        "crop size in px": (trained_px, store.shape[1]),
     }
+    if len(store):  # the store of images of which none could be read has no size
+        pairs["crop size in px"] = (trained_px, store.shape[1])
     for what, (trained, given) in pairs.items():
         if trained != given:
             raise UserError(f"expected the {what} that {path} was trained with ({trained}), found {given}")

@@ -19,6 +19,7 @@ from crops.store import CropStore, open_store
 from hpa.channels import Channel
 from hpa.errors import UserError
 from hpa.images import read_images
+from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder
 
 ExportFormat = Literal["anndata", "webdataset", "png"]
@@ -26,6 +27,10 @@ ExportFormat = Literal["anndata", "webdataset", "png"]
 UNKNOWN: Final = "unknown"
 """Name of the PNG folder for crops whose image has no known class."""
 
+RECORD: Final = "export.json"
+"""File in an exported folder that says what was exported, and that it may be replaced."""
+
+_ANNDATA_SUFFIX: Final = ".h5sc"
 _BLOCK: Final = 256
 _PER_TAR: Final = 4096
 
@@ -54,7 +59,7 @@ def export_crops(
     outside_cell
         What to do with the pixels outside each crop's own cell.
     overwrite
-        Replace an existing file or folder.
+        Replace an earlier export; nothing else is ever replaced.
 
     Returns
     -------
@@ -64,21 +69,24 @@ def export_crops(
     Raises
     ------
     UserError
-        If there is no finished store, or `out` exists and `overwrite` is false.
+        If there is no finished store, or `out` exists and `overwrite` is false or it is no earlier export.
     """
     store = open_store(work, window)
     out = out or work.root / "export" / (
-        f"{window}.h5sc" if export_format == "anndata" else f"{window}-{export_format}"
+        f"{window}{_ANNDATA_SUFFIX}" if export_format == "anndata" else f"{window}-{export_format}"
     )
-    if out.exists() and not overwrite:
-        raise UserError(f"expected a new place for the export, found {out}; --overwrite replaces it")
+    out = out.absolute()
+    if out.exists():
+        _check_replaceable(out, export_format)
+        if not overwrite:
+            raise UserError(f"expected a new place for the export, found {out}; --overwrite replaces it")
     crops, channels = join_image_labels(work, store), work.data.channels
     if export_format == "anndata":
         from crops.h5sc import write_h5sc
 
         write_h5sc(store, crops, channels, out, outside_cell)
         return out
-    with _new_folder(out) as folder:
+    with _new_folder(out, {"work": str(work.root.absolute()), "window": window, "format": export_format}) as folder:
         if export_format == "webdataset":
             write_tars(store, crops, folder, window, outside_cell)
         else:
@@ -193,13 +201,26 @@ def _to_python(value: Any) -> Any:
     return item()
 
 
+def _check_replaceable(out: Path, export_format: ExportFormat) -> None:
+    """Check that what is to be replaced is an earlier export, not a folder or file of something else."""
+    if export_format == "anndata":
+        if out.is_dir() or out.suffix != _ANNDATA_SUFFIX:
+            raise UserError(f"expected an earlier export, a file {_ANNDATA_SUFFIX}, to replace, found {out}")
+    elif not out.is_dir() or (any(out.iterdir()) and not (out / RECORD).is_file()):
+        raise UserError(f"expected an earlier export, a folder with {RECORD}, to replace, found {out}")
+
+
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which is renamed to `out` when it is complete."""
+def _new_folder(out: Path, record: dict[str, Any]) -> Iterator[Path]:
+    """Yield a folder to fill, which is renamed to `out` when it is complete, and removed if it cannot be."""
     unfinished = out.with_name(f"{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    yield unfinished
-    if out.is_dir():
-        shutil.rmtree(out)
-    unfinished.rename(out)
+    try:
+        yield unfinished
+        write_json(unfinished / RECORD, record)
+        if out.is_dir():
+            shutil.rmtree(out)
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

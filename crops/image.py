@@ -169,8 +169,8 @@ def _read_masks(context: Context, image: Mapping[Any, Any], planes: Planes) -> t
         or len(cells.labels) != image["n_cells"]
     ):
         raise ImageError(
-            "expected the mask that segment/masks.parquet describes, found another; "
-            f"rerun `python -m segment run {context.work.root} --overwrite`"
+            "expected the mask that segment/masks.parquet describes, found another; rerun `python -m segment run "
+            f"{context.work.root} --overwrite`, or `import` a copy of the masks if you have edited them"
         )
     return cells, nuclei
 

@@ -11,11 +11,11 @@ from crops.image import REASON, Columns, Context, cut_image
 from crops.shards import ShardWriter, open_masks, open_pixels, remove_shard, shard_bytes
 from crops.table import COLUMNS, write_crops
 from hpa.channels import Channel
-from hpa.errors import ImageError, UserError
+from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.work.cluster import check_cluster
 from hpa.work.folder import WorkFolder
-from hpa.work.mapping import FAILURE, Chunk
+from hpa.work.mapping import FAILURE, Chunk, failure_reason
 from hpa.work.processes import available_processors
 from hpa.work.stage import begin
 from segment.masks import masks_path, read_masks
@@ -179,8 +179,11 @@ def _process(context: Context, chunk: Chunk) -> pd.DataFrame:
             image_id = np.array([image["image_id"]], dtype=object)
             try:
                 cut, columns, gone = cut_image(context, image)
-            except ImageError as error:
-                failed.append({"image_id": image_id, FAILURE: np.array([str(error)], dtype=object)})
+            except UserError:
+                raise
+            except Exception as error:  # whatever the image makes a library raise
+                reason = np.array([failure_reason(error, "cut")], dtype=object)
+                failed.append({"image_id": image_id, FAILURE: reason})
                 continue
             n = len(cut.crops)
             rows = np.arange(shard.n, shard.n + n, dtype=np.int32)

@@ -219,7 +219,10 @@ def _open_frames(folder: Path, index: int) -> OpenShard:
     n_bytes = int(np.prod(shape))
 
     def fetch(row: int, out: NDArray[np.uint8]) -> None:
-        crop = codec.decompress(frames[offsets[row] : offsets[row + 1]], n_bytes)
+        try:
+            crop = codec.decompress(frames[offsets[row] : offsets[row + 1]], n_bytes)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, first_line(error)) from None
         out[...] = np.frombuffer(crop, dtype=np.uint8).reshape(shape)
 
     return OpenShard(shape, len(offsets) - 1, fetch)

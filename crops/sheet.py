@@ -142,7 +142,7 @@ def _dropped(work: WorkFolder, store: CropStore) -> dict[str, list[Picture]]:
         for image_id, label in zip(chosen["image_id"], chosen["cell_label"], strict=True):
             try:
                 tiles.append(_cut_one(work, images.loc[image_id], str(image_id), int(label), section))
-            except ImageError:  # the image or mask is missing since the run
+            except ImageError:  # the image or mask is gone, or another one, since the run
                 continue
         lines[f"dropped as {reason}: {len(cells)} cells"] = tiles
     return lines
@@ -151,7 +151,10 @@ def _dropped(work: WorkFolder, store: CropStore) -> dict[str, list[Picture]]:
 def _cut_one(work: WorkFolder, image: pd.Series, image_id: str, label: int, section: CropsSection) -> Picture:
     channels = work.data.channels
     planes = to_8_bit(read_channels(image.to_dict(), channels), section).pixels
-    cells = find_cells(read_mask(work, image_id))
+    mask = read_mask(work, image_id)
+    cells = find_cells(mask)
     cell = cells.select(cells.labels == label)
+    if mask.shape != planes.shape[1:] or not len(cell.labels):
+        raise ImageError(f"expected cell {label} in a mask of the image's size, found another mask")
     cut = cut_windows(planes, cell.image, cell.labels, around_cells(cell.boxes, section), section.size_px)
     return tile(cut.crops[0], cut.masks[0], channels, _name(image_id, label))

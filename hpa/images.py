@@ -59,7 +59,10 @@ def check_id(image_id: str) -> str:
         other than letters, digits, ``_ . + -`` and blanks.
     """
     if not _ID.fullmatch(image_id):
-        raise UserError(f"expected image ids of letters, digits and '_.+- ', found {image_id!r}")
+        raise UserError(
+            f"expected image ids of at most 200 letters, digits and '_.+- ' that begin with a letter, digit or _, "
+            f"found {image_id!r}"
+        )
     return image_id
 
 

@@ -217,7 +217,7 @@ def checksum(path: Path) -> int:
 def _attributes(path: Path) -> Mapping[str, Any]:
     """Return the attributes of a group: of version 3 in zarr.json, there below ``ome``; of version 2 in .zattrs."""
     if (path / "zarr.json").is_file():
-        attributes = _read_json(path / "zarr.json").get("attributes", {})
+        attributes = _mapping(_read_json(path / "zarr.json").get("attributes"))
         return _mapping(attributes.get("ome", attributes))
     return _read_json(path / ".zattrs")
 

@@ -24,7 +24,7 @@ from hpa.pictures import check_figure, save_figure
 from hpa.pixels import read_label_image
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import Vocabulary
-from hpa.work.files import read_parquet, write_csv
+from hpa.work.files import read_csv, read_parquet, write_csv
 from hpa.work.folder import WorkFolder, open_work
 from hpa.work.stage import check_as_written, read_stage_record
 from pipeline.truth import join_matched, read_true_cells
@@ -113,8 +113,10 @@ def compare(roots: Sequence[Path], *, truth: Path | None = None, resamples: int 
     UserError
         If a folder is not finished, or the runs have different classes or labels, or no image in common.
     """
-    if len(set(roots)) < len(roots):
-        raise UserError(f"expected different work folders to compare, found {roots[0]} twice")
+    places = [root.resolve() for root in roots]
+    if repeated := [root for place, root in zip(places, roots, strict=True) if places.count(place) > 1]:
+        raise UserError(f"expected different work folders to compare, found {repeated[0]} twice")
+    known = _read_truth(truth) if truth else None
     names = [root.resolve().name for root in roots]
     names = [str(root) if names.count(name) > 1 else name for root, name in zip(roots, names, strict=True)]
     runs = [_read(name, root) for name, root in zip(names, roots, strict=True)]
@@ -126,8 +128,8 @@ def compare(roots: Sequence[Path], *, truth: Path | None = None, resamples: int 
     scored = _common(runs, vocabulary)
     seed = runs[0].work.data.seed
     levels = [_level("images, out of fold", *_of_images(runs, scored, vocabulary), resamples, seed)]
-    if truth:
-        test = _test_images(runs, truth, vocabulary)
+    if truth and known is not None:
+        test = _test_images(runs, known, vocabulary)
         if len(test):
             levels.append(_level("test images", *_of_images(runs, test, vocabulary), resamples, seed))
         cells = _of_cells(runs, truth, pd.concat([scored, test]), vocabulary) if _all_predict_cells(runs) else None
@@ -190,9 +192,13 @@ def _labels(pair: tuple[Any, Any]) -> tuple[list[int], list[int]]:
     return sorted(pair[0]), sorted(pair[1])
 
 
-def _test_images(runs: Sequence[Run], truth: Path, vocabulary: Vocabulary) -> pd.DataFrame:
+def _read_truth(truth: Path) -> pd.DataFrame:
+    """Return the true labels of the images of the synthetic atlas, by image_id."""
+    return read_csv(truth / "images.csv", ("image_id", "target")).set_index("image_id")
+
+
+def _test_images(runs: Sequence[Run], known: pd.DataFrame, vocabulary: Vocabulary) -> pd.DataFrame:
     """Return the test images that all runs scored, with their true labels, each group an antibody or an image."""
-    known = pd.read_csv(truth / "images.csv", dtype=str, keep_default_na=False).set_index("image_id")
     table = runs[0].images[runs[0].images["split"] == "test"]
     for run in runs[1:]:
         table = table[table.index.isin(run.images.index)]

@@ -21,7 +21,7 @@ from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.near_duplicates import SimilarImages, find_similar
 from hpa.work.files import write_csv
 from hpa.work.folder import WorkFolder, locked
-from pipeline.recipe import Recipe, check_recipe, write_recipe
+from pipeline.recipe import Recipe, check_recipe, read_recipe, write_recipe
 
 
 def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int = 0, workers: int = 0) -> WorkFolder:
@@ -48,10 +48,7 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
     work = WorkFolder(root)
     if work.recipe.exists():
         raise UserError(f"expected a new work folder, found one initialised at {root}")
-    if not is_text(str(root)):
-        raise UserError(f"expected a work folder with a name in UTF-8, found {str(root)!r}")
-    if any(os.path.realpath(source.path) == os.path.realpath(root) for source in parse_sources(data)):
-        raise UserError(f"expected a work folder apart from the data, found the data folder {root}")
+    _check_place(root, data)
     recipe = _with_vocabulary(data, recipe)
     check_recipe(recipe)
     images, conflicts = _index(data, recipe.data)
@@ -76,6 +73,13 @@ def init(root: Path, data: Sequence[str | Path], recipe: Recipe, *, limit: int =
     return work
 
 
+def _check_place(root: Path, data: Sequence[str | Path]) -> None:
+    if not is_text(str(root)):
+        raise UserError(f"expected a work folder with a name in UTF-8, found {str(root)!r}")
+    if any(os.path.realpath(source.path) == os.path.realpath(root) for source in parse_sources(data)):
+        raise UserError(f"expected a work folder apart from the data, found the data folder {root}")
+
+
 def init_apply(
     root: Path, data: Sequence[str | Path], recipe: Recipe, naming: Mapping[str, object] | None = None
 ) -> WorkFolder:
@@ -93,9 +97,10 @@ def init_apply(
     Raises
     ------
     UserError
-        If the data lack a channel of the trained run, or the folder was made of other images.
+        If the data lack a channel of the trained run, or the folder was made of other images or by another recipe.
     """
     work = WorkFolder(root)
+    _check_place(root, data)
     # The new images may come from another camera.
     own: dict[str, object] = {"layout": "auto", "source_layouts": {}, "train_only": (), "bit_depth": 0, "pixel_um": 0}
     own |= {"pattern": "", "file_channels": {}}
@@ -111,13 +116,16 @@ def init_apply(
                 f"found no image with {channel} in {', '.join(map(str, data))}"
             )
     with locked(root):
-        if work.recipe.exists():
-            earlier = read_images(work.images)
-            if list(earlier["image_id"]) != list(images["image_id"]):
-                raise UserError(f"expected a new folder or one made of {data[0]}, found {root} made of other images")
-            return work
         recipe = _with_pixel_size(images, recipe.model_copy(update={"data": section}))
         images, recipe = _with_bit_depth(images, recipe)
+        if work.recipe.exists():
+            files = ["image_id", *(f"{what}_{channel}" for channel in section.channels for what in ("path", "bytes"))]
+            earlier = read_images(work.images)[files]
+            if not earlier.astype(str).equals(images[files].astype(str).reset_index(drop=True)):
+                raise UserError(f"expected a new folder or one made of {data[0]}, found {root} made of other images")
+            if read_recipe(work.recipe) != recipe:
+                raise UserError(f"expected a new folder or one made with this model, found {root} with another recipe")
+            return work
         _commit(work, images, np.arange(len(images), dtype=np.int32), recipe)
     return work
 

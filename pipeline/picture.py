@@ -14,7 +14,7 @@ from aggregate.cell_labels import read_cells
 from classify.probabilities import class_columns
 from crops.store import apply_outside_cell, open_store
 from hpa.channels import STAINS
-from hpa.errors import UserError
+from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.pictures import Color, Picture, composite, outlined, save_figure, scale_bar
 from hpa.pixels import read_channels
@@ -61,11 +61,15 @@ def draw_journey(work: WorkFolder, image_id: str, out: Path) -> None:
         raise UserError(f"expected the id of an image with cells in {work.root}, found {image_id!r}")
     cells = cells[cells["image_id"] == image_id]
     row = read_images(work.images).set_index("image_id", drop=False).loc[image_id].to_dict()
-    planes = read_channels(row, channels)
+    try:
+        planes = read_channels(row, channels)
+        nuclei, mask = read_nuclei(work, image_id), read_mask(work, image_id)
+    except ImageError as error:
+        raise UserError(f"expected a readable image and masks of {image_id}, found: {error}") from None
     # Together the cells of an image have the classes of the image.
     predicted = tuple(sorted({c for text in cells["predicted"] for c in vocabulary.parse(text)}))
     picture = composite(planes, channels)
-    outlines = outlined(outlined(picture, read_nuclei(work, image_id), _NUCLEUS), read_mask(work, image_id), _CELL)
+    outlines = outlined(outlined(picture, nuclei, _NUCLEUS), mask, _CELL)
     shown = _likeliest_cells(cells, predicted, vocabulary)
     store = open_store(work, "cells")
     rows = store.rows_of(image_id)

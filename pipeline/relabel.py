@@ -15,6 +15,7 @@ from crops.config import CropsSection
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.splitting.folds import read_folds
+from hpa.work.files import read_parquet
 from hpa.work.folder import WorkFolder, locked, open_work
 from pipeline.recipe import read_recipe
 from pipeline.share import init_from, second_recipe
@@ -54,6 +55,9 @@ def relabel(
     old = open_work(first)
     if "cells" not in old.section("crops", CropsSection).train_windows:
         raise UserError(f"expected a run that trains on cells to relabel, found other windows in {old.recipe}")
+    read_parquet(first / "aggregate" / "images.parquet", f"python -m pipeline run {first}", columns=["image_id"])
+    if not len(read_folds(old.folds)):
+        raise UserError(f"expected a run with labels to relabel, found no labelled train image in {first}")
     keys = (*settings, 'classify.labels="cells"')
     if (root / "recipe.toml").exists():
         if read_recipe(root / "recipe.toml") != second_recipe(old, root, None, keys):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpa.errors import UserError
 from hpa.work.folder import locked, open_work
-from pipeline.recipe import format_value, read_recipe
+from pipeline.recipe import check_recipe, format_value, read_recipe
 from pipeline.share import init_from, second_recipe
 from pipeline.stages import run_stages
 
@@ -80,9 +80,16 @@ def sweep(
     """
     first = open_work(root)
     folder = out or root.with_name(f"{root.name}-sweep")
-    points = {folder / _name(settings): settings for settings in parse_variations(variations)}
+    all_settings = parse_variations(variations)
+    points = {folder / _name(settings): settings for settings in all_settings}
+    if len(points) < len(all_settings):
+        raise UserError(
+            "expected values that give folders of different names, found two of the same; sweep them apart, each into"
+            " its own --out"
+        )
     for place, settings in points.items():  # an unusable value shows before anything runs
         wanted = second_recipe(first, place, None, settings)
+        check_recipe(wanted)
         if (place / "recipe.toml").exists() and read_recipe(place / "recipe.toml") != wanted:
             raise UserError(
                 f"expected {place} to have the recipe of {root} with {', '.join(settings)}, found another; remove"

@@ -16,7 +16,7 @@ from classify.probabilities import class_columns
 from hpa.channels import STAINS
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
-from hpa.pixels import read_channels, write_label_image
+from hpa.pixels import read_channels, read_label_image, write_label_image
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import atomic_write
 from hpa.work.folder import WorkFolder
@@ -45,7 +45,7 @@ class Layer:
     arguments: Mapping[str, Any]
 
 
-def layers(work: WorkFolder, image_id: str) -> list[Layer]:
+def layers(work: WorkFolder, image_id: str, corrected: Path | None = None) -> list[Layer]:
     """Return the layers of an image: its channels, its nuclei and cells, and the classes of each cell.
 
     Stages that have not run leave out their layers. The layer of the cells has one row of features per cell: its
@@ -57,6 +57,8 @@ def layers(work: WorkFolder, image_id: str) -> list[Layer]:
         The work folder.
     image_id
         One of its images.
+    corrected
+        Folder of corrected masks (`start_corrections`); where it has one of the image, this replaces that of the run.
 
     Raises
     ------
@@ -78,13 +80,16 @@ def layers(work: WorkFolder, image_id: str) -> list[Layer]:
         if not masks_path(work).is_file():
             return found
         nuclei, cells = read_nuclei(work, image_id), read_mask(work, image_id)
+        if corrected is not None and (corrected / f"{image_id}.png").exists():
+            cells = read_label_image(corrected / f"{image_id}.png")
     except ImageError as error:
         raise UserError(f"expected a readable image and masks of {image_id}, found: {error}") from None
     found.append(Layer("labels", nuclei, {"name": "nuclei", "visible": False}))
     if not (work.root / "aggregate" / "cells.parquet").is_file():
         return [*found, Layer("labels", cells, {"name": CELLS})]
     table = read_cells(work)
-    features = cell_features(table[table["image_id"] == image_id], work.data.classes)
+    own = (table["image_id"] == image_id) & table["cell_label"].isin(np.unique(cells))
+    features = cell_features(table[own], work.data.classes)
     found.append(Layer("labels", cells, {"name": CELLS, "features": features}))
     if len(features):
         places = np.array([np.argwhere(cells == label).mean(axis=0) for label in features["index"]])
@@ -171,9 +176,6 @@ def view(work: WorkFolder, image_id: str, corrected: Path | None = None) -> None
     UserError
         If napari is missing or cannot open a window.
     """
-    shown = layers(work, image_id)
-    if corrected is not None:
-        start_corrections(work, corrected)
     if (
         not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"))
         and os.name == "posix"
@@ -183,6 +185,9 @@ def view(work: WorkFolder, image_id: str, corrected: Path | None = None) -> None
         import napari
     except ImportError:
         raise UserError("expected napari (pip install 'cellwise[napari]'), found none") from None
+    if corrected is not None:
+        start_corrections(work, corrected)
+    shown = layers(work, image_id, corrected)
     viewer = napari.Viewer(title=f"{image_id} of {work.root.name}")
     added = add_layers(viewer, shown, work.data.pixel_um)
     napari.run()

@@ -139,7 +139,7 @@ def distill(
 @app.command()
 def score(
     masks: Annotated[Path, typer.Argument(help="Folder of predicted label images <id>.png.")],
-    reference: Annotated[Path, typer.Argument(help="Folder of reference label images <id>_mask.png or <id>.png.")],
+    reference: Annotated[Path, typer.Argument(help="Folder of reference label images <id>_mask.png, .tif or .npy.")],
 ) -> None:
     """Score label images against reference label images."""
     from segment.score import score_folders

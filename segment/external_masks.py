@@ -15,7 +15,7 @@ from hpa.pixels import MAX_LABELS, read_plane
 from hpa.work.files import read_regular
 from segment.postprocess.labels import Labels
 
-_CELL_ENDINGS: Final = ("", "_mask", "_masks", "_cp_masks", "_cellmask", "_predictedmask", "_seg")
+_CELL_ENDINGS: Final = ("_mask", "_masks", "_cp_masks", "_cellmask", "_predictedmask", "_seg", "")
 _NUCLEUS_ENDINGS: Final = ("_nuclei", "_nucleimask")
 _SUFFIXES: Final = (".png", ".tif", ".tiff", ".npy")
 _SEG: Final = "_seg.npy"  # written by Cellpose: a pickled dictionary
@@ -33,6 +33,15 @@ class ExternalMasks:
 
     files: dict[str, Path]
 
+    def image_ids(self) -> list[str]:
+        """Return the ids of the images that have a file of cells, by the names of the files."""
+        ids = set()
+        for name in self.files:
+            if not name.endswith(_NUCLEUS_ENDINGS):
+                ending = max((end for end in _CELL_ENDINGS if name.endswith(end)), key=len)
+                ids.add(name.removesuffix(ending))
+        return sorted(ids)
+
     def cells_path(self, image_id: str) -> Path | None:
         """Return the file of an image's cells, or None if there is none."""
         return self._first(image_id, _CELL_ENDINGS)
@@ -48,9 +57,10 @@ class ExternalMasks:
 def find_external_masks(folder: Path) -> ExternalMasks:
     """List the label images of a folder.
 
-    The file of an image's cells is named ``<id>``, ``<id>_mask``, ``<id>_masks``, ``<id>_cp_masks``,
-    ``<id>_cellmask``, ``<id>_predictedmask`` or ``<id>_seg``, that of its nuclei ``<id>_nuclei`` or
-    ``<id>_nucleimask``. The format is PNG, TIFF or NPY. If there are several, the first in this order is used.
+    The file of an image's cells is named ``<id>_mask``, ``<id>_masks``, ``<id>_cp_masks``, ``<id>_cellmask``,
+    ``<id>_predictedmask``, ``<id>_seg`` or ``<id>``, that of its nuclei ``<id>_nuclei`` or ``<id>_nucleimask``. The
+    format is PNG, TIFF or NPY. If there are several, the first in this order is used: Cellpose saves masks beside the
+    image, which is ``<id>``.
 
     Raises
     ------
@@ -58,9 +68,10 @@ def find_external_masks(folder: Path) -> ExternalMasks:
         If the folder has no such file.
     """
     files: dict[str, Path] = {}
+    paths = sorted(path for path in folder.glob("*.*") if path.is_file())
     for suffix in _SUFFIXES:
-        for path in sorted(folder.glob(f"*{suffix}")):
-            if path.is_file():
+        for path in paths:
+            if path.suffix.lower() == suffix:
                 files.setdefault(path.stem, path)
     if not files:
         raise UserError(f"expected label images <id>_mask.png, .tif or .npy in {folder}, found none")

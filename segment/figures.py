@@ -125,7 +125,8 @@ def _write_histograms(path: Path, masks: pd.DataFrame, run: str) -> None:
     figure.suptitle(f"Cells of {run}, {len(masks):,} images".replace("$", r"\$"), x=0.01, ha="left", fontsize=11)
     left, right = figure.subplots(1, 2)
     max_cells = int(masks["n_cells"].max()) if len(masks) else 0
-    left.hist(masks["n_cells"], bins=np.arange(-0.5, max(max_cells, 1) + 1, max(1, max_cells // 40)), color="tab:blue")
+    step = max(1, max_cells // 40)
+    left.hist(masks["n_cells"], bins=np.arange(-0.5, max(max_cells, 1) + step + 0.5, step), color="tab:blue")
     for axis in (left.xaxis, left.yaxis, right.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="cells in an image", ylabel="images", title=f"{masks['n_cells'].sum():,} cells")

@@ -9,6 +9,7 @@ from hpa.errors import ImageError, UserError
 from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE
 from hpa.work.records import STRICT, read_record
+from hpa.work.stage import read_stage_record
 from segment.config import SegmentSection
 from segment.figures import write_figures
 from segment.inference.preprocess import NetworkInput, channels_of
@@ -90,6 +91,11 @@ def conclude(work: WorkFolder, images: pd.DataFrame, parts: pd.DataFrame, channe
         "cells": int(masks["n_cells"].sum()),
         "channels": list(channels),
     }
+
+
+def is_imported(work: WorkFolder) -> bool:
+    """Return whether the import of masks, if that is what the stage did, has come to its end."""
+    return read_stage_record(stage_folder(work)).state == "done"
 
 
 def imported_from(work: WorkFolder) -> str:

@@ -16,7 +16,7 @@ from hpa.work.cluster import check_cluster
 from hpa.work.device import default_workers, one_thread, resolve_device
 from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder
-from hpa.work.mapping import FAILURE, Chunk, discard
+from hpa.work.mapping import FAILURE, Chunk, discard, failure_reason
 from hpa.work.records import read_record
 from hpa.work.stage import begin
 from segment.config import SegmentSection
@@ -32,7 +32,7 @@ from segment.masks import COLUMNS, MASKS, Masks, has_masks, read_masks, stage_fo
 from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import COMPACT, check_weights
 from segment.postprocess.decode import decode
-from segment.results import conclude, imported_from, write_image
+from segment.results import conclude, imported_from, is_imported, write_image
 
 _GROUP: Final = 8  # images whose tiles fill batches together; a larger group only holds more memory
 
@@ -79,6 +79,11 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
     """
     data, section = work.data, work.section("segment", SegmentSection)
     if not overwrite and (source := imported_from(work)):
+        if not is_imported(work):
+            raise UserError(
+                f"expected the masks imported from {source}, found an import that has not finished; complete it with "
+                f"`python -m segment import {work.root} --masks {source}`, or segment the images with --overwrite"
+            )
         print(f"segment: keeping the masks imported from {source}; --overwrite segments the images instead")
         failed = len(read_images(work.images)) - len(read_masks(work))
         return int(failed > data.max_failures)
@@ -143,7 +148,7 @@ def _segment(
         raise
     except Exception as error:  # whatever the image makes the network or its libraries raise
         if len(images) == 1:
-            yield _reason(error)
+            yield failure_reason(error, "segmented")
             return
         for image in images:  # find out which of them it was
             yield from _segment([image], network, section, device)
@@ -152,14 +157,7 @@ def _segment(
         try:
             yield decode(output, image.planes[NUCLEUS_PLANE], section, image.shape)
         except Exception as error:
-            yield _reason(error)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ImageError):
-        return str(error)
-    first_line = (str(error).strip().splitlines() or [""])[0]
-    return f"the image cannot be segmented ({type(error).__name__}: {first_line})"
+            yield failure_reason(error, "segmented")
 
 
 def _find_diameters(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hpa.errors import ImageError, UserError
 from hpa.pixels import read_plane
+from segment.external_masks import find_external_masks, read_external_mask
 from segment.network.cellpose import average_precision, mask_ious
 
 Labels = NDArray[np.integer[Any]]
@@ -26,7 +27,6 @@ Labels = NDArray[np.integer[Any]]
 THRESHOLDS: Final = (0.5, 0.75, 0.9)
 """IoU thresholds at which scores are reported."""
 
-_MASK: Final = "_mask"
 _RESAMPLES: Final = 2000
 
 
@@ -213,7 +213,8 @@ def score_folders(masks: Path, reference: Path) -> str:
     masks
         Folder of predicted label images ``<id>.png``.
     reference
-        Folder of reference label images ``<id>_mask.png`` or ``<id>.png``; each needs a prediction of the same size.
+        Folder of reference label images (`segment.external_masks.find_external_masks`); each needs a prediction of the
+        same size.
 
     Returns
     -------
@@ -225,20 +226,18 @@ def score_folders(masks: Path, reference: Path) -> str:
     UserError
         If a folder has no label images, a prediction is missing, or sizes differ.
     """
-    references = {path.stem.removesuffix(_MASK): path for path in sorted(reference.glob("*.png"))}
-    if not references:
-        raise UserError(f"expected label images <id>{_MASK}.png or <id>.png in {reference}, found none")
-    triples = []
-    for image_id, path in references.items():
+    references = find_external_masks(reference)
+    triples: list[tuple[str, Labels, Labels]] = []
+    for image_id in references.image_ids():
+        path = references.cells_path(image_id)
+        assert path is not None
         try:
-            triples.append((image_id, read_plane(masks / f"{image_id}.png"), read_plane(path)))
+            found = read_plane(masks / f"{image_id}.png")
+            triples.append((image_id, found, read_external_mask(path, (found.shape[0], found.shape[1]))))
         except ImageError as error:
             raise UserError(
                 f"expected a label image of {image_id} in {masks} and in {reference}, found: {error}"
             ) from None
-        found, wanted = (labels.shape for labels in triples[-1][1:])
-        if found != wanted:
-            raise UserError(f"expected label images of one size for {image_id}, found {found} and {wanted}")
     scores = score_images(triples)
     precisions = scores.pivot(index="image_id", columns="iou", values="ap").add_prefix("AP@")
     counts = scores[scores["iou"] == scores["iou"].min()].set_index("image_id")[["tp", "fp", "fn"]]

@@ -52,8 +52,8 @@ def evaluate_images(
     -------
     dict
         As returned by `aggregate.scoring.metrics.summary`, where images counts cells if the tables are of cells, with
-        unscored, the number of predictions without a label, and unpredicted, the number of labels without a prediction;
-        neither are scored.
+        rows, "images" or "cells", unscored, the number of predictions without a label, and unpredicted, the number of
+        labels without a prediction; neither are scored.
 
     Raises
     ------
@@ -75,7 +75,11 @@ def evaluate_images(
     hot = vocabulary.multi_hot(predicted[key] for key in targets)
     classes = class_table(labels, hot, vocabulary)
     metrics = summary(labels, hot, classes, over=over, resamples=resamples, seed=seed)
-    return metrics | {"unscored": len(predicted.keys() - targets.keys()), "unpredicted": len(unpredicted)}
+    return metrics | {
+        "rows": _kind(targets),
+        "unscored": len(predicted.keys() - targets.keys()),
+        "unpredicted": len(unpredicted),
+    }
 
 
 def _kind(targets: Mapping[tuple[str, int], tuple[int, ...]]) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from aggregate.external.tables import parse_labels
+from aggregate.external.tables import cell_labels, parse_labels
 from aggregate.submission.kaggle2021 import COLUMNS, check_cells
 from hpa.errors import ImageError, UserError
 from hpa.images import check_ids
@@ -181,8 +181,12 @@ def _true_cells(path: Path) -> dict[str, CellsOfImage]:
 
 def _labelled_cells(path: Path, masks: Path, vocabulary: Vocabulary) -> dict[str, CellsOfImage]:
     """Read true cells from a table of labels and a folder of label images."""
-    table = read_csv_or_parquet(path, ["image_id", "cell_label", "target"]).astype(str)
+    table = read_csv_or_parquet(path, ["image_id", "cell_label", "target"])
+    table = table.assign(image_id=table["image_id"].astype(str), cell_label=cell_labels(table, path))
     check_ids(list(dict.fromkeys(table["image_id"])), str(path))
+    if (repeated := table.duplicated(["image_id", "cell_label"])).any():
+        row = table[repeated].iloc[0]
+        raise UserError(f"expected every cell once in {path}, found cell {row.cell_label} of {row.image_id} twice")
     convert = converter(vocabulary, HPA19)
     cells = {}
     for image_id, own in table.groupby("image_id", sort=False):
@@ -190,10 +194,10 @@ def _labelled_cells(path: Path, masks: Path, vocabulary: Vocabulary) -> dict[str
         encoded, targets = [], np.zeros((len(own), len(HPA19)), dtype=bool)
         for k, (cell, text) in enumerate(zip(own["cell_label"], own["target"], strict=True)):
             where = f"{path}, image {image_id}, cell {cell}"
-            mask = labels == int(cell) if cell.isdecimal() and int(cell) > 0 else np.zeros(labels.shape, dtype=bool)
-            if not mask.any():
+            mask = labels == cell
+            if cell <= 0 or not mask.any():
                 raise UserError(f"expected a cell_label of the label image, found none ({where})")
-            target = parse_labels(text, vocabulary, where) if text.strip() else ()
+            target = parse_labels(text, vocabulary, where)
             classes = convert(target).target if target else (HPA19.index(NEGATIVE),)
             targets[k, list(classes)] = True
             encoded.append(coco.encode(np.asfortranarray(mask, dtype=np.uint8)))

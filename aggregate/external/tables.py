@@ -1,6 +1,7 @@
 """Read tables of labels, groups, scores and thresholds, in the forms common in the field."""
 
 from collections.abc import Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ def find_vocabulary(text: str) -> Vocabulary:
     """
     if text in VOCABULARIES:
         return VOCABULARIES[text]
-    if text.isdigit() and 0 < int(text) <= 10_000:
+    if text.isascii() and text.isdigit() and 0 < int(text) <= 10_000:
         return Vocabulary(f"{text} classes", tuple(str(c) for c in range(int(text))))
     raise UserError(f"expected a vocabulary ({', '.join(VOCABULARIES)}) or a number of classes, found {text!r}")
 
@@ -65,7 +66,8 @@ def read_label_table(
         The classes.
     truth
         If the table has both, take the column of targets rather than that of predictions. Of ``aggregate/images.csv``,
-        only the images with out-of-fold predictions count then: the labels of the others are unknown.
+        only the images with out-of-fold predictions count then: the labels of the others are unknown. Images for which
+        it has no decision do not count as predictions.
     column
         The column of labels; empty looks for its usual names.
 
@@ -82,6 +84,9 @@ def read_label_table(
     table = read_csv_or_parquet(path)
     if truth and {"origin", "labels"} <= set(table.columns):
         table = table[table["origin"] == "oof"]
+    elif not truth and {"origin", "predicted"} <= set(table.columns):
+        # Without a class and by the prior: an image that every model was trained on, for which nothing was decided.
+        table = table[(table["origin"] != "prior") | (table["predicted"].fillna("") != "")]
     if CELL_COLUMN in table.columns:
         ids, cells = first_column(table, ID_COLUMNS, path), cell_labels(table, path)
     else:
@@ -122,7 +127,7 @@ def parse_labels(value: Any, vocabulary: Vocabulary, where: str) -> tuple[int, .
     Parameters
     ----------
     value
-        A string, or a list from a Parquet column.
+        A string, or from a Parquet column a number, a list of numbers or names, or nothing at all.
     vocabulary
         The classes.
     where
@@ -139,7 +144,12 @@ def parse_labels(value: Any, vocabulary: Vocabulary, where: str) -> tuple[int, .
         If a class is unknown.
     """
     if not isinstance(value, str):
-        value = " ".join(str(int(part)) for part in value)
+        if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+            value = ""
+        elif isinstance(value, Number):
+            value = f"{value:g}"
+        else:
+            value = "|".join(f"{part:g}" if isinstance(part, Number) else str(part) for part in value)
     try:
         if value.strip() in vocabulary.classes:
             return (vocabulary.index(value.strip()),)

@@ -16,7 +16,7 @@ from hpa.pictures import check_figure, save_figure
 from hpa.work.files import read_parquet
 from hpa.work.folder import WorkFolder
 
-_WELL: Final = re.compile(r"(?:(?P<plate>.*)[_ -])?(?P<row>[A-Pa-p])0?(?P<column>\d{1,2})")
+_WELL: Final = re.compile(r"(?:(?P<plate>.*)[_ -])?(?P<row>[A-Pa-p])0?(?P<column>[1-9]\d?)")
 _SIZES: Final = ((8, 12), (16, 24))  # rows and columns of plates with 96 and 384 wells
 
 

@@ -39,13 +39,11 @@ def print_metrics(work: WorkFolder) -> None:
         print_summary(json.loads(path.read_text()), "out of fold, thresholds fitted on the other folds")
 
 
-def print_summary(metrics: dict[str, Any], title: str) -> None:
-    """Print one line per class, then the metrics over all classes, then warnings."""
+def print_summary(metrics: dict[str, Any], title: str, *, rows: str = "images") -> None:
+    """Print one line per class, then the metrics over all classes, then warnings; `rows` says what was scored."""
     console = Console(width=118)
     console.print(_classes(metrics["classes"], title))
-    console.print(
-        f"over {metrics['images']} {'cells' if 'labelled' in metrics else 'images'}" + _bootstrap_note(metrics)
-    )
+    console.print(f"over {metrics['images']} {rows}" + _bootstrap_note(metrics))
     for key, name in _NAMES.items():
         if metrics.get(key) is not None:
             low_high = metrics.get("intervals", {}).get(key)

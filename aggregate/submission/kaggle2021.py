@@ -96,11 +96,18 @@ def check_cells(table: pd.DataFrame) -> None:
     for image_id, text in zip(table["ID"], table["PredictionString"], strict=True):
         words = text.split()
         wrong = len(words) % 3 != 0 or not set(words[::3]) <= classes
-        if wrong or not all(0 <= float(confidence) <= 1 for confidence in words[1::3]):
+        if wrong or not all(map(_is_share, words[1::3])):
             raise UserError(
                 f"expected a class 0..{len(HPA19) - 1}, a confidence within 0..1 and a mask for each entry of "
                 f"image {image_id}, found something else"
             )
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
 
 
 def cell_table(

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from hpa.atlas.scene import draw_scene
@@ -12,6 +11,7 @@ from hpa.channels import CHANNELS
 from hpa.errors import UserError
 from hpa.pictures import Picture, brighten, composite, save_tiles, titled
 from hpa.vocabulary import HPA28
+from hpa.work.files import read_csv
 
 
 def draw_montage(data: Path, out: Path, *, images: int = 12, columns: int = 4, tile_px: int = 256) -> None:
@@ -36,7 +36,9 @@ def draw_montage(data: Path, out: Path, *, images: int = 12, columns: int = 4, t
     table = data / "train.csv"
     if not table.is_file():
         raise UserError(f"expected a data set with a train.csv, found none in {data}")
-    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    rows = read_csv(table, ("Id", "Target"))
+    if rows.empty:
+        raise UserError(f"expected images in {table}, found none")
     chosen = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(images, len(rows))).astype(int))]
     tiles = []
     for image_id, target in zip(chosen.Id, chosen.Target, strict=True):

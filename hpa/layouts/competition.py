@@ -10,7 +10,16 @@ import pandas as pd
 from hpa.channels import Channel
 from hpa.errors import UserError
 from hpa.images import check_ids
-from hpa.layouts.listing import DatasetListing, FileListing, PlaneFile, Row, list_files, part_folders, rows_to_table
+from hpa.layouts.listing import (
+    DatasetListing,
+    FileListing,
+    PlaneFile,
+    Row,
+    is_text,
+    list_files,
+    part_folders,
+    rows_to_table,
+)
 from hpa.vocabulary import Vocabulary, parse_target
 from hpa.work.files import read_csv
 
@@ -109,7 +118,9 @@ def _read_if_present(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 def _list_split(data: Path, split: str) -> FileListing:
     # The competition published its full-size images in a second folder, train_full_size. If both folders exist,
     # `train` sorts first and wins.
-    folders = sorted(path for path in data.iterdir() if path.is_dir() and path.name.startswith(split))
+    folders = sorted(
+        path for path in data.iterdir() if path.is_dir() and path.name.startswith(split) and is_text(path.name)
+    )
     below = list_files(folders, recursive=True)
     flat = list_files(part_folders(data), recursive=False)
     return FileListing({**flat.files, **below.files}, below.n_ignored + flat.n_ignored, below.example or flat.example)

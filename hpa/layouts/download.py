@@ -15,6 +15,7 @@ from http.client import HTTPException, HTTPResponse
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 import pandas as pd
 
@@ -84,10 +85,11 @@ def download(
     unknown = [color for color in colors if color not in CHANNELS]
     if unknown:
         raise UserError(f"expected colours among {', '.join(CHANNELS)}, found {unknown[0]!r}")
-    if not base_url.startswith(("http://", "https://")):
-        raise UserError(f"expected a base URL with http:// or https://, found {base_url!r}")
-    ids = _read_list(table, out)
+    _check_url(base_url)
+    ids, labels = _read_list(table)
     out.mkdir(parents=True, exist_ok=True)
+    if labels is not None:
+        _write_labels(out / "HPAv18.csv", labels, table)
     remove_partials(out)
     jobs = [
         job for image_id in ids for color in colors if not (job := _job(image_id, color, base_url, out)).path.exists()
@@ -114,14 +116,35 @@ def download(
     return int(bool(failures))
 
 
-def _read_list(table: Path, out: Path) -> list[str]:
+def _check_url(base_url: str) -> None:
+    try:
+        usable = urlsplit(base_url).scheme in ("http", "https") and bool(urlsplit(base_url).netloc)
+    except ValueError:  # as for http://[
+        usable = False
+    if not usable or not base_url.isascii() or not base_url.isprintable():
+        raise UserError(f"expected a base URL with http:// or https:// in ASCII, found {base_url!r}")
+
+
+def _write_labels(path: Path, labels: pd.DataFrame, table: Path) -> None:
+    """Write the labels of a list beside the images, together with those of earlier lists."""
+    if path.exists():
+        if path.samefile(table):
+            return
+        earlier = read_csv(path, COLUMNS)
+        labels = pd.concat([earlier[~earlier[COLUMNS[0]].isin(labels[COLUMNS[0]])], labels], ignore_index=True)
+    write_csv(path, labels)
+
+
+def _read_list(table: Path) -> tuple[list[str], pd.DataFrame | None]:
+    """Return the ids of a list, and their labels if it has them."""
+    labels = None
     if not table.is_file():
         raise UserError(f"expected a list of Ids, found no file {table}")
     if COLUMNS[0] in csv_header(table):
         rows = read_csv(table, COLUMNS[:1])
         ids = list(rows[COLUMNS[0]])
         if COLUMNS[1] in rows:
-            write_csv(out / "HPAv18.csv", rows[list(COLUMNS)])
+            labels = rows[list(COLUMNS)]
     else:
         try:
             ids = [line.strip() for line in table.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -132,7 +155,7 @@ def _read_list(table: Path, out: Path) -> list[str]:
         parse_id(image_id)
     if not ids:
         raise UserError(f"expected Ids in {table}, found none")
-    return ids
+    return ids, labels
 
 
 def _job(image_id: str, color: str, base_url: str, out: Path) -> Job:

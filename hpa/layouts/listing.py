@@ -141,7 +141,7 @@ def list_files(folders: Sequence[Path], *, recursive: bool) -> FileListing:
 
 def part_folders(folder: Path) -> list[Path]:
     """Return a folder followed by the parts that `hpa.layouts.split_folder` made of it, sorted."""
-    return [folder, *sorted(path for path in folder.glob(f"{PART}*") if path.is_dir())]
+    return [folder, *sorted(path for path in folder.glob(f"{PART}*") if path.is_dir() and is_text(path.name))]
 
 
 def is_text(name: str) -> bool:

@@ -12,7 +12,7 @@ from hpa.layouts.listing import PART, SUFFIXES, files_below
 from hpa.layouts.table import is_table
 
 METHODS: Final[Mapping[str, Callable[[Path, Path], object]]] = {
-    "link": os.link,
+    "link": lambda source, target: os.link(source.resolve(), target),  # of a symbolic link, the file itself
     "symlink": lambda source, target: target.symlink_to(source),
     "copy": shutil.copyfile,
 }
@@ -86,7 +86,10 @@ def _assign_places(folder: Path, files: int, below: Path = Path()) -> Iterator[t
         held += len(paths)
         inner = below / f"{PART}{part:05d}" if is_large else below
         yield from ((path, inner / path.name) for path in paths)
-    for child in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
+    # The layouts follow a link to a folder only directly in the data folder.
+    for child in sorted(
+        path for path in folder.iterdir() if path.is_dir() and (not below.parts or not path.is_symlink())
+    ):
         yield from _assign_places(child, files, below / child.name)
 
 

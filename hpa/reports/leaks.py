@@ -6,6 +6,7 @@ first, at most a million), ``conflicts.csv``
 ``pairs.png`` (the closest pairs) and ``leaks.json`` (the figures of the report).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -67,7 +68,8 @@ def report_leaks(
         If a list cannot be read, or the run has no channel to compare images by.
     """
     section, folder = work.data, work.root / "leaks"
-    published = [(path, None if is_label_list(path) else read_pairs(path)) for path in lists]
+    published = [(path, read_label_list(path) if is_label_list(path) else read_pairs(path)) for path in lists]
+    names = Counter(path.name for path in lists)
     images = read_images(work.images)
     similar = find_similar(work.root / "scan", images, section, workers=workers)
     scanned = scan_images(work.root / "scan", images, section.channels)
@@ -98,14 +100,14 @@ def report_leaks(
         "most informative features": None if adversarial is None else ", ".join(adversarial.top_features),
     }
     for path, listed in published:
-        if listed is None:
-            known = images.loc[is_test, "image_id"].isin(read_label_list(path))
-            figures[f"test images with a label in {path.name}"] = int(known.sum())
+        name = path.name if names[path.name] == 1 else str(path)
+        if isinstance(listed, set):
+            figures[f"test images with a label in {name}"] = int(images.loc[is_test, "image_id"].isin(listed).sum())
             continue
         within = pairs_within(listed, images["image_id"])
         separated = int((groups[within[:, 0]] != groups[within[:, 1]]).sum())
-        figures[f"pairs of {path.name} in the data set"] = len(within)
-        figures[f"pairs of {path.name} in two groups"] = separated
+        figures[f"pairs of {name} in the data set"] = len(within)
+        figures[f"pairs of {name} in two groups"] = separated
     write_json(folder / "leaks.json", figures | {"splits": [split._asdict() for split in splits]})
     _print(figures, splits, folder)
 

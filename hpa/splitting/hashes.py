@@ -16,7 +16,7 @@ HASHED: Final[tuple[Channel, ...]] = ("red", "green", "blue")
 
 _REDUCED_PX: Final = 32  # the size that imagehash.phash itself resizes to, four times its 8 x 8 frequencies
 _MIN_RANGE: Final = 2.0
-"""Range in gray levels, after averaging to 32 x 32, below which a plane counts as flat."""
+"""Range in gray levels of 8 bits, after averaging to 32 x 32, below which a plane counts as flat."""
 
 _TILE: Final = (64, 4096)
 
@@ -38,7 +38,7 @@ def hash_plane(plane: Pixels) -> int | None:
         small = cv2.resize(plane, (half_way, half_way), interpolation=cv2.INTER_AREA)
     reduced = cv2.resize(small.astype(np.float32), (_REDUCED_PX, _REDUCED_PX), interpolation=cv2.INTER_AREA)
     low, high = float(reduced.min()), float(reduced.max())
-    if high - low < _MIN_RANGE:
+    if high - low < _MIN_RANGE * (np.iinfo(plane.dtype).max / 255):
         return None
     stretched = ((reduced - low) * (255 / (high - low))).round().astype(np.uint8)
     bits = imagehash.phash(Image.fromarray(stretched)).hash

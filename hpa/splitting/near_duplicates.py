@@ -16,7 +16,7 @@ from hpa.splitting.groups import join_groups, largest_group
 from hpa.splitting.hashes import bit_distances, similar_pairs
 from hpa.splitting.scan import hashes_of, scan_images
 from hpa.vocabulary import HPA28, parse_target
-from hpa.work.files import csv_header, read_csv
+from hpa.work.files import read_csv
 
 _PAIR_COLUMNS: Final = ("Train", "Extra")
 _LABEL_COLUMNS: Final = ("Id", "Target")
@@ -176,7 +176,7 @@ def read_pairs(path: Path) -> pd.DataFrame:
 
 def is_label_list(path: Path) -> bool:
     """Return whether a published list contains labels of images (Id,Target) instead of pairs."""
-    return set(_LABEL_COLUMNS) <= set(csv_header(path))
+    return set(_LABEL_COLUMNS) <= set(read_csv(path).columns)
 
 
 def read_label_list(path: Path) -> set[str]:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from hpa.errors import UserError
 
 _OTHER_SEPARATORS = (";", "\t", "|")
 _PARTIAL = ".partial"
+_PARTIAL_NAME = re.compile(r"\..+\.\d+\.partial(\.[^.]+)?")
 _MAX_HEADER = 2**16
 
 
@@ -66,7 +68,8 @@ def remove_partials(folder: Path) -> None:
     """Remove the temporary files that a killed run left anywhere below `folder`, or directly beside it."""
     pattern = f".*{_PARTIAL}*"
     for partial in (*folder.rglob(pattern), *folder.parent.glob(pattern)):
-        if partial.is_file():
+        # Beside `folder` may be anything of the user's: only names as `atomic_write` makes them are ours.
+        if _PARTIAL_NAME.fullmatch(partial.name) and partial.is_file():
             partial.unlink()
 
 
@@ -150,8 +153,8 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         raise UserError(f"expected a CSV{wanted}, found no file {path}") from None
     except pd.errors.ParserWarning:
         raise UserError(f"expected a CSV{wanted} in {path}, found rows with more fields than names") from None
-    except (OSError, ValueError) as error:  # a parser's and a decoder's errors are ValueErrors
-        raise UserError(f"expected a CSV{wanted} in {path}, found: {error}") from None
+    except Exception as error:  # parsers, decoders and what unpacks compressed files raise their own types
+        raise UserError(f"expected a CSV{wanted} in {path}, found: {first_line(error)}") from None
     if not set(columns) <= set(table.columns):
         found = ", ".join(map(str, table.columns))
         separator = next((mark for mark in _OTHER_SEPARATORS if mark in found), None)

@@ -8,6 +8,7 @@ batches, and therefore its bits, equal those of an uninterrupted run.
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +17,9 @@ from typing import Any, Final, TypeVar
 
 import pandas as pd
 
-from hpa.errors import UserError
+from hpa.errors import ImageError, UserError
 from hpa.work.cluster import cluster_executor
-from hpa.work.files import read_parquet, write_csv, write_parquet
+from hpa.work.files import first_line, read_parquet, write_csv, write_parquet
 from hpa.work.processes import worker_processes
 from hpa.work.progress import progress
 
@@ -113,6 +114,21 @@ def map_chunks(
     return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else parts[0]
 
 
+def failure_reason(error: Exception, what: str) -> str:
+    """Return the reason why an image failed, for its row: nothing in one image may end a stage.
+
+    Parameters
+    ----------
+    error
+        An `ImageError`, which says it, or whatever else the image made a library raise.
+    what
+        What could not be done with the image, "segmented" for one.
+    """
+    if isinstance(error, ImageError):
+        return str(error)
+    return f"the image cannot be {what} ({type(error).__name__}: {first_line(error)})"
+
+
 def write_failures(path: Path, parts: pd.DataFrame) -> int:
     """Write the failed rows of joined parts as ``image_id, reason``, report their number and return it."""
     failed = parts.loc[parts[FAILURE].notna(), ["image_id", FAILURE]].rename(columns={FAILURE: "reason"})
@@ -160,7 +176,7 @@ def _is_complete(path: Path, chunk: Chunk, intact: Callable[[pd.DataFrame], bool
     if not part[FAILURE].isna().all():
         return False
     if not intact(part):
-        discard(path, "expected the files that it describes, found some missing or damaged")
+        discard(path, "expected the files that it describes, found some missing, damaged or replaced")
         return False
     return True
 
@@ -185,6 +201,11 @@ def _finished(
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "expected every worker process to live, found one killed, perhaps for want of memory; run again with "
+                "fewer --workers: what is finished is kept"
+            ) from None
         except BaseException:
             for future in futures:
                 future.cancel()

@@ -242,7 +242,7 @@ def planes_with_signal(planes: NDArray[np.float32]) -> NDArray[np.bool_]:
 
     The noise level is estimated from the differences of neighbouring pixels. Over a million pixels, the range of pure
     noise stays below 10 of its standard deviations, and a single small cell exceeds that by far. A range of 3 gray
-    levels (of 256) or less never counts as signal.
+    levels or less never counts as signal: in 8 bits, rounding hides noise of that size.
 
     Parameters
     ----------

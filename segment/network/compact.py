@@ -1,11 +1,13 @@
 """The compact network: a small U-Net whose outputs follow Cellpose's conventions, with its weights on disk."""
 
+import os
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import nn
 
+from hpa.errors import UserError
 from segment.network.cellpose import BaseModel
 
 INPUTS: Final = 3
@@ -96,6 +98,21 @@ def new_network(seed: int) -> CompactNetwork:
         torch.manual_seed(seed)
         net: CompactNetwork = CompactNetwork().to(memory_format=torch.channels_last)
     return net
+
+
+def check_weights_file(path: Path) -> None:
+    """Check, before the training, that weights can be written to a file, with their record beside it.
+
+    Raises
+    ------
+    UserError
+        If they cannot.
+    """
+    if path.is_dir() or path.suffix == ".json":
+        raise UserError(f"expected a file to write weights to, tuned.pt for one, found {path}; the record is a .json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"expected a folder that can be written, found {path.parent}")
 
 
 def save_weights(net: CompactNetwork, path: Path) -> None:

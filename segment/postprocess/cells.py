@@ -230,10 +230,10 @@ def assign_nuclei_to_cells(nuclei: Labels, cells: NDArray[np.integer[Any]]) -> L
     >>> assign_nuclei_to_cells(nuclei, np.array([[4, 4, 4, 9, 9, 0]]))
     array([[4, 4, 0, 9, 9, 0]], dtype=int32)
     """
-    shared = np.zeros((nuclei.max() + 1, int(cells.max()) + 1), dtype=np.int64)
-    np.add.at(shared, (nuclei, cells), 1)
-    shared[:, 0] = 0
-    cell_of = np.where(shared.max(axis=1) > 0, shared.argmax(axis=1), 0)
-    cell_of[0] = 0
+    both = (nuclei > 0) & (cells > 0)
+    pairs, sizes = np.unique(np.stack([nuclei[both], cells[both]]), axis=1, return_counts=True)
+    order = np.lexsort((-pairs[1], sizes))  # the largest part comes last and stays; of equal ones, the lowest label
+    cell_of = np.zeros(int(nuclei.max(initial=0)) + 1, dtype=np.int64)
+    cell_of[pairs[0, order]] = pairs[1, order]
     assigned: Labels = np.where(cell_of[nuclei] == cells, cells, 0).astype(np.int32)
     return assigned

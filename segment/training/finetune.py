@@ -19,7 +19,7 @@ from segment.config import SegmentSection
 from segment.external_masks import find_external_masks, read_external_mask
 from segment.inference.predict import run_network, segment_images
 from segment.inference.preprocess import NetworkInput, channels_to_read, load_input, reduce_labels
-from segment.network.compact import NUCLEUS_PLANE, CompactNetwork, save_weights
+from segment.network.compact import NUCLEUS_PLANE, CompactNetwork, check_weights_file, save_weights
 from segment.network.weights import COMPACT, load_network
 from segment.postprocess.cells import assign_nuclei_to_cells
 from segment.postprocess.decode import decode_nuclei
@@ -68,11 +68,18 @@ def fine_tune(
     Raises
     ------
     UserError
-        If no image of the work folder has a label image.
+        If no image of the work folder has a label image, or `out` cannot be the file of weights.
     """
+    return _train_further(work, masks, out, read_images(work.images), epochs=epochs, seed=seed, device=device)
+
+
+def _train_further(
+    work: WorkFolder, masks: Path, out: Path, images: pd.DataFrame, *, epochs: int, seed: int, device: str
+) -> dict[str, Any]:
+    check_weights_file(out)
     section = work.section("segment", SegmentSection)
     network = load_network(COMPACT, torch.device(resolve_device(device)))
-    labelled = _load_labelled(work, masks, section, channels_to_read(section, work.data))
+    labelled = _load_labelled(images, masks, section, channels_to_read(section, work.data))
     if not labelled:
         raise UserError(f"expected label images for images of {work.root} in {masks}, found none")
     held_out = labelled[::_HOLD_OUT_EVERY] if len(labelled) >= _HOLD_OUT_EVERY else []
@@ -129,17 +136,22 @@ def distill(
     Raises
     ------
     UserError
-        If the teacher is not available.
+        If the teacher is not available, or `out` cannot be the file of weights.
     """
+    check_weights_file(out)
     section = work.section("segment", SegmentSection)
     network = load_network(teacher, torch.device(resolve_device(device)))
     table = read_images(work.images)
     chosen = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(images, len(table))).round().astype(int))]
     folder = out.with_name(out.stem + "-masks")
+    segmented = []
     for image_id, image in _load_readable(chosen, channels_to_read(section, work.data), section):
         for masks in segment_images(network, [image], section):
             write_label_image(folder / f"{image_id}.png", masks.cells)
-    return fine_tune(work, folder, out, epochs=epochs, seed=seed, device=device)
+            segmented.append(image_id)
+    # Not all masks in the folder: an earlier run may have left those of another teacher.
+    chosen = chosen[chosen["image_id"].isin(segmented)]
+    return _train_further(work, folder, out, chosen, epochs=epochs, seed=seed, device=device)
 
 
 def format_summary(record: dict[str, Any], out: Path) -> str:
@@ -170,11 +182,10 @@ def _load_readable(
 
 
 def _load_labelled(
-    work: WorkFolder, masks: Path, section: SegmentSection, channels: tuple[str, ...]
+    images: pd.DataFrame, masks: Path, section: SegmentSection, channels: tuple[str, ...]
 ) -> list[_LabelledImage]:
     """Load every image that has a label image, together with that label image."""
     external = find_external_masks(masks)
-    images = read_images(work.images)
     images = images[[external.cells_path(image_id) is not None for image_id in images["image_id"]]]
     labelled = []
     for image_id, image in _load_readable(images, channels, section):

@@ -15,7 +15,7 @@ from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
 from segment.inference.predict import segment_images
 from segment.inference.preprocess import prepare_input
-from segment.network.compact import CompactNetwork, save_weights
+from segment.network.compact import CompactNetwork, check_weights_file, save_weights
 from segment.network.weights import load_network
 from segment.score import score_images, summarise
 from segment.training.scenes import REFERENCE_PLANES, draw_samples
@@ -53,7 +53,13 @@ def pretrain(
     -------
     dict
         The record: settings, seconds, losses and scores.
+
+    Raises
+    ------
+    UserError
+        If `out` cannot be the file of weights, or `start` is not the compact network.
     """
+    check_weights_file(out)
     started = time.monotonic()
     settings, first = Training(seed=seed, epochs=epochs), None
     if start:

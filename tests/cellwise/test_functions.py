@@ -210,3 +210,29 @@ def test_the_blocks_of_the_python_page(demo: Path, monkeypatch: pytest.MonkeyPat
     for block in python_blocks(ROOT / "docs" / "python.md"):
         exec(block, names)
     assert list(names["labels"]["image_id"]) == [_first_id(demo)]
+
+
+@pytest.mark.parametrize("wrong", ["cells", "nuclei"])
+@pytest.mark.parametrize("dtype", [bool, np.float32, np.int32])
+def test_masks_that_are_no_labels_are_refused(wrong: str, dtype: type) -> None:
+    labels = np.zeros((32, 32), np.uint16)
+    labels[2:10, 2:10] = 1
+    bad = np.where(labels > 0, 70_000, 0).astype(dtype)
+    masks = cellwise.Masks(**({"cells": labels, "nuclei": labels} | {wrong: bad}))
+    with pytest.raises(ValueError, match=f"expected {wrong} as integers"):
+        cellwise.crop(np.full((1, 32, 32), 100, np.uint8), masks, 16, channel_names=["blue"])
+
+
+def test_unusable_arguments_are_refused() -> None:
+    image, empty = np.full((1, 32, 32), 100, np.uint8), np.zeros((32, 32), np.uint16)
+    masks = cellwise.Masks(empty, empty)
+    for size_px in (0, 4, -1):
+        with pytest.raises(UserError, match="size_px"):
+            cellwise.crop(image, masks, size_px, channel_names=["blue"])
+    with pytest.raises(ValueError, match="every channel name once"):
+        cellwise.crop(np.concatenate([image, image]), masks, 16, channel_names=["blue", "blue"])
+    with pytest.raises(ValueError, match="with pixels"):
+        cellwise.crop(image[:, :0], cellwise.Masks(empty[:0], empty[:0]), 16, channel_names=["blue"])
+    for diameter_px in (-5.0, 0.0, float("nan")):
+        with pytest.raises(ValueError, match="diameter_px above 0"):
+            cellwise.segment(np.concatenate([image, image]), ["yellow", "blue"], diameter_px)

@@ -11,10 +11,13 @@ import pytest
 
 from crops.__main__ import main
 from crops.run import run
-from crops.sheet import tile
+from crops.sheet import draw_sheets, tile
 from crops.store import CropStore, apply_outside_cell, open_store
+from crops.table import read_dropped
 from hpa.channels import CHANNELS
+from hpa.errors import UserError
 from hpa.images import read_images, write_images
+from hpa.pixels import write_label_image
 from hpa.work.folder import WorkFolder
 from tests.support.cells import SMALL, make_work, worlds
 
@@ -66,7 +69,7 @@ def test_webdataset_reads_the_export(
         warnings.simplefilter("ignore")
         webdataset = pytest.importorskip("webdataset")
         assert main(["export", str(work.root), "--to", "webdataset", "--out", str(out)]) == 0
-        tars = sorted(str(path) for path in out.iterdir())
+        tars = sorted(str(path) for path in out.glob("*.tar"))
         samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
     assert (len(samples), len(tars)) == (len(store), n_tars)
     for row, sample in enumerate(samples):
@@ -107,6 +110,23 @@ def test_an_export_is_only_replaced_with_overwrite(
     (out / "mine").mkdir()
     assert main([*command, "--overwrite"]) == 0
     assert not (out / "mine").exists()
+
+
+@pytest.mark.parametrize("export_format", ["png", "webdataset", "anndata"])
+def test_only_an_earlier_export_is_replaced(
+    work: WorkFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], export_format: str
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("mine")
+    (tmp_path / "table.csv").write_text("mine")
+    for out in (mine, work.root, tmp_path / "table.csv"):
+        command = ["export", str(work.root), "--to", export_format, "--out", str(out), "--overwrite"]
+        assert main(command) == 2
+        assert "expected an earlier export" in capsys.readouterr().err
+    assert (mine / "thesis.txt").read_text() == (tmp_path / "table.csv").read_text() == "mine"
+    assert work.images.is_file()
+    assert not list(tmp_path.glob("*.unfinished"))
 
 
 def test_wrong_usage_is_reported_in_one_sentence(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,3 +172,23 @@ def test_the_sheet_shows_a_dropped_cell_as_it_would_have_been_cut(tmp_path: Path
     drawn = cv2.imread(str(open_store(work, "cells").folder / "figures" / "dropped.png"))
     assert drawn is not None
     assert np.abs(drawn[18:, :128] - expected.astype(float)).mean() < 20  # sheets have 256 colours
+
+
+def test_a_damaged_compressed_shard_is_said_to_be_damaged(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", worlds(), SMALL)
+    run(work, workers=1, compress=True)
+    store = open_store(work, "cells")
+    (path,) = store.folder.glob("shard-*.zst")
+    path.write_bytes(bytes(len(path.read_bytes())))
+    with pytest.raises(UserError, match="expected a shard of crops"):
+        open_store(work, "cells").pixels(np.arange(len(store)))
+
+
+def test_a_sheet_leaves_out_cells_that_are_gone(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", worlds(), SMALL)
+    run(work, workers=1)
+    dropped = read_dropped(open_store(work, "cells").folder)
+    assert len(dropped)
+    for image_id in dropped["image_id"].unique():
+        write_label_image(work.root / "segment" / "masks" / f"{image_id}.png", np.zeros((3, 4), np.uint16))
+    assert draw_sheets(work, "cells")

@@ -9,7 +9,8 @@ import pytest
 
 import hpa.atlas.montage
 from hpa.atlas import draw_scene
-from hpa.atlas.montage import draw_patterns
+from hpa.atlas.montage import draw_montage, draw_patterns
+from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 
 
@@ -30,3 +31,10 @@ def test_the_patterns_fill_their_sheet(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(tile[-40:].max() > 60 for tile in tiles), "each shows a cell"
     assert len({tile.tobytes() for tile in tiles}) == len(HPA28)
     assert np.ptp([tile.mean() for tile in tiles]) < 128
+
+
+@pytest.mark.parametrize("table", ["ID,Label\na,1\n", "Id,Target\n", ""])
+def test_tables_without_images_are_one_sentence(tmp_path: Path, table: str) -> None:
+    (tmp_path / "train.csv").write_text(table)
+    with pytest.raises(UserError, match="expected"):
+        draw_montage(tmp_path, tmp_path / "out.png")

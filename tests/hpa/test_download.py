@@ -112,3 +112,28 @@ def test_invalid_arguments_raise(tmp_path: Path) -> None:
             run(*arguments)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="found no file"):
         download(tmp_path / "none", tmp_path / "out", "http://x", CHANNELS, 1, 0, 0.1)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/größe", "http://[::1", "ftp://example.org", "http://"])
+def test_unusable_addresses_are_refused_before_anything_is_written(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError, match="expected a base URL"):
+        download(_table(tmp_path), tmp_path / "out", url, CHANNELS, 1, 0, 1.0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_several_lists_are_kept(server: BadServer, tmp_path: Path) -> None:
+    out = tmp_path / "v18"
+    first, second, bad = (tmp_path / name for name in ("first.csv", "second.csv", "bad.csv"))
+    first.write_text(f"Id,Target\n{IDS[0]},1\n{IDS[1]},2\n")
+    second.write_text(f"Id,Target\n{IDS[1]},3\n{IDS[2]},4\n")
+    bad.write_text("Id,Target\nbad id!,0\n")
+    for table in (first, second):
+        assert _fetch(server, table, out) == 0
+    with pytest.raises(UserError):
+        _fetch(server, bad, out)
+    labels = pd.read_csv(out / "HPAv18.csv", dtype=str).set_index("Id")["Target"]
+    assert labels.to_dict() == {IDS[0]: "1", IDS[1]: "3", IDS[2]: "4"}
+    own = out / "HPAv18.csv"
+    own.write_text(f"Id,Target,Gene\n{IDS[0]},1,ABC\n")
+    _fetch(server, own, out)
+    assert "ABC" in own.read_text(), "the list that is read is not written"

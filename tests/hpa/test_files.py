@@ -1,3 +1,4 @@
+import gzip
 import os
 import subprocess
 import sys
@@ -6,7 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpa.work.files import atomic_write, remove_partials, sha256, write_bytes, write_csv, write_json, write_parquet
+from hpa.errors import UserError
+from hpa.work.files import (
+    atomic_write,
+    read_csv,
+    remove_partials,
+    sha256,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_parquet,
+)
 
 
 def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
@@ -64,3 +75,25 @@ def test_unwritable_folder_raises(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError):
         write_bytes(tmp_path / "a", b"")
+
+
+def test_files_of_the_user_with_like_names_are_kept(tmp_path: Path) -> None:
+    names = [".thesis.partial.docx", "a.1.partial.csv", ".notes.partial"]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "out").mkdir()
+    for place in (tmp_path, tmp_path / "out"):
+        (place / ".table.4711.partial.csv").write_text("ours")
+    remove_partials(tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(names)
+
+
+@pytest.mark.parametrize("suffix", ["zip", "csv.gz", "csv.xz", "csv.bz2", "tar.gz", "csv.zst"])
+def test_a_damaged_compressed_table_is_one_sentence(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"table.{suffix}"
+    path.write_bytes(b"PK\003\004 broken")
+    with pytest.raises(UserError, match="expected a CSV"):
+        read_csv(path)
+    path.write_bytes(gzip.compress(b"Id,Target\na,0\n")[:-4])
+    with pytest.raises(UserError, match="expected a CSV"):
+        read_csv(path)

@@ -1,3 +1,5 @@
+import os
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -111,3 +113,14 @@ def test_unreachable_scheduler_raises(tmp_path: Path, monkeypatch: pytest.Monkey
     for address in ("tcp://127.0.0.1:9", "nonsense"):
         with pytest.raises(UserError, match=f"expected a Dask scheduler at {address}"):
             map_chunks(_square, tmp_path, cut_chunks(IMAGES), tmp_path / "parts", label="square", dask=address)
+
+
+def _killed(_: str, chunk: Chunk) -> pd.DataFrame:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError(chunk)
+
+
+def test_a_killed_worker_is_said_in_one_sentence(tmp_path: Path) -> None:
+    images = pd.DataFrame({"image_id": [str(n) for n in range(4)]})
+    with pytest.raises(UserError, match="fewer --workers"):
+        map_chunks(_killed, "", cut_chunks(images, 1), tmp_path, label="x", workers=2)

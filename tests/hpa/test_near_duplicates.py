@@ -183,3 +183,12 @@ def test_real_list_of_test_images_with_public_labels(real_data: Path) -> None:
     assert is_label_list(path)
     assert read_label_list(path) == set(test) & read_label_list(path)
     assert len(read_label_list(path)) == 140
+
+
+@pytest.mark.parametrize(("levels", "flat"), [(1.0, True), (8.0, False)])
+def test_a_plane_is_flat_by_its_picture_not_by_its_bits(levels: float, flat: bool) -> None:
+    rows, columns = np.mgrid[0:1:64j, 0:1:64j]
+    plane = 20 + levels * rows * columns  # in gray levels of 8 bits
+    eight, sixteen = plane.round().astype(np.uint8), (257 * plane).round().astype(np.uint16)
+    assert (hash_plane(eight) is None) == flat
+    assert (hash_plane(sixteen) is None) == flat

@@ -218,3 +218,10 @@ def test_a_plate_is_read_by_its_pattern(tmp_path: Path, pattern: str, name: str,
     pixels = read_channels({**row, "bit_depth": 16}, ["blue", "yellow"])
     np.testing.assert_array_equal(pixels, PLANES[[0, 2]])
     assert "pixel_um = 0.65" in (tmp_path / "work" / "recipe.toml").read_text()
+
+
+@pytest.mark.parametrize("attributes", [None, [], "text", 3])
+def test_odd_attributes_are_no_image(tmp_path: Path, attributes: Any) -> None:
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "zarr.json").write_text(json.dumps({"attributes": attributes}))
+    assert not is_store(tmp_path / "a.zarr")

@@ -84,3 +84,21 @@ def test_invalid_arguments_raise(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=sentence):
             split_folder(folder, out, 1000, by)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("by", ["link", "symlink", "copy"])
+def test_linked_folders_and_files_are_followed(tmp_path: Path, by: str) -> None:
+    data = _data(tmp_path)
+    (tmp_path / "big").mkdir()
+    (data / "train").rename(tmp_path / "big" / "train")
+    (data / "train").symlink_to("../big/train")
+    for path in sorted((data / "test").iterdir()):
+        raw = path.rename(tmp_path / "big" / path.name)
+        path.symlink_to(Path("../..") / "big" / raw.name)
+    out = tmp_path / "deep" / "er" / "out"
+    out.parent.mkdir(parents=True)
+    split_folder(data, out, 10, by)
+    before, after = (index_dataset(folder, "auto", HPA28, CHANNELS).images for folder in (data, out))
+    keys = ["image_id", "split", "target", *(f"bytes_{channel}" for channel in CHANNELS)]
+    assert before["bytes_red"].all()
+    assert after[keys].equals(before[keys])

@@ -71,3 +71,61 @@ def test_import_does_not_mix_with_other_masks(work: WorkFolder, tmp_path: Path) 
         import_masks(work, other_masks, device="cpu", workers=1)
     with pytest.raises(UserError, match="expected label images"):
         find_external_masks(tmp_path)
+
+
+def _mask_folder(folder: Path) -> Path:
+    folder.mkdir()
+    for image_id in ("a", "b", "c"):
+        cv2.imwrite(str(folder / f"{image_id}_mask.png"), SCENE.cells)
+    return folder
+
+
+def test_the_stage_never_imports_from_itself(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    import_masks(work, _mask_folder(work.root.parent / "masks"), device="cpu", workers=1)
+    own = work.root / "segment" / "masks"
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
+    assert main(["import", str(work.root), "--masks", str(own), "--overwrite"]) == 2
+    assert "copy it first" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == before
+
+
+def test_corrected_files_are_imported_again(work: WorkFolder, tmp_path: Path) -> None:
+    masks = _mask_folder(tmp_path / "masks")
+    import_masks(work, masks, device="cpu", workers=1)
+    cv2.imwrite(str(masks / "b_mask.png"), np.where(SCENE.cells == 1, 0, SCENE.cells))
+    assert import_masks(work, masks, device="cpu", workers=1) == 0
+    n = int(SCENE.cells.max())
+    assert read_masks(work).set_index("image_id")["n_cells"].to_dict() == {"a": n, "b": n - 1, "c": n}
+
+
+def test_an_unfinished_import_says_how_to_finish_it(
+    work: WorkFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = _mask_folder(tmp_path / "masks")
+    import_masks(work, masks, device="cpu", workers=1)
+    record = work.root / "segment" / "run.json"
+    record.write_text(record.read_text().replace('"done"', '"begun"'))
+    (work.root / "segment" / "masks.parquet").unlink()
+    assert main(["run", str(work.root), "--device", "cpu"]) == 2
+    assert f"segment import {work.root} --masks {masks}" in capsys.readouterr().err
+    assert import_masks(work, masks, device="cpu", workers=1) == 0
+    assert run(work, device="cpu") == 0
+
+
+def test_masks_of_other_images_and_odd_content_are_told(
+    work: WorkFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    cv2.imwrite(str(masks / "z_mask.png"), SCENE.cells)
+    assert main(["import", str(work.root), "--masks", str(masks)]) == 2
+    assert "found only others, such as z_mask" in capsys.readouterr().err
+    assert not (work.root / "segment").exists()
+    intensities = np.random.default_rng(0).integers(0, 60_000, SCENE.cells.shape).astype(np.uint16)
+    for name in ("a_mask", "a_nuclei"):  # not labels, but nothing tells them from labels
+        cv2.imwrite(str(masks / f"{name}.png"), intensities)
+    cv2.imwrite(str(masks / "b_mask.PNG"), SCENE.cells)
+    cv2.imwrite(str(masks / "c_cp_masks.png"), SCENE.cells)
+    cv2.imwrite(str(masks / "c.png"), ER)  # Cellpose saves masks beside the image
+    assert import_masks(work, masks, device="cpu", workers=1) == 0
+    assert read_masks(work)["n_cells"].tolist()[1:] == [SCENE.cells.max()] * 2

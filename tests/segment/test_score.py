@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -110,8 +111,14 @@ def test_folders_are_matched_by_name(tmp_path: Path) -> None:
     write_label_image(tmp_path / "reference" / "b.png", labels)
     with pytest.raises(UserError, match=r"label image of b .* missing file b\.png"):
         score_folders(tmp_path / "masks", tmp_path / "reference")
+    write_label_image(tmp_path / "masks" / "b.png", labels)
+    write_label_image(tmp_path / "masks" / "c.png", labels)
+    write_label_image(tmp_path / "reference" / "b_nuclei.png", labels)
+    tifffile.imwrite(tmp_path / "reference" / "c_cp_masks.tif", np.zeros((2, 3), np.int32))
+    per_image = score_folders(tmp_path / "masks", tmp_path / "reference").splitlines()[1:4]
+    assert [line.split()[:2] for line in per_image] == [["a", "1.000"], ["b", "1.000"], ["c", "0.000"]]
     write_label_image(tmp_path / "masks" / "b.png", labels[:, :2])
-    with pytest.raises(UserError, match="one size for b"):
+    with pytest.raises(UserError, match="the image's size"):
         score_folders(tmp_path / "masks", tmp_path / "reference")
     with pytest.raises(UserError, match="found none"):
         score_folders(tmp_path / "masks", tmp_path)
