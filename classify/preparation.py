@@ -20,9 +20,10 @@ from classify.inference.features import FeatureRun, kept_features
 from classify.inference.views import five_crop_px
 from classify.losses.classification import check_loss
 from classify.models import checkpoint_path, features_folder, read_labelled_crops, trained_checkpoints
-from classify.network.model import Network, check_input, new_network
+from classify.network.model import Network, check_crop_size, check_input, new_network
 from classify.network.pretrained import Start
 from classify.network.start import read_start, start_path
+from classify.own_code import code_sums
 from classify.training.optimizer import parameter_groups
 from crops.config import CropsSection, Window
 from crops.store import store_folder
@@ -122,7 +123,7 @@ def prepare_fold(
     if section.trainable == "heads":
         even = np.full(len(data.classes), 0.5)
         network = new_network(section, seed, statistics.mean, statistics.std, even, start)
-        own = start is None or start.statistics is None or (start_path(section) or work.root).is_dir()
+        own = start is None or statistics is not start.statistics or (start_path(section) or work.root).is_dir()
         folder = features_folder(work, window, fold if own else None)
         features = features_of_window(network, section, statistics, folder, crops.source, labels, device, work, window)
         crops = replace(crops, source=FeatureSource(features))
@@ -174,6 +175,7 @@ def features_of_window(
     inputs = {
         "crops": sha256(store_folder(work, window) / "crops.parquet"),
         "computation": f"{device.type}, {torch.get_num_threads()} threads",
+        "code": code_sums(section),
     }
     run = FeatureRun(network.eval().to(device), section, statistics, folder, inputs)
     return kept_features(run, source, labels, device)
@@ -215,6 +217,7 @@ def check_network(section: ClassifySection, data: DataSection, size_px: int, mod
     """
     check_loss(section, len(data.classes))
     side = size_px if section.random_crop == "none" else section.random_crop_px
+    check_crop_size(side, size_px)
     check_augment(section, side, section.channels or data.channels)
     flat = np.ones(len(section.channels or data.channels))
     start = read_start(section, data.channels, data.classes.classes, model)

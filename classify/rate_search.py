@@ -9,7 +9,14 @@ import torch
 
 from classify.config import ClassifySection
 from classify.models import run_folds, stage_folder, stage_inputs
-from classify.preparation import computation_of, computing, loading_workers, prepare_fold
+from classify.preparation import (
+    check_network,
+    computation_of,
+    computing,
+    loading_workers,
+    prepare_fold,
+    start_file,
+)
 from crops.config import CropsSection
 from hpa.errors import UserError
 from hpa.pictures import FigureFormat
@@ -93,6 +100,7 @@ def find_lr(
         with computing(computation, section) as resolved:
             ready = prepare_fold(work, window, resolved, fold, chosen)
             check_enough(ready.crops, fold)
+            check_network(resolved, work.data, ready.size_px, start_file(work, window, resolved, fold))
             training = FoldTraining(
                 *(ready.crops, ready.section, ready.seed, fold, folder, chosen),
                 *(loading_workers(None, chosen), ready.start),

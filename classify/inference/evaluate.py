@@ -274,7 +274,11 @@ def score_images(network: Network, scored: ScoredRows, crops: FoldCrops, section
     # An unknown class gets probability 0: it ranks last and is not predicted, so it is neither hit, wrong nor missed.
     known = labels.known[heads]
     pooled = pooled * known
-    hot = labels.targets[heads]
+    # With labels of cells, an image has what any of its cells has.
+    images, image = np.unique(labels.images[rows], return_inverse=True)
+    of_image = np.zeros((len(images), labels.targets.shape[1]), dtype=bool)
+    np.logical_or.at(of_image, image, labels.targets[rows])
+    hot = of_image[np.searchsorted(images, labels.images[heads])]
     right = ((pooled > _ACCURACY_AT) == hot)[known]
     accuracy = float(right.mean()) if right.size else 0.0
     return ImageScores(macro_f1(hot, pooled > 0.5), mean_average_precision(hot, pooled), accuracy)

@@ -16,6 +16,7 @@ from classify.data.normalisation import crop_levels
 from classify.inference.evaluate import BATCH, CropOutputs, predict_batches
 from classify.network.checkpoint import Checkpoint
 from classify.probabilities import ATTENTION, class_columns
+from hpa.errors import UserError
 from hpa.vocabulary import Vocabulary
 from hpa.work.files import atomic_write, read_parquet, write_parquet
 from hpa.work.mapping import discard, read_part
@@ -95,7 +96,7 @@ def predict_fold(
     """
     rows = scored_rows(scored.labels, checkpoint.fold)
     chunks = list(blocks(rows, CHUNK))
-    wanted = [name for name in vectors if not (folder / KEYS).is_file()]
+    wanted = [name for name in vectors if not ((folder / KEYS).is_file() and (folder / f"{name}.npy").is_file())]
     missing = [i for i, chunk in enumerate(chunks) if not _is_done(folder, i, wanted, scored.labels, chunk)]
     with progress(f"predict fold {checkpoint.fold}", len(rows)) as advance:
         advance(len(rows) - sum(len(chunks[i]) for i in missing))
@@ -124,7 +125,14 @@ def predict_crops(
         Shape (n, S, S), bool: the pixels of each crop's own cell.
     device
         Device to run on.
+
+    Raises
+    ------
+    UserError
+        If there are no crops.
     """
+    if not len(pixels):
+        raise UserError("expected at least one crop to predict, found none")
     section, rows = checkpoint.section, np.arange(len(pixels))
     source = select_channels(CropArrays(pixels, masks), section.channels, checkpoint.channels)
     labels = CropLabels.unlabelled(len(pixels), len(checkpoint.classes))

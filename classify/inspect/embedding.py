@@ -262,12 +262,13 @@ def _are_of(record: Path, weights: str, crops: str, section: ClassifySection) ->
     """Return whether the features that a run trains heads on are those of the shipped backbone."""
     import json
 
+    from classify.inference.features import KEYS
+
     try:
         found = json.loads(record.read_text())
         made_from = found["made_from"]
-        same = {
-            key: section.model_dump(mode="json")[key] for key in ("channels", "outside_cell", "normalise", "input_px")
-        }
+        settings = section.model_dump(mode="json")
+        same = {key: settings[key] for key in KEYS if key != "precision"}  # which only rounds differently
         return (
             made_from["weights"] == weights
             and made_from["crops"] == crops

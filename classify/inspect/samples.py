@@ -94,7 +94,9 @@ def draw_hardest(
 ) -> None:
     """Draw crops with their loss, their true and their predicted classes, hardest first, into a PNG."""
     positions = pd.Series(range(len(store)), index=pd.MultiIndex.from_frame(store.table[["image_id", "cell_label"]]))
-    rows = positions.loc[list(zip(hardest["image_id"], hardest["cell_label"], strict=True))].to_numpy()
+    found = positions.reindex(pd.MultiIndex.from_frame(hardest[["image_id", "cell_label"]])).to_numpy()
+    hardest = hardest[~np.isnan(found)]  # crops may have been cut anew since
+    rows = found[~np.isnan(found)].astype(np.int64)
     tiles = []
     for pixels, (_, sample) in zip(store.pixels(rows), hardest.iterrows(), strict=True):
         lines = [

@@ -235,9 +235,11 @@ def class_weights(section: ClassifySection, crops: FoldCrops) -> Tensor | None:
         check_class_weights(section, labels.targets.shape[1])
         weights = np.array(chosen, dtype=np.float64)
     else:
-        _, first = np.unique(labels.images[crops.training], return_index=True)
-        rows = crops.training[first]
-        n = (labels.targets[rows] & labels.known[rows]).sum(axis=0).clip(min=1)
+        # With labels of cells, an image has what any of its cells has.
+        images, image = np.unique(labels.images[crops.training], return_inverse=True)
+        hot = np.zeros((len(images), labels.targets.shape[1]), dtype=bool)
+        np.logical_or.at(hot, image, labels.targets[crops.training] & labels.known[crops.training])
+        n = hot.sum(axis=0).clip(min=1)
         beta = section.effective_beta
         weights = 1 / n if chosen == "inverse" else (1 - beta) / (1 - beta**n)
     return torch.from_numpy((weights / weights.mean()).astype(np.float32))

@@ -92,6 +92,10 @@ class Network(nn.Module):
         filters = None if start is None else load_weights(backbone, start.backbone, section.backbone)
         backbone = add_cbam(backbone) if section.attention == "cbam" else backbone
         self.adapter = new_adapter(channels) if section.stem == "adapter" else None
+        if self.adapter is not None and filters is not None and filters.shape[1] != 3:
+            raise UserError(
+                f'expected weights for three channels with classify.stem = "adapter", found some for {filters.shape[1]}'
+            )
         stem_is_new = filters is not None and (start is None or start.stem is None) and filters.shape[1] == 3
         if self.adapter is None:
             first = first_convolution(backbone).state_dict()
@@ -318,6 +322,18 @@ def new_network(
     if section.trainable == "heads":
         network.train_only_heads()
     return network
+
+
+def check_crop_size(side_px: int, size_px: int) -> None:
+    """Check that random crops fit into the crops.
+
+    Raises
+    ------
+    UserError
+        If they do not.
+    """
+    if side_px > size_px:
+        raise UserError(f"expected classify.random_crop_px of at most {size_px}, the crops' side, found {side_px}")
 
 
 def check_input(network: Network, channels: int, side_px: int, training_px: Iterable[int] = ()) -> None:

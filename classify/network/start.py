@@ -128,7 +128,10 @@ def _as_pretrained(checkpoint: Checkpoint, path: Path) -> Pretrained:
         std=checkpoint.std,
         normalise=section.normalise,
     )
-    return Pretrained(description, checkpoint.state_dict)
+    # Heads on several stages are wider than those of a network that starts from them may be.
+    left_out = "head." if section.feature_stages else "none."
+    state = {name: tensor for name, tensor in checkpoint.state_dict.items() if not name.startswith(left_out)}
+    return Pretrained(description, state)
 
 
 def _of_run(

@@ -20,6 +20,7 @@ from classify.data.normalisation import measure_mean_and_deviation
 from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import uses_bfloat16
 from classify.losses.classification import class_loss
+from classify.network.backbones import new_backbone
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network
 from classify.network.pretrained import Description, Pretrained
@@ -28,10 +29,12 @@ from classify.training.backbone_scores import SUBSETS, ap_per_class, model_card,
 from classify.training.optimizer import decay_groups
 from classify.training.rounds import Cells, Draw, Rounds, drawing
 from hpa.channels import CHANNELS
+from hpa.config import parse_section
 from hpa.errors import UserError
 from hpa.vocabulary import HPA28
 from hpa.work.device import computing_threads
 from hpa.work.files import write_bytes, write_json
+from hpa.work.mapping import discard
 from hpa.work.progress import progress
 
 RESUME: Final = "resume.ckpt"
@@ -131,9 +134,11 @@ def train_backbone(
     Raises
     ------
     UserError
-        If the folder has a training with other settings, or the weights to start from are missing, damaged or of
-        another network.
+        If there is no such backbone, the folder has a training with other settings, or the weights to start from are
+        missing, damaged or of another network.
     """
+    parse_section(ClassifySection, "classify", {"backbone": settings.backbone})
+    new_backbone(settings.backbone)
     result = out / f"{settings.backbone}.safetensors"
     start, begun_with = _read_start(settings) if settings.start else (None, {})
     _begin(out, asdict(settings) | {"start_sha256": begun_with.get("sha256", "")}, result)
@@ -367,7 +372,11 @@ class _Training:
         path = self._out / RESUME
         if not path.is_file():
             return 0
-        stored = load_plain(path)
+        try:
+            stored = load_plain(path)
+        except UserError:
+            discard(path, "expected the state of an unfinished training, found a damaged file; training from the start")
+            return 0
         self._seen, self._steps = stored["seen"], stored["steps"]
         self._seconds, self._waited = stored["seconds"], stored["waited"]
         self._history = stored["history"]

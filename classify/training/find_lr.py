@@ -18,10 +18,11 @@ from classify.data.batches import Batch
 from classify.data.normalisation import Statistics
 from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import autocast_type
-from classify.losses.objective import batch_loss
+from classify.losses.classification import class_weights
 from classify.training.fold_training import FoldTraining
 from classify.training.mixing import run_network
 from classify.training.optimizer import FACTOR, new_optimizer, parameter_groups
+from classify.training.step_loss import step_loss
 from hpa.errors import UserError
 from hpa.pictures import save_figure
 from hpa.work.progress import progress
@@ -105,6 +106,7 @@ def search_rates(
     network.train_mode()
     reduced = autocast_type(section.precision, device, section.backbone)
     scaler = torch.amp.GradScaler(device.type, enabled=reduced is torch.float16)
+    weights, held = class_weights(section, training.crops), training.held_heads
     rates, losses = np.geomspace(lowest, highest, steps), list[float]()
     batches = _endless(training)
     with torch.random.fork_rng(devices=[]), progress("find-lr", steps) as advance:
@@ -116,7 +118,7 @@ def search_rates(
             with torch.autocast(device.type, reduced or torch.bfloat16, enabled=reduced is not None):
                 seed = derive_seed(Purpose.MIXING, training.seed, training.fold, 0, step)
                 outputs, mixed = run_network(network, batch, section, seed)
-                loss = batch_loss(outputs, mixed, section, network.alpha)
+                loss = step_loss(network, outputs, mixed, section, weights, held)
             losses.append(float(loss.detach()))
             if _has_diverged(np.array(losses)):
                 break

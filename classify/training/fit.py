@@ -12,7 +12,7 @@ from classify.config import ClassifySection
 from classify.data.crops import FeatureSource, FoldCrops
 from classify.data.normalisation import Statistics, measure_statistics
 from classify.network.checkpoint import inference_weights, load_plain
-from classify.network.model import Network, check_input
+from classify.network.model import Network, check_crop_size, check_input
 from classify.network.pretrained import Start
 from classify.training.fold_training import FoldTraining, LogName
 from classify.training.history import BEST, History, remove_best
@@ -134,7 +134,9 @@ def check_enough(crops: FoldCrops, fold: int) -> None:
 
 def start_statistics(crops: FoldCrops, section: ClassifySection, start: Start | None) -> Statistics:
     """Return the statistics of the pretrained weights if the recipe normalises as they do, else those of the crops."""
-    if start is not None and start.statistics is not None and start.normalise == section.normalise:
+    same = start is not None and start.normalise == section.normalise
+    # Weights to start from do not bring the statistics of single sources along.
+    if same and start is not None and start.statistics is not None and section.normalise != "sources":
         return start.statistics
     return measure_statistics(crops, section.outside_cell, section.normalise)
 
@@ -189,6 +191,5 @@ def _check_crop_sizes(network: Network, crops: FoldCrops, section: ClassifySecti
     """Check that the network accepts crops in their full size and in those of random crops and of phases."""
     shape = crops.source.pixels(crops.training[:1]).shape
     for side in {shape[2], section.random_crop_px if section.random_crop != "none" else shape[2]}:
-        if side > shape[2]:
-            raise UserError(f"expected classify.random_crop_px of at most {shape[2]}, the crops' side, found {side}")
+        check_crop_size(side, shape[2])
         check_input(network, shape[1], side, [phase.input_px for phase in section.training_phases])

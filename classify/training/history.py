@@ -89,8 +89,9 @@ class History:
         self._best_of_phase, self._last_progress = -inf, first_epoch
 
     def has_stalled(self, epoch: int) -> bool:
-        """Return whether a phase ends with an epoch, for lack of progress."""
-        return bool(self._section.patience) and epoch - self._last_progress >= self._section.patience
+        """Return whether a phase ends with an epoch, for lack of progress; only a validation can tell."""
+        validated = bool(self._rows) and f"validation_{self._section.monitor}" in self._rows[-1]
+        return validated and 0 < self._section.patience <= epoch - self._last_progress
 
     def close_epoch(
         self,

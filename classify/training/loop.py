@@ -26,8 +26,6 @@ from classify.data.batches import Batch
 from classify.data.seeds import Purpose, derive_seed
 from classify.inference.evaluate import autocast_type
 from classify.losses.classification import class_weights
-from classify.losses.objective import batch_loss
-from classify.losses.triplets import arcface_loss
 from classify.network.checkpoint import load_plain, to_bytes
 from classify.network.model import Network
 from classify.training.averaging import WeightAverage
@@ -37,6 +35,7 @@ from classify.training.history import GpuWatch, History, copy_weights
 from classify.training.mixing import run_network
 from classify.training.optimizer import new_optimizer, parameter_groups, start_schedule
 from classify.training.samples import SeenCrops
+from classify.training.step_loss import step_loss
 from hpa.errors import UserError
 from hpa.work.files import write_bytes, write_csv
 from hpa.work.progress import Advance, progress
@@ -175,14 +174,7 @@ class _Module(LightningModule):
         outputs, batch = run_network(self.network, batch, self.section, seed)
         if training.rank is not None:
             outputs, batch = gather_batch(outputs, batch, self._sizes[index], training.rank.number)
-        loss = batch_loss(outputs, batch, self.section, self.network.alpha, self._class_weights)
-        if self.network.arcface is not None:
-            assert outputs.embeddings is not None, "the recipe has an embedding"
-            antibodies = arcface_loss(self.network.arcface, outputs.embeddings, batch.antibodies)
-            loss = loss + self.section.arcface_weight * antibodies
-        for name, start in self._held.items():
-            parameter = self.network.get_parameter(name)
-            loss = loss + self.section.hold * (parameter - start.to(parameter.device)).square().sum()
+        loss = step_loss(self.network, outputs, batch, self.section, self._class_weights, self._held)
         self.losses.append(loss.detach())
         if not (self.section.mixup or self.section.cutmix):  # outputs for mixtures are not those of their crops
             self.seen.add(batch.rows, outputs)

@@ -128,6 +128,11 @@ def test_mistakes_are_named(world: tuple[Path, Path, Path, Truth, dict[str, str]
     wrong("3 0.5 !!!!", "expected masks of 48 x 48 px, compressed as COCO does, found another .*image0")
     wrong(f"3 0.5 {pack_frame(47, 48)}", "expected masks of 48 x 48 px")
     wrong("3 0.5", "expected a class 0..18, a confidence within 0..1 and a mask")
+    wrong(f"3 high {pack_frame(48, 48)}", "expected a class 0..18, a confidence within 0..1 and a mask")
+    twice = pd.concat([pd.read_csv(cells, dtype=str)] * 2)
+    twice.to_csv(tmp_path / "twice.csv", index=False)
+    with pytest.raises(UserError, match=r"expected every cell once in .*found cell 1 of image0 twice"):
+        evaluate_submission_2021(submission, tmp_path / "twice.csv", cells.parent / "masks", HPA19, resamples=0)
     wrong("", "expected 48 x 48 px, the size of the true masks, found 40 x 40", side=40)
     path = _write(tmp_path / "few.csv", {"image0": ""})
     with pytest.raises(UserError, match=r"expected a row for each image of .*found none for image1 .8 missing."):
@@ -135,7 +140,7 @@ def test_mistakes_are_named(world: tuple[Path, Path, Path, Truth, dict[str, str]
     (cells.parent / "masks" / "image3.png").unlink()
     with pytest.raises(UserError, match=r"expected a label image image3.png or .tif in .*, found none"):
         evaluate_submission_2021(submission, cells, cells.parent / "masks", HPA19, resamples=0)
-    table = pd.read_csv(cells, dtype=str).assign(cell_label="77")
+    table = pd.read_csv(cells, dtype=str).drop_duplicates("image_id").assign(cell_label="77")
     table.to_csv(tmp_path / "cells77.csv", index=False)
     with pytest.raises(UserError, match="expected a cell_label of the label image, found none"):
         evaluate_submission_2021(submission, tmp_path / "cells77.csv", cells.parent / "masks", HPA19, resamples=0)

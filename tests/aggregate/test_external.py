@@ -308,3 +308,25 @@ def test_macro_f1_of_a_submission(made: Submission) -> None:
     assert main(["evaluate", str(made.out), str(made.out), "--out", str(made.folder / "metrics.json")]) == 0
     metrics = json.loads((made.folder / "metrics.json").read_text())
     assert metrics["macro_f1"] == macro_f1(made.predicted(), made.predicted())
+
+
+def test_labels_of_every_type_of_a_parquet_column(tmp_path: Path) -> None:
+    truth = _write(tmp_path / "truth.csv", "Id,Target\na,5\nb,\nc,2\n")
+    for column in (
+        ["5", None, "2"],
+        pd.array([5, None, 2], dtype="Int64"),
+        [5.0, float("nan"), 2.0],
+        [["Nuclear bodies"], [], ["Nucleoli"]],
+    ):
+        pd.DataFrame({"Id": ["a", "b", "c"], "Predicted": column}).to_parquet(tmp_path / "p.parquet")
+        out = tmp_path / "metrics.json"
+        assert main(["evaluate", str(tmp_path / "p.parquet"), truth, "--out", str(out), "--bootstrap", "10"]) == 0
+        assert json.loads(out.read_text())["exact_match"] == 1
+
+
+def test_images_without_a_decision_are_no_predictions(tmp_path: Path) -> None:
+    truth = _write(tmp_path / "truth.csv", "Id,Target\na,5\nb,5\nc,2\n")
+    predicted = _write(tmp_path / "images.csv", "image_id,origin,predicted\na,oof,5\nb,prior,\nc,prior,2\n")
+    assert main(["evaluate", predicted, truth, "--out", str(tmp_path / "m.json"), "--bootstrap", "10"]) == 0
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert (found["images"], found["unpredicted"], found["exact_match"]) == (2, 1, 1)

@@ -217,7 +217,7 @@ def test_the_blocks_of_the_python_page(demo: Path, monkeypatch: pytest.MonkeyPat
 def test_masks_that_are_no_labels_are_refused(wrong: str, dtype: type) -> None:
     labels = np.zeros((32, 32), np.uint16)
     labels[2:10, 2:10] = 1
-    bad = np.where(labels > 0, 70_000, 0).astype(dtype)
+    bad: Any = np.where(labels > 0, 70_000, 0).astype(dtype)
     masks = cellwise.Masks(**({"cells": labels, "nuclei": labels} | {wrong: bad}))
     with pytest.raises(ValueError, match=f"expected {wrong} as integers"):
         cellwise.crop(np.full((1, 32, 32), 100, np.uint8), masks, 16, channel_names=["blue"])

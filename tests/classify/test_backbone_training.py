@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
+from classify.__main__ import main
 from classify.network.pretrained import Pretrained
 from classify.training import backbone as training
 from classify.training.backbone import (
@@ -250,3 +251,13 @@ def test_training_crops_are_a_function_of_seed_and_step() -> None:
     sides = {training_crops(cells, rows, 0, step).shape[2] for step in range(60)}
     assert sides == {32, 48, 64}
     assert (cells.pixels == _cells().pixels).all(), "the cells stay as they are"
+
+
+@pytest.mark.parametrize("backbone", ["foo", "subcell"])
+def test_an_unusable_backbone_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone: str
+) -> None:
+    out = tmp_path / "new"
+    assert main(["train-backbone", str(out), "--cells", "128", "--backbone", backbone]) == 2
+    assert "classify: expected " in capsys.readouterr().err
+    assert not (out / "settings.json").exists()

@@ -106,3 +106,18 @@ def test_the_network_is_the_one_that_would_be_trained(tmp_path: Path) -> None:
         assert "<svg" in (work.root / "classify/cells/find-lr/fold-0.svg").read_text()
         first[name] = pd.read_csv(work.root / "classify/cells/find-lr/fold-0.csv")["loss"][0]
     assert first["own"] == first["data"] != first["other"]
+
+
+def test_the_loss_that_is_searched_is_the_loss_that_is_trained(tmp_path: Path) -> None:
+    """With weights 3, 0, 0 only the first class counts, three times: the mean over classes is its own loss."""
+    weighted = _search(tmp_path, 3, 1e-9, 1e-8, class_weights=(3.0, 0.0, 0.0))
+    crops = bright_fold()
+    network = FoldTraining(crops, SECTION, 0, 0, tmp_path, CPU, 0).new_network(
+        measure_statistics(crops, "keep", "crop")
+    )
+    rows = next(iter(training_batches(crops, SECTION, 0, 0, 0)))
+    targets = torch.from_numpy(crops.labels.soft_targets(rows))
+    with torch.inference_mode():
+        logits = network.train()(torch.from_numpy(crops.source.pixels(rows))).logits
+    first = class_loss(logits[:, :1], targets[:, :1], SECTION)
+    assert weighted.losses[0] == pytest.approx(first.item(), rel=1e-4)

@@ -328,3 +328,14 @@ def _learns(section: ClassifySection, crops: FoldCrops, tmp_path: Path) -> None:
         logits = network(torch.from_numpy(crops.source.pixels(crops.validation))).logits.numpy()
     np.testing.assert_array_equal(logits > 0, crops.labels.targets[crops.validation])
     assert pd.read_csv(tmp_path / "history.csv")["validation_macro_f1"].iloc[-1] == 1
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_only_a_validation_can_show_a_lack_of_progress(tmp_path: Path, checkpoint: str) -> None:
+    section = ClassifySection(
+        backbone="cnn3", pretrained="none", batch_size=8, patience=3, epochs=12, phases=(), checkpoint=checkpoint
+    )
+    fit(bright_fold(), section, 0, 0, tmp_path, CPU)
+    validated = pd.read_csv(tmp_path / "history.csv")["validation_mean_ap"].notna()
+    assert validated.sum() >= 2
+    assert validated.iloc[-1], "the last epoch is validated, whatever ended the training"

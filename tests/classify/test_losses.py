@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -12,10 +13,12 @@ from timm.loss.asymmetric_loss import AsymmetricLossMultiLabel
 
 from classify.config import ClassifySection
 from classify.data.crops import FoldCrops
+from classify.inference.evaluate import ScoredRows, score_images
 from classify.loss_terms import LossName
 from classify.losses.classification import class_loss, class_weights
+from classify.network.model import Network
 from hpa.errors import UserError
-from tests.support.bright_crops import bright_crops, fold_of
+from tests.support.bright_crops import bright_crops, bright_fold, fold_of
 
 NAMES = get_args(LossName)
 Array = NDArray[np.float64]
@@ -265,3 +268,31 @@ def test_listed_class_weights_are_taken_and_counted() -> None:
     with pytest.raises(UserError, match=r"expected classify\.class_weights for 3 classes, found 2 numbers"):
         class_weights(ClassifySection(class_weights=(1.0, 2.0)), crops)
     assert class_weights(ClassifySection(), crops) is None
+
+
+def _first_cell_has_nothing() -> tuple[FoldCrops, FoldCrops]:
+    """Return crops with the labels of their images, and the same with labels of cells, of which the first has none."""
+    crops = bright_fold()
+    labels, rows = crops.labels, crops.training
+    _, first = np.unique(labels.images[rows], return_index=True)
+    targets = labels.targets.copy()
+    targets[rows[first]] = False
+    return crops, replace(crops, labels=replace(labels, targets=targets))
+
+
+@pytest.mark.parametrize("chosen", ["inverse", "effective"])
+def test_an_image_counts_for_the_classes_of_any_of_its_cells(chosen: str) -> None:
+    section = ClassifySection(backbone="cnn3", class_weights=chosen)
+    of_images, of_cells = (class_weights(section, crops) for crops in _first_cell_has_nothing())
+    assert of_images is not None
+    assert of_cells is not None
+    torch.testing.assert_close(of_cells, of_images)
+
+
+def test_perfect_predictions_of_cells_have_a_perfect_score() -> None:
+    _, crops = _first_cell_has_nothing()
+    rows, section = crops.training, ClassifySection(backbone="cnn3", pretrained="none")
+    logits = np.where(crops.labels.targets[rows], 9.0, -9.0).astype(np.float32)
+    network = Network(section, 4, 3, np.ones(4), np.ones(4))
+    scores = score_images(network, ScoredRows(rows, logits, None), crops, section)
+    assert (scores.macro_f1, scores.mean_ap, scores.accuracy) == (1.0, 1.0, 1.0)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from classify.__main__ import main
 from classify.config import ClassifySection, Features
 from classify.data.crops import label_crops
-from classify.data.normalisation import Statistics
+from classify.data.normalisation import Statistics, measure_statistics
 from classify.inference.evaluate import predict_batches
 from classify.inference.predict import ScoredCrops, predict_fold
 from classify.inspect.neighbours import neighbours
@@ -28,6 +29,7 @@ from classify.prediction import predict
 from classify.preparation import model_to_check
 from classify.probabilities import class_columns, read_probabilities
 from classify.run import train
+from classify.training.fit import start_statistics
 from classify.training.history import History
 from crops.config import CropsSection
 from crops.store import open_store
@@ -37,7 +39,7 @@ from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
 from hpa.work.folder import WorkFolder
-from tests.support.bright_crops import make_work
+from tests.support.bright_crops import bright_fold, make_work
 from tests.support.processes import data_files
 
 FOLDS = [0, 1, 0, 1, 0, 1, -1, 0, 1, 1]
@@ -422,3 +424,54 @@ def test_a_model_to_check_is_one_of_a_work_folder(tmp_path: Path) -> None:
         assert model_to_check(ClassifySection(pretrained=start), CropsSection()) is None
     with pytest.raises(UserError, match="expected"):
         model_to_check(ClassifySection(pretrained=str(tmp_path)), CropsSection())
+
+
+def _saved(section: ClassifySection, path: Path, statistics: Statistics) -> Path:
+    """Save an untrained model of a recipe as if a run had trained it."""
+    network = new_network(section, 0, statistics.mean, statistics.std, np.full(len(HPA28), 0.5))
+    checkpoint = Checkpoint(
+        network.state_dict(), section.model_dump(mode="json"), HPA28.name, list(HPA28.classes), list(CHANNELS), 16,
+        statistics.mean, statistics.std, 0, 1, 0, {}, statistics.sources,
+    )  # fmt: skip
+    checkpoint.save(path)
+    return path
+
+
+def test_a_model_of_several_stages_gives_its_backbone_and_no_heads(tmp_path: Path) -> None:
+    flat = Statistics([1.0] * 4, [1.0] * 4)
+    section = ClassifySection(pretrained="none", feature_stages=(3, 4))
+    path = _saved(section, tmp_path / "checkpoint.pt", flat)
+    other = ClassifySection(pretrained=str(tmp_path))
+    start = read_start(other, CHANNELS, HPA28.classes, path)
+    assert start is not None
+    assert not [name for name in start.heads if name.startswith("head.")]
+    new_network(other, 0, flat.mean, flat.std, np.full(len(HPA28), 0.5), start)
+    wanted = other.model_copy(update={"heads": "pretrained"})
+    with pytest.raises(UserError, match="heads"):
+        new_network(
+            wanted, 0, flat.mean, flat.std, np.full(len(HPA28), 0.5), read_start(wanted, CHANNELS, HPA28.classes, path)
+        )
+
+
+def test_statistics_of_sources_are_measured_anew_in_a_run_that_goes_on_from_another(tmp_path: Path) -> None:
+    crops = bright_fold()
+    sources = np.array(["a", "b"], dtype=object)[np.arange(len(crops.labels.images)) % 2]
+    crops = replace(crops, labels=replace(crops.labels, sources=sources))
+    section = ClassifySection(backbone="cnn3", pretrained="none", normalise="sources")
+    statistics = measure_statistics(crops, "keep", "sources")
+    path = _saved(section, tmp_path / "checkpoint.pt", statistics)
+    start = read_start(section.model_copy(update={"pretrained": str(tmp_path)}), CHANNELS, HPA28.classes, path)
+    assert start is not None
+    assert start_statistics(crops, section, start).sources == statistics.sources
+    assert set(statistics.sources) == {"a", "b"}
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_an_adapter_needs_weights_for_three_channels(tmp_path: Path, channels: int) -> None:
+    state = dict(new_backbone("resnet18").state_dict())
+    state["conv1.weight"] = torch.ones(64, channels, 7, 7)
+    save_file(state, tmp_path / "w.safetensors")
+    section = ClassifySection(backbone="resnet18", pretrained=str(tmp_path / "w.safetensors"), stem="adapter")
+    start = read_start(section, CHANNELS, HPA28.classes, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="three channels"):
+        new_network(section, 0, np.ones(4), np.ones(4), np.full(len(HPA28), 0.5), start)

@@ -116,6 +116,8 @@ def test_mistakes_are_explained(runs: list[WorkFolder], tmp_path: Path, capsys: 
         ([str(tmp_path / "nothing")], "expected a work folder"),
         ([str(tmp_path / "relabelled")], "found others for 4 images, such as i0000"),
         ([first], "expected different work folders"),
+        ([str(runs[1].root), f"{runs[1].root}/../{runs[1].root.name}"], f"found {runs[1].root} twice"),
+        ([str(runs[1].root), "--truth", str(tmp_path / "nothing")], "expected a CSV with the columns image_id, target"),
         ([str(runs[1].root), "--figure", "c.gif"], "expected a figure that ends in"),
     ):
         assert main(["compare", first, *arguments]) == 2

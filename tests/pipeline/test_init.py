@@ -14,6 +14,7 @@ from crops.store import open_store
 from hpa.atlas import synthesize
 from hpa.channels import CHANNELS
 from hpa.config import DataSection
+from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import HPA28
@@ -409,3 +410,24 @@ def test_a_work_folder_with_a_name_that_is_too_long(tmp_path: Path, capsys: pyte
     assert main(["init", str(tmp_path / ("w" * 300)), "--data", str(tmp_path / "data")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "File name too long" in line
+
+
+def _new_images(folder: Path, level: int) -> Path:
+    folder.mkdir()
+    for channel in CHANNELS:
+        cv2.imwrite(str(folder / f"a_{channel}.png"), np.full((20, 20), level, np.uint8))
+    return folder
+
+
+def test_a_folder_of_other_new_images_or_another_recipe_is_not_taken_for_a_resumed_one(tmp_path: Path) -> None:
+    first, second = (_new_images(tmp_path / name, 9 + n) for n, name in enumerate(("one", "two")))
+    trained = Recipe()
+    work = init_apply(tmp_path / "new", [first], trained)
+    assert init_apply(tmp_path / "new", [first], trained).root == work.root
+    with pytest.raises(UserError, match="made of other images"):  # of the same names
+        init_apply(tmp_path / "new", [second], trained)
+    other = trained.model_copy(update={"segment": trained.segment.model_copy(update={"diameter_px": 60.0})})
+    with pytest.raises(UserError, match="another recipe"):
+        init_apply(tmp_path / "new", [first], other)
+    with pytest.raises(UserError, match="apart from the data"):
+        init_apply(first, [first], trained)

@@ -28,6 +28,15 @@ def test_any_scored_image_can_be_drawn(work: Path, tmp_path: Path) -> None:
         assert picture.shape[1] > 1000
 
 
+def test_an_image_that_is_gone_is_reported(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = next((work / "atlas" / "test").glob("*_red.png"))
+    content = gone.read_bytes()
+    gone.unlink()
+    assert main(["picture", str(work), str(tmp_path / "p.png"), "--id", gone.name.removesuffix("_red.png")]) == 2
+    assert "expected a readable image and masks" in capsys.readouterr().err
+    gone.write_bytes(content)
+
+
 def test_unknown_image_and_unfinished_run_are_reported(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["picture", str(work), str(work / "p.png"), "--id", "../nowhere"]) == 2
     assert "expected the id of an image with cells" in capsys.readouterr().err

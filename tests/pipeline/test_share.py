@@ -324,6 +324,8 @@ def test_a_sweep_resumes_and_compares_its_runs(world: Path, tmp_path: Path, caps
         ("classify.seed=1,1", "expected different values of classify.seed"),
         ("data.seed=1,2", "expected settings outside [data]"),
         ("classify.epochs=1,0", "expected a usable [classify] epochs"),
+        ("classify.loss=bce,nonsense:loss", "expected --code FOLDER"),
+        ("classify.pretrained=w/a.pt,wa.pt", "found two of the same"),
     ):
         assert main(["sweep", str(old), "--vary", vary]) == 2
         assert message in capsys.readouterr().err

@@ -113,3 +113,14 @@ def test_without_a_display_one_sentence_is_said(
         monkeypatch.delenv(name, raising=False)
     assert main(["view", str(demo.root), _image(demo)]) == 2
     assert "expected a display to open a window on, found none" in capsys.readouterr().err
+
+
+def test_corrections_are_shown_and_kept_in_a_second_sitting(demo: WorkFolder, tmp_path: Path) -> None:
+    image_id, folder = _image(demo), tmp_path / "corrected"
+    start_corrections(demo, folder)
+    for gone in (1, 2):
+        before = _named(layers(demo, image_id, folder))[CELLS]
+        assert set(before.arguments["features"]["index"]) <= set(np.unique(before.data))
+        assert save_corrections(before.data, np.where(before.data == gone, 0, before.data), image_id, folder)
+    left = set(np.unique(_named(layers(demo, image_id, folder))[CELLS].data))
+    assert left == set(np.unique(read_mask(demo, image_id))) - {1, 2}
