@@ -213,7 +213,7 @@ def _check_replaceable(out: Path, export_format: ExportFormat) -> None:
 @contextmanager
 def _new_folder(out: Path, record: dict[str, Any]) -> Iterator[Path]:
     """Yield a folder to fill, which is renamed to `out` when it is complete, and removed if it cannot be."""
-    unfinished = out.with_name(f"{out.name}.unfinished")
+    unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:

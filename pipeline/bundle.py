@@ -79,7 +79,7 @@ def export_bundle(model: Model, bundle: Path) -> int:
     thresholds = root / "aggregate" / "thresholds.json"
     if not thresholds.is_file():
         raise UserError(f"expected a trained work folder (made by `python -m pipeline run {root}`), found none")
-    unfinished = bundle.with_name(f"{bundle.name}.unfinished")
+    unfinished = bundle.with_name(f".{bundle.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     check_as_written(thresholds)
     _copy(thresholds, unfinished / thresholds.relative_to(root))

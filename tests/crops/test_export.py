@@ -126,7 +126,7 @@ def test_only_an_earlier_export_is_replaced(
         assert "expected an earlier export" in capsys.readouterr().err
     assert (mine / "thesis.txt").read_text() == (tmp_path / "table.csv").read_text() == "mine"
     assert work.images.is_file()
-    assert not list(tmp_path.glob("*.unfinished"))
+    assert not list(tmp_path.glob(".*.unfinished"))
 
 
 def test_wrong_usage_is_reported_in_one_sentence(work: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:
