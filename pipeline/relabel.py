@@ -55,12 +55,13 @@ def relabel(
     old = open_work(first)
     if "cells" not in old.section("crops", CropsSection).train_windows:
         raise UserError(f"expected a run that trains on cells to relabel, found other windows in {old.recipe}")
+    keys = (*settings, 'classify.labels="cells"')
+    wanted = second_recipe(old, root, None, keys)
     read_parquet(first / "aggregate" / "images.parquet", f"python -m pipeline run {first}", columns=["image_id"])
     if not len(read_folds(old.folds)):
         raise UserError(f"expected a run with labels to relabel, found no labelled train image in {first}")
-    keys = (*settings, 'classify.labels="cells"')
     if (root / "recipe.toml").exists():
-        if read_recipe(root / "recipe.toml") != second_recipe(old, root, None, keys):
+        if read_recipe(root / "recipe.toml") != wanted:
             raise UserError(f"expected a new folder for the second model, found another run at {root}")
     else:
         init_from(root, first, settings=keys)

@@ -192,7 +192,7 @@ def test_plateau_lowers_the_learning_rate(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny_backbone")
 def test_finished_training_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uninterrupted = fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU)
-    monkeypatch.setattr(loop, "batch_loss", None)
+    monkeypatch.setattr(loop, "step_loss", None)
     assert _equal(uninterrupted, fit(bright_fold(), SECTION, 0, 0, tmp_path, CPU))
 
 

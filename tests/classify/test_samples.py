@@ -14,12 +14,12 @@ from sklearn.metrics import average_precision_score, f1_score
 from classify.__main__ import main
 from classify.config import ClassifySection
 from classify.inspect.samples import hardest_samples, mean_losses
-from classify.losses.objective import batch_loss
 from classify.network.model import Network, Outputs
 from classify.run import train
 from classify.training import loop
 from classify.training.fit import fit
 from classify.training.samples import SeenCrops, losses_of_classes, read_samples
+from classify.training.step_loss import step_loss
 from tests.support.bright_crops import bright_fold, make_work, predict_logits
 
 pytestmark = pytest.mark.usefixtures("tiny_backbone")
@@ -85,7 +85,7 @@ def test_an_interrupted_training_logs_the_same_samples(
 ) -> None:
     section, crops = SECTION.model_copy(update=change), bright_fold()
     fit(crops, section, 0, 0, tmp_path / "one", CPU)
-    ordinary = batch_loss
+    ordinary = step_loss
     calls = []
 
     def failing(*arguments: object) -> torch.Tensor:
@@ -94,10 +94,10 @@ def test_an_interrupted_training_logs_the_same_samples(
             raise RuntimeError("killed")
         return ordinary(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "batch_loss", failing)
+    monkeypatch.setattr(loop, "step_loss", failing)
     with pytest.raises(RuntimeError, match="killed"):
         fit(crops, section, 0, 0, tmp_path / "two", CPU)
-    monkeypatch.setattr(loop, "batch_loss", ordinary)
+    monkeypatch.setattr(loop, "step_loss", ordinary)
     fit(crops, section, 0, 0, tmp_path / "two", CPU)
     for name in ("history.csv", "samples/epoch-00002.parquet", "samples/epoch-00003.parquet"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
