@@ -19,13 +19,15 @@ def open_model(root: Path) -> Model:
     Raises
     ------
     UserError
-        If it is neither, a bundle is damaged, or another process is writing to the work folder.
+        If it is neither, the work folder is not trained or being written to, or a bundle is damaged.
     """
     if (root / "bundle.json").exists():
         return open_bundle(root)
     model = Model.of_work(root)
     for work in (model.work, *(part.work for part in model.joined)):
         check_not_written(work.root)
+    if not (root / "aggregate" / "thresholds.json").is_file():
+        raise UserError(f"expected a trained work folder (made by `python -m pipeline run {root}`), found none")
     return model
 
 

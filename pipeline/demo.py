@@ -14,9 +14,11 @@ from classify.inspect.curves import curves
 from classify.inspect.embedding import embed
 from crops.sheet import draw_sheets
 from hpa.atlas import synthesize
+from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder, locked, open_work
+from hpa.work.records import read_record
 from pipeline.init import init
 from pipeline.recipe import read_recipe
 from pipeline.report.page import write_report
@@ -68,9 +70,15 @@ def demo(
     -------
     int
         The highest exit code of the stages.
+
+    Raises
+    ------
+    UserError
+        If the folder is in use by something else than this demo with the same settings, or the recipe is unusable.
     """
     settings = read_recipe(recipe, [*overrides, *(TINY if tiny else ())])  # an unusable recipe costs no drawing
     with locked(root):  # before anything is drawn: another demo would delete what this one has drawn so far
+        _begin(root, {"images": images, "test": test, "seed": seed, "tiny": tiny} | settings.model_dump(mode="json"))
         started = time.monotonic()
         atlas, seconds = root / "atlas", {}
         if not atlas.exists():
@@ -94,6 +102,23 @@ def demo(
         write_report(open_work(root), root / "report.html")
     _print(root, figures)
     return ran.code
+
+
+def _begin(root: Path, wanted: dict[str, Any]) -> None:
+    """Record the settings of a new demo, or check that those of one that is resumed are the same."""
+    path = root / "demo-settings.json"
+    wanted = json.loads(json.dumps(wanted))  # as they are read again: lists for tuples
+    if path.is_file():
+        found = read_record(path, dict[str, Any], "remove the folder and run the demo again")
+        if changed := [key for key in wanted if found.get(key) != wanted[key]]:
+            raise UserError(
+                f"expected a new folder, or the settings that the demo at {root} was begun with, found others"
+                f" ({', '.join(changed)})"
+            )
+    elif (root / "atlas").exists() or (root / "recipe.toml").exists():
+        raise UserError(f"expected a new folder for the demo, found another work folder at {root}")
+    else:
+        write_json(path, wanted)
 
 
 def _figures(work: WorkFolder, truth: Path) -> dict[str, Any]:

@@ -192,8 +192,9 @@ def _commit(
     write_folds(work.folds, folds)
     write_images(work.images, images.reset_index(drop=True), section.classes, section.channels)
     write_recipe(work.recipe, recipe)
-    print(f"init: {_start_of_network(recipe)}")
     splits = images["split"].value_counts()
+    if splits.get("train", 0):
+        print(f"init: {_start_of_network(recipe)}")
     print(f"init: {splits.get('train', 0)} train and {splits.get('test', 0)} test images in {work.root}")
     if len(folds):
         sizes = folds["group"].nunique(), largest_group(folds["group"].to_numpy())

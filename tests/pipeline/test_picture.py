@@ -18,6 +18,20 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_a_demo_goes_on_only_with_its_own_settings(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", str(work), "--images", "6", "--test", "3"]) == 2
+    assert "was begun with, found others" in capsys.readouterr().err
+    assert main(["init", str(tmp_path / "mine"), "--data", str(work / "atlas")]) == 0
+    assert main(["demo", str(tmp_path / "mine"), "--tiny"]) == 2
+    assert "found another work folder" in capsys.readouterr().err
+    assert not (tmp_path / "mine" / "atlas").exists()
+    assert main(["apply", str(tmp_path / "mine"), "--data", str(work / "atlas"), "--out", str(tmp_path / "new")]) == 2
+    assert "expected a trained work folder" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_any_scored_image_can_be_drawn(work: Path, tmp_path: Path) -> None:
     ids = {path.name[:36] for part in ("train", "test") for path in (work / "atlas" / part).glob("*_red.png")}
     for name in ["", sorted(ids)[0]]:
