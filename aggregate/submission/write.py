@@ -140,11 +140,13 @@ def write_submission(
 def _test_cells(probabilities: Path, vocabulary: Vocabulary) -> pd.DataFrame:
     """Return image_id, cell_label and the mean probabilities of the cells of test images."""
     columns = class_columns(vocabulary)
-    tables = [pd.DataFrame(columns=["image_id", "cell_label", *columns])]  # where no image could be read
+    tables = []
     for part in stream_cells(probabilities, vocabulary):
         cells = part.take(~part.is_oof)
         table = pd.DataFrame(cells.scores, columns=columns)
         table.insert(0, "cell_label", cells.cell_labels)
         table.insert(0, "image_id", cells.image_ids)
         tables.append(table)
+    if not tables:  # no image could be read
+        return pd.DataFrame(columns=["image_id", "cell_label", *columns])
     return pd.concat(tables, ignore_index=True)
