@@ -83,7 +83,9 @@ def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None)
         if error.errno not in _USER_ERRORS:
             raise
         print(
-            f"{program}: expected a folder that can be written, with room on its disk, found: {error}", file=sys.stderr
+            f"{program}: expected files that can be read, and folders that can be written with room on their disk,"
+            f" found: {error}",
+            file=sys.stderr,
         )
         return 2
     return 0

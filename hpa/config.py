@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Final, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -15,6 +15,16 @@ from hpa.vocabulary import HPA28, VOCABULARIES, Vocabulary
 LayoutName = Literal["auto", "table", "kaggle2018", "kaggle2021", "hpa_v18", "jovian", "pattern", "folder"]
 
 S = TypeVar("S", bound="Section")
+
+_TYPES_IN_TOML: Final = {
+    "tuple_type": "should be a list",
+    "list_type": "should be a list",
+    "dict_type": "should be a table",
+    "model_type": "should be a table",
+    "model_attributes_type": "should be a table",
+    "string_type": "should be a text in quotes",
+}
+"""What the checking library calls by its Python names, by the kind of problem."""
 
 
 class Section(BaseModel):
@@ -147,9 +157,9 @@ def _explain(error: ValidationError, model: type[Section], name: str) -> str:
     own = [problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]]
     problem = max(own, key=lambda problem: (len(problem["loc"]), problem["type"] == "extra_forbidden"))
     if problem["type"] != "extra_forbidden":
-        key = ", ".join(_place(model, problem["loc"])[0]) or "its keys"
-        reason = problem["msg"].removeprefix("Value error, ")
-        return f"expected a usable [{name}] {key} ({reason}), found {problem.get('input')!r}"
+        key = " ".join([f"[{name}]", ", ".join(_place(model, problem["loc"])[0])]).strip()
+        reason = _TYPES_IN_TOML.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        return f"expected a usable {key} ({reason}), found {problem.get('input')!r}"
     words, owner = _place(model, problem["loc"][:-1])
     place, key = " ".join([f"[{name}]", ", ".join(words)]).strip(), str(problem["loc"][-1])
     if key in owner.renamed:

@@ -124,7 +124,7 @@ def init_apply(
             if not earlier.astype(str).equals(images[files].astype(str).reset_index(drop=True)):
                 raise UserError(f"expected a new folder or one made of {data[0]}, found {root} made of other images")
             if read_recipe(work.recipe) != recipe:
-                raise UserError(f"expected a new folder or one made with this model, found {root} with another recipe")
+                raise UserError(f"expected a new folder or one made with this model, found {root} made with another")
             return work
         _commit(work, images, np.arange(len(images), dtype=np.int32), recipe)
     return work

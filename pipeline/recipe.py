@@ -82,13 +82,15 @@ def check_recipe(recipe: Recipe) -> None:
     Raises
     ------
     UserError
-        If a class or a channel does not exist, `aggregate.class_fractions` has another length than the vocabulary, or
-        the network of `[classify]` cannot be made for the crops.
+        If a class or a channel does not exist, `aggregate.class_fractions` has another length than the vocabulary, the
+        network of `[classify]` cannot be made for the crops, or that of `[segment]` is not in its file.
     """
     from aggregate.thresholds.methods import check_classes  # with SciPy, which reading a recipe does not need
 
     data, section = recipe.data, recipe.classify
     check_classes(recipe.aggregate, data.classes)
+    if recipe.crops.needs_masks:
+        _check_segment(recipe)
     parts = [part for name in section.channels for part in name.split("+")]
     if missing := [part for part in parts if part not in data.channels]:
         raise UserError(
@@ -116,6 +118,21 @@ def check_recipe(recipe: Recipe) -> None:
 
         for window in recipe.crops.train_windows:
             check_network(section, data, recipe.crops.size_px_of(window), model_to_check(section, recipe.crops))
+
+
+def _check_segment(recipe: Recipe) -> None:
+    data, section, default = recipe.data, recipe.segment, SegmentSection()
+    if section.channels != default.channels or not {"blue", "yellow"} <= set(data.channels):
+        # Imported here, because the stage takes seconds to import and the default needs no check.
+        from segment.inference.preprocess import channels_to_read
+
+        channels_to_read(section, data)
+    if section.network != default.network:
+        from segment.network.cellpose import CELLPOSE_MODELS
+        from segment.network.weights import check_weights
+
+        if section.network not in CELLPOSE_MODELS:  # `segment run` fetches those
+            check_weights(section.network)
 
 
 def read_recipe(recipe: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:

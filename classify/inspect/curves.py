@@ -97,10 +97,12 @@ def draw_curves(path: Path, histories: dict[int, pd.DataFrame], title: str = "")
                     continue
                 points = history.dropna(subset=[column])
                 label = name if fold == min(histories) else None
-                panel.plot(points["epoch"], points[column], style, color=f"C{fold % 10}", label=label, markersize=4)
+                # A line through one epoch shows nothing.
+                shown = "o" if len(points) == 1 else style
+                panel.plot(points["epoch"], points[column], shown, color=f"C{fold % 10}", label=label, markersize=4)
         panel.set_title(heading)
         panel.set_xlabel("epoch")
-        if len(columns) > 1:
+        if len(columns) > 1 and panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize=8, frameon=False)
     for fold in histories:
         axes[-1].plot([], [], color=f"C{fold % 10}", label=f"fold {fold}")

@@ -41,13 +41,15 @@ def list_table(data: Path, vocabulary: Vocabulary) -> DatasetListing:
     Raises
     ------
     UserError
-        If there is no table, a column is missing or unknown, an id occurs twice, or a target, plane or split is
-        unusable.
+        If there is no table or it has no rows, a column is missing or unknown, an id occurs twice, or a target, plane
+        or split is unusable.
     """
     path = _table_path(data)
     if path is None:
         raise UserError(f"expected {' or '.join(NAMES)} in {data}, found neither")
     table = _read(path)
+    if table.empty:
+        raise UserError(f"expected a row for each image in {path}, found none")
     check_ids(list(table["image_id"]), path.name)
     records: list[dict[str, str]] = [
         dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)

@@ -74,7 +74,7 @@ class DataCheck:
                 f"{sum(n for _, n in self.sizes.most_common()[5:]):,} images of {len(self.sizes) - 5} other sizes"
             )
         for channel, ids in self.missing.items():
-            found.append(f"{len(ids):,} images have no file of {channel}, the first is {ids[0]}")
+            found.append(f"{len(ids):,} images have no file of {channel} or an empty one, the first is {ids[0]}")
         return [*found, *self.unlike_published, *self.notices]
 
 

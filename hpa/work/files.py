@@ -153,8 +153,11 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         raise UserError(f"expected a CSV{wanted}, found no file {path}") from None
     except pd.errors.ParserWarning:
         raise UserError(f"expected a CSV{wanted} in {path}, found rows with more fields than names") from None
+    except pd.errors.EmptyDataError:
+        raise UserError(f"expected a CSV{wanted} in {path}, found an empty file") from None
     except Exception as error:  # parsers, decoders and what unpacks compressed files raise their own types
-        raise UserError(f"expected a CSV{wanted} in {path}, found: {first_line(error)}") from None
+        reason = first_line(error).removeprefix("Error tokenizing data. C error: ")
+        raise UserError(f"expected a CSV{wanted} in {path}, found: {reason}") from None
     if not set(columns) <= set(table.columns):
         found = ", ".join(map(str, table.columns))
         separator = next((mark for mark in _OTHER_SEPARATORS if mark in found), None)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from classify.__main__ import main
+from classify.inspect.curves import draw_curves
 from classify.inspect.neighbours import FeatureSpace, nearest
 from classify.inspect.retrieval import normalise_rows
 from hpa.work.folder import WorkFolder
@@ -49,6 +50,19 @@ def test_curves_are_drawn_and_summarised(trained: WorkFolder, capsys: pytest.Cap
     picture = cv2.imread(str(trained.root / "classify/cells/figures/curves.png"))
     assert picture is not None
     assert (picture != 255).mean() > 0.005
+
+
+def test_the_curve_of_a_single_epoch_is_visible(tmp_path: Path) -> None:
+    history = pd.DataFrame({"epoch": [1], "train_loss": [0.5], "learning_rate": [0.001]})
+    draw_curves(tmp_path / "one.png", {0: history.iloc[:1]})
+    draw_curves(tmp_path / "none.png", {0: history.iloc[:0]})
+    blue_of_fold_0 = np.array([180, 119, 31])  # BGR
+    pixels = {}
+    for name in ("one", "none"):
+        picture = cv2.imread(str(tmp_path / f"{name}.png"))
+        assert picture is not None
+        pixels[name] = int((picture == blue_of_fold_0).all(axis=2).sum())
+    assert pixels["one"] > pixels["none"] + 20  # beyond the legend's
 
 
 def test_neighbours_need_embeddings_and_are_reported(trained: WorkFolder, capsys: pytest.CaptureFixture[str]) -> None:

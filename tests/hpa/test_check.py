@@ -39,7 +39,7 @@ def test_missing_files_are_named(atlas: Path, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert "layout kaggle2018: 3 train and 2 test images, 4 of them complete, 0.00 GB" in printed
     assert "no image has yellow" in printed
-    assert f"1 images have no file of red, the first is {image_id}" in printed
+    assert f"1 images have no file of red or an empty one, the first is {image_id}" in printed
 
 
 def test_a_complete_folder_ends_with_0(atlas: Path) -> None:

@@ -16,7 +16,8 @@ from hpa.work.folder import WorkFolder
         ('[data]\nchannels = ["red", "red"]', "none twice"),
         ('[data]\nchannels = ["cyan"]', "found 'cyan'"),
         ("[data", "expected TOML in"),
-        ("data = 3", r"expected a usable \[data\]"),
+        ("data = 3", r"expected a usable \[data\] \(should be a table\), found 3"),
+        ('[data]\nchannels = "red"', r"expected a usable \[data\] channels \(should be a list\), found 'red'"),
     ],
 )
 def test_invalid_section_raises_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:

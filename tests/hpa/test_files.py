@@ -88,6 +88,16 @@ def test_files_of_the_user_with_like_names_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(names)
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [("", "found an empty file"), ("a,b\n1,2\n1,2,3\n", "found: Expected 2 fields in line 3, saw 3")],
+)
+def test_a_table_that_cannot_be_parsed_is_one_plain_sentence(tmp_path: Path, content: str, found: str) -> None:
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises(UserError, match=f"expected a CSV in .*table.csv, {found}$"):
+        read_csv(tmp_path / "table.csv")
+
+
 @pytest.mark.parametrize("suffix", ["zip", "csv.gz", "csv.xz", "csv.bz2", "tar.gz", "csv.zst"])
 def test_a_damaged_compressed_table_is_one_sentence(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"table.{suffix}"

@@ -76,6 +76,7 @@ def test_jovian(tmp_path: Path) -> None:
         ("image_id,path_blue,plane_blue\na,x.png,-2\n", "found '-2'"),
         ("image_id,path_blue,target\na,x.png,Actin\n", "found 'Actin'"),
         ("image_id,path_blue,split\na,x.png,valid\n", "expected a split train or test for the image a, found 'valid'"),
+        ("image_id,path_blue\n", "expected a row for each image in .*images.csv, found none"),
         ("image_id;path_blue\na;x.png\n", "separated by ';' instead of commas"),
     ],
 )

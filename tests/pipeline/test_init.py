@@ -25,6 +25,8 @@ from pipeline.recipe import Recipe, read_recipe
 from segment.run import run as segment_run
 from tests.support.layouts import write_image, write_jovian, write_kaggle2018
 
+WHOLE_IMAGES = ('data.channels=["red"]', 'crops.windows=["full_frame"]')
+
 
 @pytest.fixture(scope="module")
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -109,7 +111,7 @@ def test_limit_takes_few_of_many_images(tmp_path: Path) -> None:
     write_image(tmp_path / "data", "x")
     rows = "".join(f"i{n},x_red.png,{n % 2}\n" for n in range(9000))
     (tmp_path / "data" / "images.csv").write_text("image_id,path_red,target\n" + rows)
-    images, _ = _init(tmp_path / "w", tmp_path / "data", settings=('data.channels=["red"]',), limit=4)
+    images, _ = _init(tmp_path / "w", tmp_path / "data", settings=WHOLE_IMAGES, limit=4)
     assert sorted(images["target"]) == [(0,), (0,), (1,), (1,)]
 
 
@@ -117,7 +119,7 @@ def test_images_without_a_known_label_are_in_no_fold(tmp_path: Path) -> None:
     write_image(tmp_path / "data", "x")
     rows = [f"i{n},x_red.png,{'' if n % 4 == 0 else n},train" for n in range(12)]
     (tmp_path / "data" / "images.csv").write_text("image_id,path_red,target,split\n" + "\n".join(rows) + "\n")
-    images, folds = _init(tmp_path / "w", tmp_path / "data", settings=('data.channels=["red"]',))
+    images, folds = _init(tmp_path / "w", tmp_path / "data", settings=WHOLE_IMAGES)
     assert len(images) == 12
     assert set(folds["image_id"]) == {f"i{n}" for n in range(12) if n % 4}
 
@@ -387,6 +389,9 @@ DEEP = 5000
         (["--set", "data.seed=" + "9" * DEEP], "found '999"),
         (["--data", "../x=data"], "expected a source name of letters"),
         (["--data", "w"], "expected a work folder apart from the data"),
+        (["--set", "segment.network=none.pt"], "found no file none.pt"),
+        (["--set", "segment.network=deep.toml"], "expected the weights of a compact or a Cellpose 4 network"),
+        (["--set", 'data.channels=["green", "red"]'], "to segment on, found no blue"),
     ],
 )
 def test_odd_recipes_and_names_are_one_sentence(
@@ -427,7 +432,7 @@ def test_a_folder_of_other_new_images_or_another_recipe_is_not_taken_for_a_resum
     with pytest.raises(UserError, match="made of other images"):  # of the same names
         init_apply(tmp_path / "new", [second], trained)
     other = trained.model_copy(update={"segment": trained.segment.model_copy(update={"diameter_px": 60.0})})
-    with pytest.raises(UserError, match="another recipe"):
+    with pytest.raises(UserError, match="made with another"):
         init_apply(tmp_path / "new", [first], other)
     with pytest.raises(UserError, match="apart from the data"):
         init_apply(first, [first], trained)
