@@ -45,11 +45,7 @@ class SegmentSection(Section):
         "data, and again for each image whose cells differ from those.",
     )
     cell_threshold: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Cell probability above which a pixel belongs to a cell; 0 uses 0.6 with `nuclei`, and Cellpose's "
-        "own 0.5 with `cellpose`.",
+        0.5, gt=0, lt=1, description="Cell probability above which a pixel belongs to a cell."
     )
     nucleus_threshold: float = Field(
         0.5, gt=0, lt=1, description="Nucleus probability above which a pixel belongs to a nucleus."

@@ -26,6 +26,8 @@ _INPUT_OF: Final[Mapping[Channel, int]] = {"yellow": ER, "blue": NUCLEUS_PLANE, 
 
 _LOW, _HIGH = 1.0, 99.0  # percentiles, as in Cellpose
 _MIN_SHARE = 0.1  # in an image with one small cell the 99th percentile is still background
+_HAZE_SHARE: Final = 0.1
+_HAZE_PX: Final = 6.0  # standard deviation, a fifth of a typical cell's diameter
 _MIN_SOURCE_PX: Final = 16
 _STAINS: Final[tuple[Channel, ...]] = ("yellow", "red")
 _MIN_CORRELATION: Final = 0.25
@@ -235,6 +237,33 @@ def reduce_labels(labels: NDArray[np.uint16], shape: tuple[int, int]) -> NDArray
     """Resize a label image: each new pixel takes the label at its centre."""
     small = cv2.resize(labels, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST_EXACT)
     return small.astype(np.uint16, copy=False)
+
+
+def without_haze(er: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Subtract scattered light from the ER: a tenth of the plane, blurred, and rescaled to the brightness before.
+
+    In a wide field or a thick optical section bright cells light up the background around them, which moves outlines
+    outwards, and the dim edges of flat cells less than that. The difference of a plane and its blurred copy is the
+    usual remedy (unsharp masking). Share and blur were chosen on synthetic images (docs/log.md, haze of the ER).
+
+    Parameters
+    ----------
+    er
+        Shape (h, w), float32, at the network's scale, normalised.
+
+    Returns
+    -------
+    ndarray
+        Shape (h, w), float32; negative beside bright cells. A flat plane stays as it is.
+
+    Examples
+    --------
+    >>> without_haze(np.ones((4, 4), dtype=np.float32)).round(6).tolist()[0]
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    haze = cv2.GaussianBlur(er, (0, 0), _HAZE_PX)
+    sharp: NDArray[np.float32] = ((er - _HAZE_SHARE * haze) / (1 - _HAZE_SHARE)).astype(np.float32)
+    return sharp
 
 
 def planes_with_signal(planes: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segment.inference.preprocess import normalise
+from segment.inference.preprocess import normalise, without_haze
 from segment.network.compact import ER, INPUTS, JOINED, MICROTUBULES, NUCLEUS_PLANE
 from segment.postprocess.labels import bounding_boxes
 
@@ -118,7 +118,7 @@ def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
     Returns
     -------
     ndarray
-        Shape (3, h, w), normalised as for inference; the ER or the microtubules may be set to 0, or replaced by the
+        Shape (3, h, w), normalised and sharpened as for inference; the ER or the microtubules may be set to 0, or replaced by the
         maximum of both.
     """
     planes = sample.planes.astype(np.float32)
@@ -149,6 +149,7 @@ def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
         if view < 3:
             restyled[MICROTUBULES if view == 0 else ER] = 0
     restyled[~present] = 0
+    restyled[ER, *window] = without_haze(restyled[ER, *window])
     return restyled
 
 

@@ -115,7 +115,7 @@ def test_a_wrong_setting_is_reported_in_one_sentence(setting: str, sentence: str
 EXTREMES = """
 data.seed=0|-1 data.folds=2,100|1,101 data.held_out=0.001,0.999|0,1 data.duplicate_bits=0,20|-1,21
 data.max_failures=0|-1
-segment.diameter_px=0,4096|-1,4097 segment.cell_threshold=0,0.999|-0.001,1 segment.nucleus_threshold=0.001,0.999|0,1
+segment.diameter_px=0,4096|-1,4097 segment.cell_threshold=0.001,0.999|0,1 segment.nucleus_threshold=0.001,0.999|0,1
 segment.min_nucleus_area=0,0.999|-0.001,1 segment.min_visible_nucleus=0,0.999|-0.001,1
 segment.min_cell_area=0,0.999|-0.001,1 segment.flow_error=0,9|-0.001 segment.crowded=1|0
 crops.size_px=8,4096|7,4097 crops.source_px=0.001,64|0,65 crops.margin=0,2|-0.001,2.001 crops.side=0.001,1|0,1.001

@@ -13,16 +13,18 @@ from segment.score import mask_average_precision
 from tests.support.shapes import discs
 
 
-@pytest.mark.parametrize(("postprocess", "radius_px"), [("nuclei", 14), ("auto", 14), ("cellpose", 18)])
-def test_outlines_lie_at_the_default_threshold_of_each_postprocess(
-    postprocess: Literal["nuclei", "auto", "cellpose"], radius_px: int
+@pytest.mark.parametrize("postprocess", ["nuclei", "auto", "cellpose"])
+@pytest.mark.parametrize(("threshold", "radius_px"), [(0.5, 18), (0.58, 14)])
+def test_outlines_lie_at_the_threshold_of_the_recipe(
+    postprocess: Literal["nuclei", "auto", "cellpose"], threshold: float, radius_px: int
 ) -> None:
     """A cell of radius 14 px is surrounded by a ring of probability 0.55, up to 18 px."""
     inner, outer, nucleus = (discs((64, 64), [(32, 32)], radius) for radius in (14, 18, 6))
     cell = np.where(inner > 0, 5, np.where(outer > 0, 0.2, -5))
     nuclei = np.where(nucleus > 0, 5, -5)
     output = np.stack([nuclei, nuclei, *flows_from_labels(outer), cell]).astype(np.float32)
-    found = decode(output, nuclei.astype(np.float32), SegmentSection(postprocess=postprocess), (64, 64))
+    section = SegmentSection(postprocess=postprocess, cell_threshold=threshold)
+    found = decode(output, nuclei.astype(np.float32), section, (64, 64))
     assert mask_average_precision(found.cells, discs((64, 64), [(32, 32)], radius_px), 0.9) == 1
 
 
@@ -43,7 +45,7 @@ def test_a_chequered_output_has_no_ragged_outline() -> None:
     """A chequerboard just above and below the threshold surrounds a disc, up to twice its radius."""
     inner, outer, nucleus = (discs((64, 64), [(32, 32)], radius) for radius in (12, 24, 6))
     rows, columns = np.mgrid[:64, :64]
-    squares = np.where((rows % 2 == 0) & (columns % 2 == 0), 0.2, 0.6)  # the threshold is 0.4
+    squares = np.where((rows % 2 == 0) & (columns % 2 == 0), -0.2, 0.2)  # the threshold is 0
     cell = np.where(inner > 0, 5, np.where(outer > 0, squares, -5))
     nuclei = np.where(nucleus > 0, 5, -5)
     output = np.stack([nuclei, nuclei, *flows_from_labels(outer), cell]).astype(np.float32)
@@ -55,17 +57,6 @@ def test_a_chequered_output_has_no_ragged_outline() -> None:
 
 def _output(cell: np.ndarray, nucleus: np.ndarray, flows: np.ndarray) -> np.ndarray:
     return np.stack([nucleus, nucleus, *flows, cell]).astype(np.float32)
-
-
-@pytest.mark.parametrize(("threshold", "radius_px"), [(0.5, 18), (0.58, 14), (0.0, 14)])
-def test_outline_lies_at_the_threshold_of_the_recipe(threshold: float, radius_px: int) -> None:
-    """A ring of probability 0.55 surrounds the cell; the default threshold 0 stands for 0.6."""
-    inner, outer, nucleus = (discs((64, 64), [(32, 32)], radius) for radius in (14, 18, 6))
-    cell = np.where(inner > 0, 5, np.where(outer > 0, 0.2, -5))
-    nuclei = np.where(nucleus > 0, 5, -5)
-    section = SegmentSection(cell_threshold=threshold)
-    found = decode(_output(cell, nuclei, flows_from_labels(outer)), nuclei.astype(np.float32), section, (64, 64))
-    assert mask_average_precision(found.cells, discs((64, 64), [(32, 32)], radius_px), 0.9) == 1
 
 
 @pytest.mark.parametrize(("threshold", "radius_px"), [(0.5, 8), (0.58, 6)])
