@@ -118,8 +118,8 @@ def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
     Returns
     -------
     ndarray
-        Shape (3, h, w), normalised and sharpened as for inference; the ER or the microtubules may be set to 0, or replaced by the
-        maximum of both.
+        Shape (3, h, w), normalised and without haze as for inference; the ER or the microtubules may be set to 0, or
+        replaced by the maximum of both.
     """
     planes = sample.planes.astype(np.float32)
     planes *= _cell_gains(sample.cells, rng)
