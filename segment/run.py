@@ -218,8 +218,8 @@ def _process_group(context: _Context, images: pd.DataFrame) -> list[dict[str, An
         )
         if not section.diameter_px:
             own = _inputs_at_own_diameter(context, images, inputs, found)
-            again = _segment(list(own.values()), section.network, section, context.device)
-            found |= dict(zip(own, again, strict=True))
+            again = zip(own, _segment(list(own.values()), section.network, section, context.device), strict=True)
+            found |= {image_id: masks for image_id, masks in again if isinstance(masks, Masks)}
     for image_id, masks in found.items():
         if isinstance(masks, Masks):
             rows.append(write_image(context.work, image_id, masks, inputs[image_id], section))

@@ -242,6 +242,16 @@ def test_an_image_of_small_cells_is_segmented_at_their_diameter(
     assert estimated > 0.6
     assert estimated > wrong + 0.2
 
+    def failing(net: BaseModel, images: Sequence[NetworkInput]) -> list[NDArray[np.float32]]:
+        if any(image.diameter_px != 75 for image in images):
+            raise MemoryError
+        return run_network(net, images)
+
+    monkeypatch.setattr("segment.run.run_network", failing)
+    work = make_work(tmp_path / "too large", tmp_path / "images")
+    assert run(work, device="cpu", workers=1) == 0
+    assert np.array_equal(read_mask(work, "small"), found["wrong"]), "expected the first masks to stay"
+
 
 def test_whatever_an_image_raises_is_its_own_failure(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
