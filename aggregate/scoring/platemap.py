@@ -29,9 +29,10 @@ class Plate:
     name
         Name of the plate, empty if the wells do not name it.
     values
-        Mean probability of the class over the images of each well, shape (rows, columns); NaN without images.
+        Mean probability of the class over the images of each well that have crops, shape (rows, columns); NaN without
+        any.
     images
-        Number of images in each well, of the same shape.
+        Number of these images in each well, of the same shape.
     """
 
     name: str
@@ -57,11 +58,13 @@ def read_plates(work: WorkFolder, class_name: str) -> list[Plate]:
     vocabulary = work.data.classes
     column = class_columns(vocabulary)[vocabulary.index(class_name)]
     scores = read_parquet(work.root / "aggregate" / "images.parquet", f"python -m aggregate run {work.root}")
-    images = read_images(work.images)[["image_id", "well"]].merge(scores[["image_id", column]], on="image_id")
+    # An image without crops has the frequencies of the training as its probabilities, whatever its well.
+    scores = scores.loc[scores["origin"] != "prior", ["image_id", column]]
+    images = read_images(work.images)[["image_id", "well"]].merge(scores, on="image_id")
     matches = [_WELL.fullmatch(well) if isinstance(well, str) else None for well in images["well"]]
     found = [match for match in matches if match]
     if not found:
-        raise UserError(f"expected images with wells such as B02 in {work.root}, found none")
+        raise UserError(f"expected images with wells such as B02, and with crops, in {work.root}, found none")
     wells = pd.DataFrame(
         {
             "plate": [match["plate"] or "" for match in found],

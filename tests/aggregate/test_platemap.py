@@ -49,6 +49,24 @@ def test_wells_hold_the_mean_over_their_images(plate: WorkFolder) -> None:
                     assert np.isnan(one.values[row, column])
 
 
+def test_images_without_crops_say_nothing_about_their_well(plate: WorkFolder) -> None:
+    path = plate.root / "aggregate" / "images.parquet"
+    before = read_plates(plate, "Cytosol")
+    table = pd.read_parquet(path)
+    well = read_images(plate.images).set_index("image_id")["well"].dropna()
+    lost = well.index[well == well.iloc[-1]]
+    table.loc[table["image_id"].isin(lost[:1]), "origin"] = "prior"
+    table.to_parquet(path)
+    after = read_plates(plate, "Cytosol")
+    changed = [
+        (name, row, column)
+        for name, old, new in zip(("p0", "p1"), before, after, strict=True)
+        for row, column in zip(*np.nonzero(old.images != new.images), strict=True)
+    ]
+    assert [f"{name}_{'ABCDEFGH'[row]}{column + 1:02d}" for name, row, column in changed] == [well.iloc[-1]]
+    assert sum(one.images.sum() for one in before) - sum(one.images.sum() for one in after) == 1
+
+
 def test_the_command_draws_equal_bytes_and_names_mistakes(
     plate: WorkFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,5 +85,5 @@ def test_runs_without_wells_are_refused(tmp_path: Path) -> None:
     images = read_images(work.images)
     images["well"] = pd.Series([None] * len(images), dtype=object)
     write_images(work.images, images, work.data.classes, work.data.channels)
-    with pytest.raises(UserError, match="expected images with wells such as B02"):
+    with pytest.raises(UserError, match="expected images with wells such as B02, and with crops"):
         read_plates(work, "Cytosol")
