@@ -81,6 +81,9 @@ def _read_thresholds(
     if path.suffix != ".json":
         return read_threshold_column(path, column, vocabulary)
     stored = read_thresholds(path, vocabulary)
-    if stored.section.applied_transfer == "shares" and len(matrix) >= stored.section.min_images:
-        return matching_thresholds(matrix, stored.decision.shares)
-    return stored.stored_mean_values
+    transfer = stored.section.applied_transfer
+    if transfer == "none" or len(matrix) < stored.section.min_images:
+        return stored.stored_mean_values
+    shares = transfer == "shares"
+    values = matching_thresholds(matrix, stored.decision.shares) if shares else stored.stored_mean_values
+    return stored.decision.limits.apply(values, matrix)

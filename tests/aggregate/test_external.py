@@ -253,6 +253,20 @@ def test_the_files_of_a_run_give_its_submission_again(
     arguments = made.arguments(str(left / "thresholds.json"), scores=str(left / "images.parquet"))
     assert main(arguments) == 0
     assert made.out.read_bytes() == (left / "submission.csv").read_bytes()
+    # Scores of other images, far higher: a class of which few were supported out of fold does not flood them.
+    limits = {row["class"]: row["limit"] for row in json.loads((left / "thresholds.json").read_text())["classes"]}
+    limited = [name for name, limit in limits.items() if limit < 0.5]
+    assert limited
+    rng = np.random.default_rng(0)
+    scores = pd.read_parquet(left / "images.parquet")
+    columns = [column for column in scores.columns if column.startswith("p_")]
+    scores[columns] = rng.uniform(0.9, 1, (len(scores), len(columns)))
+    scores.to_parquet(tmp_path / "high.parquet")
+    assert main(made.arguments(str(left / "thresholds.json"), scores=str(tmp_path / "high.parquet"))) == 0
+    rows = pd.read_csv(made.out, keep_default_na=False).iloc[:, 1]
+    often = {name: rows.map(lambda text, c=c: str(c) in text.split()).mean() for c, name in enumerate(HPA28.classes)}
+    assert all(often[name] <= max(limits[name], 1 / len(scores)) + 2 / 55 for name in limited)
+    assert max(often.values()) == 1, "expected the classes without a limit everywhere"
     made.out.unlink()
     np.save(tmp_path / "of19.npy", np.zeros((55, 19)))
     other = made.arguments(str(left / "thresholds.json"), "--vocabulary", "hpa19", scores=str(tmp_path / "of19.npy"))
