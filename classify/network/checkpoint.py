@@ -164,7 +164,7 @@ def load_checkpoints(paths: Mapping[int, Path]) -> dict[int, Checkpoint]:
     Raises
     ------
     UserError
-        As `Checkpoint.load`, or if one belongs to another fold.
+        As `Checkpoint.load`, or if one belongs to another fold, or was trained by another recipe than the others.
     """
     checkpoints = {fold: Checkpoint.load(path) for fold, path in paths.items()}
     for fold, checkpoint in checkpoints.items():
@@ -172,6 +172,14 @@ def load_checkpoints(paths: Mapping[int, Path]) -> dict[int, Checkpoint]:
             raise UserError(
                 f"expected the model of fold {fold} in {paths[fold]}, found that of fold {checkpoint.fold}; put it in"
                 " its place or train again with `python -m classify train --overwrite`"
+            )
+    first, *others = checkpoints
+    for fold in others:
+        one, other = checkpoints[first].config, checkpoints[fold].config
+        if changed := next((key for key in sorted({*one, *other}) if one.get(key) != other.get(key)), None):
+            raise UserError(
+                f"expected folds trained by one recipe, found classify.{changed} {one.get(changed)!r} in {paths[first]}"
+                f" and {other.get(changed)!r} in {paths[fold]}; train one of them again with `--fold` and `--overwrite`"
             )
     return checkpoints
 

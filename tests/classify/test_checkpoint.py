@@ -1,7 +1,7 @@
 """Checkpoints: the same network is loaded, and nothing but checkpoints is accepted."""
 
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,18 @@ def test_the_model_of_another_fold_is_noticed(tmp_path: Path) -> None:
     assert load_checkpoints({1: tmp_path / "checkpoint.pt"}).keys() == {1}
     with pytest.raises(UserError, match=r"expected the model of fold 7 in .*, found that of fold 1"):
         load_checkpoints({7: tmp_path / "checkpoint.pt"})
+
+
+def test_folds_of_different_recipes_are_noticed(tmp_path: Path) -> None:
+    first = _checkpoint()
+    longer = replace(first, fold=0, config=first.config | {"epochs": 99})
+    for checkpoint in (first, replace(longer, config=first.config), longer):
+        checkpoint.save(tmp_path / f"{checkpoint.fold}-{checkpoint.config['epochs']}.pt")
+    epochs = first.config["epochs"]
+    alike = {0: tmp_path / f"0-{epochs}.pt", 1: tmp_path / f"1-{epochs}.pt"}
+    assert load_checkpoints(alike).keys() == {0, 1}
+    with pytest.raises(UserError, match=rf"trained by one recipe, found classify.epochs 99 in .* and {epochs} in"):
+        load_checkpoints({0: tmp_path / "0-99.pt", 1: alike[1]})
 
 
 def test_weights_that_do_not_fit_the_network_raise_an_error(tmp_path: Path) -> None:
