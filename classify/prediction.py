@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from classify.cell_targets import CELL_TARGETS, cell_targets_path, read_cell_targets, train_on_cells
 from classify.config import ClassifySection
 from classify.data.crops import select_channels
 from classify.inference.features import digest
@@ -182,7 +183,10 @@ def _predict_window(
     else:
         labels = labels.as_unseen()
         inputs |= {path.name: path for path in models.references.values()}
-    section, place = models.section, folder / "predict"
+    section, place, cell_targets = models.section, folder / "predict", None
+    if models.are_own and models.references and section.labels == "cells":
+        inputs[CELL_TARGETS] = cell_targets_path(work)
+        cell_targets = read_cell_targets(inputs[CELL_TARGETS])
     here, command = computation_of(section, device, threads), f"python -m classify predict {work.root}"
     stage = begin(place, command, work.data, section, inputs, overwrite=overwrite, beside=True, computation=here)
     if models.are_own:
@@ -201,7 +205,7 @@ def _predict_window(
             of_fold = features.get(fold)
             parts[fold] = predict_fold(checkpoint, scored, own, device, vectors=vectors, features=of_fold)
         if models.are_own:
-            _make_references(models, scored, device, features)
+            _make_references(models, scored, device, features, cell_targets)
         transferred = [
             transfer_fold(
                 *(models.checkpoints[fold], scored, References.load(path), parts[fold]),
@@ -218,9 +222,13 @@ def _predict_window(
 
 
 def _make_references(
-    models: _Models, scored: ScoredCrops, device: torch.device, features: Mapping[int, NDArray[np.float32]]
+    models: _Models,
+    scored: ScoredCrops,
+    device: torch.device,
+    features: Mapping[int, NDArray[np.float32]],
+    cell_targets: pd.DataFrame | None,
 ) -> None:
-    """Write the labelled crops that models were trained on, unless an interrupted run left them whole."""
+    """Write the crops that models were trained on with their labels, unless an interrupted run left them whole."""
     for fold, path in models.references.items():
         try:
             if path.exists():
@@ -228,7 +236,11 @@ def _make_references(
                 continue
         except UserError as error:
             discard(path, str(error))
-        make_references(models.checkpoints[fold], scored, device, features.get(fold)).save(path)
+        labelled = scored
+        if cell_targets is not None:
+            crops = train_on_cells(scored.labels.fold_crops(scored.source, fold), cell_targets, fold, scored.vocabulary)
+            labelled = replace(scored, labels=crops.labels)
+        make_references(models.checkpoints[fold], labelled, device, features.get(fold)).save(path)
 
 
 def _write_tables(

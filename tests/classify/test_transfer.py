@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from classify.cell_targets import write_cell_targets
 from classify.data.crops import CropSource
 from classify.inference.evaluate import CropOutputs, predict_batches
 from classify.inference.predict import ScoredCrops, predict_fold
@@ -117,6 +118,27 @@ def test_neighbours_are_those_of_vectors_computed_for_them_alone(
         of_fold = found[found["fold"] == fold].sort_values(["image_id", "cell_label"])
         alone = alone.sort_values(["image_id", "cell_label"])
         np.testing.assert_allclose(of_fold[P], alone[P], atol=1e-5)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_the_labels_of_cells_are_transferred_where_models_are_trained_on_them(tmp_path: Path) -> None:
+    """A cell that lost the labels of its image has none to give, to the model of that fold alone."""
+    recipe = {"classify": RECIPE["classify"] | {"labels": "cells"}}
+    work = make_work(tmp_path / "work", FOLDS, recipe=recipe)
+    store, labels = read_labelled_crops(work, "cells", work.data)
+    lost = labels.fold_crops(store, 0).training[:3]
+    rows = {"image_id": labels.image_ids[lost], "cell_label": labels.cell_labels[lost], "fold": 0, "target": [()] * 3}
+    write_cell_targets(work.root / "cell_labels.parquet", pd.DataFrame(rows))
+    train(work)
+    predict(work)
+    for fold in (0, 1):
+        training = labels.fold_crops(store, fold).training
+        expected = labels.targets[training].copy()
+        if fold == 0:
+            assert expected[:3].any(axis=1).all()
+            expected[:3] = False
+        references = References.load(references_path(work, "cells", fold))
+        np.testing.assert_array_equal(references.targets, expected)
 
 
 @pytest.mark.usefixtures("tiny_backbone")
