@@ -158,7 +158,9 @@ def _explain(error: ValidationError, model: type[Section], name: str) -> str:
     problem = max(own, key=lambda problem: (len(problem["loc"]), problem["type"] == "extra_forbidden"))
     if problem["type"] != "extra_forbidden":
         key = " ".join([f"[{name}]", ", ".join(_place(model, problem["loc"])[0])]).strip()
-        reason = _TYPES_IN_TOML.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        reason = _TYPES_IN_TOML.get(
+            problem["type"], problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        )
         return f"expected a usable {key} ({reason}), found {problem.get('input')!r}"
     words, owner = _place(model, problem["loc"][:-1])
     place, key = " ".join([f"[{name}]", ", ".join(words)]).strip(), str(problem["loc"][-1])
