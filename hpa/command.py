@@ -83,8 +83,8 @@ def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None)
         if error.errno not in _USER_ERRORS:
             raise
         print(
-            f"{program}: expected files that can be read, and folders that can be written with room on their disk,"
-            f" found: {error}",
+            f"{program}: expected files that can be read and folders that can be written, with room on the disk, found:"
+            f" {error}",
             file=sys.stderr,
         )
         return 2

@@ -154,7 +154,7 @@ def test_full_disk_raises_an_error_and_keeps_saved_epochs(
     with monkeypatch.context() as patch:
         _at_write(patch, 1, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard)))
         assert main(["train", str(work.root), "--fold", "0"]) == 2
-    assert "with room on its disk" in capsys.readouterr().err
+    assert "with room on the disk" in capsys.readouterr().err
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
     fold = work.root / "classify" / "cells" / "fold-0"
     assert {path.name for path in fold.iterdir()} == {"run.json", "history.csv", "resume.ckpt"}, "no half file"

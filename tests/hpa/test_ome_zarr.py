@@ -161,7 +161,16 @@ def test_a_changed_chunk_changes_the_checksum(tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("zarr") is not None, reason="zarr is installed")
 def test_init_names_the_extra_where_it_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_by_hand(tmp_path / "plate" / "B02_f1.zarr")
-    words = ["--data", str(tmp_path / "plate"), "--pattern", "{well}_f{field}.zarr", "--channel", "0=blue"]
+    words = [
+        "--data",
+        str(tmp_path / "plate"),
+        "--pattern",
+        "{well}_f{field}.zarr",
+        "--channel",
+        "0=blue",
+        "--channel",
+        "1=yellow",
+    ]
     assert main(["init", str(tmp_path / "work"), *words]) == 2
     assert "expected zarr (pip install 'cellwise[zarr]') to read B02_f1.zarr" in capsys.readouterr().err
 

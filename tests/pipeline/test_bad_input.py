@@ -189,7 +189,7 @@ def test_a_full_disk_is_reported_in_one_sentence_and_leaves_no_partial_file(atla
 
     limited = run(6000)
     assert limited.returncode == 2, limited.stderr
-    assert "room on its disk" in limited.stderr
+    assert "room on the disk" in limited.stderr
     assert "Traceback" not in limited.stderr
     assert {path.name for path in (tmp_path / "work").iterdir()} <= {"lock", "folds.parquet"}
     assert run(2**30).returncode == 0

@@ -87,7 +87,7 @@ def test_a_full_disk_is_reported_and_the_next_run_resumes(
     command = [sys.executable, "-m", "segment", "run", str(work.root), "--device", "cpu", "--workers", "1"]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, preexec_fn=small_files_only)
     assert done.returncode == 2
-    assert "with room on its disk" in done.stderr
+    assert "with room on the disk" in done.stderr
     assert "Traceback" not in done.stderr
     half_written = [name for name, content in files(work).items() if content != files(uninterrupted).get(name, content)]
     assert half_written == []
