@@ -262,7 +262,7 @@ def competition(folder: Path, train: int, test: int, through: int) -> None:
     write_atlas(folder / "part", through, 8)
     work = folder / "work"
     measured("pipeline", ["init", str(work), "--data", str(folder / "part")])
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:  # type: ignore[no-untyped-call]
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:  # type: ignore[no-untyped-call]
         dask = ["--dask", cluster.scheduler_address]
         chunks = -(-through // 32)
         _, until, _ = measured("segment", ["run", str(work), *dask], work / "segment" / "parts", kill_after=chunks // 2)

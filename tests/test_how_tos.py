@@ -204,7 +204,7 @@ def test_the_page_on_clusters_gives_the_files_of_one_process(finished: Path, her
     assert [" ".join(command[:2]) for command in shown] == [
         *("pipeline run", "pipeline apply", "pipeline run", "classify train", "segment run", "crops run"),
     ]
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:  # type: ignore[no-untyped-call]
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster:  # type: ignore[no-untyped-call]
         for command in shown[-2:]:
             assert run_command([cluster.scheduler_address if "tcp" in word else word for word in command]) == 0
     job = next(block for block in blocks(DOCS / "clusters.md", "bash") if "--array" in block)

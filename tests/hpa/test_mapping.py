@@ -100,7 +100,7 @@ def test_a_damaged_part_is_thrown_away_and_made_again(
 
 def test_dask_cluster_gives_the_same_parts(tmp_path: Path) -> None:
     chunks = cut_chunks(IMAGES, 3)
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:  # type: ignore[no-untyped-call]
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster:  # type: ignore[no-untyped-call]
         address = cluster.scheduler_address
         parts = map_chunks(_square, tmp_path / "log", chunks, tmp_path / "parts", label="square", dask=address)
     assert list(parts["image_id"]) == list(IMAGES["image_id"])
