@@ -106,17 +106,29 @@ class Evidence:
         images = self.images
         return images[(images["split"] == "train") & (images["unknown_classes"].map(len) < len(self.vocabulary))]
 
+    def command(self, stage: str) -> str:
+        """Return the command of a stage that needs a model, or without labels to train one, that applies another run.
+
+        Parameters
+        ----------
+        stage
+            The stage and its verb, for example ``"aggregate run"``.
+        """
+        if len(self.train):
+            return f"python -m {stage} {self.work.root}"
+        return "python -m pipeline apply TRAINED --data DATA --out OUT"
+
     @cached_property
     def image_scores(self) -> pd.DataFrame:
         """``aggregate/images.parquet``, by image_id."""
         path = self.work.root / "aggregate" / "images.parquet"
-        return read_parquet(path, f"python -m aggregate run {self.work.root}").set_index("image_id")
+        return read_parquet(path, self.command("aggregate run")).set_index("image_id")
 
     @cached_property
     def cells(self) -> pd.DataFrame:
         """``aggregate/cells.parquet``."""
         path = self.work.root / "aggregate" / "cells.parquet"
-        return read_parquet(path, f"python -m aggregate run {self.work.root}")
+        return read_parquet(path, self.command("aggregate run"))
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

@@ -159,16 +159,14 @@ def _stage_folders(evidence: Evidence, recipe: Recipe) -> Iterator[tuple[str, Pa
     for window in recipe.crops.stores:
         yield f"crops, {window}", root / "crops" / window, f"python -m crops run {root}"
     trained = len(evidence.train) > 0
-    apply_another = "python -m pipeline apply TRAINED --data DATA --out OUT"  # without labels nothing is trained here
     for window in recipe.crops.windows:
         folder = root / "classify" / window
         if trained and window in recipe.crops.train_windows:
             folds = sorted(folder.glob("fold-*"), key=lambda path: (len(path.name), path.name))
             for fold in folds or [folder / "fold-0"]:
-                yield f"train, {window}, {fold.name.replace('-', ' ')}", fold, f"python -m classify train {root}"
-        predict = f"python -m classify predict {root}" if trained else apply_another
-        yield f"predict, {window}", folder / "predict", predict
-    yield "aggregate", root / "aggregate", f"python -m aggregate run {root}" if trained else apply_another
+                yield f"train, {window}, {fold.name.replace('-', ' ')}", fold, evidence.command("classify train")
+        yield f"predict, {window}", folder / "predict", evidence.command("classify predict")
+    yield "aggregate", root / "aggregate", evidence.command("aggregate run")
 
 
 def _record(folder: Path) -> tuple[StageRecord | None, str]:

@@ -74,10 +74,10 @@ def render(evidence: Evidence, side_px: int = _SIDES_PX[0]) -> str:
         "data": make_data(evidence),
         "outlines": attempt(lambda: make_outlines(evidence, side_px), f"python -m segment run {root}"),
         "crops": attempt(lambda: make_crops(evidence), f"python -m crops run {root}"),
-        "training": attempt(lambda: make_training(evidence), f"python -m classify train {root}"),
-        "scores": attempt(lambda: make_scores(evidence), f"python -m aggregate run {root}"),
-        "shares": attempt(lambda: make_shares(evidence), f"python -m aggregate run {root}"),
-        "examples": attempt(lambda: make_examples(evidence, side_px), f"python -m aggregate run {root}"),
+        "training": attempt(lambda: make_training(evidence), evidence.command("classify train")),
+        "scores": attempt(lambda: make_scores(evidence), evidence.command("aggregate run")),
+        "shares": attempt(lambda: make_shares(evidence), evidence.command("aggregate run")),
+        "examples": attempt(lambda: make_examples(evidence, side_px), evidence.command("aggregate run")),
         "space": attempt(lambda: make_space(evidence), f"python -m classify embed {root}"),
     }
     parts["missing"] = {name: part for name, part in parts.items() if isinstance(part, Missing)}

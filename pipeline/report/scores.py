@@ -134,7 +134,7 @@ def make_scores(evidence: Evidence) -> Scores | Missing:
     if not len(evidence.train):
         return Missing("no image here has known labels to hold the predictions against")
     if not (root / "aggregate" / "metrics.json").is_file():
-        return Missing("nothing has been scored here", f"python -m aggregate run {root}")
+        return Missing("nothing has been scored here", evidence.command("aggregate run"))
     metrics, scored = evidence.metrics, evidence.scored
     classes = [dict(row, chance=row["support"] / max(row["labelled"], 1)) for row in metrics["classes"]]
     thresholds = read_thresholds(root / "aggregate" / "thresholds.json", evidence.vocabulary).values

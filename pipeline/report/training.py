@@ -36,7 +36,7 @@ def make_training(evidence: Evidence) -> Training | Missing:
     """Draw the histories of all trained folds."""
     folders = trained_folders(evidence.work)
     if not folders:
-        return Missing("no fold has been trained here", f"python -m classify train {evidence.work.root}")
+        return Missing("no fold has been trained here", evidence.command("classify train"))
     windows = []
     for folder in folders:
         histories = read_histories(folder)

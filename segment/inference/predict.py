@@ -81,7 +81,7 @@ def run_network(
     tile_px = _DINO_TILE_PX if net.backbone.startswith("dino") else _MAX_TILE_PX
     compact = net.backbone == "compact"
     tilings = [
-        _cut(_sharpened(image.planes) if compact else image.planes, tile_px, fixed=not compact) for image in images
+        _cut(_without_haze(image.planes) if compact else image.planes, tile_px, fixed=not compact) for image in images
     ]
     tiles = [(index, tile) for index, tiling in enumerate(tilings) for tile in range(len(tiling.tiles))]
     outputs: dict[tuple[int, int], NDArray[np.float32]] = {}
@@ -118,8 +118,8 @@ class _Tiling:
     inner: tuple[slice, slice]
 
 
-def _sharpened(planes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the planes with an ER without haze; the maximum of ER and microtubules loses by it and stays."""
+def _without_haze(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the planes with the haze of the ER removed; masks from the maximum with the microtubules lose by it."""
     planes = planes.copy()
     planes[ER] = without_haze(planes[ER])
     return planes

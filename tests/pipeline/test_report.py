@@ -15,6 +15,7 @@ import pytest
 import hpa.images
 from aggregate.scoring.curves import calibration_bins, confusion, f1_by_threshold, precision_recall_curve
 from classify.__main__ import main as classify_main
+from hpa.channels import CHANNELS
 from hpa.metrics import average_precision, f1_per_class
 from hpa.vocabulary import HPA28, VOCABULARIES, Vocabulary
 from hpa.work.folder import open_work
@@ -139,6 +140,26 @@ def test_stages_may_be_missing(hostile: Path, tmp_path: Path, removed: list[str]
     text = " ".join(_Tags((tmp_path / "page.html").read_text()).text.split())
     assert said in text
     assert "Not done yet: " in text
+
+
+def test_without_labels_no_command_is_named_that_needs_a_model_of_its_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for image_id in range(10):
+            for channel in CHANNELS:
+                plane = rng.integers(0, 256, (20, 20), dtype=np.uint8)
+                cv2.imwrite(str(tmp_path / split / f"{image_id}_{channel}.png"), plane)
+        if split == "train":
+            rows = "".join(f"{image_id},3\n" for image_id in range(10))
+            (tmp_path / split / "train.csv").write_text(f"Id,Target\n{rows}")
+        assert main(["init", str(tmp_path / f"work-{split}"), "--data", str(tmp_path / split)]) == 0
+    named = {split: _Tags(render(Evidence(open_work(tmp_path / f"work-{split}")))).text for split in ("train", "test")}
+    for command in ("classify train", "classify predict", "aggregate run"):
+        assert f"python -m {command}" in named["train"]
+        assert f"python -m {command}" not in named["test"]
+    assert "python -m pipeline apply TRAINED --data DATA --out OUT" in named["test"]
+    assert "pipeline apply" not in named["train"]
 
 
 def test_an_explained_image_has_its_grad_cam(hostile: Path, tmp_path: Path) -> None:
