@@ -14,7 +14,7 @@ from classify.cell_targets import cell_targets_path, read_cell_targets, train_on
 from classify.config import ClassifySection
 from classify.data.augmentation import check_augment
 from classify.data.crops import CropLabels, CropSource, FeatureSource, FoldCrops, select_channels
-from classify.data.normalisation import Statistics
+from classify.data.normalisation import MEASURED, Statistics
 from classify.inference.evaluate import uses_bfloat16
 from classify.inference.features import FeatureRun, kept_features
 from classify.inference.views import five_crop_px
@@ -123,7 +123,8 @@ def prepare_fold(
     if section.trainable == "heads":
         even = np.full(len(data.classes), 0.5)
         network = new_network(section, seed, statistics.mean, statistics.std, even, start)
-        own = start is None or statistics is not start.statistics or (start_path(section) or work.root).is_dir()
+        measured = section.normalise in MEASURED and (start is None or statistics is not start.statistics)
+        own = measured or (start_path(section) or work.root).is_dir()
         folder = features_folder(work, window, fold if own else None)
         features = features_of_window(network, section, statistics, folder, crops.source, labels, device, work, window)
         crops = replace(crops, source=FeatureSource(features))

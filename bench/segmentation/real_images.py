@@ -21,6 +21,9 @@ from segment.watershed import watershed_cells
 from tests.support.real_images import real_data
 
 DIAMETERS_PX: Final = tuple(range(80, 121, 4))
+FAR_DIAMETERS_PX: Final = (50, 60, 70, 130, 150, 170, 190)
+"""Diameters that nobody would choose for these cells, whose median diameters are 82 to 126 px."""
+
 _MIN_NUCLEUS_PX: Final = 200  # in a field of 512 px; smaller objects are debris
 _IOUS: Final = (0.5, 0.75)
 _RESAMPLES: Final = 2000
@@ -177,6 +180,7 @@ def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
             for masks, _ in at_own_diameter(net, [_stack(images[n], inputs) for n in references], section, first_px)
         ]
         _print("  diameter_px = 0", Readings([own], truths).scores())
+        _print_each(FAR_DIAMETERS_PX, Readings([found(diameter) for diameter in FAR_DIAMETERS_PX], truths).scores())
 
 
 def _compare(
@@ -188,8 +192,12 @@ def _compare(
 ) -> None:
     readings = Readings([segment(diameter) for diameter in diameters_px], truths)
     _print(name, readings.scores(), readings.ahead_of(baseline), readings.scores() - baseline.scores())
-    for diameter, row in zip(diameters_px, readings.scores(), strict=True):
-        print(f"    {diameter:3d} px  " + "  ".join(f"{value:.3f}" for value in row))
+    _print_each(diameters_px, readings.scores())
+
+
+def _print_each(diameters_px: Sequence[float], scores: NDArray[np.float64]) -> None:
+    for diameter, row in zip(diameters_px, scores, strict=True):
+        print(f"    {diameter:3.0f} px  " + "  ".join(f"{value:.3f}" for value in row), flush=True)
 
 
 def _print(

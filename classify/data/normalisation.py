@@ -14,6 +14,9 @@ from crops.config import OutsideCell
 IMAGENET_MEAN: Final = (123.675, 116.28, 103.53)
 IMAGENET_STD: Final = (58.395, 57.12, 57.375)
 PERCENTILES: Final = (1.0, 99.5)
+MEASURED: Final[tuple[Normalise, ...]] = ("crop", "folds", "sources")
+"""Normalisations that need the mean or the deviation of the training crops."""
+
 _MIN_RANGE: Final = 8.0  # grey values between the percentiles; a channel with less is taken as empty
 _BLOCK: Final = 256
 
@@ -21,6 +24,8 @@ _BLOCK: Final = 256
 @dataclass(frozen=True)
 class Statistics:
     """Mean and standard deviation of the training crops, in uint8 units; stored in the checkpoint.
+
+    They are 0 and 1 for normalisations that need neither, so that frozen networks of all folds are the same.
 
     Parameters
     ----------
@@ -38,11 +43,13 @@ class Statistics:
 def measure_statistics(crops: FoldCrops, outside_cell: OutsideCell, normalise: Normalise) -> Statistics:
     """Measure the statistics of the training crops that a normalisation needs.
 
-    With ``"imagenet"`` no crop but the first is read: the first three channels get ImageNet's mean and deviation, any
-    others, or all where there are fewer than three, their averages.
+    Where none are needed, no crop but the first is read. With ``"imagenet"`` the first three channels get ImageNet's
+    mean and deviation, any others, or all where there are fewer than three, their averages.
     """
-    if normalise == "imagenet":
+    if normalise not in MEASURED:
         channels = crops.source.pixels(crops.training[:1]).shape[1]
+        if normalise != "imagenet":
+            return Statistics([0.0] * channels, [1.0] * channels)
         return Statistics(_imagenet(IMAGENET_MEAN, channels), _imagenet(IMAGENET_STD, channels))
     mean, std = measure_mean_and_deviation(crops.source, crops.training, outside_cell)
     parts: dict[str, list[list[float]]] = {}

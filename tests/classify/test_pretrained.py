@@ -273,6 +273,25 @@ def test_features_are_kept_and_computed_again_only_if_they_must(
     assert (kept / "features.npy").read_bytes() != expected
 
 
+@pytest.mark.parametrize("normalise", ["percentiles", "stack", "imagenet"])
+def test_folds_share_features_that_do_not_depend_on_training_crops(tmp_path: Path, normalise: str) -> None:
+    path = tmp_path / "library.safetensors"  # as of a library: without the mean and deviation of any crops
+    prefix = "backbone."
+    state = {
+        name.removeprefix(prefix): tensor.contiguous()
+        for name, tensor in _weights().state_dict.items()
+        if name.startswith(prefix)
+    }
+    save_file(state, path)
+    work = _work(tmp_path / "work", **_heads(path, normalise=normalise))
+    train(work)
+    kept = work.root / "backbone_features" / "cells"
+    written = (kept / "features.npy").stat().st_mtime_ns
+    predict(work)
+    assert (kept / "features.npy").stat().st_mtime_ns == written
+    assert sorted(path.name for path in kept.iterdir()) == ["features.json", "features.npy"]
+
+
 def test_features_of_other_stages_are_computed_again(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
