@@ -37,7 +37,7 @@ _JPEG: Final = b"\xff\xd8\xff"
 _TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _PNG_DEPTH: Final = 24  # position of the bit depth in a PNG
-_TIFF_DEPTH: Final = 258  # number of the tag BitsPerSample
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_DEPTH = 256, 257, 258  # numbers of the tags ImageWidth, ImageLength, BitsPerSample
 
 _PHOTOMETRIC: Final = (
     *(PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB),
@@ -430,7 +430,9 @@ def read_header(path: Path) -> Header | None:
                     with path.open("rb") as file:
                         bits = file.read(_PNG_DEPTH + 1)[-1]
                 elif image.format == "TIFF":
-                    bits = max(getattr(image, "tag_v2", {}).get(_TIFF_DEPTH, (1,)))
+                    tags = getattr(image, "tag_v2", {})
+                    # Pillow turns the size by the tag Orientation, but pixels are read as they are stored.
+                    return Header(tags[_TIFF_HEIGHT], tags[_TIFF_WIDTH], max(tags.get(_TIFF_DEPTH, (1,))))
                 return Header(image.height, image.width, bits)
     except Exception:  # damaged files make readers raise whatever they lead them to
         return None

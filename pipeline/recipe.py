@@ -15,7 +15,7 @@ from aggregate.config import AggregateSection
 from classify.config import ClassifySection
 from classify.own_code import code_names
 from crops.config import CropsSection
-from hpa.channels import CHANNELS
+from hpa.channels import CHANNELS, parse_mixture
 from hpa.config import DataSection, parse_section, read_toml
 from hpa.errors import UserError
 from hpa.layouts.pattern import compile_pattern
@@ -91,7 +91,7 @@ def check_recipe(recipe: Recipe) -> None:
     check_classes(recipe.aggregate, data.classes)
     if recipe.crops.needs_masks:
         _check_segment(recipe)
-    parts = [part for name in section.channels for part in name.split("+")]
+    parts = [part for name in section.channels for part in parse_mixture(name).channels]
     if missing := [part for part in parts if part not in data.channels]:
         raise UserError(
             f"expected classify.channels among data.channels ({', '.join(data.channels)}), found {missing[0]!r}"

@@ -212,9 +212,9 @@ def class_weights(section: ClassifySection, crops: FoldCrops) -> Tensor | None:
     Parameters
     ----------
     section
-        Recipe section: ``class_weights``. With n the number of training images that have a class, at least 1,
-        ``"inverse"`` is 1 / n, and ``"effective"`` (1 - beta) / (1 - beta^n) (Cui et al. 2019,
-        https://arxiv.org/abs/1901.05555).
+        Recipe section: ``class_weights``. With n the number of training images that have a class, ``"inverse"`` is
+        1 / n, and ``"effective"`` (1 - beta) / (1 - beta^n) (Cui et al. 2019, https://arxiv.org/abs/1901.05555). A
+        class that no image has, for which neither is defined, has the mean weight of the others.
     crops
         Crops of the fold.
 
@@ -239,9 +239,11 @@ def class_weights(section: ClassifySection, crops: FoldCrops) -> Tensor | None:
         images, image = np.unique(labels.images[crops.training], return_inverse=True)
         hot = np.zeros((len(images), labels.targets.shape[1]), dtype=bool)
         np.logical_or.at(hot, image, labels.targets[crops.training] & labels.known[crops.training])
-        n = hot.sum(axis=0).clip(min=1)
-        beta = section.effective_beta
+        counts = hot.sum(axis=0)
+        n, beta = counts.clip(min=1), section.effective_beta
         weights = 1 / n if chosen == "inverse" else (1 - beta) / (1 - beta**n)
+        if counts.any():
+            weights[counts == 0] = weights[counts > 0].mean()
     return torch.from_numpy((weights / weights.mean()).astype(np.float32))
 
 

@@ -10,6 +10,7 @@ consists of all its fields but the channel, joined by ``_``.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Final
 
 from hpa.channels import Channel
@@ -93,7 +94,7 @@ def list_by_pattern(
         seen.add(name)
         image_id = "_".join(fields.values())
         own = files.setdefault(image_id, {})
-        well = [fields.get("plate"), fields.get("well"), fields.get("row", "") + fields.get("column", "")]
+        well = [fields.get("plate"), fields.get("well"), _row_letters(fields.get("row", "")) + fields.get("column", "")]
         wells[image_id] = "_".join(filter(None, well)) or None
         planes = {name: ONLY_PLANE} if by_file else {key: int(key) for key in channels}
         for key, plane in planes.items():
@@ -115,6 +116,15 @@ def list_by_pattern(
         notices.append(f"files of the channels {', '.join(unused)} are ignored; --channel names those to read")
     rows = rows_to_table(Row(image_id, "test", well=wells[image_id]) for image_id in ids)
     return DatasetListing(rows, [files[image_id] for image_id in ids], [data] * len(ids), vocabulary, notices)
+
+
+def _row_letters(row: str) -> str:
+    """Return the letters of a numbered row of a plate, A for 1 and AA for 27, so that r1c12 and r11c2 are two wells."""
+    letters, number = "", int(row) if row.isdecimal() else 0
+    while number:
+        number, last = divmod(number - 1, len(ascii_uppercase))
+        letters = ascii_uppercase[last] + letters
+    return letters or row
 
 
 def _fields(expression: re.Pattern[str], name: str) -> dict[str, str] | None:

@@ -75,12 +75,12 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _text(value: object) -> str:
-    # pandas reads a column of integers with gaps as floats.
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    # pandas reads a column of integers with gaps as floats; a blank after a group would make it another one.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _row(record: Mapping[str, str], vocabulary: Vocabulary) -> Row:
-    image_id, text = record["image_id"], record.get("target", "").strip()
+    image_id, text = record["image_id"], record.get("target", "")
     split = record.get("split", "") or ("train" if text else "test")
     if split not in ("train", "test"):
         raise UserError(f"expected a split train or test for the image {image_id}, found {split!r}")

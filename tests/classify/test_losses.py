@@ -252,6 +252,16 @@ def test_inverse_class_weights_balance_the_images() -> None:
     assert weights.mean().item() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("chosen", ["inverse", "effective"])
+def test_classes_that_no_image_has_do_not_outweigh_the_others(chosen: str) -> None:
+    section = ClassifySection(class_weights=chosen)
+    some, all_there = (class_weights(section, _fold_of_counts(counts)) for counts in ([1, 0, 4, 10], [1, 4, 10]))
+    assert some is not None
+    assert all_there is not None
+    torch.testing.assert_close(some[[0, 2, 3]], all_there)
+    assert some[1].item() == pytest.approx(1)
+
+
 def test_effective_numbers_are_a_sum_of_powers() -> None:
     """The effective number of n images is 1 + b + ... + b^(n - 1)."""
     weights = class_weights(ClassifySection(class_weights="effective", effective_beta=0.9), _fold_of_counts([1, 4, 10]))

@@ -9,7 +9,13 @@ import torch
 
 from classify.config import ClassifySection
 from classify.data.crops import read_crops, select_channels
-from classify.data.normalisation import Statistics, crop_levels, measure_mean_and_deviation, measure_statistics
+from classify.data.normalisation import (
+    MEASURED,
+    Statistics,
+    crop_levels,
+    measure_mean_and_deviation,
+    measure_statistics,
+)
 from classify.network.model import Network
 from tests.support.bright_crops import ArraySource, bright_crops, bright_fold
 
@@ -54,7 +60,7 @@ def test_each_source_gets_the_statistics_of_its_training_crops() -> None:
             np.testing.assert_allclose(levels[row, 1], pixels.std((0, 2, 3)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("normalise", ["crop", "folds", "sources", "percentiles"])
+@pytest.mark.parametrize("normalise", MEASURED)
 def test_validation_crops_do_not_change_the_statistics(normalise: str) -> None:
     """Otherwise the held-out images would leak into the model that is scored on them."""
     crops = FOLD.source.pixels(ALL)

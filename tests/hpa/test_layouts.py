@@ -235,6 +235,18 @@ def test_table_of_planes(tmp_path: Path, kind: str) -> None:
     assert images["plane_blue"].tolist() == [2, ONLY_PLANE, 4]
 
 
+def test_blanks_around_the_cells_of_a_table_make_no_other_groups(tmp_path: Path) -> None:
+    table = _plates(tmp_path).assign(
+        group=["w1 ", " w1", ""], antibody=["", "A\t", ""], split=["test", "train ", "train"]
+    )
+    table["path_blue"] += " "
+    table.to_csv(tmp_path / "images.csv", index=False)
+    images = index_dataset(tmp_path, "auto", HPA28, ("blue",)).images.set_index("image_id")
+    assert images.loc[["s1", "s2"], "well"].tolist() == ["w1", "w1"]
+    assert images.loc["s2", "antibody"] == "A"
+    assert (images["bytes_blue"] > 0).all()
+
+
 def test_train_row_without_target_has_no_known_class(tmp_path: Path) -> None:
     _plates(tmp_path).assign(split=["train", "test", "train"]).to_csv(tmp_path / "images.csv", index=False)
     images = index_dataset(tmp_path, "auto", HPA28, ("blue",)).images.set_index("image_id")

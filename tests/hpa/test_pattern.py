@@ -62,6 +62,22 @@ def test_the_command_reads_the_pixels_of_the_right_files(plate: Path, tmp_path: 
     assert 'channels = ["blue", "yellow"]' in recipe
 
 
+def test_numbered_rows_and_columns_make_different_wells(tmp_path: Path) -> None:
+    """As Harmony of Revvity names files."""
+    for row, column in ((1, 12), (11, 2), (11, 12), (2, 3), (27, 1)):
+        tifffile.imwrite(tmp_path / f"r{row:02}c{column:02}f1-ch1.tif", _plane(1))
+    tifffile.imwrite(tmp_path / "rBc3f2-ch1.tif", _plane(1))
+    for pattern in ("r{row}c{column}f{field}-ch{channel}.tif", "r0{row}c0{column}f{field}-ch{channel}.tif"):
+        found = list_by_pattern(tmp_path, pattern, {"1": "blue"}, HPA28).rows
+        wells = dict(zip(found["image_id"], found["well"], strict=True))
+        if "r0" in pattern:
+            assert wells == {"2_3_1": "B3"}
+        else:
+            assert wells["02_03_1"] == "B03"
+            assert wells["B_3_2"] == "B3"
+            assert {wells[i] for i in ("01_12_1", "11_02_1", "11_12_1", "27_01_1")} == {"A12", "K02", "K12", "AA01"}
+
+
 def test_planes_of_one_file_and_sub_folders(tmp_path: Path) -> None:
     """A field of OME-TIFF with three channels in each file, below folders for plate and well."""
     planes = {}

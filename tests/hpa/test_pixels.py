@@ -201,6 +201,10 @@ def test_headers(tmp_path: Path) -> None:
     for suffix, depth in ((".png", np.uint8), (".png", np.uint16), (".tif", np.uint16), (".jpg", np.uint8)):
         cv2.imwrite(str(tmp_path / f"a{suffix}"), _gray((5, 7), depth))
         assert read_header(tmp_path / f"a{suffix}") == (5, 7, np.iinfo(depth).bits)
+    for turn in (1, 6):  # 6: to be shown turned by 90 degrees; pixels are used as they are stored
+        tifffile.imwrite(tmp_path / "a.tif", _gray(), extratags=[(274, "H", 1, turn, True)])
+        assert read_plane(tmp_path / "a.tif").shape == (5, 7)
+        assert read_header(tmp_path / "a.tif") == (5, 7, 8)
     large = struct.pack(">IIBBBBB", 10_500, 10_500, 16, 0, 0, 0, 0)  # Pillow warns of it
     chunks = [(b"IHDR", large), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     packed = [struct.pack(">I", len(b)) + t + b + struct.pack(">I", zlib.crc32(t + b)) for t, b in chunks]

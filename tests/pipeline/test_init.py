@@ -249,6 +249,7 @@ def test_init_runs_code_only_from_the_folder_on_the_command_line(
         (["classify.weights_file=gone.pt"], "expected the key 'pretrained'"),
         (["classify.backbone=densenet121", "crops.size_px=8"], "expected crops large enough .*, found 8 px"),
         (['classify.channels=["green", "red+yellow"]', 'data.channels=["green", "red", "blue"]'], "found 'yellow'"),
+        (['classify.channels=["green", "red|yellow"]', 'data.channels=["green", "red", "blue"]'], "found 'yellow'"),
         (['crops.windows=["brightest"]', 'data.channels=["red", "blue"]'], "expected green among data.channels"),
         (["aggregate.empty=Cytosole"], "aggregate.empty .* or a class of hpa28, found 'Cytosole'"),
         (["aggregate.class_fractions=[0.1, 0.2]"], "class_fractions for each of 28 classes, found 2"),
@@ -289,6 +290,12 @@ def test_what_would_stop_a_later_stage_stops_init(
     (line,) = [line for line in lines if not line.startswith("Downloading: ")]  # torch's, before it fails
     assert re.search(found, line)
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("mixture", ["yellow+red", "yellow|red"])
+def test_init_accepts_mixtures_of_channels(mixture: str, atlas: Path, tmp_path: Path) -> None:
+    setting = f'classify.channels=["{mixture}", "green", "blue"]'
+    assert main(["init", str(tmp_path / "w"), "--data", str(atlas), "--set", setting]) == 0
 
 
 def test_crops_notice_image_files_replaced_after_segmentation_but_not_copies(atlas: Path, tmp_path: Path) -> None:
