@@ -24,6 +24,7 @@ import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
 from classify.probabilities import class_columns
+from crops.config import CropsSection
 from crops.store import store_folder
 from hpa.splitting.folds import read_folds
 from hpa.vocabulary import Vocabulary
@@ -158,7 +159,8 @@ def _of_masks(work: WorkFolder) -> tuple[dict[str, int], dict[str, str]]:
 def _failures(work: WorkFolder) -> dict[str, str]:
     """Return why images failed, by the first stage in which they did."""
     reasons: dict[str, str] = {}
-    for path in (work.root / "segment" / "failures.csv", store_folder(work, "cells") / "failures.csv"):
+    stores = [store_folder(work, window) for window in work.section("crops", CropsSection).stores]
+    for path in (folder / "failures.csv" for folder in (work.root / "segment", *stores)):
         if path.is_file():
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
             reasons = dict(zip(table["image_id"], table["reason"], strict=True)) | reasons

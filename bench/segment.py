@@ -8,6 +8,7 @@ earlier   the same of the default path on the synthetic images of an earlier atl
           lobed nuclei, and counted a cell from 45% of its nucleus (commit 2ef9039, in a temporary worktree)
 sizes     the default path on images of one data set whose cells are 0.65 to 1.5 times as large as usual: one diameter
           for all, a diameter for each image (`diameter_px = 0`), and the true diameters
+brightness  the same as accuracy with nuclei, or cells with their nuclei, dimmed to 0.05 to 1 of their light
 speed     the stage relative to Cellpose as documented (one image at a time, same network and diameter), and relative
           to decoding the PNG files plus the network's forward pass
 workers   two worker processes relative to one, with one thread each
@@ -27,6 +28,7 @@ from pathlib import Path
 import torch
 
 from bench.measure import run_parts, split_words
+from bench.segmentation.brightness import brightness
 from bench.segmentation.images import as_documented, earlier_scenes, planes_of, scenes
 from bench.segmentation.real_images import DIAMETERS_PX, real
 from bench.segmentation.sizes import sizes
@@ -82,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             net, earlier_scenes(2 if tiny else 40, folder), "images of an earlier atlas", peers=False
         ),
         "sizes": lambda _: sizes(net, 3 if tiny else 36),
+        "brightness": lambda _: brightness(net, scenes(2 if tiny else 40)),
         "speed": lambda folder: speed(net, folder, *((1, 8, 1) if tiny else (4, 256, 3))),
         "workers": lambda folder: workers(folder, *((160, 1) if tiny else (512, 3))),
         "memory": lambda folder: memory(folder, *((8, 16) if tiny else (100, 400))),

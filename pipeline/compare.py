@@ -276,7 +276,15 @@ def _matched(
 
 
 def _costs(work: WorkFolder) -> tuple[float, int]:
-    """Return seconds of training and prediction, and parameters of one model per window, with those of joined runs."""
+    """Return the costs of a run and of those that it joins; runs that those join are not used."""
+    joined = [root for root, _ in work.section("aggregate", AggregateSection).joined(work.root)]
+    others = [open_work(root) for root in dict.fromkeys(joined) if root != work.root.resolve()]
+    seconds, parameters = zip(*(_own_costs(run) for run in [work, *others]), strict=True)
+    return sum(seconds), sum(parameters)
+
+
+def _own_costs(work: WorkFolder) -> tuple[float, int]:
+    """Return seconds of training and prediction, and parameters of one model per window."""
     from classify.network.checkpoint import Checkpoint
 
     section = work.section("crops", CropsSection)
@@ -288,10 +296,6 @@ def _costs(work: WorkFolder) -> tuple[float, int]:
         for path in sorted((folder / window).glob("fold-*/checkpoint.pt"))[:1]:
             weights = Checkpoint.load(path).state_dict
             parameters += sum(w.numel() for name, w in weights.items() if not name.endswith(_NOT_PARAMETERS))
-    joined = work.section("aggregate", AggregateSection).joined(work.root)
-    for root in dict.fromkeys(root for root, _ in joined if root != work.root.resolve()):
-        more = _costs(open_work(root))
-        seconds, parameters = seconds + more[0], parameters + more[1]
     return seconds, parameters
 
 
@@ -309,7 +313,7 @@ def report(comparison: Comparison, *, markdown: bool, csv: Path | None, figure: 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print a table per level in the terminal."""
-    console = Console(width=118)
+    console = Console(width=118, markup=False)  # names of folders may contain brackets
     for number, level in enumerate(comparison.levels):
         table = Table(title=_title(level), title_justify="left", box=None, pad_edge=False)
         table.add_column("run", overflow="fold")

@@ -255,6 +255,8 @@ def _load_array(path: Path) -> NDArray[np.floating[Any]]:
         raise UserError(f"expected scores, found no file {path}") from None
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"expected an array of numbers in {path}, found: {error}") from None
+    if not isinstance(array, np.ndarray):  # several arrays, of numpy.savez
+        raise UserError(f"expected one array in {path}, found an archive of several")
     if not np.issubdtype(array.dtype, np.floating):
         raise UserError(f"expected floating-point scores in {path}, found {array.dtype}")
     return array
@@ -270,9 +272,9 @@ def _table_scores(path: Path, ids: Sequence[str], vocabulary: Vocabulary) -> NDA
         raise UserError(f"expected scores of every id of the sample in {path}, found none of {missing[0]!r}")
     chosen = table.loc[list(ids), columns]
     try:
-        is_number = all(pd.api.types.is_float_dtype(dtype) for dtype in chosen.dtypes)
+        is_number = all(isinstance(dtype, np.dtype) and dtype.kind == "f" for dtype in chosen.dtypes)
         return chosen.to_numpy() if is_number else chosen.astype(np.float64).to_numpy()
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"expected numbers as scores in {path}, found: {error}") from None
 
 

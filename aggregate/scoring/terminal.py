@@ -41,7 +41,7 @@ def print_metrics(work: WorkFolder) -> None:
 
 def print_summary(metrics: dict[str, Any], title: str, *, rows: str = "images") -> None:
     """Print one line per class, then the metrics over all classes, then warnings; `rows` says what was scored."""
-    console = Console(width=118)
+    console = Console(width=118, markup=False)  # names of files may contain brackets
     console.print(_classes(metrics["classes"], title))
     console.print(f"over {metrics['images']} {rows}" + _bootstrap_note(metrics))
     for key, name in _NAMES.items():
@@ -58,12 +58,12 @@ def print_summary(metrics: dict[str, Any], title: str, *, rows: str = "images") 
     for source, scores in metrics.get("sources", {}).items() if len(metrics.get("sources", {})) > 1 else ():
         console.print(f"  {'macro F1 of ' + source:34s} {scores['macro_f1']:.4f}  over {scores['images']} images")
     for line in _warnings(metrics):
-        console.print(f"warning: {line}", markup=False)
+        console.print(f"warning: {line}")
 
 
 def print_cells_2021(metrics: dict[str, Any], title: str) -> None:
     """Print one line per class of Kaggle 2021, then the mean average precision."""
-    console = Console(width=118)
+    console = Console(width=118, markup=False)  # names of files may contain brackets
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("class", no_wrap=True)
     for name in ("cells", "entries", "AP at IoU 0.6"):

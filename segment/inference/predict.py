@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from segment.config import SegmentSection
-from segment.inference.preprocess import NetworkInput, without_haze
+from segment.inference.preprocess import NetworkInput, even_nuclei, without_haze
 from segment.masks import Masks
 from segment.network.cellpose import FLOW_SCALE, BaseModel, average_tiles, make_tiles
 from segment.network.compact import ER, NUCLEUS_PLANE
@@ -81,7 +81,7 @@ def run_network(
     tile_px = _DINO_TILE_PX if net.backbone.startswith("dino") else _MAX_TILE_PX
     compact = net.backbone == "compact"
     tilings = [
-        _cut(_without_haze(image.planes) if compact else image.planes, tile_px, fixed=not compact) for image in images
+        _cut(_for_compact(image.planes) if compact else image.planes, tile_px, fixed=not compact) for image in images
     ]
     tiles = [(index, tile) for index, tiling in enumerate(tilings) for tile in range(len(tiling.tiles))]
     outputs: dict[tuple[int, int], NDArray[np.float32]] = {}
@@ -118,10 +118,11 @@ class _Tiling:
     inner: tuple[slice, slice]
 
 
-def _without_haze(planes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the planes with the haze of the ER removed; masks from the maximum with the microtubules lose by it."""
+def _for_compact(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the planes as the compact network takes them; masks from the maximum would lose without its haze."""
     planes = planes.copy()
     planes[ER] = without_haze(planes[ER])
+    planes[NUCLEUS_PLANE] = even_nuclei(planes[NUCLEUS_PLANE])
     return planes
 
 

@@ -296,6 +296,9 @@ def test_unusable_inputs_of_a_submission(made: Submission, capsys: pytest.Captur
     np.save(made.folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     made.sample = _write(made.folder / "sample.csv", "Id,Predicted\na,0\n")
     assert "array of numbers" in _sentence(capsys, made.arguments(scores=str(made.folder / "objects.npy")))
+    with (made.folder / "archive.npy").open("wb") as file:
+        np.savez(file, scores=np.zeros((1, 28)))
+    assert "archive of several" in _sentence(capsys, made.arguments(scores=str(made.folder / "archive.npy")))
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "2", "1.0000001"])

@@ -20,6 +20,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     made = make_work(tmp_path_factory.mktemp("named") / "work", train=60, test=30)
     (made.root / "segment").mkdir()
     (made.root / "segment" / "failures.csv").write_text('image_id,reason\ni00003,"blue: damaged, <b>cut</b>"\n')
+    (made.root / "crops" / "cells" / "failures.csv").write_text("image_id,reason\ni00004,red: cut off\n")
     crops = pd.read_parquet(made.root / "crops" / "cells" / "crops.parquet")
     place = np.arange(len(crops))
     crops = crops.assign(
@@ -51,6 +52,7 @@ def test_images_have_the_names_of_their_numbers(work: WorkFolder) -> None:
         np.testing.assert_allclose(np.array(probabilities), expected, atol=5.1e-5)
         assert probabilities == sorted(probabilities, reverse=True)
     assert images.set_index("image_id").at["i00003", "flags"] == "blue: damaged, <b>cut</b>"
+    assert images.set_index("image_id").at["i00004", "flags"] == "red: cut off"
 
 
 def test_test_images_are_predicted_as_in_the_submission(work: WorkFolder) -> None:

@@ -251,6 +251,7 @@ def test_init_runs_code_only_from_the_folder_on_the_command_line(
         (['classify.channels=["green", "red+yellow"]', 'data.channels=["green", "red", "blue"]'], "found 'yellow'"),
         (['classify.channels=["green", "red|yellow"]', 'data.channels=["green", "red", "blue"]'], "found 'yellow'"),
         (['crops.windows=["brightest"]', 'data.channels=["red", "blue"]'], "expected green among data.channels"),
+        (["data.vocabulary=jovian10", "aggregate.submission=kaggle2021"], "cover all those of Kaggle 2021"),
         (["aggregate.empty=Cytosole"], "aggregate.empty .* or a class of hpa28, found 'Cytosole'"),
         (["aggregate.class_fractions=[0.1, 0.2]"], "class_fractions for each of 28 classes, found 2"),
         (["classify.learning_rate=inf"], "learning_rate"),

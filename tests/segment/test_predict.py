@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from segment.inference.predict import run_network
-from segment.inference.preprocess import NetworkInput, without_haze
+from segment.inference.preprocess import NetworkInput, even_nuclei, without_haze
 from segment.network.compact import ER, INPUTS, JOINED, NUCLEUS_PLANE, OUTPUTS, CompactNetwork
 
 CPU = torch.device("cpu")
@@ -19,8 +19,9 @@ def as_input(planes: NDArray[np.float32]) -> NetworkInput:
 def test_a_small_image_is_one_padded_tile(net: CompactNetwork) -> None:
     """A small image is one zero-padded tile, so the output equals that of the network itself."""
     image = np.random.default_rng(0).random((INPUTS, 37, 50), dtype=np.float32)
-    sharp = np.stack([without_haze(plane) if place == ER else plane for place, plane in enumerate(image)])
-    padded = np.pad(sharp, [(0, 0), (5, 6), (7, 7)])
+    taken = image.copy()
+    taken[ER], taken[NUCLEUS_PLANE] = without_haze(image[ER]), even_nuclei(image[NUCLEUS_PLANE])
+    padded = np.pad(taken, [(0, 0), (5, 6), (7, 7)])
     with torch.inference_mode():
         expected = net(torch.from_numpy(padded[np.newaxis]))[0].numpy()[0, :, 5:42, 7:57]
     (output,) = run_network(net, [as_input(image)])
@@ -31,7 +32,7 @@ def test_a_small_image_is_one_padded_tile(net: CompactNetwork) -> None:
 def test_a_large_image_is_cut_and_joined(net: CompactNetwork) -> None:
     """Far from the seams, tiling gives the same output as the complete image."""
     image = np.random.default_rng(0).random((INPUTS, 64, 480), dtype=np.float32)
-    image[ER] = 0  # of which the haze would be subtracted
+    image[[ER, NUCLEUS_PLANE]] = 0  # which are changed before the network sees them
     with torch.inference_mode():
         expected = net(torch.from_numpy(image[np.newaxis]))[0].numpy()[0]
     expected[-3:-1] /= 5
@@ -65,21 +66,22 @@ def test_tiles_of_different_images_share_batches() -> None:
     outputs = run_network(net, [as_input(image) for image in images])
     assert sorted(net.batches) == [(1, 5, 64, 64), (4, 5, 32, 48)]
     for image, output in zip(images, outputs, strict=True):
-        assert np.allclose(output[1], image[1] + 1)
+        assert np.allclose(output[-1], image[-1] + 1)
         assert np.allclose(output[-2], (image[-2] + 1) / 5)
 
 
-def test_only_the_er_of_the_compact_network_loses_its_haze() -> None:
-    """A bright square over a dim surrounding: beside the square the ER becomes dimmer, what else is read stays."""
+def test_only_the_compact_network_gets_er_without_haze_and_even_nuclei() -> None:
+    """A bright square over a dim surrounding: beside the square the ER becomes dimmer, far from it nuclei brighter."""
     image = np.full((2 * INPUTS, 64, 64), 0.1, dtype=np.float32)  # so that none of the inputs is scaled as a flow
     image[:, 24:40, 24:40] = 1
     before = image.copy()
     (output,) = run_network(Recording(room=8), [as_input(image)])
     assert np.array_equal(image, before)
     assert (output[ER, 31, [20, 43]] < 1.08).all()
-    assert np.allclose(output[[NUCLEUS_PLANE, JOINED]], image[[NUCLEUS_PLANE, JOINED]] + 1)
+    assert (output[NUCLEUS_PLANE, 0, [0, -1]] > 1.2).all()
+    assert np.allclose(output[JOINED], image[JOINED] + 1)
     (documented,) = run_network(Recording(room=8, backbone="sam_vitl"), [as_input(image)])
-    assert np.allclose(documented[ER], image[ER] + 1)
+    assert np.allclose(documented[:INPUTS], image[:INPUTS] + 1)
 
 
 def test_a_batch_that_exceeds_memory_is_split_in_half() -> None:
@@ -87,6 +89,6 @@ def test_a_batch_that_exceeds_memory_is_split_in_half() -> None:
     net = Recording(room=2)
     outputs = run_network(net, [as_input(image) for image in images])
     assert [batch[0] for batch in net.batches] == [2, 2, 2, 2, 2, 1]
-    assert [output[1, 0, 0] for output in outputs] == [value + 1 for value in range(11)]
+    assert [output[-1, 0, 0] for output in outputs] == [value + 1 for value in range(11)]
     with pytest.raises(torch.OutOfMemoryError):
         run_network(Recording(room=0), [as_input(image) for image in images])

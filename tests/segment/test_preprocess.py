@@ -13,6 +13,7 @@ from segment.config import SegmentSection
 from segment.inference.preprocess import (
     channels_of,
     channels_to_read,
+    even_nuclei,
     load_input,
     normalise,
     planes_with_signal,
@@ -106,6 +107,22 @@ def test_haze_of_a_tenth_is_taken_back() -> None:
     assert np.abs(hazy - clean).max() > 0.12
     assert np.abs(without_haze(hazy) - clean).max() < 0.02
     assert np.allclose(without_haze(np.full((20, 20), 0.7, dtype=np.float32)), 0.7)
+
+
+def test_nuclei_far_apart_become_nearly_as_bright_as_each_other() -> None:
+    plane = np.zeros((60, 160), dtype=np.float32)
+    plane[25:35, 25:35] = 1
+    plane[28:32, 28:32] = 0.5  # a dark nucleolus
+    plane[:, 100:] = 0.2 * plane[:, :60]
+    even = even_nuclei(plane)
+    assert even[30, 26] / even[30, 126] == pytest.approx(5**0.3, rel=0.01)
+    assert even[30, 130] / even[30, 126] == pytest.approx(0.5, rel=0.02), "within a nucleus the ratio stays"
+    assert (even[plane == 0] == 0).all()
+
+
+def test_dark_places_are_amplified_to_a_limit() -> None:
+    noise = np.random.default_rng(0).random((50, 50), dtype=np.float32) * 0.01
+    np.testing.assert_allclose(even_nuclei(noise), noise / 0.1**0.7, rtol=1e-5)
 
 
 def test_normalising_flat_and_sparse_planes() -> None:
