@@ -50,8 +50,8 @@ class AggregateSection(Section):
     )
     join_by: Literal["mean", "rank", "max"] = Field(
         default="mean",
-        description="How runs are joined: mean (weighted), rank (weighted mean of the ranks among the images of a"
-        " fold), or max.",
+        description="How runs, and the windows of a run, are joined: mean (weighted), rank (weighted mean of the ranks"
+        " among the images of a fold), or max.",
     )
     join_weights: tuple[float, ...] = Field(
         default=(), description="Weights of this run and of the joined runs; empty weighs them alike."

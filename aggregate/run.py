@@ -268,7 +268,7 @@ def _thresholds_path(model: WorkFolder) -> Path:
 def _read_test(ids: list[str], pooled: PooledRuns, section: AggregateSection) -> list[ImageScores]:
     """Return the scores of the test images, once per model."""
     by_model = pooled.by_model(ids)
-    if section.join_by == "rank" and section.join:
+    if section.join_by == "rank" and len(pooled.bags) > 1:
         by_model = [rank_images(scored, np.zeros(len(ids), dtype=np.int64)) for scored in by_model]
     return by_model
 
@@ -284,7 +284,7 @@ def _tune(work: WorkFolder, images: pd.DataFrame, pooled: PooledRuns) -> OutOfFo
     targets, unknown = (vocabulary.multi_hot(table[column]) for column in ("target", "unknown_classes"))
     labels = Labels(targets, ~unknown, table["group"].to_numpy(np.int32), table["fold"].to_numpy())
     scored = pooled.out_of_fold(ids, labels.folds)
-    if section.join_by == "rank" and section.join:
+    if section.join_by == "rank" and len(pooled.bags) > 1:
         scored = rank_images(scored, labels.folds)
     decision = fit_decision(scored, labels, section)
     in_sample = decide(decision.score(scored, section), decision.values, section.empty, vocabulary) & labels.known

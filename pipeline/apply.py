@@ -86,8 +86,9 @@ def apply(
 
 def _check_ranked(model: Model, images: int) -> None:
     section = model.recipe.aggregate
-    if model.joined and section.join_by == "rank" and images < section.min_images:
+    sources = len(model.recipe.crops.windows) + len(section.join)
+    if sources > 1 and section.join_by == "rank" and images < section.min_images:
         raise UserError(
-            f"expected at least {section.min_images} images (aggregate.min_images) to rank, as the runs were joined"
-            f" by rank, found {images}"
+            f"expected at least {section.min_images} images (aggregate.min_images) to rank, as runs or windows were"
+            f" joined by rank, found {images}"
         )

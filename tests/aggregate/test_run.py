@@ -255,8 +255,24 @@ def test_joined_runs(by: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(joined[oof], np.maximum(one, other)[oof], atol=1e-6)
         assert (joined[~oof] >= np.maximum(one, other)[~oof] - 1e-6).all()  # a mean of maxima
     else:
-        assert joined.min() > 0
-        assert joined.max() < 1
+        folds = pd.read_parquet(work.folds).set_index("image_id")["fold"]
+        fold = _images(work)["image_id"].map(folds)[oof]
+        ranked = [
+            pd.DataFrame(scores[oof]).groupby(fold.to_numpy()).transform(lambda own: (own.rank() - 0.5) / len(own))
+            for scores in (one, other)
+        ]
+        np.testing.assert_allclose(joined[oof], 0.75 * ranked[0] + 0.25 * ranked[1], atol=1e-6)
+
+
+def test_windows_are_joined_by_rank_as_runs_are(tmp_path: Path) -> None:
+    other = make_work(tmp_path / "other", noise_seed=1)
+    runs = make_work(tmp_path / "runs", [f'aggregate.join=["{other.root}"]', "aggregate.join_by=rank"])
+    windows = make_work(tmp_path / "windows", ['crops.windows=["cells", "full_frame"]', "aggregate.join_by=rank"])
+    for part in ("classify", "crops"):
+        shutil.copytree(other.root / part / "cells", windows.root / part / "full_frame")
+    for folder in (runs, windows):
+        assert run(folder, figures=None) == 0
+    pd.testing.assert_frame_equal(_images(windows), _images(runs))
 
 
 def test_the_image_table_has_the_predictions_that_are_scored(finished: WorkFolder) -> None:
