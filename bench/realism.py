@@ -8,7 +8,9 @@ Reads real images from the folder CELLWISE_REAL_DATA, by default ../shared/real:
 - for each channel, the cross-validated AUC of a random forest and of a logistic regression on texture features (0.5:
   indistinguishable, 1: always distinguished), and the features that separate real and synthetic images best. Half of
   the real images, chosen by a hash of the id, steered the drawing; the AUCs against each half stand beside;
-- statistics of cell shapes in real and synthetic images.
+- statistics of cell shapes in real and synthetic images; the real masks leave out cells that the frame cuts through the
+  nucleus, and so does the last column;
+- number and diameter of the nuclei, found in the same way in real and synthetic nucleus planes.
 """
 
 import sys
@@ -21,8 +23,11 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 from skimage.feature import graycomatrix, graycoprops
+from skimage.filters import threshold_otsu
 from skimage.measure import regionprops_table
+from skimage.segmentation import clear_border
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -39,6 +44,7 @@ from tests.support.real_images import real_data
 
 QUANTILES = (0.5, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 SEED = 2018
+MIN_NUCLEUS_PX = 150
 PROPERTIES = ("label", "equivalent_diameter_area", "eccentricity", "solidity")
 
 
@@ -101,6 +107,27 @@ def shape_statistics(masks: list[NDArray[np.uint16]]) -> dict[str, float]:
     found |= {f"solidity, {q}%": float(np.percentile(every.solidity, q)) for q in (5, 50)}
     found["touching the border"] = float(every.border.mean())
     return found | {f"coverage, {q}%": float(np.percentile(coverage, q)) for q in (5, 50, 95)}
+
+
+def without_cut_nuclei(scene: Scene) -> NDArray[np.uint16]:
+    """Return the cells of a scene except those whose nucleus the frame cuts, as the real masks leave them out."""
+    whole = np.unique(clear_border(scene.nuclei))  # type: ignore[no-untyped-call]
+    return np.where(np.isin(scene.cells, whole), scene.cells, 0).astype(np.uint16)
+
+
+def nucleus_statistics(planes: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
+    """Count the nuclei in nucleus planes of 512 px, and measure those that the frame does not cut."""
+    counts, diameters = [], []
+    for plane in planes:
+        light = np.sqrt(ndimage.gaussian_filter(plane.astype(np.float64), 1.5))
+        pieces, _ = ndimage.label(ndimage.binary_fill_holes(light > threshold_otsu(light)))  # type: ignore[no-untyped-call]
+        area = np.bincount(pieces.ravel())[1:]
+        whole = np.bincount(clear_border(pieces).ravel(), minlength=len(area) + 1)[1:] > 0  # type: ignore[no-untyped-call]
+        counts.append(int((area >= MIN_NUCLEUS_PX).sum()))
+        diameters.append(np.sqrt(4 / np.pi * area[whole & (area >= MIN_NUCLEUS_PX)]))
+    every = np.concatenate(diameters)
+    found = {f"nuclei per image, {q}%": float(np.percentile(counts, q)) for q in (5, 50, 95)}
+    return found | {f"nucleus diameter px, {q}%": float(np.percentile(every, q)) for q in (5, 50, 95)}
 
 
 def steered(path: Path) -> bool:
@@ -175,10 +202,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"    {name:22s} real {spread[0]:28s} drawn {spread[1]:28s} AUC {alone[name]:.2f}")
     print(f"mean AUC {np.mean(means):.2f}")
     masks = [read_mask(path) for path in sorted((folder / "cell_masks").glob("*.png"))]
-    table = pd.DataFrame(
-        {"real": shape_statistics(masks), "drawn": shape_statistics([scene.cells for scene in scenes])}
-    )
+    whole = [cells for scene in scenes if (cells := without_cut_nuclei(scene)).any()]
+    drawn_cells = {"drawn": [scene.cells for scene in scenes], "drawn, nuclei whole": whole}
+    table = pd.DataFrame({name: shape_statistics(each) for name, each in ({"real": masks} | drawn_cells).items()})
     print(table.round(2).to_string())
+    blue = [read_gray(path) for path in sorted((folder / "single_channel512").glob("*_blue.png"))]
+    drawn_blue = [scene.channels[CHANNELS.index("blue")] for scene in scenes]
+    print(
+        pd.DataFrame({"real": nucleus_statistics(blue), "drawn": nucleus_statistics(drawn_blue)}).round(1).to_string()
+    )
 
 
 if __name__ == "__main__":
