@@ -267,10 +267,13 @@ def _thresholds_path(model: WorkFolder) -> Path:
 
 def _read_test(ids: list[str], pooled: PooledRuns, section: AggregateSection) -> list[ImageScores]:
     """Return the scores of the test images, once per model."""
-    by_model = pooled.by_model(ids)
-    if section.join_by == "rank" and len(pooled.bags) > 1:
-        by_model = [rank_images(scored, np.zeros(len(ids), dtype=np.int64)) for scored in by_model]
-    return by_model
+    one = np.zeros(len(ids), dtype=np.int64)  # all were scored by the same model
+    return [_as_joined(scored, one, section) for scored in pooled.by_model(ids)]
+
+
+def _as_joined(scored: ImageScores, folds: NDArray[np.integer], section: AggregateSection) -> ImageScores:
+    """Return ranks instead of scores if the recipe joins several runs or windows by rank."""
+    return rank_images(scored, folds) if section.join_by == "rank" and len(scored.scores) > 1 else scored
 
 
 def _tune(work: WorkFolder, images: pd.DataFrame, pooled: PooledRuns) -> OutOfFoldImages:
@@ -283,9 +286,7 @@ def _tune(work: WorkFolder, images: pd.DataFrame, pooled: PooledRuns) -> OutOfFo
     ids = list(table["image_id"])
     targets, unknown = (vocabulary.multi_hot(table[column]) for column in ("target", "unknown_classes"))
     labels = Labels(targets, ~unknown, table["group"].to_numpy(np.int32), table["fold"].to_numpy())
-    scored = pooled.out_of_fold(ids, labels.folds)
-    if section.join_by == "rank" and len(pooled.bags) > 1:
-        scored = rank_images(scored, labels.folds)
+    scored = _as_joined(pooled.out_of_fold(ids, labels.folds), labels.folds, section)
     decision = fit_decision(scored, labels, section)
     in_sample = decide(decision.score(scored, section), decision.values, section.empty, vocabulary) & labels.known
     return OutOfFoldImages(ids, labels, scored, decision, in_sample, cross_fit(scored, labels, section, vocabulary))

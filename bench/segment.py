@@ -2,22 +2,22 @@
 
 Parts; without a name, all of them run. They use processors unless stated, and synthetic images that no training draws:
 
-accuracy  AP at IoU 0.5, 0.75 and 0.9 of a watershed without a network, of Cellpose as documented, of Cellpose's masks
-          computed at network size, and of the default path
-earlier   the same of the default path on the synthetic images of an earlier atlas, which had few touching cells and few
-          lobed nuclei, and counted a cell from 45% of its nucleus (commit 2ef9039, in a temporary worktree)
-sizes     the default path on images of one data set whose cells are 0.65 to 1.5 times as large as usual: one diameter
-          for all, a diameter for each image (`diameter_px = 0`), and the true diameters
+accuracy    AP at IoU 0.5, 0.75 and 0.9 of a watershed without a network, of Cellpose as documented, of Cellpose's masks
+            computed at network size, and of the default path
+earlier     the same of the default path on the synthetic images of an earlier atlas, which had few touching cells and
+            few lobed nuclei, and counted a cell from 45% of its nucleus (commit 2ef9039, in a temporary worktree)
+sizes       the default path on images of one data set whose cells are 0.65 to 1.5 times as large as usual: one diameter
+            for all, a diameter for each image (`diameter_px = 0`), and the true diameters
 brightness  the same as accuracy with nuclei, or cells with their nuclei, dimmed to 0.05 to 1 of their light
-speed     the stage relative to Cellpose as documented (one image at a time, same network and diameter), and relative
-          to decoding the PNG files plus the network's forward pass
-workers   two worker processes relative to one, with one thread each
-memory    peak memory of a run over 100 and over 400 images
-gpu       if there is a GPU: the big network with random weights, with batches filled across images, relative to the
-          documented loop; images per second, and the fraction of time in which the network computes
-real      AP and F1 of a plain watershed, of our watershed, of the default path and of the maximum of ER and
-          microtubules on real images with masks, over a range of diameters and at the estimated one, with the
-          differences to the plain watershed (CELLWISE_REAL_DATA, ../shared/real)
+speed       the stage relative to Cellpose as documented (one image at a time, same network and diameter), and relative
+            to decoding the PNG files plus the network's forward pass
+workers     two worker processes relative to one, with one thread each
+memory      peak memory of a run over 100 and over 400 images
+gpu         if there is a GPU: the big network with random weights, with batches filled across images, relative to the
+            documented loop; images per second, and the fraction of time in which the network computes
+real        AP and F1 of a plain watershed, of our watershed, of the default path and of the maximum of ER and
+            microtubules on real images with masks, over a range of diameters and at the estimated one, with the
+            differences to the plain watershed (CELLWISE_REAL_DATA, ../shared/real)
 
 ``--tiny`` uses a few images, only to show that everything runs.
 """
@@ -29,7 +29,7 @@ import torch
 
 from bench.measure import run_parts, split_words
 from bench.segmentation.brightness import brightness
-from bench.segmentation.images import as_documented, earlier_scenes, planes_of, scenes
+from bench.segmentation.images import as_documented, earlier_scenes, planes_of, print_scores, scenes
 from bench.segmentation.real_images import DIAMETERS_PX, real
 from bench.segmentation.sizes import sizes
 from bench.segmentation.speed import gpu, gpu_with_big_network, memory, speed, workers
@@ -40,7 +40,6 @@ from segment.inference.predict import segment_images
 from segment.inference.preprocess import prepare_input
 from segment.network.compact import CompactNetwork
 from segment.network.weights import load_network
-from segment.score import score_images, summarise
 from segment.training.scenes import REFERENCE_PLANES
 from segment.watershed import watershed_cells
 
@@ -66,12 +65,7 @@ def accuracy(net: CompactNetwork, drawn: list[Scene], name: str = "synthetic ima
             "Cellpose as documented": as_documented(net, images),
             "Cellpose's masks, network size": [masks.cells for masks in segment_images(net, seen, cellpose)],
         }
-    print(f"\naccuracy, {len(drawn)} {name}, mean AP at IoU 0.5, 0.75, 0.9 and pooled F1 at 0.5:")
-    for method, masks in found.items():
-        triples = ((str(n), ours, scene.cells) for n, (ours, scene) in enumerate(zip(masks, drawn, strict=True)))
-        table = summarise(score_images(triples))
-        aps = "  ".join(f"{value:.3f}" for value in table["mean_ap"])
-        print(f"  {method:32s} {aps}   {table['pooled_f1'].iloc[0]:.3f}")
+    print_scores(f"accuracy, {len(drawn)} {name}", found, drawn)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

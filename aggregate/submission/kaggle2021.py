@@ -21,6 +21,22 @@ from hpa.vocabulary import HPA19, Vocabulary
 COLUMNS: Final = ("ID", "ImageWidth", "ImageHeight", "PredictionString")
 
 
+def check_covered(vocabulary: Vocabulary) -> None:
+    """Check that each of the 19 classes of 2021 but Negative contains a class of a vocabulary.
+
+    Raises
+    ------
+    UserError
+        If one does not.
+    """
+    members = containment_matrix(vocabulary, HPA19)
+    for c, name in enumerate(HPA19.classes):
+        if name != NEGATIVE and not members[:, c].any():
+            raise UserError(
+                f"expected classes that cover all those of Kaggle 2021, found none for {name!r} in {vocabulary.name}"
+            )
+
+
 def join_classes(probabilities: NDArray[np.floating[Any]], vocabulary: Vocabulary) -> NDArray[np.float64]:
     """Convert probabilities of the classes of a run into those of the 19 classes of 2021.
 
@@ -42,17 +58,13 @@ def join_classes(probabilities: NDArray[np.floating[Any]], vocabulary: Vocabular
     UserError
         If one of the classes of 2021 contains no class of the vocabulary.
     """
+    check_covered(vocabulary)
     scores = np.asarray(probabilities, dtype=np.float64)
     members = containment_matrix(vocabulary, HPA19)
     joined = np.zeros((len(scores), len(HPA19)))
     for c, name in enumerate(HPA19.classes):
-        if name == NEGATIVE:
-            continue
-        if not members[:, c].any():
-            raise UserError(
-                f"expected classes that cover all those of Kaggle 2021, found none for {name!r} in {vocabulary.name}"
-            )
-        joined[:, c] = scores[:, members[:, c]].max(axis=1)
+        if name != NEGATIVE:
+            joined[:, c] = scores[:, members[:, c]].max(axis=1)
     negative = HPA19.index(NEGATIVE)
     own = NEGATIVE in vocabulary.classes
     joined[:, negative] = scores[:, vocabulary.index(NEGATIVE)] if own else 1 - joined.max(axis=1)

@@ -1,4 +1,4 @@
-"""Score the segmentation of images whose cells differ in brightness, as nuclei out of focus do."""
+"""Score the segmentation of images whose nuclei or cells differ in brightness, as some out of focus do."""
 
 from typing import Final
 
@@ -7,14 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from bench.segmentation.images import as_documented, planes_of
+from bench.segmentation.images import as_documented, planes_of, print_scores
 from hpa.atlas.scene import Scene
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
 from segment.inference.predict import segment_images
 from segment.inference.preprocess import prepare_input
 from segment.network.compact import CompactNetwork
-from segment.score import score_images, summarise
 from segment.watershed import watershed_cells
 
 DIMMEST: Final = 0.05
@@ -53,11 +52,4 @@ def brightness(net: CompactNetwork, drawn: list[Scene]) -> None:
             "watershed without a network": [watershed_cells(image) for image in seen],
             "Cellpose as documented": as_documented(net, images),
         }
-        print(
-            f"\nbrightness, {len(drawn)} synthetic images with {name}, mean AP at IoU 0.5, 0.75, 0.9, pooled F1 at 0.5:"
-        )
-        for method, masks in found.items():
-            triples = ((str(n), ours, scene.cells) for n, (ours, scene) in enumerate(zip(masks, drawn, strict=True)))
-            table = summarise(score_images(triples))
-            aps = "  ".join(f"{value:.3f}" for value in table["mean_ap"])
-            print(f"  {method:32s} {aps}   {table['pooled_f1'].iloc[0]:.3f}")
+        print_scores(f"brightness, {len(drawn)} synthetic images with {name}", found, drawn)

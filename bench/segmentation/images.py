@@ -1,8 +1,10 @@
-"""Make synthetic images, files and work folders for `bench.segment`, and run Cellpose as documented."""
+"""Make synthetic images, files and work folders for `bench.segment`, run Cellpose as documented, and print scores."""
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ from hpa.images import write_images
 from hpa.layouts.index import index_dataset
 from hpa.work.folder import WorkFolder
 from segment.inference.diameter import typical_diameter_px
+from segment.score import score_images, summarise
 from segment.training.scenes import REFERENCE_PLANES
 from tests.support.pages import ROOT
 
@@ -96,3 +99,13 @@ def as_documented(net: BaseModel, images: list[NDArray[np.uint8]]) -> list[NDArr
     with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call] # explicit, else torch warns
         masks: list[NDArray[np.uint16]] = model.eval(inputs, diameter=typical_diameter_px(*images[0].shape[1:]))[0]
     return masks
+
+
+def print_scores(title: str, found: Mapping[str, Sequence[NDArray[Any]]], drawn: Sequence[Scene]) -> None:
+    """Print AP and F1 of each method, by its name, from the label images that it made of synthetic images."""
+    print(f"\n{title}, mean AP at IoU 0.5, 0.75, 0.9 and pooled F1 at 0.5:")
+    for method, masks in found.items():
+        triples = ((str(n), ours, scene.cells) for n, (ours, scene) in enumerate(zip(masks, drawn, strict=True)))
+        table = summarise(score_images(triples))
+        aps = "  ".join(f"{value:.3f}" for value in table["mean_ap"])
+        print(f"  {method:32s} {aps}   {table['pooled_f1'].iloc[0]:.3f}")

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from segment.config import SegmentSection
-from segment.inference.preprocess import NetworkInput, even_nuclei, without_haze
+from segment.inference.preprocess import NetworkInput, compact_input
 from segment.masks import Masks
 from segment.network.cellpose import FLOW_SCALE, BaseModel, average_tiles, make_tiles
-from segment.network.compact import ER, NUCLEUS_PLANE
+from segment.network.compact import NUCLEUS_PLANE
 from segment.network.weights import load_network
 from segment.postprocess.decode import decode
 
@@ -81,7 +81,7 @@ def run_network(
     tile_px = _DINO_TILE_PX if net.backbone.startswith("dino") else _MAX_TILE_PX
     compact = net.backbone == "compact"
     tilings = [
-        _cut(_for_compact(image.planes) if compact else image.planes, tile_px, fixed=not compact) for image in images
+        _cut(compact_input(image.planes) if compact else image.planes, tile_px, fixed=not compact) for image in images
     ]
     tiles = [(index, tile) for index, tiling in enumerate(tilings) for tile in range(len(tiling.tiles))]
     outputs: dict[tuple[int, int], NDArray[np.float32]] = {}
@@ -116,14 +116,6 @@ class _Tiling:
     columns: list[list[int]]
     padded: tuple[int, int]
     inner: tuple[slice, slice]
-
-
-def _for_compact(planes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the planes as the compact network takes them; masks from the maximum would lose without its haze."""
-    planes = planes.copy()
-    planes[ER] = without_haze(planes[ER])
-    planes[NUCLEUS_PLANE] = even_nuclei(planes[NUCLEUS_PLANE])
-    return planes
 
 
 def _cut(image: NDArray[np.float32], tile_px: int, *, fixed: bool) -> _Tiling:

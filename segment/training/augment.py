@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segment.inference.preprocess import even_nuclei, normalise, without_haze
+from segment.inference.preprocess import compact_input, normalise
 from segment.network.compact import ER, INPUTS, JOINED, MICROTUBULES, NUCLEUS_PLANE
 from segment.postprocess.labels import bounding_boxes
 
@@ -118,8 +118,8 @@ def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
     Returns
     -------
     ndarray
-        Shape (3, h, w), normalised, without haze and with even nuclei as for inference; the ER or the microtubules may
-        be set to 0, or replaced by the maximum of both.
+        Shape (3, h, w), normalised and as the network takes them in use; the ER or the microtubules may be set to 0, or
+        replaced by the maximum of both.
     """
     planes = sample.planes.astype(np.float32)
     planes *= _cell_gains(sample.cells, rng)
@@ -149,8 +149,7 @@ def restyle(sample: Sample, rng: np.random.Generator) -> Planes:
         if view < 3:
             restyled[MICROTUBULES if view == 0 else ER] = 0
     restyled[~present] = 0
-    restyled[ER, *window] = without_haze(restyled[ER, *window])
-    restyled[NUCLEUS_PLANE, *window] = even_nuclei(restyled[NUCLEUS_PLANE, *window])
+    restyled[:, *window] = compact_input(restyled[:, *window])
     return restyled
 
 

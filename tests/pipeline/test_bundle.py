@@ -202,9 +202,10 @@ def test_each_joined_run_is_packed_once(tmp_path: Path) -> None:
         open_model(tmp_path / "bundle")
 
 
-def test_joining_by_rank_needs_enough_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("several", ['aggregate.join=["../other"]', 'crops.windows=["cells", "full_frame"]'])
+def test_joining_by_rank_needs_enough_images(several: str, tmp_path: Path) -> None:
     make_work(tmp_path / "other", train=12, test=2, models=2, noise_seed=1)
-    make_work(tmp_path / "work", [f'aggregate.join=["{tmp_path}/other"]', "aggregate.join_by=rank"], train=12, test=2)
+    make_work(tmp_path / "work", [several, "aggregate.join_by=rank"], train=12, test=2)
     for channel in CHANNELS:
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / f"a_{channel}.png").write_bytes(b"not read")

@@ -2,16 +2,19 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import tomli_w
 from sklearn import metrics as sk
 
 from aggregate.run import run as aggregate
 from classify.network.checkpoint import Checkpoint
 from classify.probabilities import class_columns
+from hpa.config import read_toml
 from hpa.errors import UserError
 from hpa.images import read_images, write_images
 from hpa.splitting.folds import read_folds, write_folds
@@ -144,3 +147,20 @@ def test_cells_and_test_images_have_the_scores_of_the_demo(tmp_path: Path) -> No
     assert compared.parameters == [sum(weights.numel() for weights in model.parameters())]
     records = (tmp_path / "old" / "classify" / "cells").glob("*/run.json")
     assert compared.seconds[0] == pytest.approx(sum(json.loads(path.read_text())["seconds"] for path in records))
+
+
+def test_runs_that_join_each_other_are_compared_by_names_with_brackets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (_finished(tmp_path / f"run [{n}]", noise_seed=len(n)) for n in ("a", "bc"))
+    for run, joined in ((one, other), (other, one)):
+        recipe = read_toml(run.recipe)
+        recipe["aggregate"]["join"] = [f"../{joined.root.name}"]
+        run.recipe.write_text(tomli_w.dumps(recipe))
+        shutil.rmtree(run.root / "aggregate")
+    for run in (one, other):
+        assert aggregate(WorkFolder(run.root), figures=None) == 0
+    assert main(["compare", str(one.root), str(other.root), "--resamples", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert "run [a]" in printed
+    assert "run [bc]" in printed

@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hpa.config import DataSection
 from hpa.vocabulary import HPA28
+from pipeline import report
 from pipeline.report.charts import Axes
 from pipeline.report.data import _intensities, _warnings, make_data
 from pipeline.report.evidence import Evidence
@@ -178,3 +180,11 @@ def test_a_stage_without_a_readable_record_is_missing_or_damaged(tmp_path: Path)
     assert _record(tmp_path) == (None, "missing")
     (tmp_path / "run.json").write_text("{}")
     assert _record(tmp_path) == (None, "damaged")
+
+
+def test_a_matrix_without_rows_is_a_sentence() -> None:
+    folder = Path(report.__file__).parent / "templates"
+    parts: Any = Environment(loader=FileSystemLoader(folder), undefined=StrictUndefined, autoescape=True)
+    matrix = parts.get_template("parts.html.jinja").module.matrix
+    assert matrix(SimpleNamespace(rows=[], columns=[], cells=[])) == "\n<p>No scored image has a class.</p>\n"
+    assert "<svg" in matrix(SimpleNamespace(rows=["a"], columns=["b"], cells=[(0, 0, 0.5, "a as b")]))
