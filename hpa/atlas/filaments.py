@@ -187,7 +187,7 @@ def organising_centres(rng: np.random.Generator, field: Field) -> NDArray[np.flo
 def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.float32]) -> Filaments:
     """Grow the microtubules of every cell that is not in mitosis.
 
-    A quarter start around the organising centre, a quarter at the surface of the nucleus, and the others, which enter
+    A sixth start around the organising centre, a sixth at the surface of the nucleus, and the others, which enter
     the plane in focus from above or below, anywhere in the cytoplasm. A share of them runs around the nucleus.
 
     Parameters
@@ -201,7 +201,7 @@ def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.flo
     visible = np.bincount(field.owner.ravel(), minlength=len(cells) + 1)[1:]
     size = np.sqrt(visible * 4 / np.pi) / (100 * field.scale)
     number = np.where(
-        (cells.stage == 0) | (cells.stage == 4), np.minimum(2.2 * line.filaments * size**1.6, 1800), 0
+        (cells.stage == 0) | (cells.stage == 4), np.minimum(1.9 * line.filaments * size**1.6, 1800), 0
     ).astype(int)
     cell = np.repeat(np.arange(1, len(cells) + 1, dtype=np.int32), number)
     index = cell - 1
@@ -214,7 +214,7 @@ def microtubules(rng: np.random.Generator, field: Field, centres: NDArray[np.flo
     reach = np.where(from_centre, spread * rng.random(total), cells.nucleus_px[index] * rng.uniform(0.85, 1.5, total))
     start = origin + spokes * reach[:, None]
     anywhere = _anywhere(rng, field, index)
-    inside = (rng.random(total) < 0.5) & (anywhere >= 0).all(axis=1)
+    inside = (rng.random(total) < 0.65) & (anywhere >= 0).all(axis=1)
     start[inside] = anywhere[inside]
     heading_inside = cells.angle[index] + np.pi * rng.integers(0, 2, total) + rng.normal(0, 0.7, total)
     aim = cells.angle[index] + np.pi * rng.integers(0, 2, total)

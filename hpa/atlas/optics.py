@@ -42,10 +42,10 @@ class Exposure:
 
 
 EXPOSURES: Final[dict[Channel, Exposure]] = {
-    "red": Exposure(165, 0.35, 0.32, 4.5, 0.35, 0.8, 1.5),
-    "green": Exposure(84, 0.65, 0.35, 9.5, 0.5, 1.0, 1.5),
+    "red": Exposure(165, 0.35, 0.32, 2.8, 0.35, 0.8, 3.0),
+    "green": Exposure(110, 0.65, 0.25, 5.0, 0.5, 1.0, 4.0),
     "blue": Exposure(155, 0.50, 0.35, 1.3, 0.35, 0.3, 1.5),
-    "yellow": Exposure(140, 0.35, 0.35, 5.0, 0.45, 1.0, 1.5),
+    "yellow": Exposure(140, 0.35, 0.35, 5.0, 0.45, 1.0, 4.0),
 }
 
 

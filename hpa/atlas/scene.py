@@ -13,7 +13,7 @@ from hpa.atlas.geometry.cells import grow_field
 from hpa.atlas.geometry.field import Field
 from hpa.atlas.imaging import ATLAS, Imaging, Style
 from hpa.atlas.labels import draw_carriers, sample_shares
-from hpa.atlas.noise import Image, blur, smooth_noise
+from hpa.atlas.noise import Image, blur, octaves, smooth_noise
 from hpa.atlas.optics import AVERAGED, record
 from hpa.atlas.patterns.catalogue import BRIDGE, OTHER_FORMS, PATTERNS, SPINDLE
 from hpa.atlas.stains import Stained, stain
@@ -289,7 +289,9 @@ def _protein(rng: np.random.Generator, stained: Stained, carried: NDArray[np.boo
         spread = cv2.dilate(field.of_cells(amount), np.ones((3, 3), np.uint8))
         pattern = OTHER_FORMS.get(int(label), PATTERNS[label]) if imaging.other_forms else PATTERNS[label]
         light = light + pattern(rng, stained) * spread * np.float32(rng.uniform(0.5, 1.2))
-    return np.asarray(light, dtype=np.float32)
+    # proteins are labelled in clumps of antibodies, so that every pattern is grainy at a few pixels
+    grain = octaves(rng, field.shape, (5 * field.scale, 2.5 * field.scale), (0.3, 1.0))
+    return np.asarray(light * np.exp(rng.uniform(0, 0.8) * grain), dtype=np.float32)
 
 
 def _bright_protein(light: Image) -> float:

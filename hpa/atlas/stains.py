@@ -63,8 +63,8 @@ def stain(rng: np.random.Generator, field: Field) -> Stained:
 def thickness(rng: np.random.Generator, field: Field) -> Image:
     """Draw how thick the cytoplasm is: a steep or wide ramp at the outline, then even or rising to the nucleus."""
     s, cells = field.scale, field.population
-    ramp = rng.choice([1.0, 3.0, 8.0], p=[0.35, 0.4, 0.25]) * s * rng.lognormal(0, 0.45, len(cells))
-    flat = np.clip(rng.uniform(0.1, 0.8) + rng.normal(0, 0.15, len(cells)), 0.08, 1)
+    ramp = rng.choice([0.6, 1.8, 4.8], p=[0.35, 0.4, 0.25]) * s * rng.lognormal(0, 0.45, len(cells))
+    flat = np.clip(rng.uniform(0.4, 1.0) + rng.normal(0, 0.15, len(cells)), 0.08, 1)
     even = field.of_cells(flat.astype(np.float32))
     light = 1 - np.exp(-field.edge_px / np.maximum(field.of_cells(ramp.astype(np.float32)), 0.5))
     light *= even + (1 - even) * field.nearness ** float(rng.uniform(0.8, 2))
@@ -140,9 +140,9 @@ def _tubulin(rng: np.random.Generator, field: Field, filaments: Filaments, body:
     light = filaments.draw(1.25 * weights, field)
     haze = (0.25 + 0.75 * body) * field.cytoplasm * np.exp(0.3 * smooth_noise(rng, field.shape, 7 * s))
     light = light + 2.2 * line.haze * rng.lognormal(0, 0.6) * haze
-    patches = np.exp(rng.uniform(0.15, 0.45) * octaves(rng, field.shape, (30 * s, 13 * s), (0.7, 0.7)))
-    light = light * patches * (0.35 + rng.uniform(0.3, 1.1) * body + 0.6 * field.karyoplasm)
-    covered = field.of_cells(np.clip(rng.beta(2, 6, len(cells)), 0.05, 0.7).astype(np.float32))
+    patches = np.exp(rng.uniform(0, 0.2) * octaves(rng, field.shape, (30 * s, 13 * s), (0.7, 0.7)))
+    light = light * patches * (0.35 + rng.uniform(0.3, 1.1) * body + 0.2 * field.karyoplasm)
+    covered = field.of_cells(np.clip(rng.beta(1, 9, len(cells)), 0.05, 0.7).astype(np.float32))
     light = light * (1 - (1 - covered) * np.clip(field.rim_px / (4 * s), 0, 1))
     amount = rng.lognormal(0, 0.18, len(cells))
     light = light * field.of_cells(amount.astype(np.float32)) + 3 * spindles(rng, field)
@@ -174,15 +174,15 @@ def spindles(rng: np.random.Generator, field: Field) -> Image:
 def _reticulum(rng: np.random.Generator, field: Field, body: Image, nucleoli: Image) -> Image:
     """Draw the ER: granular with small holes, from around the nucleus to the edge or part of the way, dim above it."""
     s, cells, line = field.scale, field.population, field.line
-    grain = octaves(rng, field.shape, (16 * s, 6 * s, 2.4 * s), (0.4, 0.6, 0.9))
-    reach = np.clip(line.er_reach * rng.uniform(0.5, 1.4) * rng.lognormal(0, 0.12, len(cells)), 0.15, 1.3)
+    grain = octaves(rng, field.shape, (16 * s, 6 * s, 2.4 * s), (0.15, 0.6, 0.9))
+    reach = np.clip(line.er_reach * rng.uniform(0.7, 1.6) * rng.lognormal(0, 0.12, len(cells)), 0.15, 1.3)
     far = field.of_cells(reach.astype(np.float32))
     near = np.exp(-field.off_nucleus_px / (rng.uniform(2, 9) * s))
     fade = np.clip(field.nearness / np.maximum(1.3 - far, 0.02), 0, 1)
     light = body * (0.06 + fade) + rng.uniform(0.05, 0.4) * near * field.cytoplasm
     holes = np.clip(smooth_noise(rng, field.shape, 5 * s) - 0.9, 0, 1) * (1 - field.nearness)
     light = light * np.exp(rng.uniform(0.4, 1.05) * line.er_grain * grain) * np.exp(-rng.uniform(0, 4) * holes)
-    above = rng.uniform(0.06, 0.35) * rng.lognormal(0, 0.25, len(cells))
+    above = rng.uniform(0.03, 0.28) * rng.lognormal(0, 0.25, len(cells))
     above = field.of_cells(above.astype(np.float32)) * (1 + rng.uniform(-0.3, 0.3) * nucleoli)
     light = light + above * field.karyoplasm * np.exp(0.2 * grain)
     amount = rng.lognormal(0, 0.2, len(cells)) * np.where(cells.stage > 0, 1.2, 1.0)

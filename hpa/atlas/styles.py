@@ -121,8 +121,8 @@ def as_imaged(rng: np.random.Generator, line: CellLine) -> CellLine:
     Some images show a field of small cells, cells of very different sizes, a sheet without gaps, many pairs of cells or
     of nuclei, or mostly lobed nuclei.
     """
-    size, spread = float(rng.lognormal(0.1, 0.16)), float(rng.uniform(0.75, 1.3))
-    coverage, clumping, fill = line.coverage * float(rng.uniform(0.65, 1.4)), line.clumping, 1.0
+    size, spread = float(rng.lognormal(0.05, 0.16)), float(rng.uniform(0.75, 1.3))
+    coverage, clumping, fill = line.coverage * float(rng.uniform(0.95, 1.7)), 0.3 * line.clumping, 1.0
     kind = rng.random()
     if kind < 0.07:
         size *= float(rng.uniform(0.55, 0.75))
@@ -131,7 +131,7 @@ def as_imaged(rng: np.random.Generator, line: CellLine) -> CellLine:
         spread *= 1.6
     elif kind < 0.22:
         coverage, clumping, fill = float(rng.uniform(0.95, 1.25)), 0.0, float(rng.uniform(1.35, 1.7))
-    lobes = line.nucleus_lobes * float(rng.lognormal(-0.1, 0.5))
+    lobes = line.nucleus_lobes * float(rng.lognormal(-0.8, 0.5))
     return replace(
         line,
         diameter_px=line.diameter_px * size,
@@ -145,5 +145,5 @@ def as_imaged(rng: np.random.Generator, line: CellLine) -> CellLine:
         fans=line.fans * float(rng.choice([0, 1, 3])),
         pairs=line.pairs * float(rng.choice([0.3, 1, 4], p=[0.55, 0.33, 0.12])),
         double=line.double * float(rng.choice([0.5, 1, 5], p=[0.5, 0.38, 0.12])),
-        nucleus_lobes=max(lobes, float(rng.uniform(0.12, 0.3))) if rng.random() < 0.1 else lobes,
+        nucleus_lobes=max(lobes, float(rng.uniform(0.12, 0.3))) if rng.random() < 0.05 else lobes,
     )

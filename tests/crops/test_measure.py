@@ -78,7 +78,7 @@ def test_windows_that_do_not_follow_cells() -> None:
 
 @pytest.mark.parametrize("gain", [0.5, 1.0])
 def test_blurring_lowers_the_focus_of_every_cell_at_any_gain(gain: float) -> None:
-    """Sharp cells compared with the same cells out of focus, with the photon noise of a detector."""
+    """Cells compared with the same cells further out of focus, with the photon noise of a detector."""
     random = np.random.default_rng(0)
     scene = draw_scene((11, 4), size_px=256)
     sharp = scene.channels
@@ -88,4 +88,4 @@ def test_blurring_lowers_the_focus_of_every_cell_at_any_gain(gain: float) -> Non
     large = measure_cells(cells, cells.image)["area_px"] > 300
     before, after = (measure_intensities(planes, cells, CHANNELS)["focus"][large] for planes in (sharp, noisy))
     assert large.sum() > 4
-    assert before.min() > after.max()
+    assert (after < 0.5 * before).all()

@@ -239,7 +239,7 @@ def test_an_image_of_small_cells_is_segmented_at_their_diameter(
         assert run(work, device="cpu", workers=1) == 0
         found[name] = read_mask(work, "small")
     estimated, wrong = (mask_average_precision(found[name], found["right"], 0.75) for name in ("estimated", "wrong"))
-    assert estimated > 0.6
+    assert estimated > 0.5
     assert estimated > wrong + 0.2
 
     def failing(net: BaseModel, images: Sequence[NetworkInput]) -> list[NDArray[np.float32]]:

@@ -88,7 +88,7 @@ def _place(rng: np.random.Generator, line: CellLine, shape: tuple[int, int], sca
     form[elongation > 2.5] = SPINDLE
     form[draw > 1 - line.fans] = FAN
     elongation[form == FAN] = rng.uniform(1, 1.3, int((form == FAN).sum()))
-    nucleus_px = 0.9 * radius * line.nucleus * rng.lognormal(0, 0.10, count) * (radius / np.median(radius)) ** -0.5
+    nucleus_px = 0.79 * radius * line.nucleus * rng.lognormal(0, 0.10, count) * (radius / np.median(radius)) ** -0.5
     shift = rng.normal(0, 0.13, (count, 2)) * radius[:, None]
     # the nucleus of a fan lies away from its lamella
     shift -= (0.3 * radius * (form == FAN))[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
@@ -189,7 +189,7 @@ def _outline(
     columns += bend[1]
     slow = [2.0 * scale * smooth_noise(rng, shape, 22 * scale) for _ in range(2)]
     fine = [0.8 * scale * smooth_noise(rng, shape, 7 * scale) for _ in range(2)]
-    smooth_rows, smooth_columns = rows + 0.3 * slow[0], columns + 0.3 * slow[1]
+    smooth_rows, smooth_columns = rows + 0.1 * slow[0], columns + 0.1 * slow[1]
     rows += np.float32(line.ruffle) * (slow[0] + fine[0])
     columns += np.float32(line.ruffle) * (slow[1] + fine[1])
     owner, nuclei = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -233,7 +233,8 @@ def _outline(
         core[window][inner] = kernel[inner]
         owner[window][inner] = index + 1
         nearest[window][inner] = 0.5 * kernel[inner]
-    return owner, nuclei
+    # the middle of a cell drawn later may lie in a nucleus drawn before
+    return np.where(nuclei > 0, nuclei, owner), nuclei
 
 
 def _keep_nucleated_piece(owner: NDArray[np.int32], nuclei: NDArray[np.int32]) -> NDArray[np.int32]:
