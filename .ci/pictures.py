@@ -1,7 +1,7 @@
 """Draw the screenshots of the documentation: the report in a browser, and an image in napari.
 
     xvfb-run --auto-servernum --server-args="-screen 0 1600x1000x24" \
-        uv run --extra napari python .ci/pictures.py work/demo docs --id dc484b3c-7bcd-4f7d-9051-61e0404a4014
+        uv run --extra napari python .ci/pictures.py work/demo docs --id fac105c9-44ff-41e3-a041-23b371ccd91a
 
 It reads a finished work folder with its report.html, and writes ``report.png`` and ``napari.png``. The report needs an
 installed Chromium (the variable CHROMIUM names another), and napari a display, which xvfb-run (package xvfb) gives it.
