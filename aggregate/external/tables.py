@@ -144,10 +144,9 @@ def parse_labels(value: Any, vocabulary: Vocabulary, where: str) -> tuple[int, .
         If a class is unknown.
     """
     if not isinstance(value, str):
-        if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
-            value = ""
-        elif isinstance(value, Number):
-            value = f"{value:g}"
+        if pd.api.types.is_scalar(value):  # a date or a truth value, too, which are no classes
+            number = isinstance(value, Number) and not isinstance(value, bool)
+            value = "" if pd.isna(value) else f"{value:g}" if number else str(value)
         else:
             value = "|".join(f"{part:g}" if isinstance(part, Number) else str(part) for part in value)
     try:

@@ -1,6 +1,7 @@
 """`evaluate` and `submit`, which need no work folder, on tables of other origin."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +340,23 @@ def test_labels_of_every_type_of_a_parquet_column(tmp_path: Path) -> None:
         out = tmp_path / "metrics.json"
         assert main(["evaluate", str(tmp_path / "p.parquet"), truth, "--out", str(out), "--bootstrap", "10"]) == 0
         assert json.loads(out.read_text())["exact_match"] == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "found"),
+    [
+        (pd.to_datetime(["2024-01-01", "", "2024-01-02"]), "2024-01-01"),
+        ([date(2024, 1, 1), None, date(2024, 1, 2)], "2024-01-01"),
+        ([True, None, False], "True"),
+    ],
+)
+def test_a_parquet_column_that_holds_no_classes(
+    tmp_path: Path, column: Any, found: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = _write(tmp_path / "truth.csv", "Id,Target\na,5\nb,\nc,2\n")
+    pd.DataFrame({"Id": ["a", "b", "c"], "Predicted": column}).to_parquet(tmp_path / "p.parquet")
+    assert main(["evaluate", str(tmp_path / "p.parquet"), truth]) == 2
+    assert f"expected a class of the vocabulary hpa28, found '{found}'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_images_without_a_decision_are_no_predictions(tmp_path: Path) -> None:
