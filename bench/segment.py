@@ -9,8 +9,8 @@ earlier     the same of the default path on the synthetic images of an earlier a
 sizes       the default path on images of one data set whose cells are 0.65 to 1.5 times as large as usual: one diameter
             for all, a diameter for each image (`diameter_px = 0`), and the true diameters
 brightness  the same as accuracy with nuclei, or cells with their nuclei, dimmed to 0.05 to 1 of their light
-speed       the stage relative to Cellpose as documented (one image at a time, same network and diameter), and relative
-            to decoding the PNG files plus the network's forward pass
+speed       the stage, at the same diameter and at those that it estimates, relative to Cellpose as documented (one
+            image at a time, same network), and the path relative to decoding the PNG files plus the forward pass
 workers     two worker processes relative to one, with one thread each
 memory      peak memory of a run over 100 and over 400 images
 gpu         if there is a GPU: the big network with random weights, with batches filled across images, relative to the

@@ -144,11 +144,8 @@ def parse_labels(value: Any, vocabulary: Vocabulary, where: str) -> tuple[int, .
         If a class is unknown.
     """
     if not isinstance(value, str):
-        if pd.api.types.is_scalar(value):  # a date or a truth value, too, which are no classes
-            number = isinstance(value, Number) and not isinstance(value, bool)
-            value = "" if pd.isna(value) else f"{value:g}" if number else str(value)
-        else:
-            value = "|".join(f"{part:g}" if isinstance(part, Number) else str(part) for part in value)
+        parts = [value] if pd.api.types.is_scalar(value) else value
+        value = "|".join(_as_text(part) for part in parts)
     try:
         if value.strip() in vocabulary.classes:
             return (vocabulary.index(value.strip()),)
@@ -159,6 +156,15 @@ def parse_labels(value: Any, vocabulary: Vocabulary, where: str) -> tuple[int, .
         return vocabulary.parse(" ".join(parts))
     except UserError as error:
         raise UserError(f"{error} ({where})") from None
+
+
+def _as_text(value: Any) -> str:
+    """Return a number as its digits, nothing as an empty text, and all else, such as a date, as it is written."""
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return ""
+    if isinstance(value, bool):  # which Python counts as a number
+        return str(value)
+    return f"{value:g}" if isinstance(value, Number) else str(value)
 
 
 def read_groups(path: Path, image_ids: Sequence[str], column: str = "") -> tuple[NDArray[np.int32], str]:

@@ -29,25 +29,24 @@ def speed(net: CompactNetwork, folder: Path, peers: int, count: int, rounds: int
     images = [planes_of(scene) for scene in drawn]
     names = [f"i{number:05d}" for number in range(len(drawn))]
     paths = [[folder / "images" / f"{name}_{channel}.png" for channel in ("yellow", "blue")] for name in names]
-    ratios, bare_ratios, ours_s, theirs_s = [], [], [], []
+    diameters = {"the same diameter": typical_diameter_px(SIDE_PX, SIDE_PX), "its own diameters": 0.0}
+    rates: dict[str, list[float]] = {name: [] for name in diameters}
+    theirs_s, bare_ratios = [], []
     parts: list[dict[str, float]] = []
     for turn in range(rounds):
         torch.set_num_threads(2)
-        theirs = timed(lambda: as_documented(net, images[:peers])) / peers
-        work = make_work(folder / f"work{turn}", folder / "images")
-        ours = timed(lambda work=work: run(work, device="cpu", workers=2)) / count  # type: ignore[misc]
+        theirs_s.append(peers / timed(lambda: as_documented(net, images[:peers])))
+        for name, diameter_px in diameters.items():
+            work = make_work(folder / f"work{turn}-{diameter_px:.0f}", folder / "images", diameter_px)
+            rates[name].append(count / timed(lambda work=work: run(work, device="cpu", workers=2)))  # type: ignore[misc]
         torch.set_num_threads(1)
         parts.append(complete_path(net, paths, folder))
-        seconds = sum(parts[-1].values())
-        bare = timed(lambda: bare_work(net, paths))
-        ours_s.append(1 / ours)
-        theirs_s.append(1 / theirs)
-        ratios.append(theirs / ours)
-        bare_ratios.append(seconds / bare)
+        bare_ratios.append(sum(parts[-1].values()) / timed(lambda: bare_work(net, paths)))
     print(f"\nspeed, {SIDE_PX} px, {rounds} rounds in turn, median (minimum to maximum):")
     print(f"  Cellpose as documented, 2 threads     {spread(theirs_s, 2)} images per second")
-    print(f"  the stage, 2 workers, start included  {spread(ours_s, 1)} images per second")
-    print(f"  ratio                                 {spread(ratios, 1)}")
+    for name, ours_s in rates.items():
+        ratios = [ours / theirs for ours, theirs in zip(ours_s, theirs_s, strict=True)]
+        print(f"  2 workers with start, {name}  {spread(ours_s, 1)} images per second, {spread(ratios, 1)} times")
     print(f"  path / (decoding + forward pass)      {spread(bare_ratios, 2)} (one process, one thread)")
     spent = (f"{part} {np.median([turn[part] for turn in parts]) / len(paths) * 1000:.1f}" for part in parts[0])
     print(f"  of which, ms per image                {', '.join(spent)}")

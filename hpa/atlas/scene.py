@@ -299,17 +299,13 @@ def _bright_protein(light: Image) -> float:
     return max(float(np.percentile(light[::2, ::2], 99.9)), 0.4) / 1.8
 
 
-def label_cells(
-    field: Field, min_visible: float = MIN_VISIBLE_NUCLEUS
-) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
-    """Number the cells whose nucleus is in the frame.
+def label_cells(field: Field) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
+    """Number the cells that have at least `MIN_VISIBLE_NUCLEUS` of their nucleus in the frame.
 
     Parameters
     ----------
     field
         The cells.
-    min_visible
-        Least share of the nucleus in the frame.
 
     Returns
     -------
@@ -320,7 +316,8 @@ def label_cells(
     visible[0] = 0
     whole = np.pi * np.concatenate([np.ones(1, np.float32), field.population.nucleus_px]) ** 2
     divides = np.concatenate([[False], field.population.stage > 0])
-    kept = np.flatnonzero(visible >= np.maximum(min_visible * whole * np.where(divides, 0.4, 1), 40 * field.scale**2))
+    least = np.maximum(MIN_VISIBLE_NUCLEUS * whole * np.where(divides, 0.4, 1), 40 * field.scale**2)
+    kept = np.flatnonzero(visible >= least)
     number = np.zeros(len(visible), np.uint16)
     number[kept] = np.arange(1, len(kept) + 1)
     return number[field.owner], number[field.nuclei], kept - 1

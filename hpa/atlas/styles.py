@@ -122,7 +122,7 @@ def as_imaged(rng: np.random.Generator, line: CellLine) -> CellLine:
     of nuclei, or mostly lobed nuclei.
     """
     size, spread = float(rng.lognormal(0.05, 0.16)), float(rng.uniform(0.75, 1.3))
-    coverage, clumping, fill = line.coverage * float(rng.uniform(0.95, 1.7)), 0.3 * line.clumping, 1.0
+    coverage, clumping, fill = line.coverage * float(rng.uniform(0.95, 1.7)), line.clumping, 1.0
     kind = rng.random()
     if kind < 0.07:
         size *= float(rng.uniform(0.55, 0.75))

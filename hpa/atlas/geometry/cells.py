@@ -73,10 +73,10 @@ def _place(rng: np.random.Generator, line: CellLine, shape: tuple[int, int], sca
     for index in range(count):
         tries = rng.random((24, 2)) * extent - margin
         grid = np.clip((tries + margin) / extent * 64, 0, 63).astype(int)
-        score = line.clumping * islands[grid[:, 0], grid[:, 1]] * 0.35
+        score = 0.105 * line.clumping * islands[grid[:, 0], grid[:, 1]]
         if index:
             gap = np.linalg.norm(tries[:, None] - centre[None, :index], axis=2) / (radius[:index] + radius[index])
-            score = score + 3.5 * np.minimum(gap.min(axis=1), 1.0 if line.clumping > 0.55 else 1.6)
+            score = score + 3.5 * np.minimum(gap.min(axis=1), 1.6)
         centre[index] = tries[score.argmax()]
     drift = smooth_noise(rng, (64, 64), 40)
     grid = np.clip((centre + margin) / extent * 64, 0, 63).astype(int)
