@@ -36,7 +36,7 @@ from bench.segmentation.speed import gpu, gpu_with_big_network, memory, speed, w
 from hpa.atlas.scene import Scene
 from segment.config import SegmentSection
 from segment.inference.diameter import typical_diameter_px
-from segment.inference.predict import segment_images
+from segment.inference.predict import cached_network, segment_images
 from segment.inference.preprocess import prepare_input
 from segment.network.compact import CompactNetwork
 from segment.network.weights import load_network
@@ -79,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ),
         "sizes": lambda _: sizes(net, 3 if tiny else 36),
         "brightness": lambda _: brightness(net, scenes(2 if tiny else 40)),
-        "speed": lambda folder: speed(net, folder, *((1, 8, 1) if tiny else (4, 256, 3))),
+        "speed": lambda folder: speed(
+            cached_network("compact", "cpu", "auto"), folder, *((1, 8, 1) if tiny else (4, 256, 3))
+        ),
         "workers": lambda folder: workers(folder, *((160, 1) if tiny else (512, 3))),
         "memory": lambda folder: memory(folder, *((8, 16) if tiny else (100, 400))),
         "gpu": lambda _: gpu(net, 1, 2) if tiny else gpu_with_big_network(),

@@ -80,7 +80,7 @@ def segment(
     inputs = channels_to_read(section, DataSection(channels=names))
     planes = image[[names.index(channel) for channel in channels_of(inputs)]]
     shape, device = (image.shape[1], image.shape[2]), resolve_device(device)
-    network = cached_network(section.network, device)
+    network = cached_network(section.network, device, section.precision)
     given = diameter_px or section.diameter_px
     with one_thread(device):
         sample = [prepare_input(planes, typical_diameter_px(*shape), inputs)]

@@ -8,6 +8,8 @@ from pydantic import Field, field_validator
 from hpa.channels import REFERENCE_CHANNELS, parse_mixture
 from hpa.config import Section
 
+Precision = Literal["auto", "32", "bf16"]
+
 
 class SegmentSection(Section):
     """`[segment]`: how cells and nuclei are segmented."""
@@ -68,6 +70,12 @@ class SegmentSection(Section):
         ge=0,
         description="With `cellpose`: masks whose flows differ by more than this from the network's are dropped (mean "
         "squared difference of unit vectors); 0 keeps all.",
+    )
+    precision: Precision = Field(
+        "auto",
+        description="Arithmetic of the network: float32; bfloat16, twice as fast on processors with instructions for "
+        "it, and many times slower on others; or auto, bfloat16 where there are such instructions. Masks differ by "
+        "single pixels.",
     )
     crowded: int = Field(60, ge=1, description="An image with more cells than this is flagged as `crowded`.")
 

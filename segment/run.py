@@ -13,7 +13,7 @@ from pydantic import PositiveFloat
 from hpa.errors import ImageError, UserError
 from hpa.images import read_images
 from hpa.work.cluster import check_cluster
-from hpa.work.device import default_workers, one_thread, resolve_device
+from hpa.work.device import Computation, default_workers, one_thread, resolve_device
 from hpa.work.files import write_json
 from hpa.work.folder import WorkFolder
 from hpa.work.mapping import FAILURE, Chunk, discard, failure_reason
@@ -26,7 +26,7 @@ from segment.inference.diameter import (
     sample_rows,
     typical_diameter_px,
 )
-from segment.inference.predict import cached_network, run_network
+from segment.inference.predict import cached_network, run_network, uses_bfloat16
 from segment.inference.preprocess import NetworkInput, channels_of, channels_to_read, load_input, size_name
 from segment.masks import COLUMNS, MASKS, Masks, has_masks, read_masks, stage_folder
 from segment.network.compact import NUCLEUS_PLANE
@@ -92,7 +92,19 @@ def run(work: WorkFolder, *, device: str = "auto", workers: int = 0, dask: str =
     folder = stage_folder(work)
     inputs = {"images.parquet": work.images, f"the weights of {section.network}": check_weights(section.network)}
     command = f"python -m segment run {work.root}"
-    stage = begin(folder, command, data, section, inputs, overwrite=overwrite, check=lambda: check_cluster(dask))
+    here = Computation.here(device, 1, bfloat16=uses_bfloat16(section.precision, device))
+    stage = begin(
+        folder,
+        command,
+        data,
+        section,
+        inputs,
+        overwrite=overwrite,
+        check=lambda: check_cluster(dask),
+        computation=here,
+    )
+    assert stage.computation is not None, "the stage was begun with one"
+    section = section.model_copy(update={"precision": "bf16" if stage.computation.bfloat16 else "32"})
     images = read_images(work.images, channels_of(channels)).drop(columns="target")
     diameters = _find_diameters(folder, images, section, channels, device)
     return stage.run_over_images(
@@ -141,7 +153,7 @@ def _segment(
     images: Sequence[NetworkInput], network: str, section: SegmentSection, device: str
 ) -> Iterator[Masks | str]:
     """Yield the masks of each image, or the reason why it failed: nothing in an image ends the stage."""
-    net = cached_network(network, device)
+    net = cached_network(network, device, section.precision)
     try:
         outputs = run_network(net, images)
     except UserError:

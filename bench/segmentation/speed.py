@@ -93,7 +93,7 @@ def bare_work(net: CompactNetwork, paths: list[list[Path]]) -> None:
             for path in pair:
                 cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         with torch.inference_mode():
-            net(torch.zeros(len(pairs), 3, 160, 160))
+            net(torch.zeros(len(pairs), 3, 160, 160, dtype=net.dtype))
 
 
 def workers(folder: Path, count: int, rounds: int) -> None:

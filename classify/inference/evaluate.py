@@ -20,7 +20,7 @@ from classify.network.model import Network, Outputs
 from crops.store import crop_weights
 from hpa.errors import UserError
 from hpa.metrics import macro_f1, mean_average_precision
-from hpa.work.device import has_bf16_instructions
+from hpa.work.device import has_fast_bfloat16
 
 BATCH: Final = 128
 """Crops per forward pass; fixed, because a convolution gives other bits at another batch size."""
@@ -133,9 +133,7 @@ def uses_bfloat16(precision: Precision, device: torch.device, backbone: str) -> 
     """Return whether a recipe's precision means bfloat16 on a device, for a backbone."""
     if precision != "auto":
         return precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and has_bf16_instructions() and not has_depthwise_convolutions(backbone)
+    return has_fast_bfloat16(str(device)) and not (device.type == "cpu" and has_depthwise_convolutions(backbone))
 
 
 def autocast_type(precision: Precision, device: torch.device, backbone: str) -> torch.dtype | None:

@@ -163,6 +163,16 @@ def one_thread(device: str) -> Iterator[None]:
         yield
 
 
+def has_fast_bfloat16(device: str) -> bool:
+    """Return whether a device, as `resolve_device` returns it, computes faster in bfloat16 than in float32."""
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return kind == "cpu" and has_bf16_instructions()
+
+
 @cache
 def has_bf16_instructions() -> bool:
     """Return whether the CPU has instructions for bfloat16 (AMX or AVX-512), with which it is faster than float32."""

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segment.config import SegmentSection
+from hpa.work.device import has_fast_bfloat16
+from segment.config import Precision, SegmentSection
 from segment.inference.preprocess import NetworkInput, compact_input
 from segment.masks import Masks
 from segment.network.cellpose import FLOW_SCALE, BaseModel, average_tiles, make_tiles
@@ -24,9 +25,17 @@ _DINO_TILE_PX: Final = 384
 
 
 @lru_cache(maxsize=2)
-def cached_network(name: str, device: str) -> BaseModel:
-    """Load a network once per process (`segment.network.weights.load_network`)."""
-    return load_network(name, torch.device(device))
+def cached_network(name: str, device: str, precision: Precision = "32") -> BaseModel:
+    """Load a network (`segment.network.weights.load_network`) once per process, in the arithmetic of its use."""
+    net = load_network(name, torch.device(device))
+    if uses_bfloat16(precision, device):
+        net.dtype = torch.bfloat16  # converts the weights
+    return net
+
+
+def uses_bfloat16(precision: Precision, device: str) -> bool:
+    """Return whether a recipe's precision means bfloat16 on a device."""
+    return has_fast_bfloat16(device) if precision == "auto" else precision == "bf16"
 
 
 def segment_images(net: BaseModel, images: Sequence[NetworkInput], section: SegmentSection) -> Iterator[Masks]:

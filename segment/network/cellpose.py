@@ -102,7 +102,7 @@ def check_cellpose(state: dict[str, torch.Tensor]) -> None:
 
 
 def load_cellpose(state: dict[str, torch.Tensor], device: torch.device) -> BaseModel:
-    """Load a Cellpose 4 model for inference; on a CUDA device in bfloat16, as Cellpose does.
+    """Load a Cellpose 4 model for inference.
 
     Parameters
     ----------
@@ -123,8 +123,6 @@ def load_cellpose(state: dict[str, torch.Tensor], device: torch.device) -> BaseM
         net.load_state_dict(state)
     except RuntimeError as error:  # torch lists every missing parameter on a line of its own
         raise ValueError(str(error).splitlines()[0]) from None
-    if device.type == "cuda":
-        net.dtype = torch.bfloat16
     net.to(device).eval()
     return net
 

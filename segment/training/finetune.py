@@ -17,7 +17,7 @@ from hpa.work.files import atomic_write, write_json
 from hpa.work.folder import WorkFolder
 from segment.config import SegmentSection
 from segment.external_masks import find_external_masks, read_external_mask
-from segment.inference.predict import run_network, segment_images
+from segment.inference.predict import cached_network, run_network, segment_images
 from segment.inference.preprocess import NetworkInput, channels_to_read, load_input, reduce_labels
 from segment.network.compact import NUCLEUS_PLANE, CompactNetwork, check_weights_file, save_weights
 from segment.network.weights import COMPACT, load_network
@@ -140,7 +140,7 @@ def distill(
     """
     check_weights_file(out)
     section = work.section("segment", SegmentSection)
-    network = load_network(teacher, torch.device(resolve_device(device)))
+    network = cached_network(teacher, resolve_device(device), section.precision)
     table = read_images(work.images)
     chosen = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(images, len(table))).round().astype(int))]
     folder = out.with_name(out.stem + "-masks")

@@ -26,6 +26,7 @@ FOLDS = [0, 1, 0, 1, 0, 1, 1, 1]
 SECTION: dict[str, Any] = {"backbone": "cnn3", "epochs": 3, "batch_size": 8, "validate_every": 1} | {
     "optimizer": "sgd",  # adaptive steps would turn the last digits of small gradients into whole steps
     "learning_rate": 0.05,
+    "precision": "32",
 }
 
 

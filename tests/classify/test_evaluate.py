@@ -30,7 +30,7 @@ def _network(section: ClassifySection) -> Network:
 
 
 def test_logits_by_batch_equal_those_of_one_pass() -> None:
-    section = ClassifySection()
+    section = ClassifySection(precision="32")
     n = BATCH + 5
     source = bright_crops(np.random.default_rng(0).random((n, 3)) < 0.5)
     network = _network(section).train()
@@ -46,7 +46,7 @@ def test_logits_by_batch_equal_those_of_one_pass() -> None:
 def test_bf16_is_close_and_returns_float32() -> None:
     source = bright_crops(np.random.default_rng(0).random((6, 3)) < 0.5)
     network = _network(ClassifySection())
-    (full,) = predict_logits(network, source, np.arange(6), ClassifySection())
+    (full,) = predict_logits(network, source, np.arange(6), ClassifySection(precision="32"))
     (half,) = predict_logits(network, source, np.arange(6), ClassifySection(precision="bf16"))
     assert half.dtype == np.float32
     assert not np.array_equal(full, half)
@@ -231,7 +231,7 @@ def test_explicit_precision_is_used(precision: str, expected: bool) -> None:
 
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_precision_depends_on_the_processor(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
-    monkeypatch.setattr("classify.inference.evaluate.has_bf16_instructions", lambda: has)
+    monkeypatch.setattr("hpa.work.device.has_bf16_instructions", lambda: has)
     assert uses_bfloat16("auto", torch.device("cpu"), "cnn3") is has
     assert not uses_bfloat16("auto", torch.device("cpu"), "mobilenet_v3_small"), "depthwise convolutions"
 

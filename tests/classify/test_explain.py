@@ -129,7 +129,7 @@ def test_the_worst_images_have_the_highest_cross_entropy_over_known_classes() ->
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> WorkFolder:
     """Return a work folder with predictions, of images that show the first of their crops."""
-    keys = {"epochs": 6, "batch_size": 4, "learning_rate": 0.02, "backbone": "cnn3", "augment": "none"}
+    keys = {"epochs": 20, "batch_size": 4, "learning_rate": 0.02, "backbone": "cnn3", "augment": "none"}
     work = make_work(tmp_path_factory.mktemp("explain") / "work", [0, 1] * 6, recipe={"classify": keys})
     train(work)
     predict(work)

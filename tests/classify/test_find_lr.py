@@ -18,7 +18,9 @@ from classify.training.fold_training import FoldTraining
 from tests.support.bright_crops import bright_fold, make_work
 
 CPU = torch.device("cpu")
-SECTION = ClassifySection(backbone="cnn3", batch_size=8, augment="none", optimizer="sgd", momentum=0.0, phases=())
+SECTION = ClassifySection(
+    backbone="cnn3", batch_size=8, augment="none", optimizer="sgd", momentum=0.0, phases=(), precision="32"
+)
 
 
 def _search(tmp_path: Path, steps: int, lowest: float, highest: float, **change: Any) -> RateSearch:

@@ -218,7 +218,7 @@ def test_history_has_one_row_per_epoch_and_scores_of_validated_epochs(tmp_path: 
 @pytest.mark.parametrize("normalise", ["folds", "sources", "percentiles"])
 def test_validation_normalises_as_prediction_does(tmp_path: Path, normalise: str) -> None:
     """The loss of the last epoch is that of the final weights on levels computed for the validation crops alone."""
-    section = SECTION.model_copy(update={"epochs": 1, "normalise": normalise})
+    section = SECTION.model_copy(update={"epochs": 1, "normalise": normalise, "precision": "32"})
     crops = bright_fold()
     fitted = fit(crops, section, 0, 0, tmp_path, CPU)
     network = Network(section, 4, 3, fitted.statistics.mean, fitted.statistics.std).eval()

@@ -256,7 +256,7 @@ def test_a_stage_begun_in_bfloat16_does_not_resume_without_it(
 ) -> None:
     recipe = {"classify": {"backbone": "cnn3", "epochs": 2, "batch_size": 4, "precision": "auto"}}
     work = make_work(tmp_path, [0, 1, 0, 1], recipe=recipe)
-    processor = "classify.inference.evaluate.has_bf16_instructions"
+    processor = "hpa.work.device.has_bf16_instructions"
     with monkeypatch.context() as patch:
         patch.setattr(processor, lambda: True)
         _stop_after_one_epoch(work, monkeypatch)

@@ -46,4 +46,4 @@ def test_four_channels_of_any_size(name: str) -> None:
     gradient = first_convolution(network.backbone).weight.grad
     assert gradient is not None
     assert gradient.shape[1] == 4
-    assert torch.count_nonzero(gradient.sum((0, 2, 3))) == 4
+    assert (gradient.abs().amax((0, 2, 3)) > 1e-3 * gradient.abs().max()).all(), "every channel is learned from"

@@ -21,6 +21,7 @@ from hpa.images import read_images
 from hpa.pixels import read_plane
 from hpa.work.files import sha256
 from hpa.work.folder import WorkFolder
+from hpa.work.stage import read_stage_record
 from segment.__main__ import main
 from segment.inference.predict import run_network
 from segment.inference.preprocess import NetworkInput, prepare_input
@@ -271,6 +272,39 @@ def test_whatever_an_image_raises_is_its_own_failure(
     assert failures["wide"] == "the image cannot be segmented (ZeroDivisionError: of the wide image)"
     others = read_masks(expected).query("image_id != 'wide'").reset_index(drop=True)
     pd.testing.assert_frame_equal(read_masks(work), others)
+
+
+def test_a_run_keeps_the_arithmetic_it_began_with(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells in bfloat16 are those in float32, and a run begun with it does not go on without its instructions."""
+    masks = {}
+    for precision in ("32", "bf16"):
+        work = make_work(
+            tmp_path / precision, data, f"[segment]\nprecision = '{precision}'\n[data]\nmax_failures = 2\n"
+        )
+        assert run(work, device="cpu", workers=1) == 0
+        record = read_stage_record(work.root / "segment")
+        assert record.computation is not None
+        assert record.computation.bfloat16 is (precision == "bf16")
+        masks[precision] = read_mask(work, "good")
+    assert (masks["32"] != masks["bf16"]).any(), "both were computed in the same way"
+    assert mask_average_precision(masks["bf16"], masks["32"], 0.75) >= 0.9
+
+    processor = "hpa.work.device.has_bf16_instructions"
+    work = make_work(tmp_path / "resumed", data, "[data]\nmax_failures = 2\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(processor, lambda: True)
+        patch.setattr("segment.run._process", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(work, device="cpu", workers=1)
+    monkeypatch.setattr(processor, lambda: False)
+    with pytest.raises(UserError, match="expected a processor with bfloat16 instructions, with which this run began"):
+        run(work, device="cpu", workers=1)
+    assert run(work, device="cpu", workers=1, overwrite=True) == 0
+    np.testing.assert_array_equal(read_mask(work, "good"), masks["32"])
+
+
+def _killed(*_: object) -> pd.DataFrame:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"32x32": -1}', b'{"9x9": 20.0}', b"\xff", b'{"48x64": null}'])
