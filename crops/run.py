@@ -9,8 +9,7 @@ import pandas as pd
 from crops.config import CropsSection, Window
 from crops.image import REASON, Columns, Context, cut_image
 from crops.shards import ShardWriter, open_masks, open_pixels, remove_shard, shard_bytes
-from crops.table import COLUMNS, write_crops
-from hpa.channels import Channel
+from crops.table import columns_of, write_crops
 from hpa.errors import UserError
 from hpa.images import read_images
 from hpa.work.cluster import check_cluster
@@ -118,16 +117,12 @@ def _read_images(context: Context) -> pd.DataFrame:
 def _conclude(context: Context, images: pd.DataFrame, parts: pd.DataFrame) -> dict[str, int]:
     """Write the tables of crops and dropped cells, and return the counts for ``run.json``."""
     rows = parts[parts[FAILURE].isna()]
-    kept = rows.loc[rows[REASON].isna(), _columns(context.data.channels)]
+    kept = rows.loc[rows[REASON].isna(), columns_of(context.data.channels)]
     dropped = rows.loc[rows[REASON].notna(), ["image_id", "cell_label", REASON]]
     counts = _counts(context, images, kept, dropped, set(parts.loc[parts[FAILURE].notna(), "image_id"]))
     write_crops(context.folder, kept.reset_index(drop=True), dropped.reset_index(drop=True))
     print(f"crops of {context.window}: " + ", ".join(f"{name} {n}" for name, n in counts.items()))
     return counts
-
-
-def _columns(channels: tuple[Channel, ...]) -> list[str]:
-    return [*COLUMNS, *(f"{what}_{channel}" for channel in channels for what in ("mean", "black", "white"))]
 
 
 def _check_room(context: Context, images: pd.DataFrame) -> None:
@@ -194,7 +189,7 @@ def _process(context: Context, chunk: Chunk) -> pd.DataFrame:
             dropped.append(gone | {"image_id": image_id.repeat(len(gone[REASON]))})
     tables = [_joined(rows) for rows in (kept, dropped, failed)]
     part = pd.concat([table for table in tables if len(table)], ignore_index=True)
-    names = [*_columns(context.data.channels), REASON, FAILURE]
+    names = [*columns_of(context.data.channels), REASON, FAILURE]
     return part.reindex(columns=names).astype({REASON: object, FAILURE: object})
 
 

@@ -15,12 +15,14 @@ A row with ``fallback`` is scored but never trained on. ``dropped.parquet`` has 
 reason. Every segmented cell is in exactly one of the two tables.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 import pandera.pandas as pa
 
+from hpa.channels import Channel
 from hpa.work.files import check_table, read_parquet, write_parquet
 
 COLUMNS: Final = {
@@ -47,6 +49,12 @@ _CHANNEL_COLUMNS: Final = {
     "^mean_(red|green|blue|yellow)$": pa.Column("float32", pa.Check.in_range(0, 255), regex=True, required=False),
     "^(black|white)_(red|green|blue|yellow)$": pa.Column("int32", pa.Check.ge(0), regex=True, required=False),
 }
+
+
+def columns_of(channels: Sequence[Channel]) -> list[str]:
+    """Return the columns of ``crops.parquet`` for images of these channels."""
+    return [*COLUMNS, *(f"{what}_{channel}" for channel in channels for what in ("mean", "black", "white"))]
+
 
 _CROPS: Final = pa.DataFrameSchema(
     COLUMNS | _CHANNEL_COLUMNS,

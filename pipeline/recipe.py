@@ -82,13 +82,15 @@ def check_recipe(recipe: Recipe) -> None:
     Raises
     ------
     UserError
-        If a class or a channel does not exist, `aggregate.class_fractions` has another length than the vocabulary, the
-        network of `[classify]` cannot be made for the crops, or that of `[segment]` is not in its file.
+        If a class, a channel, a column or a window does not exist, `aggregate.class_fractions` has another length than
+        the vocabulary, the network of `[classify]` cannot be made for the crops, or that of `[segment]` is not in its
+        file.
     """
     from aggregate.thresholds.methods import check_classes  # with SciPy, which reading a recipe does not need
 
     data, section = recipe.data, recipe.classify
     check_classes(recipe.aggregate, data.classes)
+    _check_sources(recipe)
     if recipe.aggregate.submission == "kaggle2021":
         from aggregate.submission.kaggle2021 import check_covered
 
@@ -122,6 +124,27 @@ def check_recipe(recipe: Recipe) -> None:
 
         for window in recipe.crops.train_windows:
             check_network(section, data, recipe.crops.size_px_of(window), model_to_check(section, recipe.crops))
+
+
+def _check_sources(recipe: Recipe) -> None:
+    """Check that there will be what `[aggregate]` pools: crops with that quality, windows of this run to join."""
+    section = recipe.aggregate
+    if section.min_quality:
+        from crops.table import columns_of  # with pandera, which the default does not need
+
+        if section.quality not in (known := columns_of(recipe.data.channels)):
+            raise UserError(
+                f"expected a column of crops.parquet ({', '.join(known)}) as aggregate.quality, found"
+                f" {section.quality!r}"
+            )
+    windows: list[str] = list(recipe.crops.windows)
+    windows += [f"{window}/neighbours" for window in windows if recipe.classify.nearest_crops]
+    for name in section.join:
+        folder, _, window = name.partition(":")
+        if window and Path(folder) == Path() and window not in windows:
+            raise UserError(
+                f"expected a window that this run predicts ({', '.join(windows)}) in aggregate.join, found {name!r}"
+            )
 
 
 def _check_segment(recipe: Recipe) -> None:

@@ -271,6 +271,15 @@ def test_init_runs_code_only_from_the_folder_on_the_command_line(
         (["classify.augment=wild"], "expected none, light, standard, strong or a list of steps"),
         (["classify.augment=[3]"], "expected a name in step 1, such as"),
         (["classify.class_weights=[1.0, 2.0]"], "class_weights for 28 classes, found 2 numbers"),
+        (["aggregate.min_quality=0.5", "aggregate.quality=sharpness"], "as aggregate.quality, found 'sharpness'"),
+        (
+            ['aggregate.join=[".:full_frame"]'],
+            r"that this run predicts \(cells\) in aggregate.join, found '.:full_frame'",
+        ),
+        (
+            ['aggregate.join=[".:cells/neighbours"]'],
+            r"predicts \(cells\) in aggregate.join, found '.:cells/neighbours'",
+        ),
     ],
 )
 def test_what_would_stop_a_later_stage_stops_init(
