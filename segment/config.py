@@ -75,7 +75,7 @@ class SegmentSection(Section):
         "auto",
         description="Arithmetic of the network: float32; bfloat16, twice as fast on processors with instructions for "
         "it, and many times slower on others; or auto, bfloat16 where there are such instructions. Masks differ by "
-        "single pixels.",
+        "a few pixels, rarely by a cell.",
     )
     crowded: int = Field(60, ge=1, description="An image with more cells than this is flagged as `crowded`.")
 
