@@ -6,6 +6,8 @@ accuracy    AP at IoU 0.5, 0.75 and 0.9 of a watershed without a network, of Cel
             computed at network size, and of the default path
 earlier     the same of the default path on the synthetic images of an earlier atlas, which had few touching cells and
             few lobed nuclei, and counted a cell from 45% of its nucleus (commit 2ef9039, in a temporary worktree)
+nuclei      pairs of near nuclei that the mask step merges, or leaves apart, wrongly, and the AP if every nucleus were a
+            cell, or if the true nuclei were known
 sizes       the default path on images of one data set whose cells are 0.65 to 1.5 times as large as usual: one diameter
             for all, a diameter for each image (`diameter_px = 0`), and the true diameters
 brightness  the same as accuracy with nuclei, or cells with their nuclei, dimmed to 0.05 to 1 of their light
@@ -30,6 +32,7 @@ import torch
 from bench.measure import run_parts, split_words
 from bench.segmentation.brightness import brightness
 from bench.segmentation.images import as_documented, earlier_scenes, planes_of, print_scores, scenes
+from bench.segmentation.nuclei import nuclei
 from bench.segmentation.real_images import DIAMETERS_PX, real
 from bench.segmentation.sizes import sizes
 from bench.segmentation.speed import gpu, gpu_with_big_network, memory, speed, workers
@@ -77,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "earlier": lambda folder: accuracy(
             net, earlier_scenes(2 if tiny else 40, folder), "images of an earlier atlas", peers=False
         ),
+        "nuclei": lambda _: nuclei(net, scenes(2 if tiny else 40)),
         "sizes": lambda _: sizes(net, 3 if tiny else 36),
         "brightness": lambda _: brightness(net, scenes(2 if tiny else 40)),
         "speed": lambda folder: speed(

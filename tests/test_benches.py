@@ -21,7 +21,7 @@ BENCH_ARGUMENTS: dict[str, list[str]] = {
     "bench.reading": ["--tiny"],
     "bench.realism": [],
     "bench.recipes": ["--tiny"],
-    "bench.segment": ["--tiny", "accuracy", "brightness", "real", "sizes", "speed", "memory", "gpu"],
+    "bench.segment": ["--tiny", "accuracy", "brightness", "nuclei", "real", "sizes", "speed", "memory", "gpu"],
     "bench.thresholds": ["1"],
 }
 

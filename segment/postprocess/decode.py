@@ -113,8 +113,8 @@ def _cells_from_nuclei(
     if not nuclei.any():
         return nuclei, nuclei > 0
     divergence = flow_divergence(flows)
-    nuclei = merge_nuclei(nuclei, divergence, nucleus_plane)
     ends = flow_ends(flows, inside)
+    nuclei = merge_nuclei(nuclei, ends, divergence, nucleus_plane)
     without_nucleus = cells_without_nucleus(nuclei, ends, inside, min_area=_MIN_CELL_WITHOUT_NUCLEUS)
     n = int(nuclei.max())
     seeds = np.where(without_nucleus > 0, n + without_nucleus, nuclei)

@@ -54,10 +54,22 @@ def test_nuclei_of_one_cell_merge_and_those_of_touching_cells_do_not(radius: int
     nuclei[44:54, 14:20], nuclei[46:58, 25:31] = 3, 4
     if turned:
         cells, nuclei = cells.T, nuclei.T
-    divergence = flow_divergence(flows_from_labels(cells))
+    flows = flows_from_labels(cells)
     evenly_bright = (nuclei > 0).astype(np.float32)
-    found = merge_nuclei(nuclei, divergence, evenly_bright)
+    found = merge_nuclei(nuclei, flow_ends(flows, cells > 0), flow_divergence(flows), evenly_bright)
     assert np.array_equal(found, np.array([0, 1, 2, 3, 3])[nuclei])
+
+
+def test_nuclei_whose_flows_end_apart_or_part_between_them_do_not_merge() -> None:
+    """Two equal nuclei of 8 px with 3 px between them; what the network says decides."""
+    nuclei = np.zeros((30, 40), dtype=np.int32)
+    nuclei[11:19, 8:16], nuclei[11:19, 19:27] = 1, 2
+    middles = np.array([15 * 40 + 17] * 3), np.array([15 * 40 + 17, 15 * 40 + 12, 15 * 40 + 22])
+    nowhere, parting = np.zeros((2, *nuclei.shape), dtype=np.float32)
+    parting[:, 17] = 1
+    plane = (nuclei > 0).astype(np.float32)
+    for end, divergence, cells in ((0, nowhere, 1), (1, nowhere, 2), (0, parting, 2)):
+        assert merge_nuclei(nuclei, middles[end][nuclei], divergence, plane).max() == cells
 
 
 def test_nuclei_apart_in_one_cell_are_equally_bright() -> None:
@@ -66,24 +78,26 @@ def test_nuclei_apart_in_one_cell_are_equally_bright() -> None:
     nuclei[6:14, 6:14], nuclei[6:14, 17:25] = 1, 2
     nuclei[40:50, 6:14], nuclei[40:50, 14:20] = 3, 4
     nowhere = np.zeros(nuclei.shape, dtype=np.float32)
+    ends = np.array([0, 10 * 40 + 15, 10 * 40 + 15, 45 * 40 + 13, 45 * 40 + 13])[nuclei]
     for brightness, merged in (
         ((0, 0.9, 0.7, 0.9, 0.7), (0, 1, 1, 2, 2)),
         ((0, 0.9, 0.5, 0.9, 0.5), (0, 1, 2, 3, 3)),
         ((0, 0.5, 0.9, 0.5, 0.9), (0, 1, 2, 3, 3)),
     ):
         plane = np.array(brightness, dtype=np.float32)[nuclei]
-        assert np.array_equal(merge_nuclei(nuclei, nowhere, plane), np.array(merged)[nuclei])
+        assert np.array_equal(merge_nuclei(nuclei, ends, nowhere, plane), np.array(merged)[nuclei])
 
 
 def test_one_nucleus_is_left_as_it_is_and_distant_ones_too() -> None:
-    nuclei = np.zeros((20, 40), dtype=np.int32)
+    nuclei = np.zeros((20, 50), dtype=np.int32)
     flat = np.zeros(nuclei.shape, dtype=np.float32)
+    one_place = np.full(nuclei.shape, 6 * 50 + 20)
     nuclei[4:8, 4:8] = 1
-    assert np.array_equal(merge_nuclei(nuclei, flat, flat), nuclei)
-    nuclei[4:8, 20:24] = 2
-    assert np.array_equal(merge_nuclei(nuclei, flat, flat), nuclei)
-    nuclei[4:8, 11:20] = 2
-    assert merge_nuclei(nuclei, flat, flat).max() == 1
+    assert np.array_equal(merge_nuclei(nuclei, one_place, flat, flat), nuclei)
+    nuclei[4:8, 36:40] = 2
+    assert np.array_equal(merge_nuclei(nuclei, one_place, flat, flat), nuclei)
+    nuclei[4:8, 31:36] = 2
+    assert merge_nuclei(nuclei, one_place, flat, flat).max() == 1
 
 
 def test_flows_end_where_cellpose_follows_them_to() -> None:
