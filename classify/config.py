@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
 from classify.augment_steps import Augment
 from classify.loss_terms import ClassWeights, Loss, LossName, LossTerm
 from classify.phases import Phase, Schedule, TrainingPhase, check_phases, resolve_phases, with_epochs
 from crops.config import OutsideCell
 from hpa.channels import parse_mixture
-from hpa.config import DataSection, Section
+from hpa.config import DataSection, Section, number_as_text
 
 Stem = Literal["average", "copy", "adapter"]
 Features = Literal["average", "maximum", "both", "gem"]
@@ -23,7 +23,7 @@ Mining = Literal["all", "semi-hard", "batch-hard"]
 RandomCrop = Literal["none", "crop", "resized"]
 Views = Literal["one", "mean", "maximum"]
 ViewKind = Literal["dihedral", "flips", "scales", "five_crops"]
-Precision = Literal["32", "bf16", "16", "auto"]
+Precision = Annotated[Literal["32", "bf16", "16", "auto"], BeforeValidator(number_as_text)]
 Monitor = Literal["mean_ap", "macro_f1", "loss", LossName]
 
 WEIGHTS: Final = Path(__file__).parent / "weights"

@@ -27,6 +27,19 @@ _TYPES_IN_TOML: Final = {
 """What the checking library calls by its Python names, by the kind of problem."""
 
 
+def number_as_text(value: Any) -> Any:
+    """Return a whole number as the text that it is written as, anything else as it is.
+
+    For keys whose texts look like numbers: ``precision = 16`` means ``"16"``.
+
+    Examples
+    --------
+    >>> number_as_text(16), number_as_text("bf16"), number_as_text(True)
+    ('16', 'bf16', True)
+    """
+    return str(value) if type(value) is int else value
+
+
 class Section(BaseModel):
     """One section of a recipe: typed, immutable, and closed to unknown keys."""
 

@@ -1,14 +1,14 @@
 """The `[segment]` section of a recipe."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from hpa.channels import REFERENCE_CHANNELS, parse_mixture
-from hpa.config import Section
+from hpa.config import Section, number_as_text
 
-Precision = Literal["auto", "32", "bf16"]
+Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(number_as_text)]
 
 
 class SegmentSection(Section):

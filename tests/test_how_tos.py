@@ -21,6 +21,7 @@ from distributed.cli.dask_worker import main as dask_worker
 from classify.probabilities import class_columns
 from hpa.pixels import read_label_image, read_plane
 from hpa.vocabulary import HPA28
+from pipeline.recipe import read_recipe
 from tests.support.pages import (
     ROOT,
     SMALL_INIT,
@@ -64,6 +65,15 @@ def _parse(command: list[str]) -> None:
 def test_every_command_of_a_page_is_one_that_the_packages_have(page: Path) -> None:
     for command in _shown(page):
         _parse(command)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "recipes").glob("*.toml"))], ids=lambda page: page.name)
+def test_every_setting_that_a_page_or_a_header_names_is_usable(page: Path) -> None:
+    setting = r"--set\s+(?:'[^']*'|[^\s`]+)"
+    for together in re.finditer(rf"{setting}(?:\s+(?:[\\#]\s+)?{setting})*", page.read_text()):
+        words = shlex.split(together[0].replace("\\\n", " "), comments=True)
+        settings = [word for word in words if word not in ("--set", "section.key=value")]
+        read_recipe(page if page.suffix == ".toml" else None, settings)
 
 
 def test_the_parser_of_these_tests_refuses_what_is_not_there() -> None:
