@@ -64,12 +64,13 @@ def test_nuclei_whose_flows_end_apart_or_part_between_them_do_not_merge() -> Non
     """Two equal nuclei of 8 px with 3 px between them; what the network says decides."""
     nuclei = np.zeros((30, 40), dtype=np.int32)
     nuclei[11:19, 8:16], nuclei[11:19, 19:27] = 1, 2
-    middles = np.array([15 * 40 + 17] * 3), np.array([15 * 40 + 17, 15 * 40 + 12, 15 * 40 + 22])
     nowhere, parting = np.zeros((2, *nuclei.shape), dtype=np.float32)
     parting[:, 17] = 1
     plane = (nuclei > 0).astype(np.float32)
-    for end, divergence, cells in ((0, nowhere, 1), (1, nowhere, 2), (0, parting, 2)):
-        assert merge_nuclei(nuclei, middles[end][nuclei], divergence, plane).max() == cells
+    same, nearly, own = (17, 17), (15, 19), (12, 22)
+    for columns, divergence, cells in ((same, nowhere, 1), (nearly, nowhere, 1), (own, nowhere, 2), (same, parting, 2)):
+        ends = 15 * 40 + np.array([0, *columns])[nuclei]
+        assert merge_nuclei(nuclei, ends, divergence, plane).max() == cells
 
 
 def test_nuclei_apart_in_one_cell_are_equally_bright() -> None:
