@@ -24,6 +24,9 @@ DIAMETERS_PX: Final = tuple(range(80, 121, 4))
 FAR_DIAMETERS_PX: Final = (50, 60, 70, 130, 150, 170, 190)
 """Diameters that nobody would choose for these cells, whose median diameters are 82 to 126 px."""
 
+TURNS: Final = 8
+"""An image tells as much turned or mirrored, but a network reads it a little differently."""
+
 _MIN_NUCLEUS_PX: Final = 200  # in a field of 512 px; smaller objects are debris
 _IOUS: Final = (0.5, 0.75)
 _RESAMPLES: Final = 2000
@@ -166,15 +169,17 @@ def real(net: CompactNetwork, diameters_px: tuple[int, ...]) -> None:
     for inputs in (("yellow", "blue"), ("yellow|red", "blue")):
         section = SegmentSection(channels=inputs)
 
-        def found(diameter: float, section: SegmentSection = section) -> list[_Labels]:
-            planes = [_stack(images[name], section.channels) for name in references]
+        def found(diameter: float, turn: int = 0, section: SegmentSection = section) -> list[_Labels]:
+            planes = [_turned(_stack(images[name], section.channels), turn) for name in references]
             prepared = [prepare_input(image, diameter, section.channels) for image in planes]
-            return [masks.cells for masks in segment_images(net, prepared, section)]
+            return [_turned_back(masks.cells, turn) for masks in segment_images(net, prepared, section)]
 
         sample = [_stack(image, inputs) for image in images.values()]
         first_px = data_set_diameter_px(sample, section)
 
         _compare(" ".join(inputs), found, diameters_px, truths, baseline)
+        turns = [Readings([found(diameter, turn) for diameter in diameters_px], truths) for turn in range(TURNS)]
+        _print_turns(np.stack([readings.scores() for readings in turns]))
         own = [
             masks
             for masks, _ in at_own_diameter(net, [_stack(images[n], inputs) for n in references], section, first_px)
@@ -193,6 +198,14 @@ def _compare(
     readings = Readings([segment(diameter) for diameter in diameters_px], truths)
     _print(name, readings.scores(), readings.ahead_of(baseline), readings.scores() - baseline.scores())
     _print_each(diameters_px, readings.scores())
+
+
+def _print_turns(scores: NDArray[np.float64]) -> None:
+    """Print the means over turns and diameters, scores of shape (turns, diameters, 3), and their range over turns."""
+    means = scores.mean(axis=1)
+    ranges = zip(means.mean(axis=0), means.min(axis=0), means.max(axis=0), strict=True)
+    line = "  ".join(f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in ranges)
+    print(f"  turned and mirrored  {line}  +- {scores[..., 0].std(axis=1).mean():.3f}", flush=True)
 
 
 def _print_each(diameters_px: Sequence[float], scores: NDArray[np.float64]) -> None:
@@ -214,6 +227,18 @@ def _print(
             for mean, low, high in zip(difference.mean(axis=0), *interval, strict=True)
         )
     print(line, flush=True)
+
+
+def _turned(array: NDArray[Any], turn: int) -> NDArray[Any]:
+    """Return one of the eight ways in which images may lie; 0 leaves them as they are."""
+    quarters, mirrored = divmod(turn, 2)
+    return np.ascontiguousarray(np.rot90(array[..., ::-1] if mirrored else array, quarters, axes=(-2, -1)))
+
+
+def _turned_back(array: NDArray[Any], turn: int) -> NDArray[Any]:
+    quarters, mirrored = divmod(turn, 2)
+    back = np.rot90(array, -quarters, axes=(-2, -1))
+    return np.ascontiguousarray(back[..., ::-1] if mirrored else back)
 
 
 def _stack(channels: _Channels, inputs: Sequence[str]) -> NDArray[Any]:
